@@ -1,0 +1,378 @@
+"""Recipes: every option of a run in one YAML file. Unknown keys and contradictions fail here, before time is spent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from re_llm.emotions import CANONICAL, PROMPT_EMOTIONS
+from re_llm.errors import RellmError
+from re_llm.prompts import PROMPTS
+
+LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
+MAX_RECIPE_BYTES = 2**20
+
+
+class Options(BaseModel):
+    """Base of all option objects: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Components(Options):
+    """The three ready-made models: hub ids, folders, or `mini:NAME` for a component shipped with the package."""
+
+    llm: str
+    speech_encoder: str
+    emotion_encoder: str | None = None
+
+
+class LoraOptions(Options):
+    """Partial LoRA (BLSP-Emo section 3; released code). `targets: null` = attention and MLP up/gate of the LLM's type."""
+
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
+    targets: tuple[str, ...] | None = None
+    scope: Literal["speech", "text", "global"] = "speech"
+
+
+class ModelOptions(Options):
+    """How the parts are joined.
+
+    fusion: `pooled` repeats the utterance's emotion embedding over time (RE-LLM eq. 3), `frames` aligns frame by
+        frame, `none` leaves the emotion encoder out (BLSP-Emo; system 8).
+    speech_window: `full` pads to 30 s as Whisper was trained, `trimmed` encodes only the real frames.
+    init_adapter: `copy` starts a fused adapter from the adapter of the checkpoint it continues, `fresh` at random.
+    """
+
+    fusion: Literal["pooled", "frames", "none"] = "pooled"
+    speech_window: Literal["full", "trimmed"] = "full"
+    lora: LoraOptions | None = LoraOptions()
+    bottleneck: int = Field(default=512, ge=1)
+    adapter_hidden_layers: int = Field(default=0, ge=0)
+    init_adapter: Literal["copy", "fresh"] = "copy"
+
+
+class TaskOptions(Options):
+    """One kind of training row: the student answers `prompt` on speech; its target is a field of the continuation."""
+
+    prompt: str
+    target: Literal["output", "emotion"] = "output"
+    share: float = Field(default=1.0, gt=0.0)
+    teacher_prompt: str | None = None  # the text pass of response_kl; None = `prompt`
+
+    @field_validator("prompt", "teacher_prompt")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in PROMPTS:
+            raise ValueError(f"unknown prompt {value!r}; allowed: {', '.join(PROMPTS)}")
+        return value
+
+
+class StageOptions(Options):
+    """One training run (`re-llm train`). Paper values: table "Stages" of RE-LLM / BLSP-Emo.
+
+    start: what it continues from: `components` (fresh adapter), another stage of the recipe, or a checkpoint folder.
+    data: names of the corpora whose continuations it reads.
+    losses: weight by name. warm_losses with warm_steps: used instead during the first optimiser steps.
+    epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
+    """
+
+    start: str = "components"
+    data: tuple[str, ...] = ()
+    continuation: str = "continue"  # prompt with which the LLM wrote the targets
+    tasks: tuple[TaskOptions, ...] = (TaskOptions(prompt="continue"),)
+    losses: dict[str, float]
+    warm_losses: dict[str, float] | None = None
+    warm_steps: int = Field(default=0, ge=0)
+    train: tuple[Literal["adapter", "lora", "heads", "speech_encoder"], ...] = ("adapter", "lora", "heads")
+    lr: float = Field(gt=0.0)
+    weight_decay: float = Field(default=0.05, ge=0.0)
+    clip: float = Field(default=1.0, gt=0.0)
+    warmup: int = Field(default=200, ge=0)
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    epochs: float = Field(default=1.0, gt=0.0)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    temperature: float = Field(default=2.0, gt=0.0)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = False
+    min_seconds: float = 1.0
+    max_seconds: float = 30.0
+    max_text_tokens: int = 256
+    save_every: int = Field(default=200, ge=1)
+
+    @field_validator("losses", "warm_losses")
+    @classmethod
+    def _known_losses(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        unknown = [name for name in value or {} if name not in LOSSES]
+        if unknown:
+            raise ValueError(f"unknown loss {unknown[0]!r}; allowed: {', '.join(LOSSES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StageOptions:
+        names = set(self.losses) | set(self.warm_losses or {})
+        if {"input_er", "input_er_avd"} & names and "heads" not in self.train:
+            raise ValueError("input_er and input_er_avd train the heads: add `heads` to `train`")
+        if self.warm_steps and not self.warm_losses:
+            raise ValueError("warm_steps is set, but warm_losses is not")
+        if any(task.target == "emotion" for task in self.tasks) and "response_kl" in names and len(self.tasks) == 1:
+            raise ValueError("response_kl needs a teacher, but the only task answers with the label")
+        if self.min_seconds >= self.max_seconds:
+            raise ValueError("min_seconds must be below max_seconds")
+        return self
+
+
+class CorpusOptions(Options):
+    """Where a corpus lies and which protocol splits it. `root: mini` is written by the miniature world."""
+
+    reader: str
+    root: str
+    protocol: str | None = None
+    options: dict[str, Any] = {}
+    pseudo_vad: bool = False
+    evaluate: bool = True
+
+
+class SystemOptions(Options):
+    """One column of Table I. A speech system names the stage that makes its checkpoint.
+
+    per_corpus: train one checkpoint per evaluated corpus (fine-tuning), or one for all.
+    model, stage_options: changes to the recipe's `model` and to the stage, e.g. `{losses: {...}}` for an ablation.
+    """
+
+    kind: Literal["text", "cascade", "text-label", "speech"]
+    stage: str | None = None
+    per_corpus: bool = False
+    prompt: str = "chat-empathetic"
+    model: dict[str, Any] = {}
+    stage_options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SystemOptions:
+        if (self.kind == "speech") != (self.stage is not None):
+            raise ValueError("a system of kind `speech` names its `stage`; the others have none")
+        if self.prompt not in PROMPTS:
+            raise ValueError(f"unknown prompt {self.prompt!r}; allowed: {', '.join(PROMPTS)}")
+        return self
+
+
+class DecodingOptions(Options):
+    """Greedy by default, as in the papers. `continuation_tokens`: length of the targets (released code)."""
+
+    max_new_tokens: int = Field(default=128, ge=1)
+    continuation_tokens: int = Field(default=48, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    recognize_prompt: str = "recognize"
+
+
+class Recipe(Options):
+    """A whole run: parts, corpora, stages, systems. `re-llm reproduce RECIPE --out DIR` carries it out."""
+
+    name: str
+    title: str
+    emotions: tuple[str, ...] = PROMPT_EMOTIONS
+    seeds: tuple[int, ...] = (0,)
+    components: Components
+    model: ModelOptions = ModelOptions()
+    corpora: dict[str, CorpusOptions] = {}
+    stages: dict[str, StageOptions]
+    systems: dict[str, SystemOptions] = {}
+    baseline: str = "blsp-emo-ft"
+    decoding: DecodingOptions = DecodingOptions()
+    scorer: str = "small"
+    device: str = "auto"
+    workers: int = Field(default=2, ge=1)
+
+    @field_validator("emotions")
+    @classmethod
+    def _known_emotions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in CANONICAL]
+        if unknown:
+            raise ValueError(f"unknown emotion {unknown[0]!r}; allowed: {', '.join(CANONICAL)}")
+        if len(set(value)) != len(value) or len(value) < 2:
+            raise ValueError("emotions must be at least two different names")
+        return value
+
+    @model_validator(mode="after")
+    def _references(self) -> Recipe:
+        for name, stage in self.stages.items():
+            for corpus in stage.data:
+                if corpus not in self.corpora:
+                    raise ValueError(f"stage {name!r} reads {corpus!r}, which is not under `corpora`")
+        for name, system in self.systems.items():
+            if system.stage and system.stage not in self.stages and not _is_checkpoint(system.stage):
+                raise ValueError(f"system {name!r} names stage {system.stage!r}, which is not under `stages`")
+            _merge(self.model, system.model)
+            if system.stage in self.stages:
+                _merge(self.stages[system.stage], system.stage_options)
+        if self.model.fusion != "none" and self.components.emotion_encoder is None:
+            raise ValueError("model.fusion needs components.emotion_encoder (or set fusion: none)")
+        return self
+
+    def model_for(self, system: SystemOptions) -> ModelOptions:
+        """Model options of one system: the recipe's with the system's changes."""
+        return _merge(self.model, system.model)
+
+    def stage_for(self, system: SystemOptions) -> StageOptions:
+        """Stage options of one speech system: the stage's with the system's changes."""
+        assert system.stage in self.stages, f"{system.stage} is a checkpoint, not a stage"
+        return _merge(self.stages[system.stage], system.stage_options)
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name.startswith("mini:") or "/" in name or os.path.sep in name
+
+
+O = TypeVar("O", bound=Options)  # noqa: E741
+
+
+def _merge(options: O, changes: dict[str, Any]) -> O:
+    return type(options).model_validate({**options.model_dump(exclude_unset=True), **changes})
+
+
+def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> int | None:
+    """Line of the deepest part of `location` that the YAML tree holds."""
+    line = None
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _allowed_at(location: tuple[Any, ...]) -> str | None:
+    """Keys allowed beside an unknown key."""
+    model: Any = Recipe
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            continue
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, Options)), model)
+    return ", ".join(model.model_fields) if hasattr(model, "model_fields") else None
+
+
+def parse_recipe(text: str, source: str = "recipe", overrides: dict[str, Any] | None = None) -> Recipe:
+    """Recipe from YAML text; `overrides` maps dotted keys to values (`{"stages.emotion.lr": 1e-4}`).
+
+    Raises:
+        RellmError: not YAML, an unknown key, a wrong value or a contradiction; names file and line.
+    """
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise RellmError(f"{source}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data, dict):
+        raise RellmError(f"{source}: a recipe is a mapping of options", todo="Start from one of the shipped recipes")
+    for dotted, value in (overrides or {}).items():
+        place = data
+        *parents, last = dotted.split(".")
+        for part in parents:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise RellmError(f"--set {dotted}: {part!r} is not a group of options")
+        place[last] = value
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        line = _line_of(tree, first["loc"])
+        place = f"{source}:{line}" if line else source
+        key = ".".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            allowed = _allowed_at(first["loc"])
+            raise RellmError(f"{place}: unknown key {key!r}", allowed=allowed, todo="Correct the key") from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise RellmError(f"{place}: {key + ': ' if key else ''}{what}") from None
+
+
+def find_recipe(name: str | os.PathLike[str]) -> Path:
+    """Path of a recipe file; a name that is no file is looked up among the recipes shipped with the package.
+
+    Raises:
+        RellmError: neither exists.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    here = Path(__file__).parent
+    for folder in (here / "recipes", here.parent / "recipes"):
+        for candidate in (folder / path.name, folder / f"{path.name}.yaml"):
+            if candidate.is_file():
+                return candidate
+    shipped = sorted(p.name for f in (here / "recipes", here.parent / "recipes") for p in f.glob("*.yaml"))
+    raise RellmError(f"no such recipe: {path}", allowed="a YAML file, or " + ", ".join(dict.fromkeys(shipped)))
+
+
+def load_recipe(name: str | os.PathLike[str], overrides: dict[str, Any] | None = None) -> Recipe:
+    """Reads and checks a recipe file.
+
+    Raises:
+        RellmError: see `parse_recipe`; also when the file is missing or too large.
+    """
+    path = find_recipe(name)
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise RellmError(f"{path}: a recipe is at most {MAX_RECIPE_BYTES} bytes")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RellmError(f"{path}: not a text file in UTF-8") from None
+    return parse_recipe(text, str(path), overrides)
+
+
+def resolve_component(name: str, relative_to: Path | None = None) -> str:
+    """Folder or hub id of a component. `mini:NAME` is the component of that name shipped with the package.
+
+    Raises:
+        RellmError: `mini:NAME` is not shipped.
+    """
+    if not name.startswith("mini:"):
+        local = (relative_to / name) if relative_to is not None and not os.path.isabs(name) else Path(name)
+        return str(local) if local.exists() else name
+    folder = mini_assets() / name.removeprefix("mini:")
+    if not folder.is_dir():
+        shipped = sorted(p.name for p in mini_assets().glob("*") if p.is_dir()) if mini_assets().is_dir() else []
+        raise RellmError(
+            f"the miniature has no component {name!r}",
+            allowed=", ".join(f"mini:{n}" for n in shipped) or "none is installed",
+            todo="Run `re-llm mini build`, or set RE_LLM_MINI to the folder of a build",
+        )
+    return str(folder)
+
+
+def mini_assets() -> Path:
+    """Folder of the miniature's trained parts: shipped with the package, or the build named by RE_LLM_MINI."""
+    return Path(os.environ.get("RE_LLM_MINI") or Path(__file__).parent / "mini" / "assets")
+
+
+def parse_overrides(items: list[str]) -> dict[str, Any]:
+    """`--set key=value` options; values are read as YAML.
+
+    Raises:
+        RellmError: an item has no `=`.
+    """
+    result: dict[str, Any] = {}
+    for item in items:
+        key, found, value = item.partition("=")
+        if not found or not key:
+            raise RellmError(f"--set {item!r} is not of the form key=value", allowed="e.g. stages.finetune.lr=1e-4")
+        result[key.strip()] = yaml.safe_load(value)
+    return result

@@ -1,0 +1,32 @@
+"""The error that a user's mistake raises; everything else that escapes is a bug of ours."""
+
+from __future__ import annotations
+
+
+class RellmError(Exception):
+    """Something the user can put right. Raised with up to three parts, shown as one message.
+
+    Args:
+        what: what is wrong, with the file and line, or the option, it was found in.
+        allowed: what would have been accepted, if that can be listed.
+        todo: what to do next.
+    """
+
+    def __init__(self, what: str, *, allowed: str | None = None, todo: str | None = None):
+        self.what, self.allowed, self.todo = what, allowed, todo
+        parts = [what.rstrip(".") + "."]
+        if allowed:
+            parts.append(f"Allowed: {allowed.rstrip('.')}.")
+        if todo:
+            parts.append(todo.rstrip(".") + ".")
+        super().__init__(" ".join(parts))
+
+
+class MissingExtra(RellmError):
+    """A feature needs a package that only an extra of re-llm installs."""
+
+    def __init__(self, package: str, extra: str, feature: str):
+        super().__init__(
+            f"{feature} needs the package {package}, which is not installed",
+            todo=f'Install it with: pip install "re-llm[{extra}]"',
+        )

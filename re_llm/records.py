@@ -1,0 +1,263 @@
+"""The records that the stages exchange, and the JSON-lines files that hold them.
+
+One record a line, UTF-8. A file is either written whole (temporary name, then renamed) or appended to line by line;
+a torn last line, left by a process that died while writing, is repaired on resume. Unknown fields survive a round trip.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from re_llm.errors import RellmError
+
+DIMENSIONS = ("valence", "arousal", "dominance")
+# A record is a few hundred bytes; a line of this size is not one of ours (and would fill the memory).
+MAX_LINE_BYTES = 4 * 2**20
+
+Unit = Field(default=None, ge=0.0, le=1.0)
+
+
+class Record(BaseModel):
+    """Base of all records: unknown fields are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    key: str = Field(min_length=1)
+
+    def to_line(self) -> str:
+        # Unset optional fields are left out: a manifest of 100,000 rows is read by people with `head`.
+        return self.model_dump_json(exclude_none=True) + "\n"
+
+
+class Dimensional(Record):
+    """Valence, arousal and dominance on 0..1, by name, never by position."""
+
+    valence: float | None = Unit
+    arousal: float | None = Unit
+    dominance: float | None = Unit
+
+    def dimensions(self) -> tuple[float, float, float] | None:
+        """(valence, arousal, dominance), or None unless all three are known."""
+        values = (self.valence, self.arousal, self.dominance)
+        return None if any(v is None for v in values) else values  # type: ignore[return-value]
+
+
+class Utterance(Dimensional):
+    """One row of `manifest.jsonl`.
+
+    `audio` is a path relative to the manifest, or `file.zip:offset:length`; `start` and `duration` are in seconds.
+    `emotion` is a canonical name (re_llm.emotions) or None; `emotion_raw` is what the corpus wrote.
+    """
+
+    corpus: str
+    split: str
+    audio: str
+    start: float = Field(default=0.0, ge=0.0)
+    duration: float | None = Field(default=None, gt=0.0)
+    sample_rate: int | None = Field(default=None, gt=0)
+    text: str | None = None
+    language: str | None = None
+    speaker: str | None = None
+    dialogue: str | None = None
+    turn: int | None = None
+    emotion: str | None = None
+    emotion_raw: str | None = None
+    vad_source: str | None = None
+    sha256: str | None = None
+
+
+class Continuation(Dimensional):
+    """One row of `continuations.jsonl`: what the LLM answered to the transcript, the target of training.
+
+    The fields of the utterance that training needs (split, speaker, start, duration, text) travel along.
+    """
+
+    audio: str
+    text: str
+    emotion: str | None = None
+    instruction: str
+    output: str
+    early_stop: bool
+    llm: str
+    prompt: str | None = None
+    corpus: str | None = None
+    split: str | None = None
+    start: float = Field(default=0.0, ge=0.0)
+    duration: float | None = Field(default=None, gt=0.0)
+
+
+class Reply(Dimensional):
+    """One row of `replies.jsonl`. `emotion` is the reference; `perceived` is what the system heard.
+
+    `valence`, `arousal`, `dominance` are what the system heard as well. `answer` is the raw answer to the
+    recognition prompt and `recognized` the emotion read out of it (None when it names none).
+    """
+
+    system: str
+    response: str
+    text: str | None = None
+    audio: str | None = None
+    corpus: str | None = None
+    emotion: str | None = None
+    perceived: str | None = None
+    probabilities: dict[str, float] | None = None
+    answer: str | None = None
+    recognized: str | None = None
+    transcript: str | None = None
+    prompt: str | None = None
+    tokens: int | None = None
+    finish_reason: str | None = None
+    seed: int | None = None
+
+
+class Score(Record):
+    """One row of `scores.jsonl`: one metric of one reply, or of a whole group (key `*`)."""
+
+    system: str
+    metric: str
+    value: float | None
+    corpus: str | None = None
+    seed: int | None = None
+
+    @model_validator(mode="after")
+    def _finite(self) -> Score:
+        if self.value is not None and not (self.value == self.value and abs(self.value) != float("inf")):
+            raise ValueError(f"value of {self.metric} is not finite")
+        return self
+
+
+R = TypeVar("R", bound=Record)
+
+
+def _problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(p) for p in first["loc"])
+    return f"field {field!r}: {first['msg']}" if field else str(first["msg"])
+
+
+def read_records(
+    path: str | os.PathLike[str],
+    model: type[R],
+    *,
+    on_error: Callable[[int, RellmError], None] | None = None,
+) -> Iterator[R]:
+    """Records of a JSON-lines file, one at a time (memory stays flat in the number of rows).
+
+    Args:
+        on_error: called with the line number for every broken line, which is then passed over; without it the
+            first broken line raises.
+
+    Raises:
+        RellmError: the file is missing, or a line is not a valid record; names file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RellmError(f"no such file: {path}", todo="Check the path")
+    with path.open("rb") as lines:
+        number = 0
+        while line := lines.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                if len(line) > MAX_LINE_BYTES:
+                    raise RellmError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes")
+                yield model.model_validate_json(line)
+            except (ValidationError, RellmError) as error:
+                why = _problem(error) if isinstance(error, ValidationError) else error.what
+                problem = RellmError(f"{path}:{number}: not a valid {model.__name__} record: {why}")
+                if on_error is None:
+                    raise problem from None
+                on_error(number, problem)
+
+
+def write_records(path: str | os.PathLike[str], records: Iterable[Record]) -> int:
+    """Writes a file whole: under a temporary name, renamed when complete. Returns the number of records."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    count = 0
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            for record in records:
+                out.write(record.to_line())
+                count += 1
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def disk_error(path: Path, error: OSError) -> RellmError:
+    """The user's view of a failed write (full disk, no permission)."""
+    return RellmError(
+        f"cannot write {path}: {error.strerror or error}",
+        todo="Free space or choose another --out, then run the same command again: finished rows are kept",
+    )
+
+
+class RecordAppender:
+    """Appends whole lines to a JSON-lines file; opening it repairs a torn last line and reads the keys present.
+
+    Attributes:
+        keys: keys of the records that the file already holds.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.keys: set[str] = set()
+        self._repair()
+        self._file = self.path.open("ab")
+
+    def _repair(self) -> None:
+        if not self.path.exists():
+            return
+        good = 0
+        with self.path.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                good += len(line)
+                if line.strip():
+                    self.keys.add(self._key(line))
+        if good != self.path.stat().st_size:
+            os.truncate(self.path, good)
+
+    def _key(self, line: bytes) -> str:
+        try:
+            return str(json.loads(line)["key"])
+        except (ValueError, KeyError, TypeError):
+            raise RellmError(
+                f"{self.path} holds a line that is not a record: {line[:80]!r}",
+                todo="Move the file away, or give another --out",
+            ) from None
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Appends the records as one write, so that a kill leaves at most one torn line."""
+        batch = list(records)
+        try:
+            self._file.write("".join(r.to_line() for r in batch).encode())
+            self._file.flush()
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+        self.keys.update(r.key for r in batch)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> RecordAppender:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
