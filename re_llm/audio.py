@@ -1,0 +1,339 @@
+"""Reading recordings: any usual file, any rate, any number of channels, to one float32 channel at one rate.
+
+A recording is named by a path, by `archive.zip:offset:length` (a member stored without compression; also `.tar`), or
+given as the bytes of an encoded file. Only the wanted segment is decoded. Several channels become their mean, so a
+recording with one speaker per channel should be split before it comes here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from re_llm.errors import MissingExtra, RellmError
+
+RATE = 16_000  # Hz, what both encoders take
+MIN_SECONDS = 0.05  # shorter than one window of the encoders with its neighbours: nothing can be heard in it
+MAX_SECONDS = 600.0
+RATES = (1_000, 768_000)  # Hz; outside of it a header is broken or malicious
+BLOCK_FRAMES = 1 << 18  # decoded at once: bounds the memory of files with many channels
+END_TOLERANCE = 0.1  # s by which an annotated segment may run over the end of its file (rounded times)
+SILENCE_PEAK = 1e-4  # -80 dBFS
+CLIP_LEVEL, CLIP_SHARE = 0.999, 0.01
+
+WITH_AV = frozenset({".m4a", ".mp4", ".aac", ".webm", ".mkv", ".avi", ".mov", ".wma", ".3gp"})
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64"}) | WITH_AV
+_MEMBER = re.compile(r"^(?P<archive>.+\.(?:zip|tar)):(?P<offset>\d+):(?P<length>\d+)$", re.IGNORECASE)
+
+Samples = npt.NDArray[np.float32]
+Source = str | os.PathLike[str] | bytes
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of a recording says. `rate` in Hz, `frames` per channel."""
+
+    rate: int
+    frames: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.rate
+
+
+@dataclass(frozen=True)
+class Member:
+    """A stretch of bytes of an archive, or the whole file when `length` is None."""
+
+    path: Path
+    offset: int = 0
+    length: int | None = None
+
+
+class _Window(io.RawIOBase):
+    """A file-like view of a stretch of bytes of an open file."""
+
+    def __init__(self, file: IO[bytes], offset: int, length: int):
+        self._file, self._offset, self._length, self._at = file, offset, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence]
+        self._at = min(max(base + offset, 0), self._length)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._length - self._at)
+        self._file.seek(self._offset + self._at)
+        data = self._file.read(wanted)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def locate(source: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Member:
+    """The file, or the member of an archive, that `source` names; a relative name is taken from `root`."""
+    name = os.fspath(source)
+    match = _MEMBER.match(name)
+    path = Path(match["archive"] if match else name)
+    if root is not None:
+        path = Path(root) / path
+    return Member(path, int(match["offset"]), int(match["length"])) if match else Member(path)
+
+
+@contextmanager
+def open_bytes(source: Source, root: str | os.PathLike[str] | None = None) -> Iterator[tuple[IO[bytes], int, str]]:
+    """Opens a source: (readable and seekable file, its size in bytes, its name for messages).
+
+    Raises:
+        RellmError: there is no such file, it is empty, or the archive ends before the member does.
+    """
+    if isinstance(source, bytes):
+        if not source:
+            raise RellmError("the audio is empty (0 bytes)")
+        yield io.BytesIO(source), len(source), "the audio given as bytes"
+        return
+    member = locate(source, root)
+    if member.path.is_dir():
+        raise RellmError(f"{member.path} is a folder, not a recording")
+    try:
+        file = member.path.open("rb")
+    except FileNotFoundError:
+        raise RellmError(f"no such file: {member.path}", todo="Check the path") from None
+    except OSError as error:
+        raise RellmError(f"cannot read {member.path}: {error.strerror or error}") from error
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if member.length is not None:
+            if member.offset + member.length > size:
+                raise RellmError(f"{member.path} ends before the member at {member.offset}:{member.length} does")
+            window = io.BufferedReader(_Window(file, member.offset, member.length), 1 << 16)
+            yield window, member.length, os.fspath(source)
+        else:
+            if size == 0:
+                raise RellmError(f"{member.path} is empty (0 bytes)", todo="Copy the file again")
+            yield file, size, str(member.path)
+
+
+def _unreadable(name: str, why: object) -> RellmError:
+    return RellmError(
+        f"{name} is not audio that can be read: {why}",
+        allowed="wav, flac, ogg, opus, mp3; m4a and mp4 with the extra `av`",
+    )
+
+
+def _valid(info: AudioInfo, name: str) -> AudioInfo:
+    if not RATES[0] <= info.rate <= RATES[1] or info.channels < 1 or info.frames < 0:
+        raise _unreadable(name, f"its header says {info.rate} Hz, {info.channels} channels, {info.frames} frames")
+    return info
+
+
+def _needs_av(name: str) -> bool:
+    return Path(name).suffix.lower() in WITH_AV
+
+
+def info(source: Source, *, root: str | os.PathLike[str] | None = None) -> AudioInfo:
+    """Rate, channels and length from the header, without decoding.
+
+    Raises:
+        RellmError: missing, empty or unreadable file.
+        MissingExtra: an m4a or mp4 file, and PyAV is not installed.
+    """
+    import soundfile
+
+    with open_bytes(source, root) as (file, _, name):
+        if _needs_av(name):
+            return _valid(_av_info(file, name), name)
+        try:
+            with soundfile.SoundFile(file) as sound:
+                return _valid(AudioInfo(sound.samplerate, sound.frames, sound.channels), name)
+        except soundfile.LibsndfileError as error:
+            raise _unreadable(name, error.error_string) from error
+
+
+def load(
+    source: Source,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    rate: int = RATE,
+    max_seconds: float = MAX_SECONDS,
+    root: str | os.PathLike[str] | None = None,
+) -> Samples:
+    """Samples of a recording, shape [T], float32, about -1..1, at `rate`.
+
+    Args:
+        source: path, `archive.zip:offset:length`, or the bytes of an encoded file.
+        start: where the segment begins, in seconds.
+        duration: how long it is, in seconds; None takes the rest.
+        rate: wanted sampling rate in Hz.
+        max_seconds: longest segment that is accepted, in seconds; it bounds the memory.
+        root: folder that a relative path is relative to (the folder of the manifest).
+
+    Raises:
+        RellmError: missing, empty or unreadable file, a segment outside of the file, shorter than 0.05 s or longer
+            than `max_seconds`, a recording that breaks off, samples that are not finite.
+        MissingExtra: an m4a or mp4 file, and PyAV is not installed.
+    """
+    if start < 0 or (duration is not None and duration <= 0):
+        raise RellmError(f"start={start}, duration={duration} is not a segment", allowed="start >= 0, duration > 0")
+    with open_bytes(source, root) as (file, _, name):
+        if _needs_av(name):
+            samples, native = _av_samples(file, name, start, duration, max_seconds)
+        else:
+            samples, native = _native_samples(file, name, start, duration, max_seconds)
+    if not np.isfinite(samples).all():
+        raise RellmError(f"{name} holds {int((~np.isfinite(samples)).sum())} samples that are not finite (NaN, inf)")
+    return resample(samples, native, rate)
+
+
+def resample(samples: Samples, rate_in: int, rate_out: int) -> Samples:
+    """Samples [T] at another rate (soxr, high quality)."""
+    if rate_in == rate_out:
+        return samples
+    import soxr
+
+    resampled: Samples = soxr.resample(samples, rate_in, rate_out).astype(np.float32, copy=False)
+    return resampled
+
+
+def _segment(info: AudioInfo, name: str, start: float, duration: float | None, max_seconds: float) -> tuple[int, int]:
+    """First frame and number of frames of the wanted segment, checked against the file and the limits."""
+    first = round(start * info.rate)
+    left = info.frames - first
+    frames = left if duration is None else round(duration * info.rate)
+    if first and left <= 0:
+        raise RellmError(f"the segment starts at {start:g} s, but {name} is only {info.seconds:.2f} s long")
+    if frames - left > END_TOLERANCE * info.rate:
+        raise RellmError(f"the segment {start:g} s + {duration:g} s runs over the end of {name} ({info.seconds:.2f} s)")
+    frames = min(frames, left)
+    if frames < MIN_SECONDS * info.rate:
+        raise RellmError(f"{name} is too short: {frames / info.rate:.3f} s", allowed=f"{MIN_SECONDS} s and longer")
+    if frames > max_seconds * info.rate:
+        raise RellmError(
+            f"{name} is too long: {frames / info.rate:.1f} s",
+            allowed=f"up to max_seconds = {max_seconds:g} s",
+            todo="Cut the recording, name a segment by start and duration, or raise max_seconds",
+        )
+    return first, frames
+
+
+def _native_samples(
+    file: IO[bytes], name: str, start: float, duration: float | None, max_seconds: float
+) -> tuple[Samples, int]:
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(file) as sound:
+            header = _valid(AudioInfo(sound.samplerate, sound.frames, sound.channels), name)
+            first, frames = _segment(header, name, start, duration, max_seconds)
+            if first:
+                sound.seek(first)
+            samples = np.empty(frames, dtype=np.float32)
+            done = 0
+            while done < frames:
+                block = sound.read(min(BLOCK_FRAMES, frames - done), dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                samples[done : done + len(block)] = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
+                done += len(block)
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(name, error.error_string) from error
+    if frames - done > END_TOLERANCE * header.rate:
+        raise RellmError(f"{name} breaks off: {done} of {frames} frames could be decoded", todo="Copy the file again")
+    return samples[:done], header.rate
+
+
+def _av(name: str) -> Any:
+    try:
+        import av
+    except ImportError:
+        raise MissingExtra("av", "av", f"Reading {name}") from None
+    return av
+
+
+@contextmanager
+def _av_stream(file: IO[bytes], name: str) -> Iterator[tuple[Any, Any, AudioInfo]]:
+    av = _av(name)
+    try:
+        with av.open(file) as container:
+            if not container.streams.audio:
+                raise _unreadable(name, "it has no sound track")
+            stream = container.streams.audio[0]
+            if stream.duration is not None:
+                seconds = float(stream.duration * stream.time_base)
+            else:
+                seconds = (container.duration or 0) / 1e6
+            header = AudioInfo(stream.rate or 0, round(seconds * (stream.rate or 0)), stream.channels)
+            yield container, stream, _valid(header, name)
+    except av.FFmpegError as error:
+        raise _unreadable(name, error) from error
+
+
+def _av_info(file: IO[bytes], name: str) -> AudioInfo:
+    with _av_stream(file, name) as (_, _, header):
+        return header
+
+
+def _av_samples(
+    file: IO[bytes], name: str, start: float, duration: float | None, max_seconds: float
+) -> tuple[Samples, int]:
+    # Compressed streams are decoded from their beginning: a seek lands on a packet, not on a sample.
+    with _av_stream(file, name) as (container, stream, header):
+        first, frames = _segment(header, name, start, duration, max_seconds)
+        resampler = _av(name).AudioResampler(format="fltp", rate=header.rate)
+        pieces: list[Samples] = []
+        at = 0
+        for decoded in container.decode(stream):
+            for frame in resampler.resample(decoded):
+                block = frame.to_ndarray().mean(axis=0, dtype=np.float32)
+                pieces.append(block[max(first - at, 0) : max(first + frames - at, 0)])
+                at += len(block)
+            if at >= first + frames:
+                break
+    samples = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.float32)
+    if frames - len(samples) > END_TOLERANCE * header.rate:
+        raise RellmError(f"{name} breaks off: {len(samples)} of {frames} frames could be decoded")
+    return samples, header.rate
+
+
+def problems(samples: Samples) -> list[str]:
+    """What makes samples [T] unfit for hearing: empty, not finite, silent, clipped through. Empty list: none."""
+    if not len(samples):
+        return ["empty"]
+    if not np.isfinite(samples).all():
+        return ["samples that are not finite"]
+    found = []
+    level = np.abs(samples)
+    peak = float(level.max())
+    if peak < SILENCE_PEAK or float(np.ptp(samples)) < SILENCE_PEAK:
+        found.append("silent")
+    share = float((level >= CLIP_LEVEL * max(peak, 1.0)).mean())
+    if share > CLIP_SHARE:
+        found.append(f"clipped ({share:.0%} of the samples at full scale)")
+    return found
+
+
+def sha256(source: Source, *, root: str | os.PathLike[str] | None = None) -> str:
+    """Hash of the bytes of the file (or of the member), as hexadecimal text."""
+    with open_bytes(source, root) as (file, _, _):
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""Common Voice: read sentences by volunteers, one folder a language (Ardila et al. 2020).
+
+Quirks: quotation marks in the tables quote nothing; `client_id` is the only speaker; lengths stand in
+`clip_durations.tsv` of newer releases. There are no emotions in it: it serves the semantic alignment (BLSP stage).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from re_llm.corpora.base import CorpusInfo, Scan, read_table
+from re_llm.errors import RellmError
+from re_llm.records import Utterance
+
+INFO = CorpusInfo(
+    name="common_voice",
+    title="Common Voice",
+    languages=("en", "zh", "and more than 100 others"),
+    utterances=0,
+    hours=None,
+    emotions=(),
+    licence="CC0-1.0",
+    get="https://commonvoice.mozilla.org/datasets (BLSP-Emo used release 13.0)",
+    citation="Ardila et al., Common Voice: A massively-multilingual speech corpus, LREC 2020",
+    root="validated.tsv, train.tsv, dev.tsv, test.tsv and clips (the folder of one language)",
+    protocols={"validated": "every validated sentence, as split `train`"},
+    options={"language": "code that is recorded (name of the folder)"},
+)
+
+TABLES = ("train", "dev", "test")
+SPEAKER_DIGITS = 16  # of the 128 of client_id: enough to tell volunteers apart
+
+
+def read(scan: Scan) -> Iterator[Utterance]:
+    """Utterances in the order of the tables."""
+    root = scan.path_root(lambda p: (p / "clips").is_dir() and any(p.glob("*.tsv")), f"expected {INFO.root} in it")
+    language = scan.option("language", root.resolve().name.split("-")[0], str)
+    lengths = _durations(scan, root / "clip_durations.tsv")
+    names = ("validated",) if scan.protocol == "validated" else TABLES
+    present = [name for name in names if (root / f"{name}.tsv").is_file()]
+    if not present:
+        raise RellmError(f"{root} has none of {', '.join(f'{n}.tsv' for n in names)}", todo="Check --root")
+    for name in present:
+        table = root / f"{name}.tsv"
+        split = "train" if scan.protocol else name
+        for line, row in read_table(scan, table, ("client_id", "path", "sentence"), delimiter="\t", quoted=False):
+            if not row["path"] or not row["sentence"]:
+                scan.problem(table, "no path or no sentence", line)
+                continue
+            file = row["path"] if row["path"].endswith(".mp3") else row["path"] + ".mp3"
+            yield Utterance(
+                key=f"common_voice-{Path(file).stem}",
+                corpus="common_voice",
+                split=split,
+                audio=str(root / "clips" / file),
+                text=row["sentence"],
+                language=language,
+                speaker=row["client_id"][:SPEAKER_DIGITS] or None,
+                duration=lengths.get(file),
+            )
+
+
+def _durations(scan: Scan, path: Path) -> dict[str, float]:
+    if not path.is_file():
+        return {}
+    found = {}
+    for line, row in read_table(scan, path, ("clip", "duration[ms]"), delimiter="\t", quoted=False):
+        try:
+            found[row["clip"]] = float(row["duration[ms]"]) / 1000
+        except ValueError:
+            scan.problem(path, f"{row['duration[ms]']!r} is not a number of milliseconds", line)
+    return {clip: seconds for clip, seconds in found.items() if seconds > 0}

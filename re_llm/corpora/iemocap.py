@@ -1,0 +1,123 @@
+"""IEMOCAP: two actors a session, five sessions, scripted and improvised dialogues (Busso et al. 2008).
+
+Quirks: some transcripts are Latin-1; lines such as `M: ...` belong to no utterance; `._name` twins of macOS lie beside
+the label files; the first letter of a dialogue names the actor who wore the markers, the letter in an utterance's
+name the one who speaks. `xxx` means that the annotators did not agree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from re_llm.corpora.base import CorpusInfo, Filters, Scan, dimensions, read_lines, visible
+from re_llm.errors import RellmError
+from re_llm.records import Utterance
+
+INFO = CorpusInfo(
+    name="iemocap",
+    title="IEMOCAP",
+    languages=("en",),
+    utterances=10_039,
+    hours=12.4,
+    emotions=("neutral", "happy", "angry", "sad", "surprise", "fear", "disgust", "excited", "frustrated", "other"),
+    licence="research licence of USC SAIL, to be signed",
+    get="https://sail.usc.edu/iemocap/iemocap_release.htm",
+    citation="Busso et al., IEMOCAP: Interactive emotional dyadic motion capture database, LRE 42, 2008",
+    root="Session1 ... Session5",
+    protocols={
+        "re-llm": "5,531 utterances: neutral, happy with excited, angry, sad; test set session 5 (RE-LLM III-A)",
+        "blsp-emo": "neutral, happy, angry, sad without excited, 5 words or more; test set session 5",
+    },
+    options={"test_session": "session that is the test set (5)"},
+    filters={"blsp-emo": Filters(min_words=5)},
+    dimensions=True,
+)
+
+SCALE = (1.0, 5.0)
+UNDECIDED = "xxx"
+FOUR = ("neutral", "happy", "angry", "sad")
+_TURN = re.compile(
+    r"^\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\s+(?P<key>Ses\w+)\s+(?P<label>\w+)\s+"
+    r"\[(?P<valence>[-\d.]+),\s*(?P<arousal>[-\d.]+),\s*(?P<dominance>[-\d.]+)\]\s*$"
+)
+_WORDS = re.compile(r"^(?P<key>Ses\w+)\s*\[[\d.\s-]*\]:\s*(?P<text>.*)$")
+_KEY = re.compile(r"^Ses(?P<session>\d\d)[FM]_\w+_(?P<speaker>[FM])\w+$")
+
+
+def read(scan: Scan) -> Iterator[Utterance]:
+    """Utterances by session and dialogue, in the order of time."""
+    root = scan.path_root(lambda p: (p / "Session1").is_dir(), f"expected {INFO.root} in it")
+    test = scan.option("test_session", 5, int)
+    sessions = list(visible(root.glob("Session[1-5]")))
+    if test not in range(1, 6):
+        raise RellmError(f"option test_session={test}", allowed="1 to 5")
+    for absent in sorted({f"Session{n}" for n in range(1, 6)} - {p.name for p in sessions}):
+        scan.problem(root / absent, "the session is missing")
+    for session in sessions:
+        split = "test" if session.name == f"Session{test}" else "train"
+        labels = session / "dialog" / "EmoEvaluation"
+        files = list(visible(labels.glob("Ses*.txt")))
+        if not files:
+            scan.problem(labels, "no label files")
+        for file in files:
+            for utterance in _dialogue(scan, session, file, split):
+                if _kept(scan, utterance):
+                    yield utterance
+
+
+def _dialogue(scan: Scan, session: Path, labels: Path, split: str) -> Iterator[Utterance]:
+    texts = _transcript(scan, session / "dialog" / "transcriptions" / labels.name)
+    turns = []
+    for number, line in read_lines(labels):
+        if not line.startswith("["):
+            continue
+        match = _TURN.match(line)
+        if match is None or not _KEY.match(match["key"]):
+            scan.problem(labels, f"not a turn: {line[:80]!r}", number)
+        else:
+            turns.append((float(match["start"]), number, match))
+    for turn, (_, number, match) in enumerate(sorted(turns, key=lambda t: t[:2])):
+        key = match["key"]
+        if key not in texts:
+            scan.problem(labels, f"{key} has no transcript", number)
+        ratings = {name: float(match[name]) for name in ("valence", "arousal", "dominance")}
+        label = match["label"]
+        yield Utterance(
+            key=f"iemocap-{key}",
+            corpus="iemocap",
+            split=split,
+            audio=str(session / "sentences" / "wav" / labels.stem / f"{key}.wav"),
+            text=texts.get(key),
+            language="en",
+            speaker=_speaker(key),
+            dialogue=labels.stem,
+            turn=turn,
+            emotion=None if label == UNDECIDED else scan.emotion(label, labels, number),
+            emotion_raw=label,
+            **dimensions(scan, ratings, SCALE, labels, number),
+        )
+
+
+def _speaker(key: str) -> str:
+    match = _KEY.match(key)
+    assert match is not None, key
+    return f"Ses{match['session']}{match['speaker']}"
+
+
+def _transcript(scan: Scan, path: Path) -> dict[str, str]:
+    if not path.is_file():
+        scan.problem(path, "the transcript is missing")
+        return {}
+    return {m["key"]: m["text"].strip() for _, line in read_lines(path) if (m := _WORDS.match(line))}
+
+
+def _kept(scan: Scan, utterance: Utterance) -> bool:
+    """Applies the protocol; `re-llm` names excited happy."""
+    if scan.protocol == "re-llm" and utterance.emotion == "excited":
+        utterance.emotion = "happy"
+    if scan.protocol is not None and utterance.emotion not in FOUR:
+        scan.drop(f"emotion {utterance.emotion_raw}")
+        return False
+    return True

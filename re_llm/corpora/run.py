@@ -1,0 +1,255 @@
+"""From the utterances of a reader to a manifest: length, rate and hash of the recordings, filters, pseudo labels."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from re_llm import audio
+from re_llm.corpora.base import CorpusInfo, Filters, Problem, Reader, Scan
+from re_llm.errors import RellmError
+from re_llm.records import DIMENSIONS, Utterance, disk_error, write_records
+
+COMMON_OPTIONS = {
+    "min_words": "shortest transcript in words (characters in Chinese and Japanese)",
+    "min_seconds": "shortest recording",
+    "max_seconds": "longest recording",
+    "limit": "stop after so many utterances",
+}
+BATCH = 16  # recordings given to the estimator of pseudo labels at once
+AHEAD = 16  # utterances a worker may be ahead of the writer
+DIGITS = 6  # of durations: microseconds
+
+A = TypeVar("A")
+B = TypeVar("B")
+Checked = tuple[Utterance, RellmError | None]
+
+
+class VadEstimator(Protocol):
+    """Estimates dimensions of recordings: `name` goes into `vad_source`.
+
+    Called with recordings [T] at 16 kHz; returns (valence, arousal, dominance) of each, on 0..1.
+    """
+
+    name: str
+
+    def __call__(self, waves: Sequence[audio.Samples]) -> Sequence[tuple[float, float, float]]: ...
+
+
+@dataclass
+class PrepareReport:
+    """What `prepare` did.
+
+    Attributes:
+        rows: utterances written.
+        seconds: length of their audio.
+        by_split, by_emotion: number of rows; an utterance without an emotion counts as `none`.
+        problems: what could not be read, also listed in `problems_file`.
+        dropped: utterances that the protocol or a filter left out, by reason.
+    """
+
+    rows: int = 0
+    by_split: Counter[str] = field(default_factory=Counter)
+    by_emotion: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    problems_file: Path | None = None
+
+
+def run(
+    info: CorpusInfo,
+    reader: Reader,
+    root: Path,
+    out: Path,
+    *,
+    protocol: str | None,
+    seed: int,
+    hashed: bool,
+    workers: int,
+    strict: bool,
+    options: Mapping[str, Any],
+    pseudo_vad: VadEstimator | None,
+) -> PrepareReport:
+    """Body of `re_llm.corpora.prepare`, which documents the arguments."""
+    _check(info, protocol, options, workers)
+    scan = Scan(root, protocol=protocol, seed=seed, options=options, strict=strict)
+    filters = _filters(info, scan)
+    limit = scan.option("limit", 0, int)
+    report = PrepareReport(problems=scan.problems, dropped=scan.dropped)
+
+    def complete(utterance: Utterance) -> Checked:
+        try:
+            _add_audio(utterance, hashed)
+        except RellmError as error:
+            return utterance, error
+        return utterance, None
+
+    rows = _kept(scan, filters, _ordered_map(complete, _unique(scan, reader(scan)), workers))
+    if limit:
+        rows = itertools.islice(rows, limit)
+    if pseudo_vad is not None:
+        rows = _with_pseudo_labels(scan, rows, pseudo_vad)
+    try:
+        write_records(out, _at_least_one(info, scan, _counted(report, _relative(rows, out))))
+    finally:
+        report.problems_file = _write_problems(out, scan.problems)
+    return report
+
+
+def _check(info: CorpusInfo, protocol: str | None, options: Mapping[str, Any], workers: int) -> None:
+    if protocol is not None and protocol not in info.protocols:
+        allowed = ", ".join(info.protocols) or "none: leave --protocol out"
+        raise RellmError(f"{info.name} has no protocol {protocol!r}", allowed=allowed)
+    known = {**info.options, **COMMON_OPTIONS}
+    for name in options:
+        if name not in known:
+            raise RellmError(f"{info.name} has no option {name!r}", allowed=", ".join(known))
+    if workers < 1:
+        raise RellmError(f"workers={workers}", allowed="1 or more")
+
+
+def _filters(info: CorpusInfo, scan: Scan) -> Filters:
+    preset = info.filters.get(scan.protocol or "", Filters())
+    return Filters(
+        min_words=scan.option("min_words", preset.min_words, int),
+        min_seconds=scan.option("min_seconds", preset.min_seconds, float),
+        max_seconds=scan.option("max_seconds", preset.max_seconds, float),
+    )
+
+
+def _unique(scan: Scan, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
+    seen: set[str] = set()
+    for utterance in utterances:
+        if utterance.key in seen:
+            scan.problem(utterance.audio, f"the key {utterance.key} occurs twice; the first is kept")
+        else:
+            seen.add(utterance.key)
+            yield utterance
+
+
+@lru_cache(maxsize=64)
+def _hash(source: str) -> str:
+    # Several utterances in a row can be segments of one long file.
+    return audio.sha256(source)
+
+
+def _add_audio(utterance: Utterance, hashed: bool) -> None:
+    """Adds length, rate and hash.
+
+    Raises:
+        RellmError: the recording is missing or unreadable, or the segment is not in it.
+    """
+    header = audio.info(utterance.audio)
+    left = header.seconds - utterance.start
+    if utterance.duration is None and left > 0:
+        utterance.duration = round(left, DIGITS)
+    elif utterance.duration is None or utterance.duration - left > audio.END_TOLERANCE:
+        raise RellmError(
+            f"{utterance.audio} is {header.seconds:.2f} s long, but the segment goes to "
+            f"{utterance.start + (utterance.duration or 0):.2f} s"
+        )
+    if utterance.duration < audio.MIN_SECONDS:
+        raise RellmError(f"{utterance.audio} is too short: {utterance.duration:.3f} s")
+    utterance.sample_rate = header.rate
+    if hashed:
+        utterance.sha256 = _hash(utterance.audio)
+
+
+def _ordered_map(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+    """`map` over threads, in order, with a bounded number of results waiting."""
+    if workers == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[B]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= workers * AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _kept(scan: Scan, filters: Filters, checked: Iterable[Checked]) -> Iterator[Utterance]:
+    for utterance, error in checked:
+        if error is not None:
+            scan.problem(utterance.audio, error.what)
+        elif (why := filters.refusal(utterance)) is not None:
+            scan.drop(why)
+        else:
+            yield utterance
+
+
+def _with_pseudo_labels(scan: Scan, rows: Iterable[Utterance], estimate: VadEstimator) -> Iterator[Utterance]:
+    source = f"pseudo:{getattr(estimate, 'name', getattr(estimate, '__name__', 'unnamed'))}"
+    rows = iter(rows)
+    while batch := list(itertools.islice(rows, BATCH)):
+        waves: dict[str, audio.Samples] = {}
+        unreadable = set()
+        for utterance in batch:
+            if utterance.dimensions() is None:
+                try:
+                    wave = audio.load(utterance.audio, start=utterance.start, duration=utterance.duration)
+                    waves[utterance.key] = wave
+                except RellmError as error:
+                    scan.problem(utterance.audio, error.what)
+                    unreadable.add(utterance.key)
+        estimated = dict(zip(waves, estimate(list(waves.values())), strict=True)) if waves else {}
+        for utterance in batch:
+            if utterance.key in estimated:
+                for name, value in zip(DIMENSIONS, estimated[utterance.key], strict=True):
+                    # A regression head is not bounded; the scale is.
+                    setattr(utterance, name, min(max(float(value), 0.0), 1.0))
+                utterance.vad_source = source
+            if utterance.key not in unreadable:
+                yield utterance
+
+
+def _relative(rows: Iterable[Utterance], out: Path) -> Iterator[Utterance]:
+    folder = os.path.abspath(out.parent)
+    for utterance in rows:
+        utterance.audio = Path(os.path.relpath(os.path.abspath(utterance.audio), folder)).as_posix()
+        yield utterance
+
+
+def _counted(report: PrepareReport, rows: Iterable[Utterance]) -> Iterator[Utterance]:
+    for utterance in rows:
+        report.rows += 1
+        report.by_split[utterance.split] += 1
+        report.by_emotion[utterance.emotion or "none"] += 1
+        report.seconds += utterance.duration or 0.0
+        yield utterance
+
+
+def _at_least_one(info: CorpusInfo, scan: Scan, rows: Iterator[Utterance]) -> Iterator[Utterance]:
+    first = next(rows, None)
+    if first is None:
+        why = f"{len(scan.problems)} problems"
+        if scan.problems:
+            why += f", the first: {scan.problems[0]}"
+        if scan.dropped:
+            why += "; left out: " + ", ".join(f"{n} x {what}" for what, n in scan.dropped.most_common(5))
+        raise RellmError(f"no utterance of {info.name} in {scan.root} could be used ({why})", todo="Check --root")
+    yield first
+    yield from rows
+
+
+def _write_problems(out: Path, problems: Sequence[Problem]) -> Path | None:
+    path = out.with_name(f"{out.stem}.problems.jsonl")
+    try:
+        if problems:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(p.to_line() for p in problems), encoding="utf-8")
+            return path
+        path.unlink(missing_ok=True)  # of an earlier run
+    except OSError as error:
+        raise disk_error(path, error) from error
+    return None
