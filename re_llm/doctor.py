@@ -1,0 +1,314 @@
+"""What this machine has, and what a recipe needs that it has not: `re-llm doctor [RECIPE]`.
+
+Nothing is downloaded and no model is loaded: sizes come from the headers of local safetensors files, or for known hub
+ids from the table below.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from re_llm.config import Recipe, resolve_component
+from re_llm.errors import RellmError
+
+GB = 1e9
+CORE = ("torch", "transformers", "peft", "accelerate", "safetensors", "soundfile", "numpy")
+MAX_HEADER = 100 * 2**20  # the safetensors format's own limit
+# Bytes per weight. 8 and 4 bit: linear layers of the LLM quantised, with their scales; the encoders stay in bfloat16.
+BYTES = {"bf16": 2.0, "8-bit": 1.05, "4-bit": 0.58}
+# Beside the weights: activations, key/value cache of a batch of 8, the CUDA context.
+OVERHEAD = 2.0 * GB
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model on the hub: parameters in millions that are used here, size of the download in GB, licence."""
+
+    millions: float
+    download_gb: float
+    licence: str
+
+
+_QWEN = "Tongyi Qianwen licence: research, and commercial use under its terms"
+_AUDEERING = "CC BY-NC-SA 4.0: not for commercial use"
+# Whisper counts its encoder only: the decoder is downloaded and not loaded.
+KNOWN = {
+    "Qwen/Qwen-7B-Chat": Known(7721, 15.4, _QWEN),
+    "Qwen/Qwen-7B": Known(7721, 15.4, _QWEN),
+    "Qwen/Qwen2.5-0.5B-Instruct": Known(494, 1.0, "Apache-2.0"),
+    "Qwen/Qwen2.5-1.5B-Instruct": Known(1544, 3.1, "Apache-2.0"),
+    "Qwen/Qwen2.5-7B-Instruct": Known(7616, 15.2, "Apache-2.0"),
+    "openai/whisper-tiny": Known(8, 0.15, "Apache-2.0"),
+    "openai/whisper-base": Known(21, 0.29, "Apache-2.0"),
+    "openai/whisper-small": Known(88, 0.97, "Apache-2.0"),
+    "openai/whisper-medium": Known(307, 3.1, "Apache-2.0"),
+    "openai/whisper-large-v2": Known(637, 6.2, "Apache-2.0"),
+    "openai/whisper-large-v3": Known(637, 3.1, "Apache-2.0"),
+    "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim": Known(165, 0.66, _AUDEERING),
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Memory and disk in bytes. `extras` maps each extra to the packages of it that are missing."""
+
+    python: str
+    system: str
+    packages: dict[str, str | None]
+    device: str
+    device_memory: int | None
+    cores: int
+    memory: int | None
+    disk_free: int
+    extras: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the three models of a recipe. `here`: a local folder or already in the hub cache."""
+
+    role: str
+    name: str
+    here: bool
+    parameters: int | None
+    download: int | None
+    licence: str | None
+    memory: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a recipe needs. `missing` says, one line each, what is not here and how to get it."""
+
+    recipe: str
+    parts: list[Part]
+    memory: dict[str, int]
+    corpora: dict[str, str]
+    missing: list[str]
+
+
+def examine_machine() -> Machine:
+    """Looks at Python, packages, device, memory, disk and extras."""
+    device, device_memory = _device()
+    return Machine(
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        packages={name: _version(name) for name in CORE},
+        device=device,
+        device_memory=device_memory,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory=_memory(),
+        disk_free=shutil.disk_usage(_existing(hub_cache())).free,
+        extras=missing_extras(),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device() -> tuple[str, int | None]:
+    if _version("torch") is None:
+        return "none: torch is not installed", None
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        count = torch.cuda.device_count()
+        return f"cuda: {count} x {properties.name}", properties.total_memory
+    if torch.backends.mps.is_available():
+        return "mps", None
+    return f"cpu, {torch.get_num_threads()} threads", None
+
+
+def _memory() -> int | None:
+    """Physical memory in bytes; the limit of a container when that is lower."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total
+
+
+def hub_cache() -> Path:
+    """Where Hugging Face keeps downloads, by the same environment variables."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def missing_extras() -> dict[str, list[str]]:
+    """For every extra of the installed distribution, the packages of it that are not installed."""
+    try:
+        required = metadata.requires("re-llm") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    result: dict[str, list[str]] = {}
+    for line in required:
+        match = re.match(r"([A-Za-z0-9._-]+)[^;]*;.*\bextra == ['\"]([a-z]+)['\"]", line)
+        if match and match[1] != "re-llm":
+            lacking = result.setdefault(match[2], [])
+            if _version(match[1]) is None:
+                lacking.append(match[1])
+    return result
+
+
+def count_parameters(folder: Path, only: str = "") -> int | None:
+    """Parameters in a folder's safetensors files whose name contains `only`; None when there are no such files.
+
+    Raises:
+        RellmError: a file is not in safetensors format.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    total = 0
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                size = int.from_bytes(stream.read(8), "little")
+                if size > MAX_HEADER:
+                    raise ValueError(f"a header of {size} bytes")
+                header = json.loads(stream.read(size))
+            shapes = [v["shape"] for k, v in header.items() if k != "__metadata__" and only in k]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RellmError(f"{file} is not in safetensors format: {error}", todo="Copy the file again") from None
+        for shape in shapes:
+            count = 1
+            for length in shape:
+                count *= length
+            total += count
+    return total if files else None
+
+
+def _part(role: str, name: str) -> Part:
+    """One model of the recipe, found locally, in the hub cache, or in the table."""
+    place = Path(resolve_component(name))
+    if place.is_dir():
+        count = count_parameters(place, "encoder." if role == "speech_encoder" else "")
+        return Part(role, name, True, count, None, None, _weights(role, count))
+    known = KNOWN.get(name)
+    count = int(known.millions * 1e6) if known else None
+    return Part(
+        role=role,
+        name=name,
+        here=any((hub_cache() / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json")),
+        parameters=count,
+        download=int(known.download_gb * GB) if known else None,
+        licence=known.licence if known else None,
+        memory=_weights(role, count),
+    )
+
+
+def _weights(role: str, count: int | None) -> dict[str, int]:
+    """Bytes of the weights by precision of the LLM."""
+    if count is None:
+        return {}
+    return {name: int(count * (each if role == "llm" else BYTES["bf16"])) for name, each in BYTES.items()}
+
+
+def _missing_corpus(name: str, root: str) -> str | None:
+    if root == "mini" or Path(root).expanduser().is_dir():
+        return None
+    return f"corpus {name}: no folder {root}; set it with --set corpora.{name}.root=FOLDER"
+
+
+def examine_recipe(recipe: Recipe, machine: Machine) -> Needs:
+    """What the recipe needs and what of it is missing on this machine.
+
+    Raises:
+        RellmError: a component `mini:NAME` is not shipped, or a local weight file is broken.
+    """
+    parts = [_part(role, name) for role, name in recipe.components.model_dump(exclude_none=True).items()]
+    missing = [
+        f"{part.role}: {part.name} ({_gb(part.download)}); get it with: hf download {part.name}"
+        for part in parts
+        if not part.here
+    ]
+    downloads = sum(part.download or 0 for part in parts if not part.here)
+    if downloads > machine.disk_free:
+        missing.append(f"disk: {_gb(downloads)} to download, {_gb(machine.disk_free)} free in {hub_cache()}")
+    roots = {name: corpus.root for name, corpus in recipe.corpora.items()}
+    missing += [line for name, root in roots.items() if (line := _missing_corpus(name, root))]
+    small = all(part.parameters is not None and part.parameters < 1e8 for part in parts)
+    memory = {
+        name: sum(part.memory.get(name, 0) for part in parts) + int(OVERHEAD / 4 if small else OVERHEAD)
+        for name in BYTES
+    }
+    have = machine.device_memory or machine.memory
+    if have and memory["4-bit"] > have:
+        missing.append(f"memory: about {_gb(memory['4-bit'])} even in 4 bit, {_gb(have)} here; choose a smaller LLM")
+    if any(root == "mini" for root in roots.values()) and machine.extras.get("mini"):
+        missing.append('extra mini, which writes the miniature corpora: pip install "re-llm[mini]"')
+    return Needs(recipe.name, parts, memory, roots, missing)
+
+
+def _gb(count: int | None) -> str:
+    return "size unknown" if count is None else f"{count / GB:.2g} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+
+
+def as_dict(machine: Machine, needs: Needs | None) -> dict[str, Any]:
+    """For `--json`."""
+    return {"machine": asdict(machine), "recipe": asdict(needs) if needs else None}
+
+
+def show(machine: Machine, needs: Needs | None) -> None:
+    """Prints the findings for a person."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(title="This machine", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table.add_row("python", f"{machine.python}, {machine.system}  ({sys.executable})")
+    table.add_row("packages", ", ".join(f"{n} {v or 'MISSING'}" for n, v in machine.packages.items()))
+    memory = f", {_gb(machine.device_memory)}" if machine.device_memory else ""
+    table.add_row("device", machine.device + memory)
+    table.add_row("memory", f"{_gb(machine.memory)}, {machine.cores} cores")
+    table.add_row("disk", f"{_gb(machine.disk_free)} free in {_existing(hub_cache())}")
+    for extra, lacking in machine.extras.items():
+        state = "[green]ready[/]" if not lacking else f'without {", ".join(lacking)}: pip install "re-llm\\[{extra}]"'
+        table.add_row(f"extra {extra}", state)
+    console.print(table)
+    if needs:
+        _show_needs(console, needs, machine)
+
+
+def _show_needs(console: Any, needs: Needs, machine: Machine) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"Recipe {needs.recipe}: memory by precision of the LLM", title_justify="left", box=None)
+    for name in ("part", "model", "parameters", *BYTES, "state", "licence"):
+        table.add_column(name, justify="right" if name in (*BYTES, "parameters") else "left", overflow="fold")
+    for part in needs.parts:
+        state = "[green]here[/]" if part.here else f"[yellow]download {_gb(part.download)}[/]"
+        count = f"{part.parameters / 1e6:,.1f} M" if part.parameters else "unknown"
+        weights = [_gb(part.memory.get(name)) for name in BYTES]
+        table.add_row(part.role, part.name, count, *weights, state, part.licence or "")
+    table.add_row("all, to answer", "with activations", "", *(_gb(needs.memory[name]) for name in BYTES), "", "")
+    console.print()
+    console.print(table)
+    have = machine.device_memory or machine.memory
+    if have:
+        fitting = [name for name in BYTES if needs.memory[name] <= have]
+        console.print(f"{_gb(have)} on this machine holds it in: {', '.join(fitting) or 'none of these'}")
+    if needs.missing:
+        console.print("\n[bold]Missing[/]")
+        for line in needs.missing:
+            console.print(f"  [red]-[/] {line}", markup=True)
+    else:
+        console.print("\n[green]Nothing is missing:[/] " + f"re-llm reproduce {needs.recipe}")
