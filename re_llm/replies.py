@@ -149,9 +149,11 @@ def _moved(row: Utterance, old: Path, new: Path) -> Utterance:
 
 
 def _load(
-    rows: Sequence[Utterance], root: Path
-) -> tuple[list[Utterance], list[np.ndarray], list[tuple[Utterance, RellmError]]]:
-    """(usable rows, their samples at 16 kHz, unusable rows with the reason)."""
+    rows: Sequence[Utterance], root: Path, system: Engine | RowSystem
+) -> tuple[list[Utterance], list[np.ndarray] | None, list[tuple[Utterance, RellmError]]]:
+    """(usable rows, their samples at 16 kHz, unusable rows with the reason); no samples for who only reads."""
+    if not getattr(system, "needs_audio", True):
+        return list(rows), None, []
     good, samples, bad = [], [], []
     for row in rows:
         try:
@@ -211,9 +213,7 @@ def respond_manifest(
         todo = [row for row in rows if row.key not in kept.keys | dropped.keys]
         with progress_bar(name, len(rows), done=len(rows) - len(todo), show=progress) as advance:
             for first in range(0, len(todo), CHUNK):
-                chunk, samples, bad = todo[first : first + CHUNK], None, []
-                if getattr(system, "needs_audio", True):
-                    chunk, samples, bad = _load(chunk, manifest.parent)
+                chunk, samples, bad = _load(todo[first : first + CHUNK], manifest.parent, system)
                 if bad and strict:
                     raise bad[0][1]
                 dropped.append(row.model_copy(update={"dropped": str(error)}) for row, error in bad)
@@ -230,7 +230,10 @@ def respond_manifest(
                     asked = {"prompt": prompt, "recognize": recognize, "batch_size": batch_size, "on_batch": save}
                     _ask(system, chunk, samples, **asked, **options)
         report.rows, report.dropped = len(kept.keys), len(dropped.keys)
-    report.dropped_file = dropped_file if report.dropped else dropped_file.unlink()
+    if report.dropped:
+        report.dropped_file = dropped_file
+    else:
+        dropped_file.unlink()
     report.seconds = time.monotonic() - begun
     return report
 
