@@ -99,7 +99,7 @@ def rows_for(files: Iterable[str | os.PathLike[str]]) -> list[Utterance]:
 
 
 def respond_files(
-    system: Engine, rows: Sequence[Utterance], *, name: str, prompt: str | None, **options: Any
+    engine: Engine, rows: Sequence[Utterance], *, system: str, prompt: str | None, **options: Any
 ) -> list[Reply]:
     """Replies to a few recordings, kept in memory. `options` as for `Engine.respond_many`.
 
@@ -107,8 +107,8 @@ def respond_files(
         RellmError: a recording cannot be used.
     """
     samples = [audio.load(row.audio) for row in rows]
-    answers = system.respond_many(samples, prompt=prompt, **options)
-    return [to_record(row, answer, system=name, prompt=prompt) for row, answer in zip(rows, answers, strict=True)]
+    answers = engine.respond_many(samples, prompt=prompt, **options)
+    return [to_record(row, answer, system=system, prompt=prompt) for row, answer in zip(rows, answers, strict=True)]
 
 
 def to_record(row: Utterance, reply: Answer, *, system: str, prompt: str | None, seed: int | None = None) -> Reply:
@@ -149,10 +149,10 @@ def _moved(row: Utterance, old: Path, new: Path) -> Utterance:
 
 
 def _load(
-    rows: Sequence[Utterance], root: Path, system: Engine | RowSystem
+    rows: Sequence[Utterance], root: Path, responder: Engine | RowSystem
 ) -> tuple[list[Utterance], list[np.ndarray] | None, list[tuple[Utterance, RellmError]]]:
     """(usable rows, their samples at 16 kHz, unusable rows with the reason); no samples for who only reads."""
-    if not getattr(system, "needs_audio", True):
+    if not getattr(responder, "needs_audio", True):
         return list(rows), None, []
     good, samples, bad = [], [], []
     for row in rows:
@@ -175,11 +175,11 @@ def _rows(manifest: Path, splits: Iterable[str] | None) -> list[Utterance]:
 
 
 def respond_manifest(
-    system: Engine | RowSystem,
+    responder: Engine | RowSystem,
     manifest: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    name: str = "re-llm",
+    system: str = "re-llm",
     splits: Iterable[str] | None = None,
     prompt: str | None = "chat-empathetic",
     recognize: str | None = None,
@@ -192,8 +192,8 @@ def respond_manifest(
     """Replies to the utterances of a manifest, as records in `out`; keys that `out` already holds are passed over.
 
     Args:
-        system: an engine, or a text system of `re_llm.systems`.
-        name: what the system is called in the records and in the report.
+        responder: an engine, or a text system of `re_llm.systems`.
+        system: what it is called in the records and in the report.
         splits: only these splits; None takes all.
         prompt: id of the prompt to answer; None to recognise only.
         recognize: id of a recognition prompt to ask as well; None to leave it out.
@@ -211,9 +211,9 @@ def respond_manifest(
     with RecordAppender(out) as kept, RecordAppender(dropped_file) as dropped:
         report.resumed = len(kept.keys)
         todo = [row for row in rows if row.key not in kept.keys | dropped.keys]
-        with progress_bar(name, len(rows), done=len(rows) - len(todo), show=progress) as advance:
+        with progress_bar(system, len(rows), done=len(rows) - len(todo), show=progress) as advance:
             for first in range(0, len(todo), CHUNK):
-                chunk, samples, bad = _load(todo[first : first + CHUNK], manifest.parent, system)
+                chunk, samples, bad = _load(todo[first : first + CHUNK], manifest.parent, responder)
                 if bad and strict:
                     raise bad[0][1]
                 dropped.append(row.model_copy(update={"dropped": str(error)}) for row, error in bad)
@@ -222,13 +222,13 @@ def respond_manifest(
 
                 def save(indices: list[int], replies: list[Answer], rows: list[Utterance] = moved) -> None:
                     pairs = [(rows[i], reply) for i, reply in zip(indices, replies, strict=True)]
-                    kept.append(to_record(row, r, system=name, prompt=prompt, seed=seed) for row, r in pairs)
+                    kept.append(to_record(row, r, system=system, prompt=prompt, seed=seed) for row, r in pairs)
                     report.cut += sum(reply.finish_reason == "length" for reply in replies)
                     advance(len(indices))
 
                 if chunk:
                     asked = {"prompt": prompt, "recognize": recognize, "batch_size": batch_size, "on_batch": save}
-                    _ask(system, chunk, samples, **asked, **options)
+                    _ask(responder, chunk, samples, **asked, **options)
         report.rows, report.dropped = len(kept.keys), len(dropped.keys)
     if report.dropped:
         report.dropped_file = dropped_file
@@ -239,10 +239,10 @@ def respond_manifest(
 
 
 def _ask(
-    system: Engine | RowSystem, rows: Sequence[Utterance], samples: Sequence[np.ndarray] | None, **options: Any
+    responder: Engine | RowSystem, rows: Sequence[Utterance], samples: Sequence[np.ndarray] | None, **options: Any
 ) -> None:
-    if hasattr(system, "respond_rows"):
-        system.respond_rows(rows, samples, **options)
+    if hasattr(responder, "respond_rows"):
+        responder.respond_rows(rows, samples, **options)
     else:
         assert samples is not None, "an engine hears recordings"
-        system.respond_many(samples, **options)
+        responder.respond_many(samples, **options)
