@@ -327,7 +327,9 @@ def problems(samples: Samples) -> list[str]:
     peak = float(level.max())
     if peak < SILENCE_PEAK or float(np.ptp(samples)) < SILENCE_PEAK:
         found.append("silent")
-    share = float((level >= CLIP_LEVEL * max(peak, 1.0)).mean())
+    # A loud tone touches full scale; a clipped one stays there.
+    flat = (level[1:] >= CLIP_LEVEL) & (samples[1:] == samples[:-1])
+    share = float(flat.mean()) if len(flat) else 0.0
     if share > CLIP_SHARE:
         found.append(f"clipped ({share:.0%} of the samples at full scale)")
     return found

@@ -147,7 +147,18 @@ def read_records(
     *,
     on_error: Callable[[int, RellmError], None] | None = None,
 ) -> Iterator[R]:
-    """Records of a JSON-lines file, one at a time (memory stays flat in the number of rows).
+    """Records of a JSON-lines file, one at a time; see `read_numbered`."""
+    for _, record in read_numbered(path, model, on_error=on_error):
+        yield record
+
+
+def read_numbered(
+    path: str | os.PathLike[str],
+    model: type[R],
+    *,
+    on_error: Callable[[int, RellmError], None] | None = None,
+) -> Iterator[tuple[int, R]]:
+    """(line number, record) of a JSON-lines file, one at a time (memory stays flat in the number of rows).
 
     Args:
         on_error: called with the line number for every broken line, which is then passed over; without it the
@@ -168,7 +179,7 @@ def read_records(
             try:
                 if len(line) > MAX_LINE_BYTES:
                     raise RellmError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes")
-                yield model.model_validate_json(line)
+                yield number, model.model_validate_json(line)
             except (ValidationError, RellmError) as error:
                 why = _problem(error) if isinstance(error, ValidationError) else error.what
                 problem = RellmError(f"{path}:{number}: not a valid {model.__name__} record: {why}")

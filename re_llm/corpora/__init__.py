@@ -15,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from re_llm.corpora.base import CorpusInfo, Filters, Problem, Reader, Scan
+from re_llm.corpora.base import CorpusInfo, Filters, Reader, Scan
 from re_llm.corpora.run import PrepareReport, VadEstimator, run
 from re_llm.errors import RellmError
+from re_llm.manifest import Problem
 
 __all__ = [
     "CorpusInfo",

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from re_llm.emotions import CANONICAL, SPELLINGS
 from re_llm.errors import RellmError
+from re_llm.manifest import Problem
 from re_llm.records import Utterance
 
 FIELD_BYTES = 1 << 20  # longest field of a table
@@ -91,21 +91,6 @@ class CorpusInfo:
     options: Mapping[str, str] = field(default_factory=dict)
     filters: Mapping[str, Filters] = field(default_factory=dict)
     dimensions: bool = False
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something in a corpus that could not be used as it is."""
-
-    file: str
-    line: int | None
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}"
-
-    def to_line(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
 
 
 class Scan:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from re_llm import audio
-from re_llm.corpora.base import CorpusInfo, Filters, Problem, Reader, Scan
+from re_llm.corpora.base import CorpusInfo, Filters, Reader, Scan
 from re_llm.errors import RellmError
+from re_llm.manifest import Problem, ordered_map
 from re_llm.records import DIMENSIONS, Utterance, disk_error, write_records
 
 COMMON_OPTIONS = {
@@ -24,11 +24,8 @@ COMMON_OPTIONS = {
     "limit": "stop after so many utterances",
 }
 BATCH = 16  # recordings given to the estimator of pseudo labels at once
-AHEAD = 16  # utterances a worker may be ahead of the writer
 DIGITS = 6  # of durations: microseconds
 
-A = TypeVar("A")
-B = TypeVar("B")
 Checked = tuple[Utterance, RellmError | None]
 
 
@@ -92,7 +89,7 @@ def run(
             return utterance, error
         return utterance, None
 
-    rows = _kept(scan, filters, _ordered_map(complete, _unique(scan, reader(scan)), workers))
+    rows = _kept(scan, filters, ordered_map(complete, _unique(scan, reader(scan)), workers))
     if limit:
         rows = itertools.islice(rows, limit)
     if pseudo_vad is not None:
@@ -161,21 +158,6 @@ def _add_audio(utterance: Utterance, hashed: bool) -> None:
     utterance.sample_rate = header.rate
     if hashed:
         utterance.sha256 = _hash(utterance.audio)
-
-
-def _ordered_map(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
-    """`map` over threads, in order, with a bounded number of results waiting."""
-    if workers == 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[B]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= workers * AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _kept(scan: Scan, filters: Filters, checked: Iterable[Checked]) -> Iterator[Utterance]:

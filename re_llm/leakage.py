@@ -1,0 +1,164 @@
+"""Leakage: what training and test data have in common - recordings by content, speakers, sentences.
+
+A result on ESD by a model that was trained on ESD says little (BLSP-Emo trains on it, RE-LLM is tested on it), and so
+does one where the same sentence is on both sides. Nothing is forbidden here; the overlap is counted and shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from re_llm.errors import RellmError
+from re_llm.records import Utterance, read_records
+
+KINDS = ("audio", "speaker", "sentence")
+MIN_WORDS = 4  # shorter sentences ("yes", "I don't know") are said by everyone: no sign of a leak
+EXAMPLES = 5
+TEST_SPLITS = ("test", "test1", "test2", "test3", "evaluation")
+TRAIN_SPLITS = ("train", "dev")
+
+
+@dataclass
+class Overlap:
+    """What training and test data have in common, of one kind: `audio`, `speaker` or `sentence`.
+
+    Attributes:
+        shared: number of different recordings, speakers or sentences on both sides.
+        train_rows, test_rows: rows that hold one of them.
+        unknown: test rows that could not be compared (no hash, no speaker, no text or a very short one).
+        examples: up to five of them, as (value, key of a training row, key of a test row).
+    """
+
+    kind: str
+    shared: int = 0
+    train_rows: int = 0
+    test_rows: int = 0
+    unknown: int = 0
+    examples: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Leakage:
+    """Overlap by kind; `test_rows` is the size of the test set."""
+
+    test_rows: int
+    train_rows: int
+    overlaps: dict[str, Overlap]
+
+    @property
+    def any(self) -> bool:
+        return any(overlap.shared for overlap in self.overlaps.values())
+
+
+def _traces(utterance: Utterance) -> dict[str, str | None]:
+    """What identifies the recording, the speaker and the sentence of an utterance; None where it is not known."""
+    hashed = utterance.sha256 and f"{utterance.sha256}@{utterance.start:.3f}"
+    speaker = utterance.speaker and f"{utterance.corpus}:{utterance.speaker}"
+    return {"audio": hashed or None, "speaker": speaker or None, "sentence": sentence(utterance.text)}
+
+
+def sentence(text: str | None) -> str | None:
+    """The words of a transcript without case and punctuation; None when there are too few to tell a leak.
+
+    Chinese, Japanese and Thai have no blanks: there the number of letters counts.
+    """
+    words = ["".join(c for c in word if c.isalnum()) for word in (text or "").casefold().split()]
+    words = [word for word in words if word]
+    plain = " ".join(words)
+    unspaced = sum(c > "\u0e00" for c in plain) > len(plain) // 2
+    return plain if (len(plain) if unspaced else len(words)) >= MIN_WORDS else None
+
+
+@dataclass
+class _Seen:
+    """A trace of the training data: how many rows hold it, and the first of them."""
+
+    rows: int
+    key: str
+    met: bool = False
+
+
+def find_leakage(train: Iterable[Utterance], test: Iterable[Utterance]) -> Leakage:
+    """What two sets of utterances have in common: recordings (by content), speakers, sentences."""
+    seen: dict[str, dict[bytes, _Seen]] = {kind: {} for kind in KINDS}
+    train_rows = 0
+    for utterance in train:
+        train_rows += 1
+        for kind, value in _traces(utterance).items():
+            if value is not None:
+                seen[kind].setdefault(_digest(value), _Seen(0, utterance.key)).rows += 1
+    overlaps = {kind: Overlap(kind) for kind in KINDS}
+    test_rows = 0
+    for utterance in test:
+        test_rows += 1
+        for kind, value in _traces(utterance).items():
+            if value is None:
+                overlaps[kind].unknown += 1
+            elif (trace := seen[kind].get(_digest(value))) is not None:
+                _count(overlaps[kind], trace, value, utterance.key)
+    return Leakage(test_rows, train_rows, overlaps)
+
+
+def _count(overlap: Overlap, trace: _Seen, value: str, key: str) -> None:
+    overlap.test_rows += 1
+    if not trace.met:
+        trace.met = True
+        overlap.shared += 1
+        overlap.train_rows += trace.rows
+        if len(overlap.examples) < EXAMPLES:
+            overlap.examples.append((value, trace.key, key))
+
+
+def _digest(value: str) -> bytes:
+    # 16 bytes in place of a sentence keep millions of rows in memory.
+    return hashlib.blake2b(value.encode(), digest_size=16).digest()
+
+
+def leakage(
+    train: Sequence[str | os.PathLike[str]],
+    test: str | os.PathLike[str],
+    *,
+    train_splits: Iterable[str] | None = None,
+    test_splits: Iterable[str] | None = None,
+) -> Leakage:
+    """What the training manifests and the test manifest have in common (paper contradiction K12: ESD is in both).
+
+    Args:
+        train_splits, test_splits: which splits of the manifests count; None takes every row, so for one manifest
+            with both sides give `train_splits=["train"], test_splits=["test"]`.
+
+    Raises:
+        RellmError: a manifest is missing or broken, or a side is empty.
+    """
+    train_splits, test_splits = (None if s is None else tuple(s) for s in (train_splits, test_splits))
+    rows = (u for path in train for u in _rows(path, train_splits))
+    found = find_leakage(rows, _rows(test, test_splits))
+    for side, count, splits in (("training", found.train_rows, train_splits), ("test", found.test_rows, test_splits)):
+        if not count:
+            raise RellmError(
+                f"the {side} side of the leakage check has no rows"
+                + (f" of split {', '.join(splits)}" if splits else ""),
+                todo="Check the manifests and the names of their splits",
+            )
+    return found
+
+
+def _rows(path: str | os.PathLike[str], splits: Sequence[str] | None) -> Iterator[Utterance]:
+    return (u for u in read_records(path, Utterance) if splits is None or u.split in splits)
+
+
+def own_leakage(path: Path, splits: Iterable[str]) -> Leakage | None:
+    """What training and test rows of one manifest share; None with one side only. Broken lines are passed over."""
+    train = [s for s in splits if s in TRAIN_SPLITS]
+    test = [s for s in splits if s in TEST_SPLITS]
+    if not train or not test:
+        return None
+
+    def rows(wanted: list[str]) -> Iterator[Utterance]:
+        return (u for u in read_records(path, Utterance, on_error=lambda _n, _e: None) if u.split in wanted)
+
+    return find_leakage(rows(train), rows(test))

@@ -1,0 +1,258 @@
+"""Manifests: reading, summaries, checks (the search for leakage is in re_llm.leakage).
+
+Everything streams: what is kept in memory grows with the number of different speakers, sentences and hashes only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from re_llm import audio
+from re_llm.emotions import CANONICAL
+from re_llm.errors import RellmError
+from re_llm.leakage import Leakage, Overlap, find_leakage, leakage, own_leakage
+from re_llm.records import DIMENSIONS, Utterance, read_numbered, read_records
+
+HISTOGRAM_SECONDS = 0.5  # width of a bar
+DURATION_TOLERANCE = 0.1  # s between what a manifest says and what the file holds
+AHEAD = 16  # rows a worker may be ahead
+
+__all__ = [
+    "CheckReport", "Leakage", "Overlap", "Problem", "Summary", "check", "find_leakage", "leakage", "ordered_map",
+    "read_manifest", "summarize",
+]  # fmt: skip
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a file that could not be used as it is, or is not as it should be."""
+
+    file: str
+    line: int | None
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}"
+
+    def to_line(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+
+
+def read_manifest(path: str | os.PathLike[str], *, splits: Iterable[str] | None = None) -> Iterator[Utterance]:
+    """Utterances of a manifest, one at a time; `splits` keeps those of some splits.
+
+    Raises:
+        RellmError: the file is missing or holds a line that is no utterance.
+    """
+    wanted = None if splits is None else frozenset(splits)
+    return (u for u in read_records(path, Utterance) if wanted is None or u.split in wanted)
+
+
+def ordered_map(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+    """`map` over threads, in order, with a bounded number of results waiting.
+
+    Threads serve here: reading, hashing, decoding and resampling all leave the interpreter lock.
+    """
+    if workers == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[B]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= workers * AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@dataclass
+class Summary:
+    """Counts of a manifest. `seconds` is the length of all recordings.
+
+    Attributes:
+        emotions: rows by (split, emotion); `none` without a label.
+        speakers: rows by (split, speaker).
+        durations: rows by bar of the histogram; bar k holds k to k + 1 times `HISTOGRAM_SECONDS`.
+        dimensions: rows by (name, tenth of the scale).
+        sources: rows by where V/A/D come from; `none` without them.
+    """
+
+    rows: int = 0
+    seconds: float = 0.0
+    splits: Counter[str] = field(default_factory=Counter)
+    corpora: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    emotions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    speakers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    durations: Counter[int] = field(default_factory=Counter)
+    dimensions: Counter[tuple[str, int]] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+
+    def add(self, utterance: Utterance) -> None:
+        split = utterance.split
+        self.rows += 1
+        self.seconds += utterance.duration or 0.0
+        self.splits[split] += 1
+        self.corpora[utterance.corpus] += 1
+        self.languages[utterance.language or "unknown"] += 1
+        self.emotions[split, utterance.emotion or "none"] += 1
+        self.speakers[split, utterance.speaker or "unknown"] += 1
+        if utterance.duration is not None:
+            self.durations[int(utterance.duration / HISTOGRAM_SECONDS)] += 1
+        for name in DIMENSIONS:
+            if (value := getattr(utterance, name)) is not None:
+                self.dimensions[name, min(int(value * 10), 9)] += 1
+        self.sources[utterance.vad_source or "none"] += 1
+
+    def number_of_speakers(self, split: str | None = None) -> int:
+        return len({name for side, name in self.speakers if name != "unknown" and split in (None, side)})
+
+
+def summarize(path: str | os.PathLike[str]) -> Summary:
+    """Counts of a manifest by split, emotion, speaker, language and length, in one pass."""
+    summary = Summary()
+    for utterance in read_manifest(path):
+        summary.add(utterance)
+    return summary
+
+
+@dataclass
+class CheckReport:
+    """What `check` found. `problems` are in the order of the manifest; `decoded` is False for a check of the rows only.
+
+    Attributes:
+        duplicates: groups of keys whose recordings are the same, byte for byte.
+        leakage: what the training and the test rows of this manifest have in common; None with one side only.
+    """
+
+    manifest: str
+    decoded: bool
+    summary: Summary = field(default_factory=Summary)
+    problems: list[Problem] = field(default_factory=list)
+    duplicates: list[list[str]] = field(default_factory=list)
+    leakage: Leakage | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong with any row (duplicates and shared speakers are for the reader to judge)."""
+        return not self.problems
+
+
+def check(
+    path: str | os.PathLike[str],
+    *,
+    decode: bool = True,
+    workers: int = 1,
+    emotions: Sequence[str] = CANONICAL,
+    max_seconds: float = audio.MAX_SECONDS,
+) -> CheckReport:
+    """Checks a manifest, and with `decode` every recording in it.
+
+    Rows: readable, unique keys, known labels, complete V/A/D. Recordings: readable to the end, finite, neither silent
+    nor clipped through, as long as the manifest says. Then duplicates by content, and what training and test share.
+
+    Raises:
+        RellmError: the manifest is missing or has no rows. Anything else is a problem in the report.
+    """
+    path = Path(path)
+    report = CheckReport(str(path), decode)
+    rows = _checked_rows(path, report, frozenset(emotions))
+    by_hash: dict[str, list[str]] = {}
+    shorter: list[tuple[int, Utterance, float]] = []
+    uses: Counter[str] = Counter()
+
+    def listen(item: tuple[int, Utterance]) -> tuple[int, Utterance, Heard]:
+        return *item, _listen(item[1], path.parent, max_seconds) if decode else Heard()
+
+    for number, utterance, heard in ordered_map(listen, rows, workers):
+        report.problems += [Problem(str(path), number, f"{utterance.key}: {what}") for what in heard.problems]
+        report.summary.add(utterance)
+        uses[utterance.audio] += 1
+        if not utterance.start and heard.seconds is not None and _shorter(utterance.duration, heard.seconds):
+            shorter.append((number, utterance, heard.seconds))
+        if utterance.sha256:
+            by_hash.setdefault(f"{utterance.sha256}@{utterance.start:.3f}", []).append(utterance.key)
+    if not report.summary.rows:
+        raise RellmError(f"{path} holds no utterance", todo="Prepare the corpus again")
+    for number, utterance, seconds in shorter:
+        # The beginning of a longer recording is fine where other rows take its other parts.
+        if uses[utterance.audio] == 1:
+            what = f"the manifest says {utterance.duration:.2f} s, the file holds {seconds:.2f} s"
+            report.problems.append(Problem(str(path), number, f"{utterance.key}: {what}"))
+    report.duplicates = [keys for keys in by_hash.values() if len(keys) > 1]
+    report.leakage = own_leakage(path, report.summary.splits)
+    report.problems.sort(key=lambda p: p.line or 0)
+    return report
+
+
+def _shorter(said: float | None, held: float) -> bool:
+    return said is not None and said < held - DURATION_TOLERANCE
+
+
+def _checked_rows(path: Path, report: CheckReport, emotions: frozenset[str]) -> Iterator[tuple[int, Utterance]]:
+    """(line number, utterance) of the readable rows; what is wrong with a row goes into the report."""
+
+    def on_error(number: int, error: RellmError) -> None:
+        report.problems.append(Problem(str(path), number, error.what.partition(": ")[2]))
+
+    keys: set[str] = set()
+    for number, utterance in read_numbered(path, Utterance, on_error=on_error):
+        for what in _row_problems(utterance, keys, emotions):
+            report.problems.append(Problem(str(path), number, f"{utterance.key}: {what}"))
+        keys.add(utterance.key)
+        yield number, utterance
+
+
+def _row_problems(utterance: Utterance, keys: set[str], emotions: frozenset[str]) -> Iterator[str]:
+    if utterance.key in keys:
+        yield "the key occurs twice"
+    if utterance.emotion is not None and utterance.emotion not in emotions:
+        yield f"unknown emotion {utterance.emotion!r}"
+    known = [name for name in DIMENSIONS if getattr(utterance, name) is not None]
+    if known and len(known) < len(DIMENSIONS):
+        yield f"only {', '.join(known)} of {', '.join(DIMENSIONS)}"
+    if known and not utterance.vad_source:
+        yield "dimensions without vad_source: annotated or pseudo:MODEL"
+    if utterance.text is not None and not utterance.text.strip():
+        yield "the text is blank"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was found in a recording; `seconds` is the length of the whole file, None when it could not be read."""
+
+    problems: list[str] = field(default_factory=list)
+    seconds: float | None = None
+
+
+def _listen(utterance: Utterance, folder: Path, max_seconds: float) -> Heard:
+    """Decodes the recording of a row; adds the hash where the row has none."""
+    try:
+        header = audio.info(utterance.audio, root=folder)
+        samples = audio.load(
+            utterance.audio,
+            start=utterance.start,
+            duration=utterance.duration,
+            rate=header.rate,
+            max_seconds=max_seconds,
+            root=folder,
+        )
+        if utterance.sha256 is None:
+            utterance.sha256 = audio.sha256(utterance.audio, root=folder)
+    except RellmError as error:
+        return Heard([error.what])
+    found = audio.problems(samples)
+    if utterance.sample_rate not in (None, header.rate):
+        found.append(f"the manifest says {utterance.sample_rate} Hz, the file {header.rate} Hz")
+    return Heard(found, header.seconds)

@@ -1,0 +1,64 @@
+"""What training and test data have in common."""
+
+import pytest
+
+from re_llm.errors import RellmError
+from re_llm.leakage import find_leakage, leakage, sentence
+from re_llm.records import Utterance, write_records
+
+
+def row(key: str, **fields) -> Utterance:
+    return Utterance(**{"key": key, "corpus": "own", "split": "train", "audio": f"{key}.wav", **fields})
+
+
+def test_each_kind():
+    train = [
+        row("a", sha256="11", speaker="ann", text="The kettle is on the stove."),
+        row("b", sha256="22", speaker="ann", text="Yes."),
+        row("c", sha256="33", start=2.0, speaker="ben"),
+    ]
+    test = [
+        row("x", sha256="11", speaker="cid", text="Nothing like it was said before."),
+        row("y", sha256="33", start=4.0, speaker="ann", text="Yes."),
+        row("z", text="the KETTLE is on the stove!"),
+        row("w", speaker="ann", corpus="other"),
+    ]
+    found = find_leakage(train, test)
+    assert found.any and (found.train_rows, found.test_rows) == (3, 4)
+    audio, speaker, words = (found.overlaps[k] for k in ("audio", "speaker", "sentence"))
+    # Another segment of the same file, and a speaker of that name in another corpus, are not the same.
+    assert (audio.shared, audio.train_rows, audio.test_rows, audio.unknown) == (1, 1, 1, 2)
+    assert (speaker.shared, speaker.train_rows, speaker.test_rows, speaker.unknown) == (1, 2, 1, 1)
+    assert (words.shared, words.test_rows, words.unknown) == (1, 1, 2), "short answers are no sign of a leak"
+    assert words.examples == [("the kettle is on the stove", "a", "z")]
+
+
+def test_nothing_in_common():
+    assert not find_leakage([row("a", sha256="1", speaker="s")], [row("b", sha256="2", speaker="t")]).any
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Well, DON'T you dare!", "well dont you dare"),
+        ("No, never.", None),
+        (None, None),
+        ("...", None),
+        ("小猫在屋顶。", "小猫在屋顶"),
+        ("小猫", None),
+    ],
+)
+def test_sentence(text, words):
+    assert sentence(text) == words
+
+
+def test_manifests_and_splits(tmp_path):
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    write_records(one, [row("a", speaker="s"), row("b", speaker="t", split="test")])
+    write_records(two, [row("c", speaker="s", split="test")])
+    assert leakage([one], two).overlaps["speaker"].shared == 1
+    assert not leakage([one], one, train_splits=["train"], test_splits=["test"]).any
+    with pytest.raises(RellmError, match="training side of the leakage check has no rows of split dev"):
+        leakage([one, two], two, train_splits=["dev"])
+    with pytest.raises(RellmError, match="no such file"):
+        leakage([tmp_path / "three.jsonl"], two)
