@@ -1,0 +1,140 @@
+"""The adapter: from encoder states to speech tokens in the LLM's embedding space.
+
+Shapes: B utterances, T encoder states, S speech tokens, C input channels (speech + emotion), D LLM width.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, glu
+from transformers import WhisperConfig
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
+
+from re_llm.errors import RellmError
+from re_llm.model.configuration import AdapterSettings
+from re_llm.model.outputs import SpeechTokens, time_mask
+
+BOTTLENECK_HEADS = 8
+
+
+class Subsampler(nn.Module):
+    """Strided convolutions with GLU, then a residual bottleneck and LayerNorm (RE-LLM section II-A, BLSP).
+
+    Every convolution but the last keeps the input width (2 C channels, halved by the GLU); the last one goes to D.
+    """
+
+    def __init__(self, in_width: int, out_width: int, settings: AdapterSettings):
+        super().__init__()
+        self.settings = settings
+        widths = [in_width] * settings.conv_layers + [out_width]
+        self.convs = nn.ModuleList(
+            nn.Conv1d(a, 2 * b, settings.kernel_size, settings.stride, settings.kernel_size // 2)
+            for a, b in pairwise(widths)
+        )
+        self.down = nn.Linear(out_width, settings.bottleneck, bias=False)
+        self.up = nn.Linear(settings.bottleneck, out_width, bias=False)
+        self.layers, self.layer_config = nn.ModuleList(), None
+        if settings.hidden_layers:
+            self.layer_config = _layer_config(settings.bottleneck)
+            self.layers.extend(WhisperEncoderLayer(self.layer_config) for _ in range(settings.hidden_layers))
+        self.norm = nn.LayerNorm(out_width, eps=1e-5)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.norm.weight.dtype
+
+    def forward(self, states: Tensor, lengths: Tensor, *, keep_padding: bool = False) -> SpeechTokens:
+        """Speech tokens of encoder states.
+
+        Args:
+            states: [B, T, C].
+            lengths: [B], states of each utterance.
+            keep_padding: let what stands behind an utterance leak into its last tokens, as the released code does in
+                a batch. By default it is zeroed before each convolution, so that a batch equals its single items.
+        """
+        hidden = states.to(self.dtype).transpose(1, 2)
+        for conv in self.convs:
+            if not keep_padding:
+                hidden = hidden * time_mask(lengths, hidden.shape[2])[:, None]
+            hidden = glu(conv(hidden), dim=1)
+            lengths = torch.div(lengths - 1, self.settings.stride, rounding_mode="floor") + 1
+        hidden = hidden.transpose(1, 2)
+        hidden = self.norm(hidden + self.up(self._inner(self.down(hidden), lengths)))
+        mask = time_mask(lengths, hidden.shape[1])[..., None]
+        embeddings = hidden if keep_padding else hidden * mask
+        pooled = (hidden * mask).sum(1) / lengths[:, None].clamp(min=1)
+        return SpeechTokens(embeddings, lengths, pooled)
+
+    def _inner(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        if not self.layers:
+            return gelu(hidden)
+        mask = create_bidirectional_mask(
+            config=self.layer_config,
+            inputs_embeds=hidden,
+            attention_mask=time_mask(lengths, hidden.shape[1]),
+        )
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return hidden
+
+
+def _layer_config(width: int) -> WhisperConfig:
+    if width % BOTTLENECK_HEADS:
+        raise RellmError(
+            f"adapter.bottleneck is {width}, and adapter.hidden_layers needs {BOTTLENECK_HEADS} attention heads in it",
+            allowed=f"multiples of {BOTTLENECK_HEADS}",
+        )
+    config = WhisperConfig(d_model=width, encoder_attention_heads=BOTTLENECK_HEADS, encoder_ffn_dim=4 * width)
+    config._attn_implementation = "sdpa"
+    return config
+
+
+def copy_widened(source: Subsampler, target: Subsampler, *, scale: float = 0.1) -> None:
+    """Starts a fused adapter from one that knows only the speech channels (contradiction K3 of the papers).
+
+    The inner width of the adapter equals its input width, so `target` has extra channels inside as well. They are
+    placed behind the copied ones in each half of every GLU. A copied output sees the copied inputs through the
+    copied weights and the extra inputs through fresh weights times `scale`. The value half of an extra output starts
+    from the extra inputs alone and without bias: with emotion channels at zero it is zero, and the target's
+    output equals the source's exactly. Nothing is frozen: training mixes the channels freely.
+
+    Args:
+        source: adapter over the speech channels alone.
+        target: freshly initialised adapter over speech and emotion channels, in this order; changed in place.
+        scale: factor on the fresh weights that lead from extra to copied channels; 0 makes the target's first
+            output equal the source's for any emotion.
+
+    Raises:
+        RellmError: the two differ in more than the input width.
+    """
+    if source.settings != target.settings or source.norm.weight.shape != target.norm.weight.shape:
+        raise RellmError(
+            f"an adapter {source.settings} cannot start an adapter {target.settings}",
+            todo="Keep the adapter options and the LLM of the checkpoint, or start fresh",
+        )
+    with torch.no_grad():
+        for old, new in zip(source.convs, target.convs, strict=True):
+            _widen(cast(nn.Conv1d, old), cast(nn.Conv1d, new), scale)
+        rest = {k: v for k, v in source.state_dict().items() if not k.startswith("convs.")}
+        target.load_state_dict(rest, strict=False)
+
+
+def _widen(old: nn.Conv1d, new: nn.Conv1d, scale: float) -> None:
+    assert old.bias is not None and new.bias is not None
+    inputs, outputs, wide = old.in_channels, old.out_channels // 2, new.out_channels // 2
+    if inputs > new.in_channels or outputs > wide:
+        raise RellmError(f"an adapter with {inputs} input channels cannot start one with {new.in_channels}")
+    for half in (0, 1):  # a GLU multiplies the first half (values) by the sigmoid of the second (gates)
+        copied = slice(half * wide, half * wide + outputs)
+        extra = slice(half * wide + outputs, (half + 1) * wide)
+        new.weight[copied, :inputs] = old.weight[half * outputs : (half + 1) * outputs]
+        new.bias[copied] = old.bias[half * outputs : (half + 1) * outputs]
+        new.weight[copied, inputs:] *= scale
+        if half == 0:
+            new.weight[extra, :inputs] = 0.0
+            new.bias[extra] = 0.0

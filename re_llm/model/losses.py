@@ -1,0 +1,157 @@
+"""Losses as pure functions; each returns one scalar.
+
+Shapes: R rows, L row length, K chosen positions, V vocabulary, B utterances, E emotions, S speech tokens, D LLM
+width, U transcript tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from re_llm.errors import RellmError
+from re_llm.model.configuration import DIMENSIONS
+
+IGNORE = -100  # label of a position, or of an utterance, that a loss passes over
+TEMPERATURE = 2.0
+
+
+def next_labels(labels: Tensor) -> Tensor:
+    """The label that each position predicts, [R, L]: the labels moved one position to the left."""
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+
+
+def response_positions(labels: Tensor, *, shifted: bool = True) -> Tensor:
+    """Positions [R, L] whose logits the response losses read.
+
+    Args:
+        labels: [R, L], IGNORE outside of the response.
+        shifted: True takes the positions that predict the response tokens. False takes the response tokens' own
+            positions, as the released code does for its KL: the first prediction is left out, one behind the last
+            is taken in.
+    """
+    return (next_labels(labels) if shifted else labels) != IGNORE
+
+
+def response_ce(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of the response, mean over its tokens (RE-LLM section II-B, loss of the released code).
+
+    Args:
+        logits: [K, V] or [R, L, V].
+        targets: [K] or [R, L], the label each position predicts (`next_labels`); IGNORE is passed over.
+    """
+    return _mean_cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+
+def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")
+    return total / (targets != IGNORE).sum().clamp(min=1)  # a batch without any label contributes zero, not NaN
+
+
+def response_kl(student: Tensor, teacher: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
+    """KL(teacher || student), summed over the vocabulary, mean over positions (RE-LLM eq. 5, BLSP).
+
+    No temperature squared in front, as in the released code.
+
+    Args:
+        student, teacher: [K, V] logits at the same response tokens of the speech pass and of the text pass.
+    """
+    assert student.shape == teacher.shape, f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
+    return F.kl_div(
+        F.log_softmax(student.float() / temperature, dim=-1),
+        F.log_softmax(teacher.detach().float() / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def input_kl(student: Tensor, teacher: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
+    """The same at the transcript tokens; needs an adapter that emits one vector per transcript token (BLSP-Emo code).
+
+    Args:
+        student, teacher: [K, V] logits at the speech tokens and at the transcript tokens.
+    """
+    return response_kl(student, teacher, temperature=temperature)
+
+
+def input_er(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the categorical head (RE-LLM eq. 7).
+
+    Args:
+        logits: [B, E].
+        labels: [B] class indices; IGNORE for an utterance without a label.
+    """
+    return _mean_cross_entropy(logits, labels)
+
+
+def input_er_avd(estimate: Tensor, targets: Tensor | Mapping[str, Tensor]) -> Tensor:
+    """Mean squared error of the dimensional head (RE-LLM eq. 9), over all known values.
+
+    Args:
+        estimate: [B, 3] in the order of DIMENSIONS.
+        targets: the same shape and order, or name -> [B]; 0..1, NaN where a value is not known.
+    """
+    if isinstance(targets, Mapping):
+        targets = torch.stack([targets[name] for name in DIMENSIONS], dim=-1)
+    known = ~targets.isnan()
+    error = (estimate.float() - targets.nan_to_num().float()).square() * known
+    return error.sum() / known.sum().clamp(min=1)
+
+
+def cif(weights: Tensor, lengths: Tensor) -> Tensor:
+    """How far the predicted number of tokens is from the real one, relative, mean over utterances (BLSP-Emo code).
+
+    Args:
+        weights: [B], sum of the unscaled firing weights of each utterance.
+        lengths: [B], number of transcript tokens.
+    """
+    return (weights.float() / lengths - 1.0).abs().mean()
+
+
+def adapter_ctc(
+    speech: Tensor, speech_lengths: Tensor, vocabulary: Tensor, blank: Tensor, targets: Tensor, target_lengths: Tensor
+) -> Tensor:
+    """CTC of the transcript on the adapter's output, scored against the LLM's own embeddings.
+
+    For small worlds, where the KL alone is slow to find the words: memory grows with S times V. An utterance whose
+    transcript has more tokens than its speech gives contributes zero.
+
+    Args:
+        speech: [B, S, D] speech tokens, `speech_lengths` [B] of them real.
+        vocabulary: [V, D], the LLM's input embeddings.
+        blank: [D], the learned embedding of the blank (`model.ctc_blank`).
+        targets: [B, U] transcript tokens, `target_lengths` [B] of them real.
+    """
+    scores = speech.float() @ torch.cat([vocabulary.detach().float(), blank.float()[None]]).T
+    return F.ctc_loss(
+        scores.log_softmax(-1).transpose(0, 1),
+        targets,
+        speech_lengths,
+        target_lengths,
+        blank=len(vocabulary),
+        zero_infinity=True,
+    )
+
+
+class Weighted(NamedTuple):
+    """A weighted sum and what it is made of."""
+
+    total: Tensor  # scalar
+    terms: dict[str, Tensor]  # name -> unweighted scalar, detached
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Weighted:
+    """Sum of the terms times their weights (RE-LLM eq. 10 has unit weights).
+
+    Raises:
+        RellmError: a weight names a term that was not computed.
+    """
+    absent = [name for name in weights if name not in terms]
+    if absent or not weights:
+        raise RellmError(f"no loss term {absent or weights}", allowed=", ".join(terms))
+    total = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
+    return Weighted(total, {name: term.detach() for name, term in terms.items()})

@@ -1,0 +1,202 @@
+"""LoRA that acts on chosen positions alone, on top of stock PEFT.
+
+PEFT computes W x + s B A drop(x). A pre-hook on every `lora_A` multiplies its input by a mask m of positions; A and B
+have no bias, so B A (m x) = m B A x: masked positions pass through the frozen weights alone (BLSP-Emo section 3).
+The adapter files stay ordinary PEFT files.
+
+Shapes: R rows, L row length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from re_llm.errors import RellmError
+from re_llm.model.configuration import LoraSettings
+from re_llm.model.weights import check_same
+
+ADAPTER_NAME = "default"
+PEFT_PREFIX = "base_model.model."
+
+# Attention and MLP up/gate by model type, where the names differ from the usual ones.
+_USUAL_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj")
+_TARGETS = {
+    "phi3": ("qkv_proj", "o_proj", "gate_up_proj"),
+    "phi": ("q_proj", "k_proj", "v_proj", "dense", "fc1"),
+    "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h"),
+    "falcon": ("query_key_value", "dense", "dense_h_to_4h"),
+    "bloom": ("query_key_value", "dense", "dense_h_to_4h"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+}
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a forward pass needs to know; also what its recomputation under gradient checkpointing needs."""
+
+    mask: Tensor | None = None  # [R, L] bool
+    off: bool = False
+
+
+class PartialLora:
+    """The one home of the position mask of an LLM's LoRA layers.
+
+    Outside of `using` there is no mask, and a LoRA layer that runs then raises: a pass that forgot the mask would
+    adapt text positions unnoticed.
+
+    Args:
+        language_model: LLM with injected LoRA layers; without any, every method does nothing.
+        scope: `speech`, `text` or `global`.
+    """
+
+    def __init__(self, language_model: nn.Module, scope: str):
+        from peft.tuners.lora import LoraLayer
+
+        self.scope = scope
+        self.layers = [m for m in language_model.modules() if isinstance(m, LoraLayer)]
+        self._state = _State()
+        if scope != "global":
+            for name, module in language_model.named_modules():
+                if isinstance(module, LoraLayer):
+                    if module.use_dora.get(ADAPTER_NAME, False):
+                        raise RellmError(f"{name} uses DoRA, whose output does not vanish where its input is masked")
+                    module.lora_A[ADAPTER_NAME].register_forward_pre_hook(self._apply)
+
+    def _apply(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden, mask = args[0], self._state.mask
+        if mask is None:
+            raise RuntimeError("a partial LoRA layer ran without a mask: call the model, not its language_model")
+        if hidden.shape[:2] != mask.shape:
+            raise RuntimeError(f"LoRA mask {tuple(mask.shape)} does not fit a hidden state {tuple(hidden.shape)}")
+        return (hidden * mask[..., None].to(hidden.dtype),)
+
+    def _set(self, state: _State) -> None:
+        self._state = state
+        for layer in self.layers:
+            # PEFT's own switch would also take the gradient away from the weights.
+            layer._disable_adapters = state.off
+
+    @contextlib.contextmanager
+    def _during(self, state: _State) -> Iterator[None]:
+        before = self._state
+        self._set(state)
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def using(self, speech: Tensor | None, text_shape: tuple[int, int]) -> contextlib.AbstractContextManager[None]:
+        """One forward pass.
+
+        Args:
+            speech: [R, L], True at speech tokens; None when the pass has none.
+            text_shape: (R, L) of the pass.
+        """
+        if not self.layers or self._state.off or self.scope == "global":
+            return contextlib.nullcontext()
+        if self.scope == "text":
+            everywhere = self.layers[0].lora_A[ADAPTER_NAME].weight.new_ones(text_shape).bool()
+            return self._during(_State(~speech if speech is not None else everywhere))
+        # Without speech tokens (decoding, text passes) the branch would add zero: it is not computed.
+        return self._during(_State(off=True) if speech is None else _State(speech))
+
+    def disabled(self) -> contextlib.AbstractContextManager[None]:
+        """The bare LLM, whatever the scope."""
+        return self._during(_State(off=True))
+
+    def checkpoint_contexts(self) -> tuple[contextlib.AbstractContextManager[None], Any]:
+        """`context_fn` of torch's checkpoint: a layer's recomputation sees the mask of its first run.
+
+        Called once per checkpointed layer, at its first run; another pass may follow before the backward.
+        """
+        return contextlib.nullcontext(), self._during(self._state)
+
+
+def default_targets(text_config: Any) -> tuple[str, ...]:
+    """Names of the linear layers that LoRA goes to: attention q, k, v, o and the MLP's up and gate."""
+    return _TARGETS.get(text_config.model_type, _USUAL_TARGETS)
+
+
+def peft_config(settings: LoraSettings, language_model: Any) -> Any:
+    """PEFT's own config for these settings.
+
+    Raises:
+        RellmError: a target that the LLM has not.
+    """
+    from peft import LoraConfig
+
+    targets = settings.targets or default_targets(language_model.config)
+    names = [name for name, module in language_model.named_modules() if isinstance(module, nn.Linear)]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            linear = sorted({re.split(r"\.", name)[-1] for name in names} - {"lm_head"})
+            raise RellmError(
+                f"LoRA target {target!r} is no linear layer of this {language_model.config.model_type}",
+                allowed=", ".join(linear),
+                todo="Set `lora.targets`",
+            )
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def inject(language_model: Any, settings: LoraSettings) -> None:
+    """Puts LoRA layers into the LLM, in place; they start as identity (B = 0)."""
+    from peft import inject_adapter_in_model
+
+    inject_adapter_in_model(peft_config(settings, language_model), language_model, adapter_name=ADAPTER_NAME)
+
+
+def split_weights(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """An LLM's state dict as (its own weights under their bare names, LoRA weights under PEFT's file names)."""
+    bare: dict[str, Tensor] = {}
+    lora: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if ".lora_" in key:
+            lora[f"{PEFT_PREFIX}{key.replace(f'.{ADAPTER_NAME}.', '.')}"] = value
+        else:
+            bare[key.replace(".base_layer.", ".")] = value
+    return bare, lora
+
+
+def load_weights(language_model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Reads the weights of a PEFT adapter file into the injected layers, in place.
+
+    Raises:
+        RellmError: names or shapes differ from the LoRA layers of this LLM; names `where` and the tensor.
+    """
+    check_same(split_weights(language_model.state_dict())[1], weights, where)
+    named = {
+        re.sub(r"\.(lora_[AB])\.", rf".\1.{ADAPTER_NAME}.", key.removeprefix(PEFT_PREFIX)): value
+        for key, value in weights.items()
+    }
+    language_model.load_state_dict(named, strict=False)
+
+
+def merge(language_model: nn.Module, scope: str) -> None:
+    """Adds the LoRA weights into the LLM's own, in place.
+
+    Raises:
+        RellmError: the scope is not `global`: merged weights act on every position.
+    """
+    if scope != "global":
+        raise RellmError(
+            f"LoRA of scope {scope!r} cannot be merged: merged weights would act on every position",
+            allowed="merging when lora.scope is `global`",
+        )
+    from peft.tuners.lora import LoraLayer
+
+    for module in language_model.modules():
+        if isinstance(module, LoraLayer):
+            module.merge(safe_merge=True)

@@ -1,0 +1,365 @@
+"""From text and recordings to model inputs, and the layout of rows.
+
+Shapes: B recordings, R rows, N samples (16 kHz), M mel bins, F mel frames, L row length.
+No torch until a batch is made: a processor can be loaded to count tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin, WhisperFeatureExtractor
+
+from re_llm.errors import RellmError
+from re_llm.model.configuration import SPEECH_TOKEN, AdapterSettings, ReLlmConfig
+from re_llm.model.hub import locate
+
+SAMPLE_RATE = 16_000
+EMOTION_INPUTS = ("raw", "normalized")
+MIN_SAMPLES = 400  # 25 ms: one analysis window of Whisper and of wav2vec2
+Samples = np.ndarray[Any, np.dtype[np.float32]]
+Name = str | os.PathLike[str]
+
+
+class ReLlmProcessor(ProcessorMixin):
+    """Tokenizer, log-mel features for Whisper, and waveforms for the emotion encoder.
+
+    Args:
+        feature_extractor: Whisper's.
+        tokenizer: the LLM's; gets the placeholder `<|speech|>` if it has none.
+        emotion_input: `normalized` (zero mean, unit variance per utterance), `raw`, or None without an emotion
+            encoder.
+        speech_window: `full` pads the spectrogram to whole windows of 30 s, `trimmed` to the longest of the batch.
+        adapter: `AdapterSettings`, for the number of speech tokens.
+    """
+
+    def __init__(
+        self,
+        feature_extractor: Any = None,
+        tokenizer: Any = None,
+        emotion_input: str | None = None,
+        speech_window: str = "full",
+        adapter: Mapping[str, Any] | AdapterSettings | None = None,
+        chat_template: str | None = None,
+    ):
+        if emotion_input is not None and emotion_input not in EMOTION_INPUTS:
+            raise RellmError(f"emotion_input is {emotion_input!r}", allowed=", ".join(EMOTION_INPUTS))
+        super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
+        add_speech_token(tokenizer)
+        self.emotion_input, self.speech_window = emotion_input, speech_window
+        self.adapter = AdapterSettings.read(adapter).as_dict()
+        self.speech_token_id = int(tokenizer.convert_tokens_to_ids(SPEECH_TOKEN))
+
+    @classmethod
+    def from_components(
+        cls,
+        llm: Name,
+        speech_encoder: Name,
+        emotion_encoder: Name | None = None,
+        *,
+        speech_window: str = "full",
+        adapter: AdapterSettings | Mapping[str, Any] | None = None,
+    ) -> ReLlmProcessor:
+        """The processor that goes with `ReLlmForConditionalGeneration.from_components` of the same components."""
+        return cls(
+            WhisperFeatureExtractor.from_pretrained(locate(speech_encoder)),
+            load_tokenizer(locate(llm)),
+            emotion_input=None if emotion_encoder is None else _emotion_input(locate(emotion_encoder)),
+            speech_window=speech_window,
+            adapter=adapter,
+        )
+
+    # --- audio -------------------------------------------------------------------------------------------------
+
+    def frame_count(self, samples: int) -> int:
+        """Mel frames of a recording: those that begin inside it."""
+        return -(-samples // int(self.feature_extractor.hop_length))
+
+    def speech_token_count(self, n_samples: int) -> int:
+        """Speech tokens that the model makes of a recording of `n_samples` at 16 kHz (about 6.25 a second)."""
+        states = (self.frame_count(n_samples) - 1) // 2 + 1
+        return AdapterSettings.read(self.adapter).token_count(states)
+
+    def audio_inputs(self, audio: Sequence[Samples]) -> dict[str, Any]:
+        """Model inputs of recordings (float32, 16 kHz, mono).
+
+        Returns:
+            input_features [B, M, F], feature_lengths [B] in frames, and for an emotion encoder emotion_values [B, N],
+            emotion_lengths [B] in samples; torch tensors.
+
+        Raises:
+            RellmError: a recording that is not mono float samples, or shorter than 25 ms.
+        """
+        import torch
+
+        waves = [_checked(wave, i) for i, wave in enumerate(audio)]
+        lengths = torch.tensor([self.frame_count(len(wave)) for wave in waves])
+        features = [self._log_mel(wave) for wave in waves]
+        batch = {"input_features": torch.from_numpy(_stack(features)), "feature_lengths": lengths}
+        if self.emotion_input is not None:
+            values = [normalized(wave) if self.emotion_input == "normalized" else wave for wave in waves]
+            batch["emotion_values"] = torch.from_numpy(_stack(values))
+            batch["emotion_lengths"] = torch.tensor([len(wave) for wave in waves])
+        return batch
+
+    def _log_mel(self, wave: Samples) -> Samples:
+        """Log-mel spectrogram [M, F] of one recording; its floor depends on nothing else in the batch.
+
+        The recording is followed by silence, to the end of its last window or, when trimmed, far enough for its last
+        frame: so the trimmed spectrogram is the beginning of the full one.
+        """
+        extractor = self.feature_extractor
+        frames, window = self.frame_count(len(wave)), int(extractor.nb_max_frames)
+        whole = -(-frames // window) * window
+        margin = -(-int(extractor.n_fft) // int(extractor.hop_length))
+        padded = whole if self.speech_window == "full" else frames + margin
+        values = extractor(
+            wave,
+            sampling_rate=SAMPLE_RATE,
+            padding="max_length",
+            max_length=padded * int(extractor.hop_length),
+            truncation=False,
+            return_tensors="np",
+        )["input_features"][0]
+        return values if self.speech_window == "full" else values[:, :frames]
+
+    # --- rows --------------------------------------------------------------------------------------------------
+
+    def row(self, pieces: Sequence[str | int]) -> list[int]:
+        """Token ids of one row. A text is tokenised on its own, a number stands for as many speech tokens."""
+        ids: list[int] = []
+        for piece in pieces:
+            if isinstance(piece, int):
+                ids += [self.speech_token_id] * piece
+            elif piece:
+                ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def rows(
+        self, prompts: Sequence[tuple[str, str]], lengths: Sequence[int], *, padding_side: str = "left"
+    ) -> dict[str, Any]:
+        """Padded rows `prefix | speech tokens | suffix`.
+
+        Args:
+            prompts: (prefix, suffix) of each row, as `re_llm.prompts.split_chat` gives them.
+            lengths: speech tokens of each row (`speech_token_count`).
+            padding_side: left for generation, right for training.
+
+        Returns:
+            input_ids and attention_mask, [R, L].
+        """
+        ids = [self.row([prefix, n, suffix]) for (prefix, suffix), n in zip(prompts, lengths, strict=True)]
+        return self.pad_rows(ids, padding_side=padding_side)
+
+    def pad_rows(self, rows: Sequence[Sequence[int]], *, padding_side: str = "left") -> dict[str, Any]:
+        """Rows of token ids as input_ids and attention_mask, [R, L]."""
+        import torch
+
+        pad, longest = self.pad_token_id, max(map(len, rows))
+        ids, mask = [], []
+        for row in rows:
+            fill = longest - len(row)
+            left, right = (fill, 0) if padding_side == "left" else (0, fill)
+            ids.append([pad] * left + list(row) + [pad] * right)
+            mask.append([0] * left + [1] * len(row) + [0] * right)
+        return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+    @property
+    def pad_token_id(self) -> int:
+        tokenizer = self.tokenizer
+        return int(next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None))
+
+    def __call__(
+        self,
+        text: str | Sequence[str] | None = None,
+        audio: Any = None,
+        *,
+        padding_side: str = "left",
+        sampling_rate: int | None = None,
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Model inputs of texts that hold one `<|speech|>` per recording.
+
+        Each placeholder becomes as many as the recording gives speech tokens. The text around it is tokenised piece
+        by piece, as everywhere in this project, and gets no special tokens beyond those it spells out.
+
+        Args:
+            text: one text or several; None gives the audio inputs alone.
+            audio: one recording or several (mono float32 samples at 16 kHz, or paths), in order of the placeholders.
+            sampling_rate: checked, when given.
+
+        Raises:
+            RellmError: placeholders and recordings differ in number, or the sampling rate is not 16 kHz.
+        """
+        if sampling_rate not in (None, SAMPLE_RATE):
+            raise RellmError(f"sampling_rate is {sampling_rate}", allowed=f"{SAMPLE_RATE}", todo="Resample first")
+        if return_tensors != "pt":
+            raise RellmError(f"return_tensors is {return_tensors!r}", allowed="pt")
+        waves = [_samples(item) for item in _as_list(audio)]
+        texts = [text] if isinstance(text, str) else list(text or [])
+        data: dict[str, Any] = {}
+        if texts:
+            found = sum(t.count(SPEECH_TOKEN) for t in texts)
+            if found != len(waves):
+                raise RellmError(
+                    f"the text holds {found} {SPEECH_TOKEN} placeholders, and there are {len(waves)} recordings",
+                    allowed="one placeholder for each recording",
+                )
+            counts = iter([self.speech_token_count(len(wave)) for wave in waves])
+            rows = []
+            for t in texts:
+                first, *others = t.split(SPEECH_TOKEN)
+                rows.append(self.row([first, *(piece for other in others for piece in (next(counts), other))]))
+            data.update(self.pad_rows(rows, padding_side=padding_side))
+        if waves:
+            data.update(self.audio_inputs(waves))
+        return BatchFeature(data)
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = True,
+        padding_side: str = "left",
+        **kwargs: Any,
+    ) -> Any:
+        """The LLM's chat template over messages whose content may hold `{"type": "audio", "audio": samples or path}`.
+
+        Args:
+            conversation: messages of one conversation, or of several.
+            tokenize: False gives the text with one placeholder per recording; True the model inputs (their
+                `input_ids` alone with `return_dict=False`).
+
+        Raises:
+            RellmError: a content of another type, or an audio content without audio.
+        """
+        single = not conversation or isinstance(conversation[0], Mapping)
+        texts, recordings = [], []
+        for messages in [conversation] if single else conversation:
+            plain, found = flatten_messages(messages)
+            recordings += found
+            kwargs["chat_template"] = chat_template or self.chat_template
+            texts.append(
+                self.tokenizer.apply_chat_template(
+                    plain, tokenize=False, add_generation_prompt=add_generation_prompt, **kwargs
+                )
+            )
+        if not tokenize:
+            return texts[0] if single else texts
+        inputs = self(text=texts, audio=recordings, padding_side=padding_side)
+        return inputs if return_dict else inputs["input_ids"]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        names = ["input_ids", "attention_mask", "input_features", "feature_lengths"]
+        return names + (["emotion_values", "emotion_lengths"] if self.emotion_input is not None else [])
+
+
+def flatten_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Messages whose contents are plain text with placeholders, and the recordings in order."""
+    plain, recordings = [], []
+    for message in messages:
+        message = dict(message)
+        content = message.get("content")
+        if content is not None and not isinstance(content, str):
+            parts = []
+            for part in content:
+                if part.get("type") == "text":
+                    parts.append(part["text"])
+                    continue
+                source = next((part[k] for k in ("audio", "path", "url") if part.get(k) is not None), None)
+                if part.get("type") != "audio" or source is None:
+                    raise RellmError(
+                        f"message content {sorted(part)} of type {part.get('type')!r}",
+                        allowed='{"type": "text", "text": ...} and {"type": "audio", "audio": samples or path}',
+                    )
+                recordings.append(source)
+                parts.append(SPEECH_TOKEN)
+            message["content"] = "".join(parts)
+        plain.append(message)
+    return plain, recordings
+
+
+def normalized(wave: Samples) -> Samples:
+    """Zero mean and unit variance over the utterance, as Wav2Vec2FeatureExtractor does it (population variance)."""
+    return ((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)).astype(np.float32)
+
+
+def add_speech_token(tokenizer: Any) -> None:
+    """The placeholder as a special token; the LLM's embeddings need not grow, its id is never embedded."""
+    if SPEECH_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_tokens([SPEECH_TOKEN], special_tokens=True)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The LLM's tokenizer with the placeholder.
+
+    Raises:
+        RellmError: the folder has no tokenizer.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise RellmError(f"there is no tokenizer in {folder}: {error}") from error
+    add_speech_token(tokenizer)
+    return tokenizer
+
+
+def _emotion_input(folder: Path) -> str:
+    """Whether the emotion encoder wants normalised waveforms, from its preprocessor_config.json."""
+    from transformers import AutoFeatureExtractor
+
+    try:
+        extractor = AutoFeatureExtractor.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise RellmError(f"{folder}/preprocessor_config.json cannot be used: {error}") from error
+    if getattr(extractor, "sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
+        raise RellmError(f"the emotion encoder in {folder} wants {extractor.sampling_rate} Hz", allowed="16000 Hz")
+    return "normalized" if getattr(extractor, "do_normalize", False) else "raw"
+
+
+def _as_list(audio: Any) -> list[Any]:
+    if audio is None:
+        return []
+    if isinstance(audio, str | os.PathLike) or getattr(audio, "ndim", 0) == 1:
+        return [audio]
+    return list(audio)
+
+
+def _samples(item: Any) -> Samples:
+    if isinstance(item, str | os.PathLike | bytes):
+        from re_llm.audio import load
+
+        return load(item, rate=SAMPLE_RATE)
+    return np.asarray(copy.copy(item))
+
+
+def _checked(wave: Any, index: int) -> Samples:
+    wave = np.asarray(wave)
+    if wave.ndim != 1 or not np.issubdtype(wave.dtype, np.floating):
+        raise RellmError(
+            f"recording {index} is an array of shape {wave.shape} and type {wave.dtype}",
+            allowed="mono float samples, shape [N]",
+        )
+    if len(wave) < MIN_SAMPLES:
+        raise RellmError(f"recording {index} has {len(wave)} samples, less than 25 ms", allowed="25 ms and more")
+    return wave.astype(np.float32, copy=False)
+
+
+def _stack(arrays: Sequence[Samples]) -> Samples:
+    """Arrays that differ in their last axis, padded with zeros to the longest."""
+    longest = max(array.shape[-1] for array in arrays)
+    pads = [[(0, 0)] * (array.ndim - 1) + [(0, longest - array.shape[-1])] for array in arrays]
+    return np.stack([np.pad(array, pad) for array, pad in zip(arrays, pads, strict=True)])
+
+
+AutoProcessor.register(ReLlmConfig, ReLlmProcessor, exist_ok=True)

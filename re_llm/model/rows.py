@@ -1,0 +1,59 @@
+"""How recordings and rows of tokens belong together.
+
+Shapes: B recordings, R rows, L row length, S speech tokens, D LLM width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor, nn
+
+from re_llm.errors import RellmError
+from re_llm.model.outputs import SpeechTokens
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Positions that count real tokens only, [R, L].
+
+    Raises:
+        RellmError: padding inside a row.
+    """
+    mask = attention_mask.bool()
+    starts = (mask[:, 1:] & ~mask[:, :-1]).sum(1) + mask[:, 0]
+    if int(starts.max()) > 1:
+        raise RellmError(f"row {int(starts.argmax())} has padding between real tokens", allowed="padding at its ends")
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def row_bounds(held: Sequence[int], given: Sequence[int]) -> list[int]:
+    """Number of utterances in front of each row's end, for rows with `held` placeholders.
+
+    Raises:
+        RellmError: the rows' placeholders are not the speech tokens of whole utterances, in order.
+    """
+    ends = {total: i for i, total in enumerate(accumulate(given, initial=0))}
+    totals = list(accumulate(held))
+    if totals[-1] == sum(given) and all(total in ends for total in totals):
+        return [ends[total] for total in totals]
+    if len(held) == len(given):
+        row = next(i for i, (a, b) in enumerate(zip(held, given, strict=True)) if a != b)
+        what = f"row {row} holds {held[row]} speech placeholders, its audio gives {given[row]} speech tokens"
+    else:
+        what = f"the rows hold {list(held)} speech placeholders, the recordings give {list(given)} speech tokens"
+    raise RellmError(what, todo="Make rows and audio inputs with the checkpoint's own processor")
+
+
+def pack_rows(speech: SpeechTokens, held: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Speech tokens by row, [R, S, D] and [R]: transformers repeats rows, not utterances, for beams and samples."""
+    bounds = row_bounds(held, speech.lengths.tolist())
+    if bounds == list(range(1, len(speech.lengths) + 1)):
+        return speech.embeddings, speech.lengths
+    rows = []
+    for first, last in pairwise([0, *bounds]):
+        parts = [speech.embeddings[i, : speech.lengths[i]] for i in range(first, last)]
+        rows.append(torch.cat(parts) if parts else speech.embeddings.new_zeros(0, speech.embeddings.shape[2]))
+    lengths = speech.lengths.new_tensor(list(held))
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths

@@ -1,0 +1,118 @@
+"""Whisper's encoder for utterances of any length.
+
+Shapes: B utterances, N windows, M mel bins, F mel frames (100 a second), T states (50 a second), Ds width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, gelu, pad
+from transformers import WhisperConfig
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from re_llm.errors import RellmError
+from re_llm.model.outputs import time_mask
+
+FRAMES_PER_STATE = 2  # stride of Whisper's second convolution
+
+
+class SpeechEncoder(nn.Module):
+    """Whisper's encoder, run over windows of at most 30 s.
+
+    Args:
+        config: Whisper's own; `max_source_positions` states are one window.
+        window: `full` runs every window at its whole length, padding included, as Whisper was trained; `trimmed`
+            runs the real frames only, with an attention mask in a batch. Hugging Face's forward refuses shorter
+            input, so convolutions, positions and layers are called here.
+    """
+
+    def __init__(self, config: WhisperConfig, window: str):
+        super().__init__()
+        self.config, self.window = config, window
+        self.whisper = WhisperEncoder(config)
+
+    @property
+    def window_frames(self) -> int:
+        """Mel frames of one window (3000 = 30 s in every released Whisper)."""
+        return int(self.config.max_source_positions) * FRAMES_PER_STATE
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.whisper.conv1.weight.dtype
+
+    def forward(self, features: Tensor, lengths: Tensor, *, keep_padding: bool = False) -> tuple[Tensor, Tensor]:
+        """States of a batch of utterances.
+
+        Args:
+            features: [B, M, F] log-mel frames.
+            lengths: [B] real frames of each utterance.
+            keep_padding: leave the states behind an utterance as the encoder made them, instead of zero.
+
+        Returns:
+            states [B, T, Ds], and their number in each utterance [B].
+
+        Raises:
+            RellmError: an utterance without frames, or features that do not fill the window when it is `full`.
+        """
+        counts = lengths.tolist()
+        self._check(features, counts)
+        windows, real = self._cut(features.to(self.dtype), counts)
+        hidden = self._encode(windows, real)
+        state_lengths = torch.div(lengths - 1, FRAMES_PER_STATE, rounding_mode="floor") + 1
+        states = self._join(hidden, counts, int(state_lengths.max()))
+        if not keep_padding:
+            states = states * time_mask(state_lengths, states.shape[1])[..., None]
+        return states, state_lengths
+
+    def _check(self, features: Tensor, counts: list[int]) -> None:
+        if min(counts) < 1 or max(counts) > features.shape[2]:
+            raise RellmError(f"feature_lengths {counts} do not fit features of {features.shape[2]} frames")
+        if self.window == "full" and features.shape[2] % self.window_frames:
+            raise RellmError(
+                f"features have {features.shape[2]} frames, but speech_window is `full`",
+                allowed=f"multiples of {self.window_frames} frames",
+                todo="Make the features with the checkpoint's own processor",
+            )
+
+    def _cut(self, features: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
+        """Windows [N, M, F'] of all utterances one after the other, and their real frames [N]."""
+        size = self.window_frames
+        cuts = [(row, start) for row, count in enumerate(counts) for start in range(0, count, size)]
+        real = [min(counts[row] - start, size) for row, start in cuts]
+        width = size if self.window == "full" else max(real)
+        pieces = [features[row, :, start : start + width] for row, start in cuts]
+        windows = torch.stack([pad(piece, (0, width - piece.shape[1])) for piece in pieces])
+        return windows, torch.tensor(real, device=features.device)
+
+    def _encode(self, windows: Tensor, real: Tensor) -> Tensor:
+        """Whisper's own layers over windows [N, M, F'] -> [N, T', Ds]."""
+        whisper, training = self.whisper, self.training
+        trimmed = self.window == "trimmed"
+        hidden = windows * time_mask(real, windows.shape[2])[:, None] if trimmed else windows
+        hidden = gelu(whisper.conv1(hidden))
+        if trimmed:  # what the convolution wrote behind an utterance would reach its last state
+            hidden = hidden * time_mask(real, hidden.shape[2])[:, None]
+        hidden = gelu(whisper.conv2(hidden)).transpose(1, 2)
+        hidden = hidden + whisper.embed_positions.weight[: hidden.shape[1]]
+        hidden = dropout(hidden, p=self.config.dropout, training=training)
+        mask = None
+        if trimmed:
+            states = torch.div(real - 1, FRAMES_PER_STATE, rounding_mode="floor") + 1
+            mask = create_bidirectional_mask(
+                config=whisper.config, inputs_embeds=hidden, attention_mask=time_mask(states, hidden.shape[1])
+            )
+        drop = self.config.encoder_layerdrop if training else 0.0
+        for layer in whisper.layers:
+            if not drop or torch.rand(()) >= drop:
+                hidden = layer(hidden, mask)
+        return whisper.layer_norm(hidden)
+
+    def _join(self, hidden: Tensor, counts: list[int], longest: int) -> Tensor:
+        """States of the windows [N, T', Ds] put together by utterance, [B, T, Ds]."""
+        if len(hidden) == len(counts):
+            return hidden[:, :longest]
+        per_row = [-(-count // self.window_frames) for count in counts]
+        rows = [torch.cat(list(part))[:longest] for part in torch.split(hidden, per_row)]
+        return torch.stack([pad(row, (0, 0, 0, longest - row.shape[0])) for row in rows])

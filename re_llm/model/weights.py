@@ -1,0 +1,101 @@
+"""Reading weights: safetensors only, by name, with errors that say which file and which tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from re_llm.errors import RellmError
+
+WEIGHTS, WEIGHTS_INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+LORA_WEIGHTS, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def read_weights(folder: Path, prefixes: Sequence[str] = ("",), *, allow_pickle: bool = False) -> dict[str, Tensor]:
+    """Tensors of a model folder (one file or shards) whose names begin with one of `prefixes`.
+
+    Args:
+        allow_pickle: also read `pytorch_model.bin`, with torch's restricted unpickler.
+
+    Raises:
+        RellmError: no weights, a missing shard, a truncated file.
+    """
+    if (folder / WEIGHTS).is_file():
+        return read_file(folder / WEIGHTS, prefixes)
+    if (folder / WEIGHTS_INDEX).is_file():
+        weights: dict[str, Tensor] = {}
+        for shard in _shards(folder / WEIGHTS_INDEX, prefixes):
+            weights.update(read_file(folder / shard, prefixes))
+        return weights
+    pickled = folder / PICKLED
+    if pickled.is_file() and allow_pickle:
+        loaded = torch.load(pickled, map_location="cpu", weights_only=True)
+        return {key: value for key, value in loaded.items() if key.startswith(tuple(prefixes))}
+    raise RellmError(
+        f"{folder} has no {WEIGHTS}",
+        allowed="weights as safetensors" + ("; allow_pickle=True reads its pickle" if pickled.is_file() else ""),
+    )
+
+
+def _shards(index: Path, prefixes: Sequence[str]) -> list[str]:
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        wanted = sorted({file for key, file in files.items() if key.startswith(tuple(prefixes))})
+    except (ValueError, KeyError, AttributeError) as error:
+        raise RellmError(f"{index} is not an index of weights: {error!r}") from error
+    if any(Path(file).name != file for file in wanted):
+        raise RellmError(f"{index} names a file outside of its folder")
+    return wanted
+
+
+def read_file(path: Path, prefixes: Sequence[str] = ("",)) -> dict[str, Tensor]:
+    """Tensors of one safetensors file whose names begin with one of `prefixes`.
+
+    Raises:
+        RellmError: the file is missing or truncated.
+    """
+    if not path.is_file():
+        raise RellmError(f"{path} is missing", todo="Copy or download the whole folder again")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys() if key.startswith(tuple(prefixes))}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise RellmError(
+            f"{path} is not a whole safetensors file: {error}", todo="Copy or download it again"
+        ) from error
+
+
+def check_same(own: Mapping[str, Tensor], given: Mapping[str, Tensor], where: object) -> None:
+    """Both have the same names and shapes.
+
+    Raises:
+        RellmError: they differ; names `where` and the first tensor.
+    """
+    missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    if missing:
+        raise RellmError(f"{where} lacks the tensor {missing[0]}{_more(missing)}")
+    if extra:
+        raise RellmError(f"{where} holds the tensor {extra[0]}{_more(extra)}, which this model has not")
+    for key, value in own.items():
+        if value.shape != given[key].shape:
+            raise RellmError(f"{where}: {key} has shape {list(given[key].shape)}, the model needs {list(value.shape)}")
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if names[1:] else ""
+
+
+def load_into(module: nn.Module, weights: Mapping[str, Tensor], where: object, *, optional: Sequence[str] = ()) -> None:
+    """Loads weights into a module, in place; all of them and no others, but for `optional` names.
+
+    Raises:
+        RellmError: names or shapes differ; names `where` and the tensor.
+    """
+    own = {key: value for key, value in module.state_dict().items() if key not in optional or key in weights}
+    check_same(own, weights, where)
+    module.load_state_dict(dict(weights), strict=False)
