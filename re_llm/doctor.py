@@ -222,6 +222,21 @@ def _weights(role: str, count: int | None) -> dict[str, int]:
     return {name: int(count * (each if role == "llm" else BYTES["bf16"])) for name, each in BYTES.items()}
 
 
+def _missing_checkpoints(recipe: Recipe) -> list[str]:
+    """Checkpoints that stages start from or systems use, and that are neither stages, shipped nor on the disk."""
+    named = {stage.start for stage in recipe.stages.values()} | {s.stage for s in recipe.systems.values() if s.stage}
+    lines = []
+    for name in sorted(named - {"components"} - set(recipe.stages)):
+        try:
+            here = Path(resolve_component(name)).is_dir()
+        except RellmError:
+            here = False
+        if not here:
+            how = "re-llm mini build" if name.startswith("mini:") else f"re-llm convert DOWNLOAD {name}"
+            lines.append(f"checkpoint {name}: no such folder; make it with: {how}")
+    return lines
+
+
 def _missing_corpus(name: str, root: str) -> str | None:
     if root == "mini" or Path(root).expanduser().is_dir():
         return None
@@ -243,6 +258,7 @@ def examine_recipe(recipe: Recipe, machine: Machine) -> Needs:
     downloads = sum(part.download or 0 for part in parts if not part.here)
     if downloads > machine.disk_free:
         missing.append(f"disk: {_gb(downloads)} to download, {_gb(machine.disk_free)} free in {hub_cache()}")
+    missing += _missing_checkpoints(recipe)
     roots = {name: corpus.root for name, corpus in recipe.corpora.items()}
     missing += [line for name, root in roots.items() if (line := _missing_corpus(name, root))]
     small = all(part.parameters is not None and part.parameters < 1e8 for part in parts)
@@ -289,26 +305,28 @@ def show(machine: Machine, needs: Needs | None) -> None:
 
 
 def _show_needs(console: Any, needs: Needs, machine: Machine) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"Recipe {needs.recipe}: memory by precision of the LLM", title_justify="left", box=None)
-    for name in ("part", "model", "parameters", *BYTES, "state", "licence"):
-        table.add_column(name, justify="right" if name in (*BYTES, "parameters") else "left", overflow="fold")
+    table = Table(title=f"Recipe {needs.recipe}: parts", title_justify="left", box=None)
+    for name in ("part", "parameters", *BYTES, "state"):
+        table.add_column(name, justify="left" if name in ("part", "state") else "right")
     for part in needs.parts:
-        state = "[green]here[/]" if part.here else f"[yellow]download {_gb(part.download)}[/]"
+        state = "[green]here[/]" if part.here else f"[yellow]to download, {_gb(part.download)}[/]"
         count = f"{part.parameters / 1e6:,.1f} M" if part.parameters else "unknown"
-        weights = [_gb(part.memory.get(name)) for name in BYTES]
-        table.add_row(part.role, part.name, count, *weights, state, part.licence or "")
-    table.add_row("all, to answer", "with activations", "", *(_gb(needs.memory[name]) for name in BYTES), "", "")
+        table.add_row(part.role, count, *(_gb(part.memory.get(name)) for name in BYTES), state)
+    table.add_row("to answer", "", *(_gb(needs.memory[name]) for name in BYTES), "weights, activations, cache")
     console.print()
     console.print(table)
+    for part in needs.parts:
+        console.print(f"  {part.role}: [bold]{part.name}[/]  [dim]{part.licence or ''}[/]", soft_wrap=True)
     have = machine.device_memory or machine.memory
     if have:
-        fitting = [name for name in BYTES if needs.memory[name] <= have]
-        console.print(f"{_gb(have)} on this machine holds it in: {', '.join(fitting) or 'none of these'}")
+        fitting = ", ".join(name for name in BYTES if needs.memory[name] <= have) or "none of these"
+        console.print(f"\n{_gb(have)} here hold it in {fitting}; 8 and 4 bit need an LLM that is stored quantised.")
     if needs.missing:
         console.print("\n[bold]Missing[/]")
         for line in needs.missing:
-            console.print(f"  [red]-[/] {line}", markup=True)
+            console.print(f"  [red]-[/] {escape(line)}", soft_wrap=True)
     else:
-        console.print("\n[green]Nothing is missing:[/] " + f"re-llm reproduce {needs.recipe}")
+        console.print(f"\n[green]Nothing is missing:[/] re-llm reproduce {needs.recipe}")

@@ -99,7 +99,13 @@ def rows_for(files: Iterable[str | os.PathLike[str]]) -> list[Utterance]:
 
 
 def respond_files(
-    engine: Engine, rows: Sequence[Utterance], *, system: str, prompt: str | None, **options: Any
+    engine: Engine,
+    rows: Sequence[Utterance],
+    *,
+    system: str = "re-llm",
+    prompt: str | None = "chat-empathetic",
+    seed: int | None = None,
+    **options: Any,
 ) -> list[Reply]:
     """Replies to a few recordings, kept in memory. `options` as for `Engine.respond_many`.
 
@@ -108,7 +114,8 @@ def respond_files(
     """
     samples = [audio.load(row.audio) for row in rows]
     answers = engine.respond_many(samples, prompt=prompt, **options)
-    return [to_record(row, answer, system=system, prompt=prompt) for row, answer in zip(rows, answers, strict=True)]
+    pairs = zip(rows, answers, strict=True)
+    return [to_record(row, answer, system=system, prompt=prompt, seed=seed) for row, answer in pairs]
 
 
 def to_record(row: Utterance, reply: Answer, *, system: str, prompt: str | None, seed: int | None = None) -> Reply:
@@ -206,11 +213,12 @@ def respond_manifest(
     manifest, out = Path(manifest), Path(out)
     rows = _rows(manifest, splits)
     dropped_file = out.with_suffix(".dropped.jsonl")
+    dropped_file.unlink(missing_ok=True)  # a recording that was unusable in an earlier run is tried again
     report = RespondReport(out)
     begun = time.monotonic()
     with RecordAppender(out) as kept, RecordAppender(dropped_file) as dropped:
         report.resumed = len(kept.keys)
-        todo = [row for row in rows if row.key not in kept.keys | dropped.keys]
+        todo = [row for row in rows if row.key not in kept.keys]
         with progress_bar(system, len(rows), done=len(rows) - len(todo), show=progress) as advance:
             for first in range(0, len(todo), CHUNK):
                 chunk, samples, bad = _load(todo[first : first + CHUNK], manifest.parent, responder)

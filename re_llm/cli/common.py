@@ -1,0 +1,158 @@
+"""What every command shares: options, exit codes, and how an error looks to a person.
+
+Exit codes: 0 done, 1 failed, 2 the user's input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from re_llm.errors import RellmError
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+# What the parser raises (typer brings its own click in new versions, so it is named through typer).
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else, to standard output.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", envvar="RE_LLM_MODEL", help="Checkpoint: folder, hub id, or mini:NAME for a shipped one."
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Utterances decoded at once.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens of the LLM.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the recipe; may be repeated.")
+]
+
+DEFAULT_MODEL = "mini:re-llm"
+
+
+class CommandGroup(TyperGroup):
+    """The top group: its help by sections, and what a command raises as a message on stderr and an exit code."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                panel = getattr(command, "rich_help_panel", None)
+                title = panel if isinstance(panel, str) else "Commands"
+                sections.setdefault(title, []).append((name, command.get_short_help_str(formatter.width)))
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, UsageError):
+            raise
+        except KeyboardInterrupt:
+            typer.echo("\nInterrupted. Finished rows are kept: run the same command again to go on.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # `| head` closed the pipe: typer ends quietly
+                raise
+            raise typer.Exit(_report(error, ctx.params.get("debug"))) from None
+        except Exception as error:
+            raise typer.Exit(_report(error, ctx.params.get("debug"))) from None
+
+
+def _report(error: Exception, debug: bool | None) -> int:
+    """Writes the error to stderr; returns the exit code."""
+    if debug:
+        traceback.print_exc()
+    if isinstance(error, RellmError):
+        _say(error.what)
+        if error.allowed:
+            typer.echo(f"  Allowed: {error.allowed}", err=True)
+        if error.todo:
+            typer.echo(f"  {error.todo}", err=True)
+        return WRONG_INPUT
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        _say("out of memory")
+        typer.echo("  Try a smaller --batch-size, or --dtype bfloat16", err=True)
+        return FAILED
+    _say(f"{type(error).__name__}: {error}")
+    if not debug:
+        typer.echo("  This was not expected. `re-llm --debug COMMAND ...` shows where it happened", err=True)
+    return FAILED
+
+
+def _say(what: str) -> None:
+    typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+    typer.echo(what, err=True)
+
+
+def quiet_libraries() -> None:
+    """Keeps the chatter of libraries out of the output; what the user has set stays."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() else "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; pydantic records and paths included."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(exclude_none=True)
+    if hasattr(value, "__dataclass_fields__"):
+        # Counters keyed by pairs (split, emotion) become keys that JSON can hold.
+        return {name: _keyed(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return str(value)
+
+
+def _keyed(value: Any) -> Any:
+    if isinstance(value, dict) and any(isinstance(key, tuple) for key in value):
+        return {" ".join(map(str, key)): each for key, each in value.items()}
+    return value
+
+
+def print_report(report: Any, as_json: bool) -> None:
+    """What a stage says when it is done: all of its fields for machines, its summary or its fields for people."""
+    if as_json:
+        print_json(report)
+    elif hasattr(report, "summary"):
+        typer.echo(report.summary())
+    else:
+        for name, value in _plain(report).items():
+            if value not in (None, [], {}):
+                typer.echo(f"  {name.replace('_', ' '):12} {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(each)}" for name, each in value.items())
+    return str(value)
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def likely(probabilities: dict[str, float] | None, count: int = 3) -> str:
+    """The most probable emotions, e.g. `angry 81 %, sad 12 %, neutral 5 %`."""
+    ranked: Iterable[tuple[str, float]] = sorted((probabilities or {}).items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {percent(value)}" for name, value in list(ranked)[:count])

@@ -1,0 +1,181 @@
+"""`re-llm prepare`: a corpus becomes a manifest; the corpora there are; what is wrong with a manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from re_llm.cli.common import FAILED, Device, JsonFlag, Seed, print_json
+from re_llm.errors import RellmError
+
+if TYPE_CHECKING:
+    from re_llm.corpora import CorpusInfo, PrepareReport
+    from re_llm.manifest import CheckReport
+
+SHOWN = 20  # problems printed; all of them are in the problems file or in --json
+
+
+def prepare(
+    name: Annotated[str | None, typer.Argument(help="Corpus, or `check` to check a manifest.")] = None,
+    manifest: Annotated[Path | None, typer.Argument(help="The manifest to check, after `check`.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the corpus.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The manifest to write.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Named selection and split; see --list NAME.")] = None,
+    option: Annotated[
+        list[str], typer.Option("--option", metavar="KEY=VALUE", help="Setting of the reader; may be repeated.")
+    ] = [],  # noqa: B006
+    pseudo_vad: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Emotion encoder that estimates V/A/D where there is none.")
+    ] = None,
+    seed: Seed = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="The first problem is an error.")] = False,
+    no_hash: Annotated[
+        bool, typer.Option("--no-hash", help="Leave SHA-256 out: faster, but no leakage check.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read recordings.")] = 2,
+    device: Device = "auto",
+    show_list: Annotated[bool, typer.Option("--list", help="List the corpora, or describe NAME.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Read a corpus and write its manifest, or check one.
+
+    Examples:
+
+        re-llm prepare --list
+
+        re-llm prepare ravdess --root RAVDESS --out manifest.jsonl
+
+        re-llm prepare check manifest.jsonl
+    """
+    if show_list:
+        _list(name, as_json)
+    elif name == "check":
+        _check(manifest, workers, as_json)
+    elif name is None:
+        raise RellmError("no corpus is named", todo="List them with: re-llm prepare --list")
+    else:
+        if manifest is not None:
+            raise RellmError(f"unexpected argument {str(manifest)!r}", todo="Give the folder with --root")
+        if root is None or out is None:
+            missing = "--root" if root is None else "--out"
+            raise RellmError(f"{missing} is missing", todo=f"re-llm prepare {name} --root FOLDER --out manifest.jsonl")
+        report = _prepare(
+            name, root, out, protocol=protocol, options=_options(option), pseudo_vad=pseudo_vad, device=device,
+            seed=seed, strict=strict, hash=not no_hash, workers=workers,
+        )  # fmt: skip
+        if as_json:
+            print_json(report)
+        else:
+            _show_report(report, out)
+
+
+def _prepare(name: str, root: Path, out: Path, *, pseudo_vad: str | None, device: str, **options: Any) -> PrepareReport:
+    from re_llm import corpora
+
+    estimator = None
+    if pseudo_vad:
+        from re_llm.pseudo_vad import DimensionEstimator
+
+        estimator = DimensionEstimator.load(pseudo_vad, device=device)
+    return corpora.prepare(name, root, out, pseudo_vad=estimator, **options)
+
+
+def _options(items: list[str]) -> dict[str, str]:
+    pairs = [item.partition("=") for item in items]
+    for key, equals, _ in pairs:
+        if not (key and equals):
+            raise RellmError(f"--option {key!r} is not of the form KEY=VALUE", allowed="e.g. min_seconds=1")
+    return {key.strip(): value for key, _, value in pairs}
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counter.most_common()) or "none"
+
+
+def _show_report(report: PrepareReport, out: Path) -> None:
+    typer.echo(f"{report.rows} utterances, {report.seconds / 3600:.2f} h: {out}")
+    typer.echo(f"  splits    {_counts(report.by_split)}")
+    typer.echo(f"  emotions  {_counts(report.by_emotion)}")
+    for reason, count in report.dropped.most_common():
+        typer.echo(f"  left out  {count} x {reason}")
+    if report.problems:
+        typer.echo(f"  {len(report.problems)} problems, all of them in {report.problems_file}; the first:", err=True)
+        for problem in report.problems[:SHOWN]:
+            typer.echo(f"    {problem}", err=True)
+
+
+def _list(name: str | None, as_json: bool) -> None:
+    from re_llm import corpora
+
+    infos = [corpora.get(name)[0]] if name else corpora.infos()
+    if as_json:
+        print_json(infos)
+    elif name:
+        _describe(infos[0])
+    else:
+        _table(infos)
+
+
+def _table(infos: list[CorpusInfo]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("corpus", "what", "languages", "utterances", "V/A/D", "protocols", "licence"):
+        table.add_column(column, overflow="fold", justify="right" if column == "utterances" else "left")
+    for info in infos:
+        table.add_row(
+            f"[bold]{info.name}[/]", info.title, " ".join(info.languages), f"{info.utterances:,}" or "",
+            "yes" if info.dimensions else "", " ".join(info.protocols), info.licence,
+        )  # fmt: skip
+    Console(highlight=False).print(table)
+
+
+def _describe(info: CorpusInfo) -> None:
+    typer.echo(f"{info.name}: {info.title}")
+    rows = {
+        "licence": info.licence,
+        "get it": info.get,
+        "--root": info.root,
+        "emotions": ", ".join(info.emotions),
+        "cite": info.citation,
+    }
+    for key, value in rows.items():
+        typer.echo(f"  {key:9} {value}")
+    for title, choices in (("--protocol", info.protocols), ("--option", info.options)):
+        for key, sentence in choices.items():
+            typer.echo(f"  {title} {key}: {sentence}")
+
+
+def _check(manifest: Path | None, workers: int, as_json: bool) -> None:
+    from re_llm.manifest import check
+
+    if manifest is None:
+        raise RellmError("no manifest is named", todo="re-llm prepare check manifest.jsonl")
+    report = check(manifest, workers=workers)
+    if as_json:
+        print_json(report)
+    else:
+        _show_check(report)
+    if not report.ok:
+        raise typer.Exit(FAILED)
+
+
+def _show_check(report: CheckReport) -> None:
+    summary = report.summary
+    typer.echo(f"{report.manifest}: {summary.rows} utterances, {summary.seconds / 3600:.2f} h")
+    typer.echo(f"  splits    {_counts(summary.splits)}")
+    for problem in report.problems[:SHOWN]:
+        typer.echo(f"  problem   {problem}")
+    if len(report.problems) > SHOWN:
+        typer.echo(f"  ... and {len(report.problems) - SHOWN} more problems; --json lists all")
+    for keys in report.duplicates[:SHOWN]:
+        typer.echo(f"  same recording  {', '.join(keys)}")
+    for kind, overlap in (report.leakage.overlaps if report.leakage else {}).items():
+        if overlap.shared:
+            typer.echo(f"  leak      {overlap.shared} x {kind} in training and test ({overlap.test_rows} test rows)")
+    if report.ok:
+        typer.echo("  nothing is wrong with its rows and recordings")

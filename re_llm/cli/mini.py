@@ -1,0 +1,66 @@
+"""`re-llm mini`: makes the miniature world and what is trained on it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from re_llm.cli.common import JsonFlag, Seed, print_json
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Make the miniature: synthetic corpora, small components, a small RE-LLM. Needs the extra `mini`.",
+    short_help="Make the miniature: corpora, components, a small RE-LLM.",
+)
+
+Scale = Annotated[float, typer.Option(min=0.001, max=10.0, help="Size of the world; below 1 to try things out.")]
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the build; a second run goes on.")],
+    seed: Seed = 0,
+    scale: Scale = 1.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make everything that ships from nothing: world, LLM, Whisper, emotion encoder, BLSP-Emo, RE-LLM.
+
+    Takes about two hours on two CPU cores. Example:
+
+        re-llm mini build --out runs/build
+    """
+    from re_llm.mini.build import build as run
+
+    assets = run(out, seed=seed, scale=scale, say=partial(typer.echo, err=True))
+    if as_json:
+        print_json({"assets": assets})
+    else:
+        typer.echo(f"built: {assets}; use it with RE_LLM_MINI={assets}")
+
+
+@app.command()
+def world(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the corpora into.")],
+    corpus: Annotated[list[str], typer.Option("--corpus", help="Only this one; may be repeated. Default: all.")] = [],  # noqa: B006
+    seed: Seed = 0,
+    scale: Scale = 1.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that synthesise.")] = 2,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the synthetic corpora in the genuine layouts of IEMOCAP, ESD, MSP-Podcast and Common Voice.
+
+    Example:
+
+        re-llm mini world --out world --corpus esd
+    """
+    from re_llm.mini.layouts import write_world
+
+    options = {"corpora": corpus} if corpus else {}
+    found = write_world(out, seed=seed, scale=scale, workers=workers, **options)
+    if as_json:
+        print_json({"world": out, "written": found})
+    else:
+        typer.echo(f"the world is in {out}")

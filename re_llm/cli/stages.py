@@ -1,0 +1,178 @@
+"""Commands of the way from corpora to report: prepare, continue, train, score, report, reproduce, convert."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from re_llm.cli.common import BatchSize, Device, Dtype, JsonFlag, Overrides, Seed, print_json, print_report
+from re_llm.errors import RellmError
+
+if TYPE_CHECKING:
+    from re_llm.config import ModelOptions, Recipe, StageOptions
+
+
+def continue_(
+    manifest: Annotated[Path, typer.Argument(help="manifest.jsonl, as `re-llm prepare` writes it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="continuations.jsonl; a second run goes on where it ended.")],
+    llm: Annotated[str, typer.Option(help="Chat LLM: folder, hub id, or mini:llm.")] = "mini:llm",
+    prompt: Annotated[str, typer.Option(help="Id of the prompt: continue, continue-emotion, ...")] = "continue-emotion",
+    split: Annotated[list[str], typer.Option("--split", help="Splits to continue; may be repeated.")] = ["train"],  # noqa: B006
+    batch_size: BatchSize = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a continuation, in tokens.")] = 48,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Let the LLM continue every transcript: the targets of training.
+
+    Example:
+
+        re-llm continue manifest.jsonl --out continuations.jsonl --llm Qwen/Qwen2.5-7B-Instruct
+    """
+    from re_llm.config import resolve_component
+    from re_llm.continuations import continue_manifest
+
+    report = continue_manifest(
+        manifest, out, llm=resolve_component(llm), prompt=prompt, splits=split, batch_size=batch_size,
+        max_new_tokens=max_new_tokens, device=device, dtype=dtype,
+    )  # fmt: skip
+    print_report(report, as_json)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe: file, or name of a shipped one.")],
+    stage: Annotated[str, typer.Option(help="Stage of the recipe to train.")],
+    data: Annotated[list[Path], typer.Option("--data", help="continuations.jsonl; may be repeated.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint folder; a second run goes on where it ended.")],
+    start: Annotated[
+        str | None, typer.Option(help="Checkpoint to continue from, when the stage starts from another stage.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="Train the stage as this system of the recipe changes it (ablations).")
+    ] = None,
+    features: Annotated[Path | None, typer.Option(help="Folder of cached encoder states, to use or fill.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    keep_checkpoints: Annotated[
+        bool, typer.Option("--keep-checkpoints", help="Keep what a resume would need.")
+    ] = False,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: JsonFlag = False,
+) -> None:
+    """Train one stage of a recipe on continuations.
+
+    Example:
+
+        re-llm train re_llm --stage semantic --data continuations.jsonl --out runs/semantic
+    """
+    from re_llm.config import load_recipe, parse_overrides
+
+    chosen = load_recipe(recipe, parse_overrides(overrides))
+    model, options = _stage(chosen, stage, system)
+    begin = _start(chosen, options, start)
+    missing = next((path for path in data if not path.is_file()), None)
+    if missing:
+        raise RellmError(f"no such file: {missing}", todo="Write it with: re-llm continue MANIFEST --out FILE")
+    from re_llm.train.run import Plan
+    from re_llm.train.run import train as run
+
+    plan = Plan(chosen.components, model, options, chosen.emotions, tuple(data), begin, seed)
+    print_report(run(plan, out, features=features, device=device, keep_checkpoints=keep_checkpoints), as_json)
+
+
+def _stage(recipe: Recipe, stage: str, system: str | None) -> tuple[ModelOptions, StageOptions]:
+    """Options of a stage, as the recipe has it or as one of its systems changes it."""
+    from re_llm.config import ModelOptions
+
+    if stage not in recipe.stages:
+        raise RellmError(f"recipe {recipe.name} has no stage {stage!r}", allowed=", ".join(recipe.stages))
+    if system is None:
+        options = recipe.stages[stage]
+        changed = {**recipe.model.model_dump(exclude_unset=True), **options.model}
+        return ModelOptions.model_validate(changed), options
+    trained = [name for name, each in recipe.systems.items() if each.stage == stage]
+    if system not in trained:
+        raise RellmError(f"no system {system!r} trains stage {stage!r}", allowed=", ".join(trained) or "none")
+    return recipe.model_for(recipe.systems[system]), recipe.stage_for(recipe.systems[system])
+
+
+def _start(recipe: Recipe, stage: StageOptions, start: str | None) -> str | None:
+    """Checkpoint that the stage continues from; None for a fresh adapter on the components."""
+    begin = start or stage.start
+    if begin in recipe.stages:
+        raise RellmError(f"this stage starts from the stage {begin!r}", todo="Give its checkpoint: --start FOLDER")
+    return None if begin == "components" else begin
+
+
+def score(
+    replies: Annotated[Path, typer.Argument(help="replies.jsonl; key, system, text and response are enough.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The scores.jsonl to write.")],
+    metric: Annotated[
+        list[str], typer.Option("--metric", help="ER, IP, EX, SER, ...; may be repeated. Default: all that apply.")
+    ] = [],  # noqa: B006
+    scorer: Annotated[str, typer.Option(help="EPITOME scorer: `small` (shipped), or a folder.")] = "small",
+    as_json: JsonFlag = False,
+) -> None:
+    """Score replies of any system: empathy, recognition, statistics.
+
+    Empathy is EPITOME's ER, IP and EX; recognition is unweighted accuracy and more.
+
+    Example:
+
+        re-llm score replies.jsonl --out scores.jsonl
+    """
+    from re_llm.evaluate import score_file
+
+    print_report(score_file(replies, out, metrics=metric or None, scorer=scorer), as_json)
+
+
+def report(
+    scores: Annotated[list[Path], typer.Argument(help="scores.jsonl of one or more systems.")],
+    replies: Annotated[list[Path], typer.Option("--replies", help="The replies that were scored; may be repeated.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")],
+    baseline: Annotated[str | None, typer.Option(help="System that the others are tested against.")] = None,
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "Report",
+    as_json: JsonFlag = False,
+) -> None:
+    """Write tables, significance tests and a case study.
+
+    Example:
+
+        re-llm report scores.jsonl --replies replies.jsonl --out report --baseline blsp-emo-ft
+    """
+    from re_llm.provenance import provenance
+    from re_llm.report import write_report
+
+    made = provenance(inputs=[*scores, *replies])
+    page = write_report(scores, replies, out, baseline=baseline, title=title, provenance=made)
+    if as_json:
+        print_json({"report": page})
+    else:
+        typer.echo(f"report: {page}")
+
+
+def reproduce(
+    recipe: Annotated[str, typer.Argument(help="A recipe: file, or name of a shipped one.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Stop after: world, prepare, continue, train, respond or score.")
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: JsonFlag = False,
+) -> None:
+    """Run every stage of a recipe, skipping what is complete.
+
+    Example:
+
+        re-llm reproduce mini --out runs/mini
+    """
+    from re_llm.config import load_recipe, parse_overrides
+    from re_llm.reproduce import reproduce as run
+
+    chosen = load_recipe(recipe, parse_overrides(overrides))
+    done = run(chosen, out or Path("runs") / chosen.name, say=partial(typer.echo, err=True), until=until)
+    print_report(done, as_json)

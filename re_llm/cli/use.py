@@ -1,0 +1,218 @@
+"""Commands that use a trained model: demo, doctor, respond, recognize."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from re_llm.cli.common import (
+    DEFAULT_MODEL,
+    FAILED,
+    BatchSize,
+    Device,
+    Dtype,
+    JsonFlag,
+    MaxNewTokens,
+    Model,
+    likely,
+    print_json,
+    print_report,
+)
+from re_llm.errors import RellmError
+from re_llm.prompts import get_prompt
+
+if TYPE_CHECKING:
+    from re_llm.records import Reply
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="FILE...|MANIFEST.jsonl", help="Recordings, or one manifest of utterances.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FILE.jsonl", help="Write records here; a second run goes on.")
+]
+Splits = Annotated[list[str], typer.Option("--split", help="Only this split of a manifest; may be repeated.")]
+System = Annotated[str, typer.Option(help="Name of this system in the records, for the report.")]
+
+
+def demo(
+    as_json: JsonFlag = False,
+    play: Annotated[bool, typer.Option("--play", help="Play each recording (aplay, afplay or ffplay).")] = False,
+    device: Device = "auto",
+) -> None:
+    """Hear the shipped recordings with the shipped miniature.
+
+    Shows what the model heard and answers, beside what the same LLM answers to the transcript alone. Needs no network
+    and no GPU. Example:
+
+        re-llm demo
+    """
+    from re_llm import demo as module
+
+    module.run(as_json=as_json, play=play, device=device)
+
+
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe: file, or name of a shipped one.")] = None,
+    overrides: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the recipe.")
+    ] = [],  # noqa: B006  (typer copies it)
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what this machine has, and what a recipe lacks here.
+
+    Downloads nothing. The exit code is 1 when something that the recipe needs is missing. Example:
+
+        re-llm doctor re_llm
+    """
+    from re_llm import doctor as module
+    from re_llm.config import load_recipe, parse_overrides
+
+    chosen = load_recipe(recipe, parse_overrides(overrides)) if recipe else None
+    machine = module.examine_machine()
+    needs = module.examine_recipe(chosen, machine) if chosen else None
+    if as_json:
+        print_json(module.as_dict(machine, needs))
+    else:
+        module.show(machine, needs)
+    if needs and needs.missing:
+        raise typer.Exit(FAILED)
+
+
+def respond(
+    inputs: Inputs,
+    model: Model = DEFAULT_MODEL,
+    prompt: Annotated[str, typer.Option(help="Id of the prompt that is answered.")] = "chat-empathetic",
+    recognize: Annotated[bool, typer.Option("--recognize", help="Ask for the emotion by prompt as well.")] = False,
+    out: Out = None,
+    split: Splits = [],  # noqa: B006
+    system: System = "re-llm",
+    batch_size: BatchSize = 16,
+    max_new_tokens: MaxNewTokens = 128,
+    seed: Annotated[int | None, typer.Option(help="Recorded in the replies; decoding is greedy.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Answer recordings: what the model heard and what it says.
+
+    Examples:
+
+        re-llm respond question.wav
+
+        re-llm respond manifest.jsonl --split test --out replies.jsonl
+    """
+    job = _Job(prompt, "recognize" if recognize else None, batch_size, max_new_tokens, system, seed)
+    _answer(inputs, job, model, out, split, device, dtype, as_json)
+
+
+def recognize(
+    inputs: Inputs,
+    model: Model = DEFAULT_MODEL,
+    prompt: Annotated[str, typer.Option(help="Id of the recognition prompt.")] = "recognize",
+    out: Out = None,
+    split: Splits = [],  # noqa: B006
+    system: System = "re-llm",
+    batch_size: BatchSize = 16,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which emotion the model hears in recordings.
+
+    The emotion is the one that the model names when asked; probabilities, valence, arousal and dominance are those of
+    its heads. Example:
+
+        re-llm recognize question.wav --json
+    """
+    _answer(inputs, _Job(None, prompt, batch_size, 16, system, None), model, out, split, device, dtype, as_json)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is asked about every recording. A prompt that is None is not asked."""
+
+    prompt: str | None
+    recognize: str | None
+    batch_size: int
+    max_new_tokens: int
+    system: str
+    seed: int | None
+
+
+def _answer(
+    inputs: list[str],
+    job: _Job,
+    model: str,
+    out: Path | None,
+    splits: list[str],
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Both commands: a manifest goes to a file, recordings go to the screen (and to a file when one is named)."""
+    from re_llm.records import RecordAppender
+    from re_llm.replies import respond_files, respond_manifest, rows_for
+
+    for name in (job.prompt, job.recognize):
+        if name and get_prompt(name).needs_emotion:
+            raise RellmError(f"prompt {name!r} tells the model the emotion that it should hear", allowed=_prompts())
+    # Wrong paths are told before the model is loaded, which takes seconds.
+    manifest = _manifest(inputs, out)
+    rows = [] if manifest else rows_for(inputs)
+    from re_llm.engine import load
+
+    engine = load(model, device=device, dtype=dtype)
+    asked = {"prompt": job.prompt, "recognize": job.recognize, "batch_size": job.batch_size}
+    options = {"system": job.system, "max_new_tokens": job.max_new_tokens, **asked}
+    if manifest and out:
+        report = respond_manifest(engine, manifest, out, splits=splits or None, seed=job.seed, **options)  # type: ignore[arg-type]
+        print_report(report, as_json)
+        return
+    replies = respond_files(engine, rows, seed=job.seed, **options)  # type: ignore[arg-type]
+    if out:
+        with RecordAppender(out) as appender:
+            appender.append(reply for reply in replies if reply.key not in appender.keys)
+    if as_json:
+        print_json(replies)
+    else:
+        _show(replies)
+
+
+def _manifest(inputs: list[str], out: Path | None) -> str | None:
+    manifest = next((name for name in inputs if name.endswith(".jsonl")), None)
+    if manifest and len(inputs) > 1:
+        raise RellmError(f"{manifest} stands beside other inputs", allowed="recordings, or one manifest")
+    if manifest and not Path(manifest).is_file():
+        raise RellmError(f"no such file: {manifest}", todo="Check the path")
+    if manifest and out is None:
+        raise RellmError("a manifest needs --out", todo=f"Add: --out {Path(manifest).stem}.replies.jsonl")
+    return manifest
+
+
+def _prompts() -> str:
+    from re_llm.prompts import PROMPTS
+
+    return ", ".join(name for name, prompt in PROMPTS.items() if not prompt.needs_emotion)
+
+
+def _show(replies: list[Reply]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False)
+    for reply in replies:
+        console.print(f"[bold]{escape(reply.key)}[/]")
+        if reply.answer is not None:
+            console.print(f"  names  {reply.recognized or 'no emotion'}  [dim]“{escape(reply.answer)}”[/]")
+        console.print(f"  heard  {likely(reply.probabilities)}{_dimensions(reply)}")
+        if reply.prompt:
+            cut = " [yellow](cut at the token limit)[/]" if reply.finish_reason == "length" else ""
+            console.print(f"  says   [green]{escape(reply.response)}[/]{cut}")
+
+
+def _dimensions(reply: Reply) -> str:
+    values = reply.dimensions()
+    return "" if values is None else "  [dim]valence {:.2f}, arousal {:.2f}, dominance {:.2f}[/]".format(*values)

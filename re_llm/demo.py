@@ -1,0 +1,188 @@
+"""`re-llm demo`: the shipped recordings heard by the shipped miniature, beside the same LLM that only reads.
+
+The cascade (Whisper, then the LLM with the same prompt) knows the words. What differs between its answer and the
+model's is what the voice told.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from re_llm.errors import RellmError
+
+PROMPT = "chat-empathetic"
+MAX_NEW_TOKENS = 64
+PLAYERS = (("aplay", "-q"), ("afplay",), ("ffplay", "-nodisp", "-autoexit", "-loglevel", "quiet"))
+NEXT = (
+    ("re-llm respond {recording}", "the same for a recording of yours"),
+    ("re-llm chat", "talk to it"),
+    ("re-llm reproduce mini", "all six stages, eight systems, one report; about half an hour"),
+    ("re-llm doctor re_llm", "what the real model needs"),
+)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One recording. `reference` is the emotion it was synthesised with; V/A/D are on 0..1."""
+
+    recording: str
+    sentence: str
+    speaker: str
+    reference: str
+    emotion: str | None
+    probabilities: dict[str, float]
+    valence: float | None
+    arousal: float | None
+    dominance: float | None
+    transcript: str
+    response: str
+    text_only: str
+
+
+def listing(folder: Path) -> list[dict[str, str]]:
+    """Entries of `recordings.json`.
+
+    Raises:
+        RellmError: the recordings are not there, or the list is broken.
+    """
+    path = folder / "recordings.json"
+    if not path.is_file():
+        raise RellmError(
+            f"the miniature's recordings are not in {folder}",
+            todo="Install the package from its wheel or a clone, or make them: re-llm mini build --out FOLDER",
+        )
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [{key: str(e[key]) for key in ("recording", "sentence", "speaker", "reference")} for e in entries]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RellmError(f"{path} is not a list of recordings: {error}") from None
+
+
+def listen(*, device: str = "auto", say: Callable[[str], None] = lambda line: None) -> list[Heard]:
+    """Hears all shipped recordings in one batch with each of the three models.
+
+    Args:
+        say: receives a line before every slow step.
+    """
+    say("loading torch and the models")
+    from re_llm import audio, engine
+    from re_llm.systems import text_system
+
+    folder = engine.shipped_recordings()
+    entries = listing(folder)
+    samples = [audio.load(folder / entry["recording"]) for entry in entries]
+    cascade = text_system("cascade", llm="mini:llm", whisper="mini:whisper", device=device)
+    model = engine.load(engine.SHIPPED_MODEL, device=device)
+    say(f"hearing {len(entries)} recordings")
+    asked: dict[str, Any] = {"prompt": PROMPT, "batch_size": len(samples), "max_new_tokens": MAX_NEW_TOKENS}
+    replies = model.respond_many(samples, **asked)
+    read = cascade.respond_rows([_row(entry) for entry in entries], samples, **asked)
+    return [
+        Heard(
+            **entry,
+            emotion=reply.emotion,
+            probabilities={name: round(p, 4) for name, p in reply.probabilities.items()},
+            valence=reply.valence,
+            arousal=reply.arousal,
+            dominance=reply.dominance,
+            transcript=getattr(words, "transcript", None) or "",
+            response=reply.response,
+            text_only=words.response,
+        )
+        for entry, reply, words in zip(entries, replies, read, strict=True)
+    ]
+
+
+def _row(entry: dict[str, str]) -> Any:
+    from re_llm.records import Utterance
+
+    return Utterance(key=entry["recording"], corpus="mini", split="test", audio=entry["recording"])
+
+
+def player() -> tuple[str, ...]:
+    """Command of the first player found.
+
+    Raises:
+        RellmError: there is none.
+    """
+    for command in PLAYERS:
+        if shutil.which(command[0]):
+            return command
+    raise RellmError("no program to play sound was found", allowed=", ".join(command[0] for command in PLAYERS))
+
+
+def _play(command: tuple[str, ...], path: Path) -> None:
+    if command[0] != "aplay":
+        subprocess.run([*command, str(path)], check=False)
+        return
+    import soundfile
+
+    # aplay reads no FLAC: it gets the decoded recording on standard input.
+    samples, rate = soundfile.read(path, dtype="int16")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV")
+    subprocess.run([*command, "-"], input=buffer.getvalue(), check=False)
+
+
+def run(*, as_json: bool = False, play: bool = False, device: str = "auto") -> None:
+    """Body of the command: prints JSON, or a page for a person."""
+    from rich.console import Console
+
+    command = player() if play else None
+    if as_json:
+        print(json.dumps([asdict(heard) for heard in listen(device=device)], ensure_ascii=False, indent=2))
+        return
+    console = Console(highlight=False)
+    with Console(stderr=True).status("starting") as status:
+        heard = listen(device=device, say=status.update)
+    from re_llm.engine import shipped_recordings
+
+    _show(console, heard, shipped_recordings(), command)
+
+
+def _show(console: Any, heard: list[Heard], folder: Path, command: tuple[str, ...] | None) -> None:
+    from rich.markup import escape
+
+    console.print(f"[bold]{len(heard)} recordings in[/] {folder}")
+    console.print("[dim]Synthetic voices that no part of the miniature was trained on.[/]")
+    sentence = None
+    for item in heard:
+        if item.sentence != sentence:
+            sentence = item.sentence
+            console.print(f"\n[bold]“{escape(sentence)}”[/]")
+        console.print(f"\n  [cyan]{item.recording}[/]  spoken [bold]{item.reference}[/]")
+        if command:
+            _play(command, folder / item.recording)
+        _show_one(console, item)
+    right = sum(item.emotion == item.reference for item in heard)
+    console.print(
+        f"\nEmotion as spoken: {right} of {len(heard)}. The text-only LLM cannot tell: it read the same words."
+    )
+    console.print("\n[bold]Next[/]")
+    example = folder / heard[0].recording
+    for line, why in NEXT:
+        console.print(f"  [green]{line.format(recording=example)}[/]  [dim]{why}[/]", soft_wrap=True)
+
+
+def _show_one(console: Any, item: Heard) -> None:
+    from rich.markup import escape
+
+    ranked = sorted(item.probabilities.items(), key=lambda pair: -pair[1])[:3]
+    likely = ", ".join(f"{name} {100 * value:.0f} %" for name, value in ranked)
+    dimensions = [
+        f"{name} {value:.2f}"
+        for name, value in (("valence", item.valence), ("arousal", item.arousal), ("dominance", item.dominance))
+        if value is not None
+    ]
+    mark = "[green]=[/]" if item.emotion == item.reference else "[yellow]≠[/]"
+    console.print(f"    words      [dim]{escape(item.transcript)}[/]")
+    console.print(f"    heard    {mark} {likely}   [dim]{', '.join(dimensions)}[/]")
+    console.print(f"    answers    [green]{escape(item.response)}[/]")
+    console.print(f"    text only  [dim]{escape(item.text_only)}[/]")
