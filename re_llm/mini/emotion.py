@@ -1,0 +1,149 @@
+"""The miniature world's emotion encoder: training and evaluation.
+
+Run: python -m re_llm.mini.emotion --world DIR --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import recall_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.errors import RellmError
+from re_llm.mini import speech_data
+from re_llm.mini.emotion_model import DIMENSIONS, EmotionNet, EmotionSize, embed, load_emotion, save_emotion
+from re_llm.mini.emotion_task import EmotionTask, Recipe, concordance, targets
+from re_llm.mini.fitting import Plan, fit
+
+LEAST_CCC = {"arousal": 0.5, "dominance": 0.5, "valence": 0.3}
+LEAST_UA = 0.6
+
+
+def train_emotion(
+    out: Path,
+    world: Path,
+    *,
+    seed: int = 0,
+    steps: int = 2500,
+    threads: int = 1,
+    progress: bool = True,
+    size: EmotionSize | None = None,
+    recipe: Recipe | None = None,
+    plan: Plan | None = None,
+    gate: bool = True,
+) -> dict[str, Any]:
+    """Train on `msp_podcast` Train; writes a folder in audeering's format to `out`, its training state to `out/state`.
+
+    A run that was killed goes on from its state. `plan` replaces `seed`, `steps` and `threads`.
+
+    Returns:
+        What `metrics.json` holds: the results of `evaluate_emotion`, steps, seed, threads, seconds, sizes.
+
+    Raises:
+        RellmError: the world's tables or recordings are missing, or (with `gate`) the model is not good enough.
+    """
+    size, recipe = size or EmotionSize(), recipe or Recipe()
+    plan = plan or Plan(steps, 1e-3, warmup=min(200, steps // 10), seed=seed, threads=threads)
+    clips = speech_data.msp_podcast(world, "Train")
+    torch.set_num_threads(plan.threads)
+    torch.manual_seed(plan.seed)
+    net = EmotionNet(size)
+    net.wav2vec2.set_attn_implementation("eager")
+    task = EmotionTask(net, recipe, clips, plan.steps)
+    fitted = fit(net, lambda step: task.terms(step, plan.seed), plan, out / "state", progress=progress)
+    save_emotion(net, out)
+    metrics = {
+        **evaluate_emotion(out, world),
+        "parameters": sum(tensor.numel() for tensor in load_file(out / "model.safetensors").values()),
+        "clips": len(clips),
+        "hours": round(float(task.samples.sum()) / speech_data.SAMPLE_RATE / 3600, 2),
+        "steps": fitted.steps,
+        "seconds": round(fitted.seconds, 1),
+        "plan": asdict(plan),
+        "recipe": asdict(recipe),
+        "size": asdict(size),
+    }
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    if gate:
+        _check(metrics)
+    return metrics
+
+
+def evaluate_emotion(folder: Path, world: Path, *, limit: int = 2000) -> dict[str, Any]:
+    """Quality of a saved emotion encoder on `msp_podcast` Test1 (voices that training never had).
+
+    Args:
+        folder: what `train_emotion` wrote.
+        world: the built world.
+        limit: how many Train utterances the linear probe of the five emotions is fitted on.
+
+    Returns:
+        `ccc` per dimension; `ua`, the unweighted accuracy of a logistic regression from the embedding to the five
+        emotions; `recalls` per emotion; `utterances` and, of those, `with_class`.
+    """
+    net = load_emotion(folder)
+    train = [clip for clip in speech_data.msp_podcast(world, "Train") if clip.emotion][:limit]
+    test = speech_data.msp_podcast(world, "Test1")
+    fitted, _ = embed(net, train)
+    embeddings, predicted = embed(net, test)
+    ccc = concordance(torch.from_numpy(predicted), targets(test))
+    known = [i for i, clip in enumerate(test) if clip.emotion]
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=0.1, class_weight="balanced"))
+    probe.fit(fitted, [clip.emotion for clip in train])
+    found = probe.predict(embeddings[known])
+    truth = [test[i].emotion for i in known]
+    names = [name for name in PROMPT_EMOTIONS if name in truth]
+    recalls = recall_score(truth, found, labels=names, average=None, zero_division=0)
+    return {
+        "ccc": {name: round(float(value), 4) for name, value in zip(DIMENSIONS, ccc, strict=True)},
+        "ua": round(float(np.mean(recalls)), 4),
+        "recalls": {name: round(float(value), 4) for name, value in zip(names, recalls, strict=True)},
+        "utterances": len(test),
+        "with_class": len(known),
+    }
+
+
+def _check(metrics: dict[str, Any]) -> None:
+    low = {name: value for name, value in metrics["ccc"].items() if value < LEAST_CCC[name]}
+    if low or metrics["ua"] < LEAST_UA:
+        raise RellmError(
+            f"the miniature's emotion encoder reaches concordance {metrics['ccc']} and unweighted accuracy "
+            f"{metrics['ua']:.3f} on unseen voices",
+            allowed=f"concordance of at least {LEAST_CCC} and accuracy of at least {LEAST_UA}",
+            todo="Train for more steps; the run resumes from its state",
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: train, evaluate, print the metrics as JSON."""
+    parser = argparse.ArgumentParser(description="Train the miniature's emotion encoder.")
+    parser.add_argument("--world", type=Path, required=True, help="folder of the built world")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model; resumes what is there")
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args(arguments)
+    try:
+        metrics = train_emotion(given.out, given.world, seed=given.seed, steps=given.steps, threads=given.threads)
+    except RellmError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""A small emotion encoder in the format of audeering's dimensional wav2vec2: the net, its file, its embedding.
+
+Shapes: B batch, N samples (16 kHz), T frames (50/s), C channels of the convolutions, D width.
+
+The saved folder holds `wav2vec2.*`, `classifier.dense.*`, `classifier.out_proj.*` and outputs arousal, dominance,
+valence, as `audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim` does: the mean over the last hidden states is
+the embedding, dense, tanh and out_proj make the three numbers. It differs in one respect: the wave is not
+normalised (`do_normalize` false), because loudness is a cue and so small a model cannot do without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.errors import RellmError
+from re_llm.mini import speech_data
+from re_llm.mini.speech_data import Clip
+
+DIMENSIONS = ("arousal", "dominance", "valence")  # the order of audeering's output
+STRIDES = (5, 2, 2, 2, 2, 2, 2)  # wav2vec2's own: 320 samples a frame
+KERNELS = (10, 3, 3, 3, 3, 2, 2)
+BANDS = 20
+ACOUSTICS = BANDS + 2  # of the training head: log-mel bands, pitch in octaves, voicing
+# Our parameter names, torch's for the weight norm among them, and the ones in audeering's file.
+_NAMES = {
+    "pos_conv_embed.conv.parametrizations.weight.original0": "pos_conv_embed.conv.weight_g",
+    "pos_conv_embed.conv.parametrizations.weight.original1": "pos_conv_embed.conv.weight_v",
+}
+_TRAINING_HEADS = ("classes.", "acoustics.")
+
+
+@dataclass(frozen=True)
+class EmotionSize:
+    """Width and depth; the default has 0.6 M parameters (1.2 MB in 16 bit)."""
+
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    feed_forward: int = 384
+    channels: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 96)
+    """Of the seven convolutions; the first ones run at 3200 and 1600 frames a second and decide the speed."""
+    position_kernel: int = 32
+    """Frames that the convolution for relative positions spans."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width % 16:
+            raise RellmError(f"width is {self.width}, heads {self.heads}", allowed="a multiple of 16 and of the heads")
+        if len(self.channels) != len(STRIDES):
+            raise RellmError(f"{len(self.channels)} channel counts", allowed=f"{len(STRIDES)}, one per convolution")
+
+
+class Regression(nn.Module):
+    """audeering's head: dense, tanh, out_proj from the embedding to the three dimensions."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.dense, self.out_proj = nn.Linear(width, width), nn.Linear(width, len(DIMENSIONS))
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        """[B, D] to [B, 3]."""
+        return self.out_proj(torch.tanh(self.dense(embedding)))
+
+
+class EmotionNet(nn.Module):
+    """Wav2Vec2 with audeering's regression head, and the two heads of training."""
+
+    def __init__(self, size: EmotionSize):
+        super().__init__()
+        config = build_config(size)
+        self.wav2vec2 = Wav2Vec2Model(config)
+        self.classifier = Regression(size.width)
+        self.classes = nn.Linear(size.width, len(PROMPT_EMOTIONS))
+        self.acoustics = nn.Linear(size.channels[-1], ACOUSTICS)
+        with torch.no_grad():
+            # Speech has an amplitude of some hundredths, the bias of some tenths: without this the first
+            # layer norm sees little but its own bias.
+            first = self.wav2vec2.feature_extractor.conv_layers[0].conv
+            assert isinstance(first, nn.Conv1d), first
+            first.weight.mul_(8.0)
+            self.classifier.out_proj.bias.fill_(0.5)
+        for layer in self.wav2vec2.feature_extractor.conv_layers:
+            layer.register_forward_hook(_keep_layout)
+
+    def forward(
+        self, waves: torch.Tensor, samples: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Encode a padded batch.
+
+        Args:
+            waves: [B, N], zero beyond `samples`.
+            samples: real samples, int [B].
+
+        Returns:
+            Arousal, dominance and valence [B, 3]; the embedding [B, D]; the convolutions' output [B, T, C]; the
+            mask of real frames, bool [B, T].
+        """
+        mask = torch.arange(waves.shape[1])[None, :] < samples[:, None]
+        output = self.wav2vec2(waves, attention_mask=mask.long())
+        hidden = output.last_hidden_state
+        frames = torch.arange(hidden.shape[1])[None, :] < frame_count(samples)[:, None]
+        embedding = masked_mean(hidden, frames)
+        return self.classifier(embedding), embedding, output.extract_features, frames
+
+
+def frame_count(samples: torch.Tensor) -> torch.Tensor:
+    """Frames that the seven convolutions make of so many samples."""
+    for kernel, stride in zip(KERNELS, STRIDES, strict=True):
+        samples = (samples - kernel) // stride + 1
+    return samples
+
+
+def _keep_layout(_layer: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    """Lay the gradient of a convolution layer [B, C, T] out as its output is, channels last.
+
+    The next convolution hands it back channels first, and then GELU's derivative, on two layouts at once, takes
+    half of the whole step.
+    """
+    if output.requires_grad:
+        output.register_hook(lambda gradient: gradient.transpose(1, 2).contiguous().transpose(1, 2))
+
+
+def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean [B, D] of `hidden` [B, T, D] over the frames where `mask` [B, T] holds."""
+    weights = mask[..., None].to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def build_config(size: EmotionSize) -> Wav2Vec2Config:
+    """Configuration with the fields of audeering's."""
+    config = Wav2Vec2Config(
+        architectures=["Wav2Vec2ForSpeechClassification"],
+        hidden_size=size.width,
+        output_hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=size.feed_forward,
+        conv_dim=list(size.channels),
+        conv_kernel=list(KERNELS),
+        conv_stride=list(STRIDES),
+        conv_bias=True,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        num_conv_pos_embeddings=size.position_kernel,
+        num_conv_pos_embedding_groups=16,
+        feat_proj_dropout=0.0,
+        hidden_dropout=0.1,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        final_dropout=0.1,
+        layerdrop=0.0,
+        mask_time_prob=0.05,
+        id2label=dict(enumerate(DIMENSIONS)),
+        label2id={name: i for i, name in enumerate(DIMENSIONS)},
+        problem_type="regression",
+    )
+    config.finetuning_task = "wav2vec2_reg"
+    config.pooling_mode = "mean"
+    return config
+
+
+def save_emotion(net: EmotionNet, out: Path) -> None:
+    """Write `net` without its training heads: config, float16 weights under audeering's names, feature extractor."""
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {}
+    for name, tensor in net.state_dict().items():
+        if not name.startswith(_TRAINING_HEADS):
+            for ours, theirs in _NAMES.items():
+                name = name.replace(ours, theirs)
+            weights[name] = tensor.detach().to(torch.float16).contiguous()
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    net.wav2vec2.config.save_pretrained(out)
+    Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(out)
+
+
+def load_emotion(folder: Path) -> EmotionNet:
+    """The saved net in float32, in eval mode; the heads of training are fresh and mean nothing."""
+    config = Wav2Vec2Config.from_pretrained(folder)
+    size = EmotionSize(
+        width=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        feed_forward=config.intermediate_size,
+        channels=tuple(config.conv_dim),
+        position_kernel=config.num_conv_pos_embeddings,
+    )
+    net = EmotionNet(size)
+    weights = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        for ours, theirs in _NAMES.items():
+            name = name.replace(theirs, ours)
+        weights[name] = tensor.float()
+    missing = set(net.load_state_dict(weights, strict=False).missing_keys)
+    assert all(name.startswith(_TRAINING_HEADS) for name in missing), missing
+    return net.eval()
+
+
+@torch.no_grad()
+def embed(net: EmotionNet, clips: Sequence[Clip], *, batch: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [clips, D] and arousal, dominance, valence [clips, 3] of whole utterances."""
+    order = np.argsort([speech_data.sample_count(clip.path) for clip in clips], kind="stable")
+    embeddings, dimensions = [], []
+    for start in range(0, len(order), batch):
+        waves = [speech_data.read_wave(clips[i].path) for i in order[start : start + batch]]
+        predicted, embedding, _, _ = net(*pad_waves(waves))
+        embeddings.append(embedding)
+        dimensions.append(predicted)
+    back = np.argsort(order, kind="stable")
+    return torch.cat(embeddings).numpy()[back], torch.cat(dimensions).numpy()[back]
+
+
+def pad_waves(waves: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch [B, N] of waves, zero beyond each one's samples, and those, int [B]."""
+    samples = torch.tensor([len(wave) for wave in waves])
+    batch = torch.zeros(len(waves), int(samples.max()))
+    for row, wave in enumerate(waves):
+        batch[row, : len(wave)] = torch.from_numpy(wave)
+    return batch, samples

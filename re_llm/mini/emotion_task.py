@@ -1,0 +1,149 @@
+"""What the miniature's emotion encoder is trained by.
+
+Shapes: B batch, N samples (16 kHz), T frames (50/s), C channels of the convolutions, D width.
+
+Arousal, dominance and valence by concordance, and two heads that exist in training only and are not saved. One
+tells the five emotions from the embedding, so that the embedding keeps them apart and not only the three dimensions.
+The other reads a coarse log-mel spectrum and the pitch off the convolutions' output; it spares them from finding
+out for themselves, from a few thousand labels, that pitch and loudness matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers.audio_utils import mel_filter_bank
+
+from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.errors import RellmError
+from re_llm.mini import speech_data
+from re_llm.mini.emotion_model import BANDS, DIMENSIONS, STRIDES, EmotionNet, pad_waves
+from re_llm.mini.speech_data import SAMPLE_RATE, Clip
+
+HOP = int(np.prod(STRIDES))  # samples a frame
+PITCH_LOW, PITCH_HIGH = 60, 400  # Hz, range of the pitch that the acoustic head learns
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the training steps are made of."""
+
+    batch: int = 32
+    crop: float = 3.5
+    """Longest piece of an utterance in a batch, seconds; longer ones are cut at a random place."""
+    level_jitter: float = 1.0
+    """Standard deviation of a random gain, dB. Small: loudness is a cue."""
+    class_weight: float = 0.5
+    """Weight of the five-class cross-entropy; the concordance loss has 1."""
+    acoustic_weight: float = 0.5
+    """Weight of the frame-wise spectrum and pitch at the start; it falls to a fifth of it."""
+    acoustic_rows: int = 12
+    """Utterances of a batch that spectrum and pitch are computed for; they cost as much as a layer."""
+
+
+@cache
+def _mel_bands() -> torch.Tensor:
+    """Triangular filters [201, BANDS] on the bins of a 400-point transform."""
+    filters = mel_filter_bank(201, BANDS, 50.0, 8000.0, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+    return torch.from_numpy(filters).float()
+
+
+def acoustics(waves: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the acoustic head learns, from waves [B, N]: targets [B, frames, ACOUSTICS] and where the pitch counts.
+
+    Level and spectrum are absolute (scaled log power); the pitch is the highest peak of the autocorrelation, in
+    octaves around 160 Hz, and counts where its height (the voicing) exceeds 0.5.
+    """
+    pieces = functional.pad(waves, (0, 1024)).unfold(1, 640, HOP)[:, :frames]
+    spectrum = torch.fft.rfft(pieces[..., 120:520] * torch.hann_window(400), n=400).abs().square()
+    bands = (spectrum @ _mel_bands() + 1e-8).log10() * 0.5 + 1.0
+    centred = (pieces - pieces.mean(-1, keepdim=True)) * torch.hann_window(640)
+    power = torch.fft.rfft(centred, n=1280).abs().square()
+    correlation = torch.fft.irfft(power)[..., : SAMPLE_RATE // PITCH_LOW + 1]
+    # The window's own correlation falls with the lag; divided out, a long period is not at a disadvantage.
+    window = torch.fft.irfft(torch.fft.rfft(torch.hann_window(640), n=1280).abs().square())
+    shape = window[: correlation.shape[-1]] / window[0]
+    relative = correlation / (correlation[..., :1] + 1e-7) / shape
+    first = SAMPLE_RATE // PITCH_HIGH
+    height, lag = relative[..., first:].max(-1)
+    octaves = torch.log2(SAMPLE_RATE / (lag + first).float() / 160.0)
+    voicing = height.clamp(0, 1)
+    return torch.cat([bands, octaves[..., None], voicing[..., None]], -1), voicing > 0.5
+
+
+def concordance(predicted: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Lin's concordance correlation coefficient per column of [B, 3]: 1 is perfect, 0 no better than the mean."""
+    p, r = predicted - predicted.mean(0), reference - reference.mean(0)
+    covariance = (p * r).mean(0)
+    apart = (predicted.mean(0) - reference.mean(0)).square()
+    return 2 * covariance / (p.square().mean(0) + r.square().mean(0) + apart + 1e-8)
+
+
+class EmotionTask:
+    """Net and data; `terms` makes the losses of one step."""
+
+    def __init__(self, net: EmotionNet, recipe: Recipe, clips: Sequence[Clip], steps: int):
+        self.net, self.recipe, self.clips, self.steps = net, recipe, clips, steps
+        self.samples = np.array([speech_data.sample_count(clip.path) for clip in clips])
+        self.order = np.argsort(self.samples, kind="stable")
+        self.targets = targets(clips)
+        self.classes = torch.tensor([class_index(clip) for clip in clips])
+
+    def terms(self, step: int, seed: int) -> dict[str, torch.Tensor]:
+        recipe, rng = self.recipe, np.random.default_rng([seed, step])
+        chosen = speech_data.like_lengths(self.order, recipe.batch, rng, window=1024)
+        waves, samples = pad_waves([self._piece(int(i), rng) for i in chosen])
+        # torch counts the samples of the classes itself; -100 (no class) is left out.
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted, embedding, features, frames = self.net(waves, samples)
+            classes, heard = self.net.classes(embedding), self.net.acoustics(features)
+        reference = self.targets[chosen]
+        predicted = predicted.float()
+        ccc = 1 - concordance(predicted, reference).mean()
+        mse = functional.mse_loss(predicted, reference)
+        ce = functional.cross_entropy(classes.float(), self.classes[chosen], ignore_index=-100)
+        rows = slice(recipe.acoustic_rows)
+        acoustic = acoustic_loss(heard[rows].float(), waves[rows], frames[rows])
+        weight = recipe.acoustic_weight * (1 - 0.8 * step / self.steps)
+        loss = ccc + mse + recipe.class_weight * ce + weight * acoustic
+        return {"loss": loss, "ccc_loss": ccc, "ce": ce, "acoustic": acoustic}
+
+    def _piece(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        wave = speech_data.read_wave(self.clips[index].path)
+        longest = int(self.recipe.crop * SAMPLE_RATE)
+        begin = int(rng.integers(0, max(1, len(wave) - longest)))
+        gain = 10 ** (self.recipe.level_jitter * rng.standard_normal() / 20)
+        return (wave[begin : begin + longest] * gain).astype(np.float32)
+
+
+def acoustic_loss(heard: torch.Tensor, waves: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of the acoustic head [B, T, ACOUSTICS] on real frames, pitch on voiced ones."""
+    wanted, voiced = acoustics(waves, heard.shape[1])
+    error = (heard - wanted).square()
+    pitch, rest = error[..., BANDS], torch.cat([error[..., :BANDS], error[..., BANDS + 1 :]], -1)
+    counted = (frames & voiced).float()
+    spectral = rest.mean(-1)[frames].mean()
+    return spectral + (pitch * counted).sum() / counted.sum().clamp(min=1)
+
+
+def targets(clips: Sequence[Clip]) -> torch.Tensor:
+    """Arousal, dominance, valence of the clips, 0..1, float32 [clips, 3].
+
+    Raises:
+        RellmError: a clip has no rating.
+    """
+    rows = [[getattr(clip, name) for name in DIMENSIONS] for clip in clips]
+    for clip, row in zip(clips, rows, strict=True):
+        if None in row:
+            raise RellmError(f"{clip.path} has no ratings of {', '.join(DIMENSIONS)}")
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def class_index(clip: Clip) -> int:
+    """Index into `PROMPT_EMOTIONS`, or -100 for a clip of no such class."""
+    return PROMPT_EMOTIONS.index(clip.emotion) if clip.emotion else -100

@@ -1,0 +1,226 @@
+"""The resumable optimisation loop that the miniature's speech models share.
+
+Nothing random survives from one step to the next: every step seeds its generators from (seed, step). So a run that
+was killed and resumed equals one that was not, without any stored generator state. The training state is a
+safetensors file (parameters and the two moments of AdamW), never a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from re_llm.errors import RellmError
+
+STATE_FILE = "state.safetensors"
+CURVE_FILE = "curve.jsonl"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+Terms = Callable[[int], dict[str, torch.Tensor]]
+"""Named scalar loss terms of one step (0-based); the one called `loss` is minimised, the others are logged."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to optimise: AdamW, linear warm-up, linear decay to zero, clipped gradients."""
+
+    steps: int
+    """Steps in all; a resumed run may ask for another number than it began with, which moves the decay."""
+    learning_rate: float
+    """Peak learning rate."""
+    warmup: int
+    """Steps from zero to the peak."""
+    seed: int = 0
+    threads: int = 1
+    """Torch threads; part of the result's last digits, so recorded with it."""
+    weight_decay: float = 0.02
+    """For matrices; vectors (biases, norms) are not decayed."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    save_every: int = 250
+    """Steps between two training states."""
+    report_every: int = 50
+    """Steps between two lines of the curve, each the mean since the last."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "threads", "save_every", "report_every"):
+            if getattr(self, name) < 1:
+                raise RellmError(f"{name} is {getattr(self, name)}", allowed="1 or more")
+        if not 0 <= self.warmup < self.steps:
+            raise RellmError(
+                f"warmup is {self.warmup} of {self.steps} steps", allowed="0 or more, and less than `steps`"
+            )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a finished run says about itself."""
+
+    steps: int
+    seconds: float
+    """Wall time over all pieces of the run."""
+    curve: list[dict[str, float]]
+
+
+def seed_step(seed: int, step: int) -> np.random.Generator:
+    """Seed Python, NumPy and torch for one step; returns a generator of the step's own."""
+    mixed = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    random.seed(mixed)
+    np.random.seed(mixed)  # transformers draws its time masks from NumPy's global generator
+    torch.manual_seed(mixed)
+    return np.random.default_rng([seed, step])
+
+
+def rate_at(step: int, plan: Plan) -> float:
+    """Learning rate of a 0-based step."""
+    if step < plan.warmup:
+        return plan.learning_rate * (step + 1) / plan.warmup
+    return plan.learning_rate * (plan.steps - step) / (plan.steps - plan.warmup)
+
+
+def fit(module: nn.Module, terms: Terms, plan: Plan, state: Path, *, progress: bool = True) -> Fitted:
+    """Minimise `terms(step)["loss"]` over the parameters of `module`, resuming from `state` when it holds a run.
+
+    Raises:
+        RellmError: the stored run had another seed or other parameters, or the loss is not finite.
+    """
+    torch.set_num_threads(plan.threads)
+    state.mkdir(parents=True, exist_ok=True)
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    groups = [
+        {"params": [p for p in parameters.values() if p.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [p for p in parameters.values() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
+    start, before = _load(state / STATE_FILE, parameters, optimizer, plan)
+    curve = _kept_curve(state / CURVE_FILE, start)
+    began, recent = time.perf_counter(), []
+    module.train()
+    for step in range(start, plan.steps):
+        recent.append(_advance(optimizer, parameters, terms, step, plan))
+        done = step + 1
+        if done % plan.report_every == 0 or done == plan.steps:
+            seconds = before + time.perf_counter() - began
+            line = {"step": done, "seconds": round(seconds, 1), **_means(recent)}
+            curve.append(line)
+            _append(state / CURVE_FILE, line)
+            recent = []
+            if progress:
+                rate = (done - start) / (time.perf_counter() - began)
+                _report(line, plan.steps, rate)
+        if done % plan.save_every == 0 or done == plan.steps:
+            _save(state / STATE_FILE, parameters, optimizer, plan, done, before + time.perf_counter() - began)
+    module.eval()
+    return Fitted(max(start, plan.steps), before + time.perf_counter() - began, curve)
+
+
+def _advance(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], terms: Terms, step: int, plan: Plan
+) -> dict[str, float]:
+    for group in optimizer.param_groups:
+        group["lr"] = rate_at(step, plan)
+    optimizer.zero_grad(set_to_none=True)
+    seed_step(plan.seed, step)
+    values = terms(step)
+    values["loss"].backward()
+    norm = nn.utils.clip_grad_norm_(parameters.values(), plan.clip)
+    if not torch.isfinite(norm):
+        raise RellmError(
+            f"the gradient is not finite at step {step + 1} (loss {float(values['loss'].detach()):.4g})",
+            todo="Lower the learning rate, or start again with another seed",
+        )
+    optimizer.step()
+    return {name: float(value.detach()) for name, value in values.items()}
+
+
+def _means(records: list[dict[str, float]]) -> dict[str, float]:
+    names = {name: None for record in records for name in record}
+    picked = {name: [record[name] for record in records if name in record] for name in names}
+    return {name: round(float(np.mean(values)), 4) for name, values in picked.items()}
+
+
+def _report(line: dict[str, float], steps: int, rate: float) -> None:
+    left = (steps - line["step"]) / rate / 60
+    values = "  ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in ("step", "seconds"))
+    sys.stderr.write(f"step {line['step']:.0f}/{steps}  {values}  {rate:.2f} steps/s  {left:.1f} min left\n")
+    sys.stderr.flush()
+
+
+def _append(path: Path, line: dict[str, float]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _kept_curve(path: Path, step: int) -> list[dict[str, float]]:
+    """The lines up to `step`; later ones belong to work that was lost with the process, and are rewritten."""
+    if not path.exists():
+        return []
+    whole = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    kept = [record for record in map(json.loads, whole) if record["step"] <= step]
+    path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    return kept
+
+
+def _save(
+    path: Path,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    plan: Plan,
+    step: int,
+    seconds: float,
+) -> None:
+    tensors = {f"parameter.{name}": p.detach() for name, p in parameters.items()}
+    for name, p in parameters.items():
+        # A parameter that has had no gradient yet has no moments; zeros are what AdamW would begin with.
+        moments = optimizer.state.get(p, {})
+        for moment in _MOMENTS:
+            tensors[f"{moment}.{name}"] = moments.get(moment, torch.zeros_like(p))
+    counts = {name: float(optimizer.state[p]["step"]) for name, p in parameters.items() if p in optimizer.state}
+    about = {
+        "step": str(step),
+        "seconds": str(seconds),
+        "plan": json.dumps(asdict(plan)),
+        "updates": json.dumps(counts),
+    }
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata=about)
+    os.replace(temporary, path)
+
+
+def _load(
+    path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, plan: Plan
+) -> tuple[int, float]:
+    """Put a stored state in place; returns (steps done, seconds spent), zeros when there is none."""
+    if not path.exists():
+        return 0, 0.0
+    with safe_open(path, "pt") as file:
+        about: dict[str, Any] = file.metadata()
+        stored = {name.removeprefix("parameter.") for name in file.keys() if name.startswith("parameter.")}  # noqa: SIM118
+        seed = json.loads(about["plan"])["seed"]
+        if stored != set(parameters) or seed != plan.seed:
+            raise RellmError(
+                f"{path} holds a run with seed {seed} and {len(stored)} parameters, this one has seed {plan.seed} and "
+                f"{len(parameters)}",
+                todo="Choose another output folder, or delete this one's `state`",
+            )
+        updates = json.loads(about["updates"])
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(file.get_tensor(f"parameter.{name}"))
+                if name in updates:
+                    moments = {moment: file.get_tensor(f"{moment}.{name}") for moment in _MOMENTS}
+                    optimizer.state[p] = {"step": torch.tensor(updates[name]), **moments}
+    return int(about["step"]), float(about["seconds"])

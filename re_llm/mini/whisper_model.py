@@ -1,0 +1,195 @@
+"""A small but complete Whisper in the genuine classes: tokenizer, model, and passes over real frames only.
+
+Shapes: B batch, F log-mel frames (100/s), T encoder frames (50/s), L text tokens, D width, V vocabulary.
+
+The encoder's `forward` in transformers insists on 30 s of input, so its layers are called one by one here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch.nn import functional
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
+
+from re_llm.errors import RellmError
+
+END = "<|endoftext|>"
+# The order of Whisper's own special tokens; the tokenizer finds English right after the start token.
+SPECIALS = (
+    END, "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>", "<|nospeech|>",
+    "<|notimestamps|>",
+)  # fmt: skip
+FULL_FRAMES = 3000  # 30 s
+
+
+@dataclass(frozen=True)
+class WhisperSize:
+    """Width and depth of the model; the default has 3.6 M parameters (7.2 MB in 16 bit)."""
+
+    width: int = 192
+    encoder_layers: int = 4
+    decoder_layers: int = 2
+    heads: int = 4
+    vocabulary: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width % 2:
+            raise RellmError(f"width {self.width} does not divide into {self.heads} heads", allowed="an even multiple")
+        if self.vocabulary < 256 + len(SPECIALS):
+            raise RellmError(f"vocabulary is {self.vocabulary}", allowed=f"at least {256 + len(SPECIALS)}")
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> WhisperTokenizer:
+    """Byte-level BPE in Whisper's layout: `vocabulary` ids, the special tokens last, English transcription prefix."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary - len(SPECIALS), initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
+    learned = json.loads(bpe.to_str())["model"]
+    vocab: dict[str, int] = learned["vocab"]
+    for token in SPECIALS:
+        vocab[token] = len(vocab)
+    return WhisperTokenizer(
+        vocab=vocab,
+        merges=[tuple(pair) for pair in learned["merges"]],
+        pad_token=END,
+        language="en",
+        task="transcribe",
+        extra_special_tokens=list(SPECIALS[1:]),
+    )
+
+
+def build_model(tokenizer: WhisperTokenizer, size: WhisperSize) -> WhisperForConditionalGeneration:
+    """A freshly initialised Whisper whose generation settings transcribe English without timestamps."""
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIALS}
+    ends = {"bos_token_id": ids[END], "eos_token_id": ids[END], "pad_token_id": ids[END]}
+    start = ids["<|startoftranscript|>"]
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=80,
+        d_model=size.width,
+        encoder_layers=size.encoder_layers,
+        decoder_layers=size.decoder_layers,
+        encoder_attention_heads=size.heads,
+        decoder_attention_heads=size.heads,
+        encoder_ffn_dim=4 * size.width,
+        decoder_ffn_dim=4 * size.width,
+        max_source_positions=FULL_FRAMES // 2,
+        max_target_positions=128,
+        decoder_start_token_id=start,
+        begin_suppress_tokens=None,
+        **ends,
+    )
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=start,
+        is_multilingual=True,
+        lang_to_id={"<|en|>": ids["<|en|>"]},
+        task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
+        language="en",
+        task="transcribe",
+        return_timestamps=False,
+        no_timestamps_token_id=ids["<|notimestamps|>"],
+        prev_sot_token_id=ids["<|startofprev|>"],
+        max_length=128,
+        **ends,
+    )
+    return model
+
+
+def encode(
+    model: WhisperForConditionalGeneration, mels: torch.Tensor, frames: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The encoder on real frames only; a padded batch gives what each utterance gives alone.
+
+    Args:
+        mels: [B, 80, F]; what lies beyond `frames` is ignored.
+        frames: real log-mel frames, int [B].
+
+    Returns:
+        States [B, T, D] with T = ceil(F / 2), and their lengths, int [B].
+    """
+    encoder = model.model.encoder
+    real = torch.arange(mels.shape[-1])[None, :] < frames[:, None]
+    hidden = functional.gelu(encoder.conv1(mels * real[:, None]))
+    hidden = functional.gelu(encoder.conv2(hidden * real[:, None])).transpose(1, 2)
+    lengths = (frames + 1) // 2
+    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+    mask = _additive(lengths, hidden.shape[1])
+    for layer in encoder.layers:
+        hidden = layer(hidden, mask)
+    return encoder.layer_norm(hidden), lengths
+
+
+def decode(
+    model: WhisperForConditionalGeneration, ids: torch.Tensor, states: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
+    """Logits [B, L, V] of the decoder for `ids` [B, L], attending to the first `lengths` [B] of `states` [B, T, D]."""
+    decoder, size = model.model.decoder, ids.shape[1]
+    causal = torch.full((size, size), float("-inf")).triu(1)[None, None]
+    mask = _additive(lengths, states.shape[1])
+    hidden = decoder.embed_tokens(ids) + decoder.embed_positions.weight[:size]
+    for layer in decoder.layers:
+        hidden = layer(hidden, causal, states, mask)
+    return model.proj_out(decoder.layer_norm(hidden))
+
+
+def _additive(lengths: torch.Tensor, size: int) -> torch.Tensor:
+    """Attention mask [B, 1, 1, size]: 0 where real, minus infinity beyond `lengths`."""
+    beyond = torch.arange(size)[None, :] >= lengths[:, None]
+    return torch.zeros(beyond.shape).masked_fill(beyond, float("-inf"))[:, None, None]
+
+
+def gather(mels: Sequence[np.ndarray], silence: np.ndarray | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch [B, 80, F] with its real frames [B] from log-mels [frames, 80].
+
+    `silence` frames [B] follow each utterance and count as real. They hold what the feature extractor writes
+    there: 8 (in log10) under the utterance's maximum, which is 2 after its scaling.
+    """
+    extra = np.zeros(len(mels), dtype=np.int64) if silence is None else silence
+    frames = [len(mel) + int(more) for mel, more in zip(mels, extra, strict=True)]
+    batch = np.zeros((len(mels), max(frames), 80), dtype=np.float32)
+    for row, mel in enumerate(mels):
+        batch[row, : len(mel)] = mel
+        batch[row, len(mel) : frames[row]] = float(mel.max()) - 2.0
+    return torch.from_numpy(batch).transpose(1, 2), torch.tensor(frames)
+
+
+@torch.no_grad()
+def transcribe(
+    model: WhisperForConditionalGeneration, processor: WhisperProcessor, mels: Sequence[np.ndarray]
+) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    """Greedy transcripts of log-mels [frames, 80] without padding to 30 s, and the encoder's states with lengths."""
+    batch, frames = gather(mels)
+    states, lengths = encode(model, batch, frames)
+    prefix, end = list(processor.tokenizer.prefix_tokens), processor.tokenizer.eos_token_id
+    ids = torch.tensor(prefix).repeat(len(mels), 1)
+    ended = torch.zeros(len(mels), dtype=torch.bool)
+    while not bool(ended.all()) and ids.shape[1] < model.config.max_target_positions:
+        following = decode(model, ids, states, lengths)[:, -1].argmax(-1)
+        following = torch.where(ended, end, following)
+        ended |= following == end
+        ids = torch.cat([ids, following[:, None]], 1)
+    return processor.tokenizer.batch_decode(ids, skip_special_tokens=True), states, lengths
+
+
+def save_whisper(model: WhisperForConditionalGeneration, processor: WhisperProcessor, out: Path) -> None:
+    """Write model (float16), processor and generation settings so that plain transformers loads them."""
+    model.set_attn_implementation("sdpa")
+    weights = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
+    model.save_pretrained(out, state_dict=weights)
+    processor.save_pretrained(out)

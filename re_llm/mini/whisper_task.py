@@ -1,0 +1,155 @@
+"""What the miniature's Whisper is trained by: transcripts for the decoder, two CTC losses for the encoder.
+
+Shapes: B batch, F log-mel frames (100/s), T encoder frames (50/s), L text tokens, D width, V vocabulary.
+
+Only the encoder is read by the adapter, and a good decoder hides a weak encoder. Two CTC heads on the encoder's
+output, for characters and for the decoder's tokens, are therefore trained from the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import WhisperProcessor
+
+from re_llm.mini import speech_data
+from re_llm.mini.speech_data import Clip, MelStore
+from re_llm.mini.whisper_model import FULL_FRAMES, WhisperSize, build_model, decode, encode, gather
+
+CHARACTERS = " abcdefghijklmnopqrstuvwxyz'0123456789"  # 0 is the CTC blank, so the first is 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the training steps are made of."""
+
+    batch: int = 32
+    char_ctc: float = 0.5
+    """Weight of the character CTC loss on the encoder; the decoder's cross-entropy has 1."""
+    token_ctc: float = 0.3
+    """Weight of the token CTC loss on the encoder."""
+    short_steps: int = 600
+    """Steps over which the longest clip in use grows from the shortest quarter to all clips."""
+    pad_share: float = 0.25
+    """Share of batches with up to `pad_frames` of silence after each utterance."""
+    pad_frames: int = 200
+    full_every: int = 4
+    """Every so many steps `full_batch` utterances padded to 30 s are added."""
+    full_batch: int = 2
+    full_weight: float = 0.15
+    """Weight of their loss beside the batch's."""
+
+
+class CtcHeads(nn.Module):
+    """Characters at 50 frames/s and tokens at 25 frames/s from the encoder's states. Used in training only."""
+
+    def __init__(self, width: int, tokens: int):
+        super().__init__()
+        self.characters = nn.Linear(width, len(CHARACTERS) + 1)
+        self.tokens = nn.Linear(width, tokens + 1)
+
+    def losses(
+        self, states: torch.Tensor, lengths: torch.Tensor, texts: Sequence[str], token_ids: Sequence[list[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean negative log-likelihood per character, and per token.
+
+        An utterance with more symbols than frames adds nothing (it has no alignment).
+        """
+        chars = [character_ids(text) for text in texts]
+        halved = functional.avg_pool1d(states.transpose(1, 2), 2).transpose(1, 2)
+        shifted = [[token + 1 for token in ids] for ids in token_ids]
+        return _ctc(self.characters(states), lengths, chars), _ctc(self.tokens(halved), lengths // 2, shifted)
+
+
+def _ctc(logits: torch.Tensor, lengths: torch.Tensor, targets: Sequence[list[int]]) -> torch.Tensor:
+    sizes = torch.tensor([len(target) for target in targets])
+    flat = torch.tensor([symbol for target in targets for symbol in target])
+    scores = logits.float().log_softmax(-1).transpose(0, 1)
+    total = functional.ctc_loss(scores, flat, lengths, sizes, reduction="sum", zero_infinity=True)
+    return total / sizes.sum()
+
+
+def character_ids(text: str) -> list[int]:
+    """CTC targets of a transcript: 1 + index into `CHARACTERS`; other characters are passed over."""
+    return [CHARACTERS.index(c) + 1 for c in speech_data.plain(text) if c in CHARACTERS]
+
+
+def read_characters(best: Sequence[int]) -> str:
+    """Text of a frame-wise best path: repeats merged, blanks dropped."""
+    merged = [symbol for i, symbol in enumerate(best) if symbol and (i == 0 or symbol != best[i - 1])]
+    return "".join(CHARACTERS[symbol - 1] for symbol in merged)
+
+
+class WhisperTask(nn.Module):
+    """Model, CTC heads and data; `terms` makes the losses of one step."""
+
+    def __init__(
+        self, processor: WhisperProcessor, size: WhisperSize, recipe: Recipe, clips: Sequence[Clip], mels: MelStore
+    ):
+        super().__init__()
+        self.processor, self.recipe, self.mels = processor, recipe, mels
+        self.model = build_model(processor.tokenizer, size)
+        # torch's fused attention is slow backwards on a CPU: twice the time of a whole step.
+        self.model.set_attn_implementation("eager")
+        self.heads = CtcHeads(size.width, len(processor.tokenizer))
+        self.texts = [clip.text for clip in clips]
+        self.tokens = [processor.tokenizer(text, add_special_tokens=False).input_ids for text in self.texts]
+        self.prefix = list(processor.tokenizer.prefix_tokens)
+        self.order = np.argsort(mels.lengths, kind="stable")
+
+    def terms(self, step: int, seed: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([seed, step])
+        recipe = self.recipe
+        share = min(1.0, 0.25 + 0.75 * step / max(1, recipe.short_steps))
+        chosen = speech_data.like_lengths(self.order, recipe.batch, rng, share=share)
+        silence = rng.integers(0, recipe.pad_frames, len(chosen)) if rng.random() < recipe.pad_share else None
+        values = self._losses(chosen, silence, rng)
+        if recipe.full_every and step % recipe.full_every == recipe.full_every - 1:
+            few = rng.permutation(len(self.order))[: recipe.full_batch]
+            padded = self._losses(few, FULL_FRAMES - self.mels.lengths[few], rng)
+            values["full_ce"] = padded["ce"]
+            values["loss"] = values["loss"] + recipe.full_weight * padded["loss"]
+        return values
+
+    def _losses(
+        self, chosen: np.ndarray, silence: np.ndarray | None, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        mels, frames = gather([self.mels[i] for i in chosen], silence)
+        mels = spec_augment(mels, self.mels.lengths[chosen], rng)
+        tokens = [self.tokens[i] for i in chosen]
+        inputs, labels = self._teacher_forcing(tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            states, lengths = encode(self.model, mels, frames)
+            char, token = self.heads.losses(states, lengths, [self.texts[i] for i in chosen], tokens)
+            logits = decode(self.model, inputs, states, lengths)
+            ce = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+        loss = ce + self.recipe.char_ctc * char + self.recipe.token_ctc * token
+        return {"loss": loss, "ce": ce, "char_ctc": char, "token_ctc": token}
+
+    def _teacher_forcing(self, tokens: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decoder input and labels [B, L]; the prefix carries no loss, the end token does."""
+        end = self.processor.tokenizer.eos_token_id
+        width = len(self.prefix) + max(map(len, tokens))
+        inputs = torch.full((len(tokens), width), end)
+        labels = torch.full((len(tokens), width), -100)
+        for row, ids in enumerate(tokens):
+            inputs[row, : len(self.prefix) + len(ids)] = torch.tensor(self.prefix + ids)
+            labels[row, len(self.prefix) - 1 : len(self.prefix) + len(ids)] = torch.tensor([*ids, end])
+        return inputs, labels
+
+
+def spec_augment(mels: torch.Tensor, frames: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    """Two bands of up to 10 mels and two stretches of up to 0.15 s of each row [B, 80, F] set to the row's mean."""
+    for row, length in zip(mels, frames, strict=True):
+        level = row[:, :length].mean()
+        for _ in range(2):
+            width, wide = int(rng.integers(0, 11)), int(rng.integers(0, 16))
+            low, begin = int(rng.integers(0, 80 - width)), int(rng.integers(0, max(1, length - wide)))
+            row[low : low + width] = level
+            row[:, begin : begin + wide] = level
+    return mels
