@@ -1,0 +1,78 @@
+"""Tokenizer and untrained model of the miniature chat LLM."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.mini.grammar import respond_to, world
+from re_llm.mini.llm_rows import END, END_OF_TEXT
+from re_llm.prompts import PROMPTS
+
+START, SPEECH = "<|im_start|>", "<|speech|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_tokenizer(world_size: int = 24000, seed: int = 0, vocabulary: int = 3000) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the training sentences, all prompts and all answers, with the ChatML template."""
+    sentences = [s for s in world(seed, world_size) if s.split == "train"]
+    texts = [p.system + " " + p.before + p.after for p in PROMPTS.values()] * 50
+    for s in sentences:
+        texts += [s.text, s.text.lower()]
+    for number, s in enumerate(sentences):
+        emotion = PROMPT_EMOTIONS[number % len(PROMPT_EMOTIONS)]
+        texts += [respond_to(name, s, emotion) for name in ("chat", "cascade", "continue-emotion")]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = [END_OF_TEXT, START, END, SPEECH]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[AddedToken(t, special=True, normalized=False) for t in special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=END_OF_TEXT,
+        eos_token=END,
+        additional_special_tokens=[START, SPEECH],
+        model_max_length=512,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, *, width: int, inner: int, layers: int, heads: int, seed: int = 0
+) -> Qwen2ForCausalLM:
+    """A Qwen2 with random weights, tied embeddings and greedy decoding.
+
+    Args:
+        inner: width of the gated feed-forward layers.
+    """
+    torch.manual_seed(seed)
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            **ids,
+        )
+    )
+    model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=64, **ids)
+    return model

@@ -1,0 +1,112 @@
+"""How well the miniature chat LLM answers unseen sentences, clean and disturbed.
+
+Shapes: B rows, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.mini.grammar import Sentence, emotion_of, respond_to, right_topic, world
+from re_llm.mini.llm_rows import CLEAN, Disturbance, Row, RowSource, embed_rows
+from re_llm.prompts import PROMPTS, get_prompt
+
+CONDITIONS = {
+    "noise": replace(CLEAN, noise=0.5),
+    "doubling": replace(CLEAN, double=1.0),
+    "noise+doubling": replace(CLEAN, noise=0.5, double=1.0),
+}
+"""What the gate is measured under."""
+LABELLED = tuple(name for name, prompt in PROMPTS.items() if prompt.needs_emotion)
+BATCH = 100
+NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Item:
+    """A test sentence with the emotion that the prompt is told, where it is told one."""
+
+    sentence: Sentence
+    emotion: str
+
+
+@torch.inference_mode()
+def answer_rows(model: Any, source: RowSource, rows: Sequence[Row], how: Disturbance = CLEAN) -> list[str]:
+    """Greedy answers to rows, the content of each disturbed with the strengths of `how`."""
+    rng = random.Random(0)
+    answers: list[str] = []
+    for first in range(0, len(rows), BATCH):
+        pieces = [(row.prefix, row.content, row.suffix) for row in rows[first : first + BATCH]]
+        embeds, lengths = embed_rows(
+            model.get_input_embeddings(), pieces, [how] * len(pieces), source.fillers, rng, pad_left=True
+        )
+        longest = embeds.shape[1]
+        mask = torch.stack([torch.arange(longest) >= longest - length for length in lengths]).long()
+        out = model.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False)
+        answers += source.tokenizer.batch_decode(out, skip_special_tokens=True)
+    return [answer.strip() for answer in answers]
+
+
+def _items(world_size: int, seed: int, count: int) -> list[Item]:
+    rng = random.Random(f"llm test {seed}")
+    test = [s for s in world(seed, world_size) if s.split == "test"]
+    return [Item(s, rng.choice(PROMPT_EMOTIONS)) for s in rng.sample(test, min(count, len(test)))]
+
+
+def _rate(hits: Sequence[bool]) -> float:
+    return round(sum(hits) / len(hits), 4) if hits else float("nan")
+
+
+def _told(prompt_id: str, item: Item) -> str:
+    return item.emotion if prompt_id in LABELLED else item.sentence.words_emotion
+
+
+def _score_prompt(model: Any, source: RowSource, prompt_id: str, items: list[Item], how: Disturbance) -> dict:
+    rows = [source.row(get_prompt(prompt_id), i.sentence, i.emotion, i.sentence.text) for i in items]
+    answers = answer_rows(model, source, rows, how)
+    pairs = list(zip(items, answers, strict=True))
+    scores = {
+        "exact": _rate([a == respond_to(prompt_id, i.sentence, i.emotion) for i, a in pairs]),
+        "emotion": _rate([emotion_of(a) == _told(prompt_id, i) for i, a in pairs]),
+        "emotion_when_told_by_words": _rate(
+            [emotion_of(a) == _told(prompt_id, i) for i, a in pairs if i.sentence.words_emotion != "neutral"]
+        ),
+    }
+    if not prompt_id.startswith("recognize"):
+        scores["topic"] = _rate([right_topic(a, i.sentence) for i, a in pairs])
+    return scores
+
+
+def evaluate_llm(
+    folder: str | Path, *, seed: int = 0, world_size: int = 24000, count: int = 200, conditions: bool = True
+) -> dict[str, Any]:
+    """Scores of a saved LLM on unseen sentences.
+
+    Returns:
+        `prompts`: per prompt id the rates `exact`, `topic`, `emotion`, `emotion_when_told_by_words`;
+        `disturbed`: per condition the same for three prompts; `gate`: the smallest topic rate under a condition.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    source = RowSource(tokenizer, [s for s in world(seed, world_size) if s.split == "train"], seed=seed)
+    items = _items(world_size, seed, count)
+    result: dict[str, Any] = {
+        "items": len(items),
+        "prompts": {name: _score_prompt(model, source, name, items, CLEAN) for name in PROMPTS},
+    }
+    if conditions:
+        asked = ("continue", "continue-emotion", "chat-empathetic")
+        result["disturbed"] = {
+            condition: {name: _score_prompt(model, source, name, items, how) for name in asked}
+            for condition, how in CONDITIONS.items()
+        }
+        result["gate"] = min(s["topic"] for scores in result["disturbed"].values() for s in scores.values())
+    return result

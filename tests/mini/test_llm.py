@@ -1,0 +1,170 @@
+"""The miniature chat LLM: it learns, resumes exactly, loads as any chat model, and disturbance keeps to the content."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from re_llm.errors import RellmError
+from re_llm.mini.grammar import world
+from re_llm.mini.lexicon import TOPICS
+from re_llm.mini.llm import CHECKPOINT, LOG, LlmOptions, Training, answer_loss, train_llm
+from re_llm.mini.llm_build import build_model, build_tokenizer
+from re_llm.mini.llm_rows import CLEAN, Disturbance, RowSource, collate, embed_rows, vary
+from re_llm.mini.llm_scores import answer_rows
+from re_llm.prompts import PROMPTS, get_prompt, split_chat, tokenize_row
+
+WORLD = 400
+TINY = LlmOptions(
+    steps=6, micro_batches=2, rows=4, warm_up=1, learning_rate=3e-3, checkpoint_every=3, vocabulary=700, width=32,
+    inner=48, layers=2, heads=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("llm")
+    train_llm(out, options=TINY, world_size=WORLD, progress=False, evaluate=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def source() -> RowSource:
+    return RowSource(build_tokenizer(WORLD, vocabulary=700), [s for s in world(0, WORLD) if s.split == "train"])
+
+
+def test_loss_falls(tmp_path: Path) -> None:
+    options = LlmOptions(**{**TINY.__dict__, "steps": 20, "learning_rate": 1e-2, "checkpoint_every": 100})
+    train_llm(tmp_path, options=options, world_size=WORLD, progress=False, evaluate=False)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / LOG).read_text().splitlines()]
+    assert len(losses) == 20
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+
+
+def test_resumed_equals_uninterrupted(trained: Path, tmp_path: Path) -> None:
+    interrupted = Training(tmp_path, TINY, seed=0, world_size=WORLD)
+    for _ in range(3):
+        interrupted.advance()
+    interrupted.save()
+    (tmp_path / LOG).write_text('{"step": 3, "loss": 1}\n{"step": 5, "loss": 1}\n{"step": 6, "lo')
+    metrics = train_llm(tmp_path, options=TINY, world_size=WORLD, progress=False, evaluate=False)
+    assert metrics["steps"] == 6
+    assert [json.loads(line)["step"] for line in (tmp_path / LOG).read_text().splitlines()] == [3, 4, 5, 6]
+    once, twice = (AutoModelForCausalLM.from_pretrained(f).state_dict() for f in (trained, tmp_path))
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
+def test_a_checkpoint_of_other_options_is_refused(trained: Path) -> None:
+    assert (trained / CHECKPOINT).exists()
+    with pytest.raises(RellmError, match="other options"):
+        train_llm(trained, options=TINY, seed=1, world_size=WORLD, progress=False, evaluate=False)
+
+
+def test_saved_folder_is_an_ordinary_chat_model(trained: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    model = AutoModelForCausalLM.from_pretrained(trained)
+    assert tokenizer.eos_token == "<|im_end|>" and tokenizer.pad_token == "<|endoftext|>"
+    assert model.config.tie_word_embeddings and model.config.max_position_embeddings == 512
+    assert len(tokenizer("<|speech|>")["input_ids"]) == 1
+    messages = [{"role": "system", "content": "You are kind."}, {"role": "user", "content": "Größe 7, \u732b!"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    expected = "<|im_start|>system\nYou are kind.<|im_end|>\n<|im_start|>user\nGröße 7, \u732b!<|im_end|>\n"
+    assert text == expected + "<|im_start|>assistant\n"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    ids = torch.tensor([tokenize_row(tokenizer, get_prompt("chat"), "My brother sold the sofa.")])
+    out = model.generate(ids, max_new_tokens=3)
+    assert out.shape[1] <= ids.shape[1] + 3
+
+
+def test_rows_are_laid_out_like_the_text_pass(source: RowSource) -> None:
+    sentence = source.sentences[0]
+    for name in PROMPTS:
+        row = source.row(get_prompt(name), sentence, "sad", sentence.text)
+        prompt = get_prompt(name).with_emotion("sad")
+        assert [*row.prefix, *row.content, *row.suffix] == tokenize_row(source.tokenizer, prompt, sentence.text)
+        assert source.tokenizer.decode(list(row.answer)).endswith("<|im_end|>\n<|endoftext|>")
+        assert row.suffix == source.encode(split_chat(source.tokenizer, prompt)[1])
+
+
+def test_shared_prefix_changes_nothing(source: RowSource) -> None:
+    """The loss with keys and values of the prefix computed once equals the plain loss of whole rows."""
+    model = build_model(source.tokenizer, width=32, inner=48, layers=2, heads=2)
+    rows = source.micro_batch(0, 0, 4)
+    loss = answer_loss(model, collate(rows, model.get_input_embeddings(), CLEAN, source.fillers, seed="0"))
+    total, count = 0.0, 0
+    for row in rows:
+        ids = torch.tensor([[*row.prefix, *row.content, *row.suffix, *row.answer]])
+        labels = ids.clone()
+        labels[:, : -len(row.answer)] = -100
+        total += model(ids, labels=labels).loss.item() * len(row.answer)
+        count += len(row.answer)
+    assert loss.item() == pytest.approx(total / count, rel=1e-4)
+
+
+def test_micro_batches_are_repeatable_and_of_one_prompt(source: RowSource) -> None:
+    assert source.micro_batch(7, 1, 4) == source.micro_batch(7, 1, 4)
+    assert source.micro_batch(7, 1, 4) != source.micro_batch(8, 1, 4)
+    assert len({row.suffix for row in source.micro_batch(7, 1, 4)}) == 1
+
+
+def test_disturbance_keeps_to_the_content(source: RowSource) -> None:
+    embedding = build_model(source.tokenizer, width=32, inner=48, layers=2, heads=2).get_input_embeddings()
+    piece = ((5, 6, 7), (20, 21, 22), (8, 9))
+    clean, lengths = embed_rows(embedding, [piece], [CLEAN], source.fillers, random.Random(0))
+    assert lengths == [8] and torch.equal(clean[0], embedding(torch.tensor([5, 6, 7, 20, 21, 22, 8, 9])))
+    doubled, lengths = embed_rows(
+        embedding, [piece, piece], [Disturbance(1.0, 0, 0, 0), CLEAN], source.fillers, random.Random(0), pad_left=True
+    )
+    assert lengths == [11, 8]
+    assert torch.equal(doubled[0], embedding(torch.tensor([5, 6, 7, 20, 20, 21, 21, 22, 22, 8, 9])))
+    assert torch.equal(doubled[1, 3:], clean[0])
+    noisy, lengths = embed_rows(embedding, [piece], [Disturbance(0, 1.0, 0.3, 0.5)], source.fillers, random.Random(0))
+    assert lengths == [11]
+    assert torch.allclose(noisy[0, :3], clean[0, :3]) and torch.allclose(noisy[0, -2:], clean[0, -2:])
+    assert not torch.allclose(noisy[0, 3], clean[0, 3])
+
+
+def test_drawn_strengths_lie_below_the_limits() -> None:
+    rng, limits = random.Random(0), Disturbance()
+    drawn = [limits.draw(rng) for _ in range(400)]
+    assert 0.6 < sum(d != CLEAN for d in drawn) / len(drawn) < 0.8
+    assert all(d.noise <= limits.noise and d.smear <= limits.smear for d in drawn)
+    assert limits.scaled(0.0).draw(rng).noise == 0
+
+
+def test_variation_keeps_topic_and_emotional_words(source: RowSource) -> None:
+    rng = random.Random(0)
+    changed = 0
+    for sentence in source.sentences[:200]:
+        text = vary(sentence, rng, source.neutral_words)
+        changed += text != sentence.text
+        assert {w for w in text.lower().replace(".", "").replace(",", "").split() if w in TOPICS} == {sentence.topic}
+    assert 60 < changed < 180
+    assert not set(source.neutral_words) & {"hooray", "tragic", "sofa"}
+
+
+def test_an_untrained_model_fails_the_gate(tmp_path: Path) -> None:
+    options = LlmOptions(**{**TINY.__dict__, "steps": 1})
+    with pytest.raises(RellmError, match="right topic"):
+        train_llm(tmp_path, options=options, world_size=100, progress=False)
+    scores = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(scores["prompts"]) == set(PROMPTS)
+    assert scores["gate"] < 0.5 and 0 < scores["items"] < 30
+
+
+def test_answers_do_not_depend_on_the_batch(trained: Path, source: RowSource) -> None:
+    model = AutoModelForCausalLM.from_pretrained(trained).eval()
+    rows = [source.row(get_prompt("chat"), s, "sad", s.text) for s in source.sentences[:3]]
+    together = answer_rows(model, source, rows)
+    assert together == [answer_rows(model, source, [row])[0] for row in rows]
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"heads": 3}, {"disturb_from": 0.9}])
+def test_contradictory_options_are_refused(wrong: dict) -> None:
+    with pytest.raises(RellmError):
+        LlmOptions(**{**TINY.__dict__, **wrong})
