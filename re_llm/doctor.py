@@ -198,7 +198,11 @@ def count_parameters(folder: Path, only: str = "") -> int | None:
 
 def _part(role: str, name: str) -> Part:
     """One model of the recipe, found locally, in the hub cache, or in the table."""
-    place = Path(resolve_component(name))
+    # A part of the miniature that is not there is something missing, like any other.
+    try:
+        place = Path(resolve_component(name))
+    except RellmError:
+        place = Path(name)
     if place.is_dir():
         count = count_parameters(place, "encoder." if role == "speech_encoder" else "")
         return Part(role, name, True, count, None, None, _weights(role, count))
@@ -247,14 +251,10 @@ def examine_recipe(recipe: Recipe, machine: Machine) -> Needs:
     """What the recipe needs and what of it is missing on this machine.
 
     Raises:
-        RellmError: a component `mini:NAME` is not shipped, or a local weight file is broken.
+        RellmError: a local weight file is broken.
     """
     parts = [_part(role, name) for role, name in recipe.components.model_dump(exclude_none=True).items()]
-    missing = [
-        f"{part.role}: {part.name} ({_gb(part.download)}); get it with: hf download {part.name}"
-        for part in parts
-        if not part.here
-    ]
+    missing = [f"{part.role}: {part.name}; {_how(part)}" for part in parts if not part.here]
     downloads = sum(part.download or 0 for part in parts if not part.here)
     if downloads > machine.disk_free:
         missing.append(f"disk: {_gb(downloads)} to download, {_gb(machine.disk_free)} free in {hub_cache()}")
@@ -262,20 +262,25 @@ def examine_recipe(recipe: Recipe, machine: Machine) -> Needs:
     roots = {name: corpus.root for name, corpus in recipe.corpora.items()}
     missing += [line for name, root in roots.items() if (line := _missing_corpus(name, root))]
     small = all(part.parameters is not None and part.parameters < 1e8 for part in parts)
-    memory = {
-        name: sum(part.memory.get(name, 0) for part in parts) + int(OVERHEAD / 4 if small else OVERHEAD)
-        for name in BYTES
-    }
+    beside = int(OVERHEAD / 4 if small else OVERHEAD)
+    known = all(part.memory for part in parts)
+    memory = {name: sum(part.memory[name] for part in parts) + beside for name in BYTES} if known else {}
     have = machine.device_memory or machine.memory
-    if have and memory["4-bit"] > have:
+    if have and memory and memory["4-bit"] > have:
         missing.append(f"memory: about {_gb(memory['4-bit'])} even in 4 bit, {_gb(have)} here; choose a smaller LLM")
     if any(root == "mini" for root in roots.values()) and machine.extras.get("mini"):
         missing.append('extra mini, which writes the miniature corpora: pip install "re-llm[mini]"')
     return Needs(recipe.name, parts, memory, roots, missing)
 
 
+def _how(part: Part) -> str:
+    if part.name.startswith("mini:"):
+        return "make it with: re-llm mini build, and set RE_LLM_MINI to its folder `assets`"
+    return f"{_gb(part.download)}, get it with: hf download {part.name}"
+
+
 def _gb(count: int | None) -> str:
-    return "size unknown" if count is None else f"{count / GB:.2g} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+    return "?" if count is None else f"{count / GB:.2g} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
 def as_dict(machine: Machine, needs: Needs | None) -> dict[str, Any]:
@@ -312,16 +317,17 @@ def _show_needs(console: Any, needs: Needs, machine: Machine) -> None:
     for name in ("part", "parameters", *BYTES, "state"):
         table.add_column(name, justify="left" if name in ("part", "state") else "right")
     for part in needs.parts:
-        state = "[green]here[/]" if part.here else f"[yellow]to download, {_gb(part.download)}[/]"
-        count = f"{part.parameters / 1e6:,.1f} M" if part.parameters else "unknown"
+        download = f"download {_gb(part.download)}" if part.download else "missing"
+        count = f"{part.parameters / 1e6:,.1f} M" if part.parameters else "?"
+        state = "[green]here[/]" if part.here else f"[yellow]{download}[/]"
         table.add_row(part.role, count, *(_gb(part.memory.get(name)) for name in BYTES), state)
-    table.add_row("to answer", "", *(_gb(needs.memory[name]) for name in BYTES), "weights, activations, cache")
+    table.add_row("to answer", "", *(_gb(needs.memory.get(name)) for name in BYTES), "with activations")
     console.print()
     console.print(table)
     for part in needs.parts:
         console.print(f"  {part.role}: [bold]{part.name}[/]  [dim]{part.licence or ''}[/]", soft_wrap=True)
     have = machine.device_memory or machine.memory
-    if have:
+    if have and needs.memory:
         fitting = ", ".join(name for name in BYTES if needs.memory[name] <= have) or "none of these"
         console.print(f"\n{_gb(have)} here hold it in {fitting}; 8 and 4 bit need an LLM that is stored quantised.")
     if needs.missing:

@@ -1,0 +1,74 @@
+"""What all tests share. No test needs a network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Reference values of the original systems: RE_LLM_GOLDEN, the copy in tests/golden, or a folder beside the clone."""
+    places = [os.environ.get("RE_LLM_GOLDEN"), ROOT / "tests" / "golden", ROOT.parent / "shared" / "golden"]
+    for place in places:
+        if place and (Path(place) / "inputs.safetensors").is_file():
+            return Path(place)
+    pytest.skip("no reference values: set RE_LLM_GOLDEN to their folder")
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The trained miniature; a checkout without it has nothing to answer with."""
+    from re_llm.config import mini_assets
+
+    folder = mini_assets()
+    if not (folder / "recordings" / "recordings.json").is_file():
+        pytest.skip(f"the trained miniature is not in {folder}")
+    return folder
+
+
+@pytest.fixture
+def recording(tmp_path: Path):
+    """Writes a recording: a hum with noise, of a wanted length in seconds and rate in Hz; returns its path."""
+
+    def write(name: str = "hum.wav", seconds: float = 1.0, rate: int = 16_000, seed: int = 0) -> Path:
+        time = np.arange(int(seconds * rate)) / rate
+        noise = np.random.default_rng(seed).normal(0, 0.01, len(time))
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.3 * np.sin(2 * np.pi * (150 + 40 * seed) * time) + noise, rate)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A RE-LLM checkpoint with random weights, a second to load: it says nothing sensible, through the real code."""
+    import tiny_world
+    import torch
+
+    from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
+
+    root = tmp_path_factory.mktemp("tiny")
+    parts = (
+        tiny_world.save_llm(root / "llm"),
+        tiny_world.save_whisper(root / "whisper"),
+        tiny_world.save_emotion(root / "emotion"),
+    )
+    torch.manual_seed(0)
+    options = {"adapter": tiny_world.ADAPTER}
+    folder = root / "re-llm"
+    ReLlmForConditionalGeneration.from_components(*parts, **options, lora={"r": 4}).save_pretrained(folder)
+    ReLlmProcessor.from_components(*parts, **options).save_pretrained(folder)
+    return folder

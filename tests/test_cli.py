@@ -1,0 +1,203 @@
+"""The command line: help, exit codes, messages, and the commands that answer, on a checkpoint with random weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from re_llm import doctor
+from re_llm.cli import app
+from re_llm.records import Reply, Utterance, read_records, write_records
+from re_llm.version import __version__
+
+COMMANDS = get_command(app).commands
+GROUPS = {name for name, command in COMMANDS.items() if hasattr(command, "commands")}
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="re-llm")
+
+
+def _leaves() -> list[tuple[str, ...]]:
+    nested = [(name, inner) for name in GROUPS for inner in COMMANDS[name].commands]
+    return [(name,) for name in COMMANDS if name not in GROUPS] + nested
+
+
+@pytest.mark.parametrize("path", _leaves(), ids=" ".join)
+def test_help_shows_an_example_and_documents_every_option(path: tuple[str, ...]) -> None:
+    result = call(*path, "--help")
+    assert result.exit_code == 0
+    assert f"    re-llm {' '.join(path)}" in result.stdout
+    command = COMMANDS[path[0]]
+    for name in path[1:]:
+        command = command.commands[name]
+    assert [p.name for p in command.params if not getattr(p, "help", None)] == []
+
+
+def test_help_lists_every_command_with_a_whole_sentence() -> None:
+    text = call("--help").stdout
+    for name, command in COMMANDS.items():
+        line = next(line for line in text.splitlines() if line.strip().startswith(name + " "))
+        assert line.endswith("."), line
+        assert command.get_short_help_str(200) in line
+
+
+def test_version() -> None:
+    assert call("--version").stdout.strip() == f"re-llm {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["respnd", "x.wav"], "respond"),
+        (["respond", "--bach-size", "2", "x.wav"], "--batch-size"),
+        (["mini", "buidl"], "build"),
+    ],
+)
+def test_a_misspelt_word_is_answered_with_the_right_one(arguments: list[str], suggestion: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert suggestion in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["respond", "missing.wav"], "no such file: missing.wav"),
+        (["respond", "."], "is a folder"),
+        (["respond", "missing.jsonl", "--out", "r.jsonl"], "no such file: missing.jsonl"),
+        (["respond", "a.jsonl", "b.wav", "--out", "r.jsonl"], "stands beside other inputs"),
+        (["respond", "x.wav", "--prompt", "nonsense"], "unknown prompt 'nonsense'"),
+        (["respond", "x.wav", "--prompt", "cascade"], "tells the model the emotion"),
+        (["recognize", "x.wav", "--prompt", "nonsense"], "Allowed: chat, "),
+        (["doctor", "nonsense"], "no such recipe"),
+        (["doctor", "re_llm", "--set", "modle.fusion=none"], "unknown key 'modle'"),
+        (["prepare"], "prepare --list"),
+        (["prepare", "ravdes", "--root", ".", "--out", "m.jsonl"], "unknown corpus 'ravdes'"),
+        (["prepare", "esd", "--out", "m.jsonl"], "--root is missing"),
+        (["prepare", "check"], "no manifest is named"),
+        (["prepare", "esd", "--root", ".", "--out", "m.jsonl", "--option", "limit"], "KEY=VALUE"),
+        (["train", "mini", "--stage", "nonsense", "--data", "c.jsonl", "--out", "o"], "has no stage 'nonsense'"),
+        (["train", "mini", "--stage", "finetune", "--data", "c.jsonl", "--out", "o"], "no such file: c.jsonl"),
+        (["train", "mini_components", "--stage", "emotion", "--data", "c.jsonl", "--out", "o"], "--start FOLDER"),
+        (["continue", "missing.jsonl", "--out", "c.jsonl", "--llm", "missing"], "no such file: missing.jsonl"),
+    ],
+)
+def test_wrong_input_is_told_in_words(
+    arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert expected in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+
+
+def test_a_bug_is_short_and_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("seven by nothing")
+
+    monkeypatch.setattr(doctor, "examine_machine", broken)
+    short, long = call("doctor"), call("--debug", "doctor")
+    assert (short.exit_code, long.exit_code) == (1, 1)
+    assert "ZeroDivisionError: seven by nothing" in short.stderr
+    assert "Traceback" not in short.stderr
+    assert "in broken" in long.stderr
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "examine_machine", interrupt)
+    assert call("doctor").exit_code == 130
+
+
+def test_full_memory_says_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(doctor, "examine_machine", hungry)
+    result = call("doctor")
+    assert result.exit_code == 1
+    assert "--batch-size" in result.stderr
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m re_llm prepare --list --json | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "["
+    assert "Traceback" not in done.stderr
+
+
+def test_prepare_list() -> None:
+    listed = json.loads(call("prepare", "--list", "--json").stdout)
+    assert {"esd", "iemocap", "msp_podcast"} <= {each["name"] for each in listed}
+    assert "--protocol" in call("prepare", "iemocap", "--list").stdout
+
+
+def test_prepare_check_fails_on_a_broken_manifest(tmp_path: Path, recording) -> None:
+    good, broken = recording("a.wav"), tmp_path / "b.wav"
+    broken.write_bytes(b"not audio")
+    rows = [Utterance(key=p.stem, corpus="files", split="test", audio=p.name) for p in (good, broken)]
+    write_records(tmp_path / "m.jsonl", rows)
+    result = call("prepare", "check", tmp_path / "m.jsonl")
+    assert result.exit_code == 1
+    assert "b.wav" in result.stdout
+    write_records(tmp_path / "m.jsonl", rows[:1])
+    assert call("prepare", "check", tmp_path / "m.jsonl").exit_code == 0
+
+
+def test_respond_prints_what_was_heard_and_said(tiny_checkpoint: Path, recording) -> None:
+    files = [recording("one.wav", 1.0), recording("two.wav", 1.5, seed=1)]
+    options = ("--model", tiny_checkpoint, "--max-new-tokens", 5)
+    replies = [Reply.model_validate(each) for each in json.loads(call("respond", *files, *options, "--json").stdout)]
+    assert [reply.key for reply in replies] == [str(file) for file in files]
+    assert all(reply.probabilities and abs(sum(reply.probabilities.values()) - 1) < 0.01 for reply in replies)
+    shown = call("respond", *files, *options).stdout
+    assert "heard" in shown
+    assert "valence" in shown
+
+
+def test_respond_takes_a_manifest_and_goes_on(tiny_checkpoint: Path, tmp_path: Path, recording) -> None:
+    for name in ("a", "b"):
+        recording(f"audio/{name}.wav")
+    rows = [Utterance(key=n, corpus="c", split=s, audio=f"audio/{n}.wav") for n, s in (("a", "train"), ("b", "test"))]
+    manifest, out = tmp_path / "m.jsonl", tmp_path / "replies" / "r.jsonl"
+    write_records(manifest, rows)
+    options = ("--model", tiny_checkpoint, "--max-new-tokens", 5, "--out", out, "--json")
+    assert json.loads(call("respond", manifest, "--split", "test", *options).stdout)["rows"] == 1
+    second = json.loads(call("respond", manifest, *options).stdout)
+    assert (second["rows"], second["resumed"]) == (2, 1)
+    assert [reply.audio for reply in read_records(out, Reply)] == ["../audio/b.wav", "../audio/a.wav"]
+
+
+def test_recognize_asks_and_does_not_answer(tiny_checkpoint: Path, recording) -> None:
+    (reply,) = json.loads(call("recognize", recording(), "--model", tiny_checkpoint, "--json").stdout)
+    assert reply["response"] == ""
+    assert "answer" in reply
+
+
+def test_a_broken_recording_is_wrong_input(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.wav").write_bytes(b"RIFF")
+    result = call("respond", tmp_path / "x.wav", "--model", tiny_checkpoint)
+    assert result.exit_code == 2
+    assert "x.wav" in result.stderr
+
+
+def test_doctor_says_what_a_recipe_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    result = call("doctor", "re_llm", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["machine"]["packages"]["torch"]
+    lacking = " ".join(found["recipe"]["missing"])
+    assert all(name in lacking for name in ("Qwen/Qwen-7B-Chat", "corpus iemocap", "checkpoints/blsp-emo"))
