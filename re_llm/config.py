@@ -78,12 +78,14 @@ class StageOptions(Options):
     """One training run (`re-llm train`). Paper values: table "Stages" of RE-LLM / BLSP-Emo.
 
     start: what it continues from: `components` (fresh adapter), another stage of the recipe, or a checkpoint folder.
+    model: changes to the recipe's `model`, e.g. `{fusion: pooled}` where the emotion encoder joins.
     data: names of the corpora whose continuations it reads.
     losses: weight by name. warm_losses with warm_steps: used instead during the first optimiser steps.
     epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
     """
 
     start: str = "components"
+    model: dict[str, Any] = {}
     data: tuple[str, ...] = ()
     continuation: str = "continue"  # prompt with which the LLM wrote the targets
     tasks: tuple[TaskOptions, ...] = (TaskOptions(prompt="continue"),)
@@ -204,6 +206,7 @@ class Recipe(Options):
     @model_validator(mode="after")
     def _references(self) -> Recipe:
         for name, stage in self.stages.items():
+            _merge(self.model, stage.model)
             for corpus in stage.data:
                 if corpus not in self.corpora:
                     raise ValueError(f"stage {name!r} reads {corpus!r}, which is not under `corpora`")

@@ -69,7 +69,7 @@ class ReLlmProcessor(ProcessorMixin):
         return cls(
             WhisperFeatureExtractor.from_pretrained(locate(speech_encoder)),
             load_tokenizer(locate(llm)),
-            emotion_input=None if emotion_encoder is None else _emotion_input(locate(emotion_encoder)),
+            emotion_input=None if emotion_encoder is None else emotion_input_kind(locate(emotion_encoder)),
             speech_window=speech_window,
             adapter=adapter,
         )
@@ -314,7 +314,7 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _emotion_input(folder: Path) -> str:
+def emotion_input_kind(folder: Path) -> str:
     """Whether the emotion encoder wants normalised waveforms, from its preprocessor_config.json."""
     from transformers import AutoFeatureExtractor
 

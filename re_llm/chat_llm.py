@@ -1,0 +1,158 @@
+"""A plain chat LLM answering text rows in batches: the teacher of `continue`, and the text systems of Table I.
+
+Knows no speech. B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from re_llm.errors import RellmError
+from re_llm.prompts import Prompt, tokenize_row
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an LLM said. `finish_reason` is "stop" when it ended by itself, "length" when it was cut."""
+
+    text: str
+    tokens: int
+    finish_reason: str
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` = CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        RellmError: the device asked for is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RellmError(f"device {name!r} cannot be used: {reason}", allowed="auto, cpu, cuda, cuda:N, mps") from None
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` = bfloat16 on an accelerator, float32 on the CPU (short replies gain nothing from bfloat16 there).
+
+    Raises:
+        RellmError: an unknown name.
+    """
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in kinds:
+        raise RellmError(f"unknown dtype {name!r}", allowed="auto, " + ", ".join(kinds))
+    return kinds[name]
+
+
+def stop_ids(tokenizer: Any, model: Any) -> list[int]:
+    """Ids that end a turn: the generation config's, the tokenizer's, and ChatML's end mark."""
+    found: list[int] = []
+    configured = model.generation_config.eos_token_id
+    candidates = configured if isinstance(configured, list) else [configured]
+    for token in (*candidates, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")):
+        if token is not None and token != tokenizer.unk_token_id and token not in found:
+            found.append(int(token))
+    return found
+
+
+def read_answers(tokenizer: Any, generated: torch.Tensor, stops: Sequence[int]) -> list[Answer]:
+    """Answers from new token ids [B, L]: cut at the first stop id, which is not part of the text."""
+    answers = []
+    ends = set(stops)
+    for row in generated.tolist():
+        cut = next((i for i, token in enumerate(row) if token in ends), None)
+        ids = row if cut is None else row[:cut]
+        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        answers.append(Answer(text, len(ids), "length" if cut is None else "stop"))
+    return answers
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first: least padding, and memory runs out at once or never."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for first in range(0, len(order), batch_size):
+        yield order[first : first + batch_size]
+
+
+class ChatLlm:
+    """Any `AutoModelForCausalLM` with a chat template, decoding greedily in batches.
+
+    Args:
+        name: folder or hub id.
+        device, dtype: see `pick_device`, `pick_dtype`.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str):
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.stops = stop_ids(tokenizer, model)
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stops[0]
+
+    @classmethod
+    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto") -> ChatLlm:
+        """Loads safetensors weights only.
+
+        Raises:
+            RellmError: not a folder or hub id that holds a chat LLM.
+        """
+        where = pick_device(device)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(dtype, where), use_safetensors=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            todo = "Give the folder of a chat LLM in Hugging Face format, or a hub id this machine can reach"
+            raise RellmError(f"cannot load the LLM {name!r}: {reason}", todo=todo) from None
+        return cls(model.to(where).eval(), tokenizer, name)
+
+    @torch.inference_mode()
+    def generate(self, rows: list[list[int]], *, max_new_tokens: int) -> list[Answer]:
+        """Answers to one batch of token rows, padded on the left."""
+        width = max(map(len, rows))
+        ids = torch.tensor([[self.pad] * (width - len(r)) + r for r in rows])
+        mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+        out = self.model.generate(
+            input_ids=ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=self.stops,
+            pad_token_id=self.pad,
+        )
+        return read_answers(self.tokenizer, out[:, width:], self.stops)
+
+    def answer(
+        self,
+        rows: Sequence[tuple[Prompt, str]],
+        *,
+        max_new_tokens: int = 128,
+        batch_size: int = 16,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Answers to (prompt, content) rows, in their order; batched by length.
+
+        Args:
+            on_batch: called with the number of rows of every finished batch.
+        """
+        tokens = [tokenize_row(self.tokenizer, prompt, content) for prompt, content in rows]
+        answers: list[Answer | None] = [None] * len(rows)
+        for batch in batches_by_length([len(t) for t in tokens], batch_size):
+            for i, answer in zip(batch, self.generate([tokens[i] for i in batch], max_new_tokens=max_new_tokens)):
+                answers[i] = answer
+            if on_batch:
+                on_batch(len(batch))
+        assert all(a is not None for a in answers)
+        return answers  # type: ignore[return-value]

@@ -1,0 +1,274 @@
+"""The one decoding path: hear, recognise, answer, stream. Chat, server, demo and the `respond` stage all go through it.
+
+B batch, S speech tokens, L tokens, E emotions.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from re_llm import audio
+from re_llm.chat_llm import Answer, batches_by_length, pick_device, pick_dtype, read_answers, stop_ids
+from re_llm.config import mini_assets, resolve_component
+from re_llm.emotions import parse_answer
+from re_llm.errors import RellmError
+from re_llm.prompts import Prompt, get_prompt, split_chat
+
+Audio = str | os.PathLike[str] | np.ndarray
+DEFAULT_PROMPT = "chat-empathetic"
+RECOGNIZE_PROMPT = "recognize"
+SHIPPED_MODEL = "mini:re-llm"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the model heard in one utterance.
+
+    Attributes:
+        emotion: the emotion that the model names in answer to the recognition prompt (RE-LLM section II-C); None when
+            its answer names none. For `respond`, which does not ask, the likeliest of `probabilities`.
+        answer: that answer, word for word.
+        probabilities: of the categorical head, by emotion.
+        valence, arousal, dominance: of the dimensional head, about 0..1; None when the model was trained without.
+    """
+
+    emotion: str | None
+    probabilities: dict[str, float]
+    valence: float | None
+    arousal: float | None
+    dominance: float | None
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Reply(Estimate):
+    """An estimate and the answer to the utterance. `finish_reason`: "stop", or "length" when it was cut."""
+
+    response: str = ""
+    tokens: int = 0
+    finish_reason: str = "stop"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Speech of one utterance, ready for any number of prompts.
+
+    Attributes:
+        embeddings: [S, D] speech tokens.
+        estimate: what the heads say.
+    """
+
+    embeddings: torch.Tensor = field(repr=False)
+    estimate: Estimate
+
+
+class Engine:
+    """A loaded model. Not changed by use: calls may come from several threads, one after another."""
+
+    def __init__(self, model: Any, processor: Any, name: str = ""):
+        self.model, self.processor, self.name = model.eval(), processor, name
+        self.tokenizer = processor.tokenizer
+        self.emotions: tuple[str, ...] = tuple(model.config.emotions)
+        self.stops = stop_ids(self.tokenizer, model.language_model)
+        pad = self.tokenizer.pad_token_id
+        self.pad = pad if pad is not None else self.stops[0]
+        self._lock = threading.Lock()
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def samples(self, item: Audio) -> np.ndarray:
+        """16 kHz mono float32 samples of a path, or of an array that is that already.
+
+        Raises:
+            RellmError: see `re_llm.audio.load`; or the array is not one-dimensional and finite.
+        """
+        if not isinstance(item, np.ndarray):
+            return audio.load(item)
+        array = np.asarray(item, dtype=np.float32)
+        if array.ndim != 1:
+            raise RellmError(f"audio array of shape {array.shape}", allowed="one dimension: 16 kHz mono samples")
+        if not np.isfinite(array).all():
+            raise RellmError("the audio array holds NaN or infinite samples")
+        return array
+
+    @torch.inference_mode()
+    def hear(self, samples: Sequence[np.ndarray]) -> list[Heard]:
+        """Encodes one batch of recordings (16 kHz mono)."""
+        inputs = {k: v.to(self.device) for k, v in self.processor.audio_inputs(list(samples)).items()}
+        with self._lock:
+            speech = self.model.encode_speech(**inputs)
+            logits, dimensions = self.model.perceive(speech)
+        probabilities = logits.float().softmax(-1).tolist()
+        dimensions = dimensions.float().tolist()
+        lengths = speech.lengths.tolist()
+        return [
+            Heard(speech.embeddings[i, : lengths[i]], self._estimate(probabilities[i], dimensions[i]))
+            for i in range(len(samples))
+        ]
+
+    def _estimate(self, probabilities: Sequence[float], dimensions: Sequence[float]) -> Estimate:
+        by_name = dict(zip(self.emotions, probabilities, strict=True))
+        valence, arousal, dominance = dimensions
+        return Estimate(max(by_name, key=by_name.__getitem__), by_name, valence, arousal, dominance)
+
+    def _row(self, heard: Heard, around: tuple[str, str]) -> list[int]:
+        ids = [self.tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in around]
+        return [*ids[0], *([self.model.config.speech_token_id] * len(heard.embeddings)), *ids[1]]
+
+    def _inputs(self, heard: Sequence[Heard], rows: Sequence[list[int]]) -> dict[str, Any]:
+        """Left-padded prompt rows with their speech tokens."""
+        width = max(map(len, rows))
+        ids = torch.tensor([[self.pad] * (width - len(r)) + r for r in rows], device=self.device)
+        mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=self.device)
+        lengths = torch.tensor([len(h.embeddings) for h in heard], device=self.device)
+        embeddings = torch.nn.utils.rnn.pad_sequence([h.embeddings for h in heard], batch_first=True)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "speech_embeddings": embeddings,
+            "speech_lengths": lengths,
+        }
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        heard: Sequence[Heard],
+        prompt: str | Prompt = DEFAULT_PROMPT,
+        *,
+        history: list[dict[str, str]] | None = None,
+        max_new_tokens: int = 128,
+        **sampling: Any,
+    ) -> list[Answer]:
+        """The LLM's answers to one prompt about one batch of utterances. `sampling` goes to `generate`."""
+        chosen = get_prompt(prompt) if isinstance(prompt, str) else prompt
+        around = split_chat(self.tokenizer, chosen, history)
+        inputs = self._inputs(heard, [self._row(h, around) for h in heard])
+        options = {"do_sample": False, **sampling}
+        with self._lock:
+            out = self.model.generate(
+                **inputs, max_new_tokens=max_new_tokens, eos_token_id=self.stops, pad_token_id=self.pad, **options
+            )
+        return read_answers(self.tokenizer, out[:, inputs["input_ids"].shape[1] :], self.stops)
+
+    def respond(self, item: Audio, *, prompt: str | Prompt = DEFAULT_PROMPT, **options: Any) -> Reply:
+        """Answers one recording.
+
+        Args:
+            item: path of a recording, or 16 kHz mono samples [N].
+            options: see `answer` (`history`, `max_new_tokens`, sampling).
+
+        Raises:
+            RellmError: the recording cannot be used; says why.
+        """
+        (heard,) = self.hear([self.samples(item)])
+        (answer,) = self.answer([heard], prompt, **options)
+        return _reply(heard.estimate, answer)
+
+    def recognize(self, item: Audio, *, prompt: str = RECOGNIZE_PROMPT) -> Estimate:
+        """Asks the model which emotion it hears in one recording."""
+        (heard,) = self.hear([self.samples(item)])
+        (answer,) = self.answer([heard], prompt, max_new_tokens=16)
+        return self._named(heard.estimate, answer)
+
+    def _named(self, estimate: Estimate, answer: Answer) -> Estimate:
+        return Estimate(
+            **{**vars(estimate), "emotion": parse_answer(answer.text, self.emotions), "answer": answer.text}
+        )
+
+    def stream(self, item: Audio, *, prompt: str | Prompt = DEFAULT_PROMPT, **options: Any) -> Iterator[str]:
+        """Pieces of the answer as they are decoded; joined they are `respond(...)`'s response."""
+        from transformers import TextIteratorStreamer
+
+        (heard,) = self.hear([self.samples(item)])
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                self.answer([heard], prompt, streamer=streamer, **options)
+            except BaseException as error:  # handed to the reader, who would wait for ever otherwise
+                failure.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        yield from (piece for piece in streamer if piece)
+        thread.join()
+        if failure:
+            raise failure[0]
+
+    def respond_many(
+        self,
+        items: Sequence[Audio],
+        *,
+        prompt: str | Prompt | None = DEFAULT_PROMPT,
+        recognize: str | None = None,
+        batch_size: int = 16,
+        on_batch: Callable[[list[int], list[Reply]], None] | None = None,
+        **options: Any,
+    ) -> list[Reply]:
+        """Answers many recordings, batched by length; every recording is encoded once for both prompts.
+
+        Args:
+            prompt: None to recognise only.
+            recognize: id of a recognition prompt to ask as well; its answer goes to `emotion` and `answer`.
+            on_batch: called with the indices and replies of every finished batch.
+
+        Returns:
+            Replies in the order of `items`.
+        """
+        samples = [self.samples(item) for item in items]
+        replies: list[Reply | None] = [None] * len(samples)
+        for batch in batches_by_length([len(s) for s in samples], batch_size):
+            heard = self.hear([samples[i] for i in batch])
+            estimates = [h.estimate for h in heard]
+            if recognize:
+                asked = self.answer(heard, recognize, max_new_tokens=16)
+                estimates = [self._named(e, a) for e, a in zip(estimates, asked, strict=True)]
+            answers = self.answer(heard, prompt, **options) if prompt else [Answer("", 0, "stop")] * len(heard)
+            done = [_reply(e, a) for e, a in zip(estimates, answers, strict=True)]
+            for i, reply in zip(batch, done, strict=True):
+                replies[i] = reply
+            if on_batch:
+                on_batch(batch, done)
+        assert all(r is not None for r in replies)
+        return replies  # type: ignore[return-value]
+
+
+def _reply(estimate: Estimate, answer: Answer) -> Reply:
+    return Reply(**vars(estimate), response=answer.text, tokens=answer.tokens, finish_reason=answer.finish_reason)
+
+
+def load(name: str | os.PathLike[str] = SHIPPED_MODEL, *, device: str = "auto", dtype: str = "auto") -> Engine:
+    """Loads a checkpoint: a folder, a hub id, or `mini:re-llm`, the miniature shipped with the package.
+
+    Args:
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
+        dtype: `auto`, `float32`, `bfloat16`, `float16`.
+
+    Raises:
+        RellmError: no such folder; a file in it is missing, truncated or does not fit (names the file); no such device.
+    """
+    from re_llm.model.modeling import ReLlmForConditionalGeneration
+    from re_llm.model.processing import ReLlmProcessor
+
+    folder = resolve_component(str(name))
+    where = pick_device(device)
+    model = ReLlmForConditionalGeneration.from_pretrained(folder, dtype=pick_dtype(dtype, where))
+    processor = ReLlmProcessor.from_pretrained(folder)
+    return Engine(model.to(where), processor, name=str(name))
+
+
+def shipped_recordings() -> Path:
+    """Folder of the recordings that ship with the miniature."""
+    return mini_assets() / "recordings"

@@ -1,0 +1,175 @@
+"""`re-llm mini build`: makes the whole miniature from nothing; resumable, gated, and written down.
+
+    OUT/world         corpora in their genuine layouts
+    OUT/parts/NAME    llm, whisper, emotion: the components
+    OUT/run           the speech LLMs, made by the recipe mini_components through the ordinary stages
+    OUT/assets        what ships: the components, blsp-emo, re-llm, recordings, build.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from re_llm.config import load_recipe
+from re_llm.errors import RellmError
+from re_llm.provenance import provenance
+from re_llm.reproduce import reproduce
+
+Say = Callable[[str], None]
+MAX_ASSET_BYTES = 25 * 2**20
+CHECKPOINTS = {"emotion": "blsp-emo", "re_llm": "re-llm"}  # stage of the recipe -> name it ships under
+
+
+def _part(name: str, out: Path, seed: int) -> list[str]:
+    """Command that trains one component; each runs on one core."""
+    arguments = [sys.executable, "-m", f"re_llm.mini.{name}", "--out", str(out / "parts" / name), "--seed", str(seed)]
+    return arguments if name == "llm" else [*arguments, "--world", str(out / "world")]
+
+
+def train_parts(out: Path, *, seed: int, say: Say) -> None:
+    """Trains the three components, two at a time: Whisper beside the LLM and then the emotion encoder.
+
+    Raises:
+        RellmError: a training failed or missed its gate; names its log.
+    """
+    queues = [["whisper"], ["llm", "emotion"]]
+    running: dict[str, tuple[subprocess.Popen[bytes], float, list[str]]] = {}
+    try:
+        while queues or running:
+            for queue in queues:
+                _start(queue, out, seed, running, say)
+            queues = []
+            time.sleep(2)
+            for name, (process, begun, queue) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
+                if process.returncode != 0:
+                    log = out / "parts" / f"{name}.log"
+                    last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                    raise RellmError(f"training {name} failed: {' '.join(last)}", todo=f"Read {log}")
+                say(f"{name}: done in {(time.monotonic() - begun) / 60:.1f} min")
+                _start(queue, out, seed, running, say)
+    finally:
+        for process, _, _ in running.values():
+            process.terminate()
+
+
+def _start(
+    queue: list[str],
+    out: Path,
+    seed: int,
+    running: dict[str, tuple[subprocess.Popen[bytes], float, list[str]]],
+    say: Say,
+) -> None:
+    """Starts the next unfinished component of a queue."""
+    while queue:
+        name, queue = queue[0], queue[1:]
+        if (out / "parts" / name / "metrics.json").is_file():
+            say(f"{name}: complete")
+            continue
+        (out / "parts").mkdir(parents=True, exist_ok=True)
+        log = (out / "parts" / f"{name}.log").open("ab")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(_part(name, out, seed), stdout=log, stderr=log, env=environment)
+        say(f"{name}: training, log in {log.name}")
+        running[name] = (process, time.monotonic(), queue)
+        return
+
+
+def package(out: Path) -> Path:
+    """Collects what ships into `OUT/assets`; checkpoints name their components by relative paths.
+
+    Raises:
+        RellmError: it is larger than what may ship.
+    """
+    from re_llm.mini.recordings import pick, ship
+
+    assets = out / "assets"
+    for name in ("llm", "whisper", "emotion"):
+        _copy_model(out / "parts" / name, assets / name)
+    for stage, name in CHECKPOINTS.items():
+        _ship_checkpoint(out / "run" / "checkpoints" / stage, assets / name)
+    corpora = out / "run" / "corpora"
+    ship(pick(corpora / "esd" / "manifest.jsonl", corpora / "iemocap" / "manifest.jsonl"), assets / "recordings")
+    size = sum(f.stat().st_size for f in assets.rglob("*") if f.is_file())
+    if size > MAX_ASSET_BYTES:
+        raise RellmError(f"the miniature takes {size / 2**20:.1f} MB", allowed=f"{MAX_ASSET_BYTES / 2**20:.0f} MB")
+    return assets
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    """Model, tokenizer and configuration files; no training state."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.suffix in {".json", ".jinja", ".txt"} or file.name == "model.safetensors":
+            shutil.copy2(file, target / file.name)
+
+
+def _ship_checkpoint(source: Path, target: Path) -> None:
+    """Writes a checkpoint again in half precision, its components named relative to the assets folder."""
+    import torch
+
+    from re_llm.model.modeling import ReLlmForConditionalGeneration
+    from re_llm.model.processing import ReLlmProcessor
+
+    model = ReLlmForConditionalGeneration.from_pretrained(source, dtype=torch.float16)
+    parts = target.parent
+    names = {"llm": "llm", "speech_encoder": "whisper", "emotion_encoder": "emotion"}
+    for component, folder in names.items():
+        if model.component_sources.get(component):
+            model.component_sources[component] = str(parts / folder)
+    model.save_pretrained(target)
+    ReLlmProcessor.from_pretrained(source).save_pretrained(target)
+    shutil.copy2(source / "report.json", target / "report.json")
+
+
+def build(out: str | os.PathLike[str], *, seed: int = 0, scale: float = 1.0, say: Say = lambda line: None) -> Path:
+    """Makes the miniature: world, components, speech LLMs, package. Returns the folder of what ships.
+
+    Args:
+        scale: size of the world; below 1 for trying the build itself.
+
+    Raises:
+        RellmError: a gate was missed (word error rate, right topic under disturbance, V/A/D concordance), or espeak-ng
+            is not installed.
+    """
+    from re_llm.mini.layouts import write_world
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    times: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> None:
+        begun = time.monotonic()
+        say(f"== {name}")
+        work()
+        times[name] = round(time.monotonic() - begun, 1)
+
+    timed("world", lambda: write_world(out / "world", seed=seed, scale=scale))
+    timed("components", lambda: train_parts(out, seed=seed, say=say))
+    recipe = load_recipe("mini_components.yaml", {"seeds": [seed]})
+    os.environ["RE_LLM_MINI"] = str((out / "parts").resolve())
+    timed("speech LLMs", lambda: reproduce(recipe, out / "run", world=out / "world", say=say))
+    timed("package", lambda: package(out))
+    _write_down(out, seed, times)
+    return out / "assets"
+
+
+def _write_down(out: Path, seed: int, times: dict[str, float]) -> None:
+    """`build.json`: what the build took and how good the parts are."""
+    metrics = {name: json.loads((out / "parts" / name / "metrics.json").read_text()) for name in ("llm", "whisper", "emotion")}
+    reports = {
+        name: json.loads((out / "run" / "checkpoints" / stage / "report.json").read_text())
+        for stage, name in CHECKPOINTS.items()
+    }
+    record = {**provenance(seed=seed), "seconds": times, "components": metrics, "checkpoints": reports}
+    (out / "assets" / "build.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,50 @@
+"""Valence, arousal and dominance estimated by the emotion encoder, for corpora that have none (RE-LLM section III-A)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from re_llm.chat_llm import pick_device
+from re_llm.config import resolve_component
+from re_llm.errors import RellmError
+from re_llm.model.components import load_emotion_encoder
+from re_llm.model.emotion_encoder import EmotionEncoder
+from re_llm.model.hub import locate
+from re_llm.model.processing import emotion_input_kind, normalized
+
+
+class DimensionEstimator:
+    """The regression head of a speech emotion encoder in audeering's format, on batches of recordings.
+
+    Attributes:
+        name: what `vad_source` says, `pseudo:MODEL`.
+    """
+
+    def __init__(self, encoder: EmotionEncoder, name: str, *, normalize: bool):
+        self.encoder, self.name, self.normalize = encoder, f"pseudo:{name}", normalize
+
+    @classmethod
+    def load(cls, name: str, *, device: str = "auto", allow_pickle: bool = False) -> DimensionEstimator:
+        """Loads an encoder from a folder, a hub id or `mini:emotion`.
+
+        Raises:
+            RellmError: it cannot be read, or has no regression head.
+        """
+        folder = locate(resolve_component(name))
+        encoder = load_emotion_encoder(folder, torch.float32, allow_pickle=allow_pickle)
+        if encoder.classifier is None:
+            raise RellmError(f"{name} has no head for valence, arousal and dominance", todo="Use one in audeering's format")
+        return cls(encoder.to(pick_device(device)), name, normalize=emotion_input_kind(folder) == "normalized")
+
+    @torch.inference_mode()
+    def __call__(self, waves: Sequence[np.ndarray]) -> list[tuple[float, float, float]]:
+        """(valence, arousal, dominance) on 0..1 of recordings [N] at 16 kHz."""
+        ready = [torch.from_numpy(normalized(w) if self.normalize else np.asarray(w, np.float32)) for w in waves]
+        device = next(self.encoder.parameters()).device
+        lengths = torch.tensor([len(w) for w in ready], device=device)
+        values = torch.nn.utils.rnn.pad_sequence(ready, batch_first=True).to(device)
+        estimate = self.encoder.regress(self.encoder(values, lengths)).clamp(0.0, 1.0)
+        return [(v, a, d) for v, a, d in estimate.tolist()]

@@ -1,0 +1,394 @@
+"""`re-llm reproduce RECIPE`: every stage, one after another, skipping what is complete; one report at the end.
+
+Folders of a run:
+    corpora/NAME/manifest.jsonl  continuations/NAME.PROMPT.jsonl  features/NAME/  checkpoints/STAGE or SYSTEM/CORPUS/SEED/
+    replies/CORPUS/SYSTEM.SEED.jsonl  scores/CORPUS/SYSTEM.SEED.jsonl  report/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from re_llm.config import CorpusOptions, ModelOptions, Recipe, StageOptions, SystemOptions, resolve_component
+from re_llm.errors import RellmError
+from re_llm.provenance import provenance, write_provenance
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class ReproduceReport:
+    """What a run did: the report's path, and the seconds of every stage (0 when it was complete already)."""
+
+    report: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training run, with everything a worker process needs."""
+
+    name: str
+    recipe: Recipe
+    model: ModelOptions
+    stage: StageOptions
+    start: str | None
+    data: tuple[Path, ...]
+    out: Path
+    features: Path
+    seed: int
+
+
+@dataclass(frozen=True)
+class RespondJob:
+    """One system answering one corpus' test set."""
+
+    system_name: str
+    system: SystemOptions
+    recipe: Recipe
+    checkpoint: str | None
+    manifest: Path
+    out: Path
+    seed: int
+
+
+class Run:
+    """Lays out the folders of one run and knows what depends on what."""
+
+    def __init__(self, recipe: Recipe, out: Path, say: Say, world: Path | None = None):
+        self.recipe, self.out, self.say = recipe, out, say
+        self.world = world or out / "world"
+
+    # -- corpora ------------------------------------------------------------------------------------------------
+
+    def manifest(self, corpus: str) -> Path:
+        return self.out / "corpora" / corpus / "manifest.jsonl"
+
+    def root(self, corpus: CorpusOptions) -> Path:
+        if corpus.root != "mini":
+            return Path(corpus.root)
+        return self.world / ("speech" if corpus.reader == "common_voice" else corpus.reader)
+
+    def write_world(self) -> None:
+        """Renders the miniature's corpora that the recipe names; finished ones are skipped."""
+        names = sorted({self.root(c).name for c in self.recipe.corpora.values() if c.root == "mini"})
+        if names:
+            from re_llm.mini.layouts import write_world
+
+            write_world(self.world, corpora=names, workers=self.recipe.workers)
+
+    def prepare(self) -> None:
+        """Manifests of all corpora, with pseudo V/A/D where the recipe asks for it."""
+        from re_llm import corpora
+
+        for name, options in self.recipe.corpora.items():
+            manifest = self.manifest(name)
+            if manifest.is_file():
+                continue
+            estimator = None
+            if options.pseudo_vad:
+                from re_llm.pseudo_vad import DimensionEstimator
+
+                encoder = self.recipe.components.emotion_encoder
+                if encoder is None:
+                    raise RellmError(f"corpus {name!r} asks for pseudo_vad, but components.emotion_encoder is null")
+                estimator = DimensionEstimator.load(encoder, device=self.recipe.device)
+            report = corpora.prepare(
+                options.reader,
+                self.root(options),
+                manifest,
+                protocol=options.protocol,
+                options=options.options,
+                workers=self.recipe.workers,
+                pseudo_vad=estimator,
+            )
+            self.say(f"{name}: {report.rows} utterances, {len(report.problems)} problems")
+
+    # -- continuations ------------------------------------------------------------------------------------------
+
+    def continuation(self, corpus: str, prompt: str) -> Path:
+        return self.out / "continuations" / f"{corpus}.{prompt}.jsonl"
+
+    def continue_all(self) -> None:
+        """The LLM's continuations of every training set that a stage reads."""
+        from re_llm.chat_llm import ChatLlm
+        from re_llm.continuations import continue_manifest
+
+        llm: ChatLlm | None = None
+        for corpus, prompt in sorted(self._wanted_continuations()):
+            out = self.continuation(corpus, prompt)
+            done = out.with_suffix(".done")
+            if done.is_file():
+                continue
+            if llm is None:
+                llm = ChatLlm.load(resolve_component(self.recipe.components.llm), device=self.recipe.device)
+            decoding = self.recipe.decoding
+            report = continue_manifest(
+                self.manifest(corpus),
+                out,
+                llm=llm,
+                prompt=prompt,
+                batch_size=decoding.batch_size,
+                max_new_tokens=decoding.continuation_tokens,
+            )
+            done.write_text(json.dumps({"rows": report.rows, "dropped": dict(report.dropped)}) + "\n")
+            self.say(f"{corpus}: {report.rows} continuations, {report.rate:.0f}/s, dropped {dict(report.dropped) or 0}")
+
+    def _wanted_continuations(self) -> set[tuple[str, str]]:
+        wanted = {(c, s.continuation) for s in self.recipe.stages.values() for c in s.data}
+        for system in self.recipe.systems.values():
+            if system.stage in self.recipe.stages and system.per_corpus:
+                wanted |= {(c, self.recipe.stage_for(system).continuation) for c in self.evaluated()}
+        return wanted
+
+    def evaluated(self) -> list[str]:
+        return [name for name, options in self.recipe.corpora.items() if options.evaluate]
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def stage_order(self) -> list[str]:
+        """Stages after the ones that they start from; a stage that only systems fine-tune is not run by itself."""
+        order: list[str] = []
+
+        def visit(name: str, path: tuple[str, ...]) -> None:
+            if name in path:
+                raise RellmError(f"the stages {' -> '.join((*path, name))} start from each other")
+            if name in order or name not in self.recipe.stages:
+                return
+            visit(self.recipe.stages[name].start, (*path, name))
+            if self.recipe.stages[name].data:
+                order.append(name)
+
+        for name in self.recipe.stages:
+            visit(name, ())
+        return order
+
+    def _start(self, stage: StageOptions) -> str | None:
+        if stage.start == "components":
+            return None
+        return str(self.out / "checkpoints" / stage.start) if stage.start in self.recipe.stages else stage.start
+
+    def stage_job(self, name: str) -> TrainJob:
+        stage = self.recipe.stages[name]
+        data = tuple(self.continuation(c, stage.continuation) for c in stage.data)
+        features = self.out / "features" / "+".join(stage.data)
+        model = ModelOptions.model_validate({**self.recipe.model.model_dump(exclude_unset=True), **stage.model})
+        out = self.out / "checkpoints" / name
+        return TrainJob(name, self.recipe, model, stage, self._start(stage), data, out, features, self.recipe.seeds[0])
+
+    def tuning_job(self, name: str, corpus: str, seed: int) -> TrainJob:
+        system = self.recipe.systems[name]
+        stage = self.recipe.stage_for(system)
+        data = (self.continuation(corpus, stage.continuation),)
+        out = self.checkpoint(name, corpus, seed)
+        features = self.out / "features" / corpus
+        model = self.recipe.model_for(system)
+        title = f"{name} on {corpus}, seed {seed}"
+        return TrainJob(title, self.recipe, model, stage, self._start(stage), data, out, features, seed)
+
+    def checkpoint(self, system_name: str, corpus: str, seed: int) -> Path:
+        return self.out / "checkpoints" / system_name / corpus / str(seed)
+
+    def tuning_jobs(self) -> list[TrainJob]:
+        return [
+            self.tuning_job(name, corpus, seed)
+            for seed in self.recipe.seeds
+            for corpus in self.evaluated()
+            for name, system in self.recipe.systems.items()
+            if system.per_corpus
+        ]
+
+    # -- answers ------------------------------------------------------------------------------------------------
+
+    def respond_jobs(self) -> list[RespondJob]:
+        jobs = []
+        for name, system in self.recipe.systems.items():
+            # Only training is random: a system that is not trained here answers the same whatever the seed.
+            for seed in self.recipe.seeds if system.per_corpus else self.recipe.seeds[:1]:
+                for corpus in self.evaluated():
+                    checkpoint = None
+                    if system.per_corpus:
+                        checkpoint = str(self.checkpoint(name, corpus, seed))
+                    elif system.stage in self.recipe.stages:
+                        checkpoint = str(self.out / "checkpoints" / system.stage)
+                    elif system.stage:
+                        checkpoint = system.stage
+                    out = self.out / "replies" / corpus / f"{name}.{seed}.jsonl"
+                    jobs.append(RespondJob(name, system, self.recipe, checkpoint, self.manifest(corpus), out, seed))
+        return jobs
+
+    def scores(self, replies: Path) -> Path:
+        return self.out / "scores" / replies.parent.name / replies.name
+
+
+def _threads(count: int) -> None:
+    """Starter of a worker process: its share of the cores, so that workers do not slow each other down."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def train_job(job: TrainJob) -> str:
+    """Trains one checkpoint unless it is complete; returns one line about it."""
+    from re_llm.train.run import Plan, train
+
+    if (job.out / "report.json").is_file():
+        return f"{job.name}: complete"
+    recipe = job.recipe
+    plan = Plan(recipe.components, job.model, job.stage, recipe.emotions, job.data, job.start, job.seed)
+    report = train(plan, job.out, features=job.features, device=recipe.device, progress=False)
+    terms = " ".join(f"{k} {v:.3f}" for k, v in report.final.items() if k.startswith(("response", "input", "adapter")))
+    return f"{job.name}: {report.steps} steps, {report.utterances_per_second:.0f} utt/s, {terms}"
+
+
+def respond_job(job: RespondJob) -> str:
+    """Lets one system answer one test set; rows that are answered already are skipped."""
+    from re_llm import engine
+    from re_llm.replies import respond_manifest
+    from re_llm.systems import text_system
+
+    recipe, parts = job.recipe, job.recipe.components
+    done = job.out.with_suffix(".done")
+    if done.is_file():
+        return f"{job.system_name}: complete"
+    system: Any
+    if job.checkpoint:
+        system = engine.load(job.checkpoint, device=recipe.device)
+    else:
+        system = text_system(job.system.kind, llm=parts.llm, whisper=parts.speech_encoder, device=recipe.device)
+    report = respond_manifest(
+        system,
+        job.manifest,
+        job.out,
+        system=job.system_name,
+        splits=("test",),
+        prompt=job.system.prompt,
+        recognize=recipe.decoding.recognize_prompt,
+        batch_size=recipe.decoding.batch_size,
+        max_new_tokens=recipe.decoding.max_new_tokens,
+        seed=job.seed,
+        progress=False,
+    )
+    done.write_text(f"{report.rows}\n")
+    return f"{job.system_name} on {job.manifest.parent.name}: {report.rows} replies, {report.rate:.1f}/s"
+
+
+def run_jobs(work: Callable[[Any], str], jobs: Sequence[Any], workers: int, say: Say) -> None:
+    """Runs independent jobs, `workers` at a time, each with its share of the cores.
+
+    Raises:
+        RellmError: what the first failing job raised; the others are finished first, so nothing done is lost.
+    """
+    if workers <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            say(work(job))
+        return
+    cores = max(1, (os.cpu_count() or 1) // workers)
+    failure: BaseException | None = None
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_threads, initargs=(cores,)) as pool:
+        for future in as_completed([pool.submit(work, job) for job in jobs]):
+            error = future.exception()
+            if error is None:
+                say(future.result())
+            else:
+                failure = failure or error
+    if failure:
+        raise failure
+
+
+def reproduce(
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    *,
+    world: Path | None = None,
+    say: Say = lambda line: None,
+    until: str | None = None,
+) -> ReproduceReport:
+    """Runs a recipe from corpora to the report; everything that is complete is skipped.
+
+    Args:
+        world: folder with the miniature's corpora, shared by several runs; default `out/world`.
+        say: receives one line per finished piece of work.
+        until: stop after this stage (`prepare`, `continue`, `train`, `respond`, `score`).
+
+    Raises:
+        RellmError: something of the recipe is missing or does not fit; what was finished is kept.
+    """
+    run = Run(recipe, Path(out), say, world)
+    run.out.mkdir(parents=True, exist_ok=True)
+    write_provenance(run.out, seed=recipe.seeds[0], settings=json.loads(recipe.model_dump_json()))
+    result = ReproduceReport()
+    stages: dict[str, Callable[[], Any]] = {
+        "world": run.write_world,
+        "prepare": run.prepare,
+        "continue": run.continue_all,
+        "train": lambda: _train_all(run),
+        "respond": lambda: run_jobs(respond_job, run.respond_jobs(), recipe.workers, say),
+        "score": lambda: _score_all(run),
+        "report": lambda: _report(run, result),
+    }
+    for name, work in stages.items():
+        begun = time.monotonic()
+        say(f"== {name}")
+        work()
+        result.seconds[name] = round(time.monotonic() - begun, 1)
+        if name == until:
+            break
+    _keep_times(run.out / "seconds.jsonl", result.seconds)
+    return result
+
+
+def _keep_times(path: Path, seconds: dict[str, float]) -> None:
+    """One line per run: a resumed run's times do not hide the first one's."""
+    with path.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(seconds) + "\n")
+
+
+def _train_all(run: Run) -> None:
+    for name in run.stage_order():
+        run.say(train_job(run.stage_job(name)))
+    jobs = [job for job in run.tuning_jobs() if not (job.out / "report.json").is_file()]
+    # The first job of a corpus that has the emotion encoder fills the corpus' feature store; the others read it.
+    first: dict[Path, TrainJob] = {}
+    for job in sorted(jobs, key=lambda j: j.model.fusion == "none"):
+        if not (job.features / "index.json").is_file():
+            first.setdefault(job.features, job)
+    run_jobs(train_job, list(first.values()), run.recipe.workers, run.say)
+    rest = [job for job in jobs if job not in first.values()]
+    run_jobs(train_job, rest, run.recipe.workers, run.say)
+
+
+def _score_all(run: Run) -> None:
+    from re_llm.evaluate import score_file
+
+    for job in run.respond_jobs():
+        out = run.scores(job.out)
+        if not out.is_file() or out.stat().st_mtime < job.out.stat().st_mtime:
+            score_file(job.out, out, scorer=run.recipe.scorer)
+
+
+def _report(run: Run, result: ReproduceReport) -> None:
+    if not run.recipe.systems:
+        return
+    from re_llm.report import write_report
+
+    replies = [job.out for job in run.respond_jobs()]
+    made = provenance(seed=run.recipe.seeds[0], inputs=[run.manifest(c) for c in run.evaluated()])
+    result.report = write_report(
+        [run.scores(r) for r in replies],
+        replies,
+        run.out / "report",
+        baseline=run.recipe.baseline,
+        title=run.recipe.title,
+        provenance={**made, "recipe": run.recipe.name, "seconds": result.seconds},
+    )

@@ -1,0 +1,129 @@
+"""The text systems of Table I behind the interface of the engine: text, Whisper + LLM cascade, text + label.
+
+A speech system is `re_llm.engine.Engine` itself. Both answer manifest rows through `re_llm.replies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from re_llm.chat_llm import Answer, ChatLlm
+from re_llm.config import resolve_component
+from re_llm.emotions import PROMPT_EMOTIONS, parse_answer
+from re_llm.engine import Reply
+from re_llm.errors import RellmError
+from re_llm.prompts import get_prompt
+from re_llm.records import Utterance
+from re_llm.transcribe import Transcriber
+
+KINDS = ("text", "cascade", "text-label")
+
+
+@dataclass(frozen=True)
+class TextReply(Reply):
+    """A text system's reply. `transcript`: the words it answered, when it had to recognise them first."""
+
+    transcript: str | None = None
+
+
+@dataclass
+class TextSystem:
+    """Systems 1 to 3: the LLM reads words.
+
+    Attributes:
+        transcriber: recognises them (system 2); without it the rows' own transcripts are read.
+    """
+
+    llm: ChatLlm
+    emotions: Sequence[str] = PROMPT_EMOTIONS
+    transcriber: Transcriber | None = None
+
+    @property
+    def needs_audio(self) -> bool:
+        return self.transcriber is not None
+
+    def _texts(self, rows: Sequence[Utterance], samples: Sequence[np.ndarray] | None, batch_size: int) -> list[str]:
+        if self.transcriber:
+            assert samples is not None, "a cascade recognises recordings"
+            return self.transcriber.transcribe(samples, batch_size=batch_size)
+        for row in rows:
+            if not row.text:
+                raise RellmError(
+                    f"utterance {row.key!r} has no text, which a text system answers",
+                    todo="Use the cascade, or a manifest with transcripts",
+                )
+        return [row.text or "" for row in rows]
+
+    def respond_rows(
+        self,
+        rows: Sequence[Utterance],
+        samples: Sequence[np.ndarray] | None,
+        *,
+        prompt: str | None,
+        recognize: str | None = None,
+        batch_size: int = 16,
+        max_new_tokens: int = 128,
+        on_batch: Callable[[list[int], list[Reply]], None] | None = None,
+    ) -> list[Reply]:
+        """Replies to manifest rows, in their order.
+
+        Args:
+            samples: their recordings (16 kHz mono) for a cascade; unused otherwise.
+            prompt, recognize: prompt ids; None to leave one out. A prompt with an emotion takes the row's label, and
+                then the recognition prompt is not asked: the answer is in the question.
+
+        Raises:
+            RellmError: a row has no text, or no emotion that the prompt needs; names the row.
+        """
+        texts = self._texts(rows, samples, batch_size)
+        none = [Answer("", 0, "stop")] * len(rows)
+        answers = none
+        told = False
+        if prompt:
+            asked = get_prompt(prompt)
+            told = asked.needs_emotion
+            pairs = [(asked.with_emotion(row.emotion), text) for row, text in zip(rows, texts, strict=True)]
+            answers = self.llm.answer(pairs, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        named: list[Answer | None] = [None] * len(rows)
+        if recognize and not told:
+            question = get_prompt(recognize)
+            named = [*self.llm.answer([(question, t) for t in texts], max_new_tokens=16, batch_size=batch_size)]
+        replies: list[Reply] = [
+            TextReply(
+                emotion=parse_answer(name.text, self.emotions) if name else None,
+                probabilities={},
+                valence=None,
+                arousal=None,
+                dominance=None,
+                answer=name.text if name else None,
+                response=answer.text,
+                tokens=answer.tokens,
+                finish_reason=answer.finish_reason,
+                transcript=text if self.transcriber else None,
+            )
+            for answer, name, text in zip(answers, named, texts, strict=True)
+        ]
+        if on_batch:
+            on_batch(list(range(len(rows))), replies)
+        return replies
+
+
+def text_system(kind: str, *, llm: str, whisper: str | None, device: str = "auto", dtype: str = "auto") -> TextSystem:
+    """A text system from folders, hub ids or `mini:NAME`.
+
+    Raises:
+        RellmError: an unknown kind, or a component that cannot be loaded.
+    """
+    if kind not in KINDS:
+        raise RellmError(f"unknown kind of text system {kind!r}", allowed=", ".join(KINDS))
+    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    transcriber = None
+    if kind == "cascade":
+        if whisper is None:
+            raise RellmError("a cascade needs a Whisper model")
+        transcriber = Transcriber.load(resolve_component(whisper), **options)
+    return TextSystem(ChatLlm.load(resolve_component(llm), **options), transcriber=transcriber)

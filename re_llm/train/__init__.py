@@ -1,0 +1,1 @@
+"""Training: rows from continuations, cached encoder features, collation, the run itself."""

@@ -1,0 +1,98 @@
+"""Rows to padded batches. B batch, L tokens, T frames, S speech tokens, V vocabulary.
+
+Padding stands on the right; positions count real tokens only. Logits are asked for at the positions that predict a
+response token and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from re_llm.train.data import Example, Row
+
+IGNORE = -100
+
+
+def pad_rows(rows: Sequence[Sequence[int]], value: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows padded on the right with `value`, and their mask: both [B, L]."""
+    width = max(len(r) for r in rows)
+    ids = torch.full((len(rows), width), value, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def predicting(before: Sequence[int], response: Sequence[int], width: int) -> torch.Tensor:
+    """[B, L] true where the logits predict a response token: one position earlier than the token itself."""
+    at = torch.zeros((len(before), width), dtype=torch.bool)
+    for i, (start, length) in enumerate(zip(before, response, strict=True)):
+        at[i, start - 1 : start + length - 1] = True
+    return at
+
+
+class Collator:
+    """Makes a training batch.
+
+    Args:
+        examples: what the rows' `index` points into.
+        encode: keys or examples of a batch -> the keyword inputs of the speech branch (`encoded`, or raw features).
+        token_counts: those inputs -> number of speech tokens of each row.
+        teacher: whether a loss needs the text pass.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        encode: Callable[[Sequence[Example]], dict[str, Any]],
+        token_counts: Callable[[dict[str, Any]], list[int]],
+        *,
+        speech_token: int,
+        pad_token: int,
+        teacher: bool,
+    ):
+        self.examples, self.encode, self.token_counts = examples, encode, token_counts
+        self.speech_token, self.pad_token, self.teacher = speech_token, pad_token, teacher
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        chosen = [self.examples[row.index] for row in rows]
+        speech = self.encode(chosen)
+        counts = self.token_counts(speech)
+        before = [len(r.prefix) + n + len(r.suffix) for r, n in zip(rows, counts, strict=True)]
+        student = [
+            (*r.prefix, *([self.speech_token] * n), *r.suffix, *r.response) for r, n in zip(rows, counts, strict=True)
+        ]
+        input_ids, mask = pad_rows(student, self.pad_token)
+        batch = {
+            "speech": speech,
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "logits_at": predicting(before, [len(r.response) for r in rows], input_ids.shape[1]),
+            "targets": torch.tensor([i for r in rows for i in r.response]),
+            "emotions": torch.tensor([e.emotion for e in chosen]),
+            "dimensions": torch.tensor([e.dimensions or (float("nan"),) * 3 for e in chosen]),
+            "transcripts": pad_rows([r.transcript for r in rows], self.pad_token)[0],
+            "transcript_lengths": torch.tensor([len(r.transcript) for r in rows]),
+        }
+        if self.teacher:
+            batch["teacher"] = self._teacher(rows)
+        return batch
+
+    def _teacher(self, rows: Sequence[Row]) -> dict[str, torch.Tensor] | None:
+        """The text pass of the rows that have a teacher; `of_target` [N] marks their response tokens among all."""
+        taught = [r for r in rows if r.has_teacher]
+        if not taught:
+            return None
+        text = [(*r.teacher_prefix, *r.transcript, *r.teacher_suffix, *r.response) for r in taught]
+        input_ids, mask = pad_rows(text, self.pad_token)
+        before = [len(t) - len(r.response) for t, r in zip(text, taught, strict=True)]
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "logits_at": predicting(before, [len(r.response) for r in taught], input_ids.shape[1]),
+            "of_target": torch.tensor([r.has_teacher for r in rows for _ in r.response]),
+        }

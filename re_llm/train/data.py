@@ -1,0 +1,253 @@
+"""Training rows: `prefix | speech | suffix | response` for the student, the transcript in place of speech for the teacher."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from re_llm.config import StageOptions, TaskOptions
+from re_llm.emotions import canonical
+from re_llm.errors import RellmError
+from re_llm.prompts import get_prompt, split_chat
+from re_llm.records import Continuation, read_records
+
+NO_EMOTION = -100  # index that cross-entropy passes over
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance with everything that does not depend on the task.
+
+    Attributes:
+        audio: absolute path (or zip member) of the recording.
+        emotion: index into the recipe's emotions, or NO_EMOTION.
+        dimensions: (valence, arousal, dominance) on 0..1, or None.
+    """
+
+    key: str
+    audio: str
+    start: float
+    duration: float | None
+    text: str
+    output: str
+    early_stop: bool
+    emotion_name: str | None
+    emotion: int
+    dimensions: tuple[float, float, float] | None
+
+
+@dataclass
+class Loaded:
+    """Examples, and what was left out: reason -> count, with the keys."""
+
+    examples: list[Example] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    dropped_keys: list[tuple[str, str]] = field(default_factory=list)
+
+    def drop(self, key: str, reason: str) -> None:
+        self.dropped[reason] += 1
+        self.dropped_keys.append((key, reason))
+
+
+def _too_long(row: Continuation, options: StageOptions, tokenizer: Any) -> str | None:
+    """Why the offline filter leaves a row out (released code: audio 1..30 s, text <= 256 tokens); None = keep."""
+    if row.duration is not None and row.duration < options.min_seconds:
+        return f"shorter than {options.min_seconds:g} s"
+    if row.duration is not None and row.duration > options.max_seconds:
+        return f"longer than {options.max_seconds:g} s"
+    # A token is at least one character: most rows are short enough without being tokenised.
+    if len(row.text) > options.max_text_tokens:
+        length = len(tokenizer(row.text, add_special_tokens=False)["input_ids"])
+        if length > options.max_text_tokens:
+            return f"more than {options.max_text_tokens} text tokens"
+    return None
+
+
+def load_examples(
+    files: Sequence[Path], options: StageOptions, emotions: Sequence[str], tokenizer: Any
+) -> Loaded:
+    """Reads continuation files; filters as the papers do, and counts what it filters.
+
+    Raises:
+        RellmError: a broken line, an emotion outside the recipe's `emotions`, a missing V/A/D or emotion that a loss
+            of the stage needs, or nothing left; names file and line.
+    """
+    loaded = Loaded()
+    losses = set(options.losses) | set(options.warm_losses or {})
+    for file in files:
+        for number, row in enumerate(read_records(file, Continuation), start=1):
+            where = f"{file}:{number}"
+            reason = _too_long(row, options, tokenizer)
+            if reason:
+                loaded.drop(row.key, reason)
+                continue
+            index = emotions.index(canonical(row.emotion, emotions, where=where)) if row.emotion else NO_EMOTION
+            if index == NO_EMOTION and "input_er" in losses:
+                raise RellmError(f"{where}: no emotion, which the loss input_er needs", todo="Remove the row or the loss")
+            if row.dimensions() is None and "input_er_avd" in losses:
+                raise RellmError(
+                    f"{where}: no valence, arousal and dominance, which the loss input_er_avd needs",
+                    todo="Prepare the corpus with --pseudo-vad, or drop the loss",
+                )
+            name, *member = row.audio.split(":", 1)
+            loaded.examples.append(
+                Example(
+                    key=f"{row.corpus or file.stem}/{row.key}",
+                    audio=":".join([str((file.parent / name).resolve()), *member]),
+                    start=row.start,
+                    duration=row.duration,
+                    text=row.text,
+                    output=row.output,
+                    early_stop=row.early_stop,
+                    emotion_name=row.emotion,
+                    emotion=index,
+                    dimensions=row.dimensions(),
+                )
+            )
+    if not loaded.examples:
+        raise RellmError(
+            f"no row of {', '.join(map(str, files))} can be trained on; dropped: {dict(loaded.dropped) or 'none'}"
+        )
+    return loaded
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids of one training row; the speech placeholders go between prefix and suffix.
+
+    Attributes:
+        response: target ids, with the end marks `<|im_end|>\\n<|endoftext|>` unless the continuation was cut.
+        teacher_prefix, teacher_suffix: what stands around the transcript in the teacher's text pass.
+    """
+
+    index: int
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    response: tuple[int, ...]
+    transcript: tuple[int, ...]
+    teacher_prefix: tuple[int, ...]
+    teacher_suffix: tuple[int, ...]
+    has_teacher: bool
+
+
+def end_ids(tokenizer: Any) -> list[int]:
+    """Ids that close the assistant's turn in the tokenizer's own chat template.
+
+    ChatML models get `<|im_end|>\\n<|endoftext|>` (paper: the row's layout); others their end-of-sequence token.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if "<|im_end|>" in vocabulary and "<|endoftext|>" in vocabulary:
+        return tokenizer("<|im_end|>\n<|endoftext|>", add_special_tokens=False)["input_ids"]
+    return [tokenizer.eos_token_id]
+
+
+class RowMaker:
+    """Turns (example, task) into token ids; prompts are tokenised once."""
+
+    def __init__(self, tokenizer: Any, tasks: Sequence[TaskOptions]):
+        self.tokenizer, self.tasks = tokenizer, tasks
+        self.end = tuple(end_ids(tokenizer))
+        self._around: dict[tuple[str, str | None], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _prompt(self, name: str, emotion: str | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        prompt = get_prompt(name)
+        key = (name, emotion if prompt.needs_emotion else None)
+        if key not in self._around:
+            prefix, suffix = split_chat(self.tokenizer, prompt.with_emotion(emotion))
+            self._around[key] = (self._ids(prefix), self._ids(suffix))
+        return self._around[key]
+
+    def make(self, index: int, example: Example, task: TaskOptions) -> Row:
+        """The row of one task."""
+        prefix, suffix = self._prompt(task.prompt, example.emotion_name)
+        teacher = self._prompt(task.teacher_prompt or task.prompt, example.emotion_name)
+        if task.target == "emotion":
+            response = self._ids(example.emotion_name or "") + self.end
+        else:
+            response = self._ids(example.output) + (() if example.early_stop else self.end)
+        return Row(
+            index=index,
+            prefix=prefix,
+            suffix=suffix,
+            response=response,
+            transcript=self._ids(example.text),
+            teacher_prefix=teacher[0],
+            teacher_suffix=teacher[1],
+            has_teacher=task.target == "output",
+        )
+
+
+class TrainingRows:
+    """Map-style data set of (epoch, index) -> Row. Every epoch draws each example's task anew from the shares.
+
+    The draw depends on (seed, epoch, index) alone, so a resumed run sees the rows an uninterrupted one would.
+
+    Raises:
+        RellmError: a task answers with the emotion and an example has none.
+    """
+
+    def __init__(self, examples: Sequence[Example], maker: RowMaker, *, seed: int):
+        self.examples, self.maker, self.seed = examples, maker, seed
+        labelled = [task for task in maker.tasks if task.target == "emotion"]
+        if labelled and any(e.emotion_name is None for e in examples):
+            raise RellmError(f"task {labelled[0].prompt!r} answers with the emotion, but some rows have none")
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: tuple[int, int]) -> Row:
+        epoch, index = place
+        tasks = self.maker.tasks
+        task = tasks[0]
+        if len(tasks) > 1:
+            draw = random.Random(f"{self.seed}/{epoch}/{index}")
+            task = draw.choices(tasks, weights=[t.share for t in tasks])[0]
+        return self.maker.make(index, self.examples[index], task)
+
+
+class BucketedSampler:
+    """Yields (epoch, index) in an order that batches utterances of similar length; the epoch is set by the trainer."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for index in bucketed_order(self.lengths, self.batch_size, seed=self.seed, epoch=self.epoch):
+            yield self.epoch, index
+
+
+def bucketed_order(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, pool: int = 50) -> list[int]:
+    """A shuffled order in which neighbours have similar length: batches of `batch_size` waste little on padding.
+
+    Shuffles, sorts within pools of `pool` batches, shuffles the batches.
+    """
+    draw = random.Random(f"{seed}/{epoch}/order")
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    batches: list[list[int]] = []
+    for first in range(0, len(order), pool * batch_size):
+        part = sorted(order[first : first + pool * batch_size], key=lambda i: lengths[i])
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    # A short batch anywhere but at the end would shift the border of every later one.
+    short = [b for b in batches if len(b) < batch_size]
+    full = [b for b in batches if len(b) == batch_size]
+    draw.shuffle(full)
+    return [i for batch in (*full, *short) for i in batch]
+
+
+def class_counts(examples: Iterable[Example]) -> Counter[str]:
+    """Number of examples by emotion name."""
+    return Counter(e.emotion_name or "(none)" for e in examples)

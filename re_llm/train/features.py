@@ -1,0 +1,177 @@
+"""States of the frozen encoders, computed once per utterance and kept on disk.
+
+With frozen encoders every epoch, every stage over the same encoders and every ablation reads the same states. Only real
+frames are stored, in float16, one after another: `states.bin` [frames of all utterances, width] with offsets.
+B batch, T frames, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from re_llm import audio
+from re_llm.chat_llm import batches_by_length
+from re_llm.errors import RellmError
+from re_llm.model.outputs import EncodedAudio
+from re_llm.progress import progress_bar
+from re_llm.train.data import Example
+
+READ_AHEAD = 256  # utterances decoded and sorted by length at a time: bounds the memory
+
+
+def fingerprint(encoder: Any, settings: Any) -> str | None:
+    """Hash of an encoder's weights and settings: states of other weights are never mistaken for these."""
+    if encoder is None:
+        return None
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        flat = tensor.detach().float().flatten()
+        # A stride keeps this to a second at paper size; any real change of weights touches these entries.
+        digest.update(name.encode() + flat[:: max(1, flat.numel() // 4096)].cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprints(model: Any) -> dict[str, str | None]:
+    """Fingerprints of both encoders; None where the model has none."""
+    frames = model.config.fusion == "frames"
+    return {
+        "speech": fingerprint(model.speech_encoder, model.config.speech_window),
+        "emotion": fingerprint(model.emotion_encoder, "frames" if frames else "pooled"),
+    }
+
+
+class FeatureStore:
+    """Encoder states of a list of utterances, read by key.
+
+    Args:
+        folder: holds `states.bin`, `emotion.npy` or `emotion.bin`, `index.json`.
+    """
+
+    def __init__(self, folder: Path):
+        index = json.loads((folder / "index.json").read_text())
+        self.position = {key: i for i, key in enumerate(index["keys"])}
+        self.offsets = np.asarray(index["offsets"], dtype=np.int64)
+        total, width = int(self.offsets[-1]), int(index["width"])
+        self.states = np.memmap(folder / "states.bin", dtype=np.float16, mode="r", shape=(total, width))
+        self.emotion: np.ndarray | None = None
+        if index["emotion"] == "pooled":
+            self.emotion = np.load(folder / "emotion.npy", allow_pickle=False)
+        elif index["emotion"] == "frames":
+            shape = (total, int(index["emotion_width"]))
+            self.emotion = np.memmap(folder / "emotion.bin", dtype=np.float16, mode="r", shape=shape)
+        self.emotion_kind: str = index["emotion"]
+
+    def length(self, key: str) -> int:
+        """Number of encoder frames of an utterance."""
+        i = self.position[key]
+        return int(self.offsets[i + 1] - self.offsets[i])
+
+    def batch(self, keys: Sequence[str], *, with_emotion: bool = True) -> EncodedAudio:
+        """States of these utterances, padded with zeros to the longest: [B, T, D]."""
+        rows = [self.position[key] for key in keys]
+        spans = [slice(int(self.offsets[i]), int(self.offsets[i + 1])) for i in rows]
+        states = _padded([self.states[s] for s in spans])
+        emotion = None
+        if with_emotion and self.emotion is not None:
+            if self.emotion_kind == "pooled":
+                emotion = torch.from_numpy(self.emotion[rows].astype(np.float32))
+            else:
+                emotion = _padded([self.emotion[s] for s in spans])
+        lengths = torch.tensor([s.stop - s.start for s in spans])
+        return EncodedAudio(speech_states=states, speech_lengths=lengths, emotion_states=emotion)
+
+
+def _padded(parts: Sequence[np.ndarray]) -> torch.Tensor:
+    out = np.zeros((len(parts), max(len(p) for p in parts), parts[0].shape[1]), dtype=np.float32)
+    for row, part in zip(out, parts, strict=True):
+        row[: len(part)] = part
+    return torch.from_numpy(out)
+
+
+def is_complete(folder: Path, wanted: dict[str, str | None], keys: Sequence[str]) -> bool:
+    """Whether `folder` holds the states of all these keys, made by these encoders (it may hold more)."""
+    index = folder / "index.json"
+    if not index.is_file():
+        return False
+    found = json.loads(index.read_text(encoding="utf-8"))
+    same = all(value is None or found["fingerprints"].get(name) == value for name, value in wanted.items())
+    return same and set(keys) <= set(found["keys"])
+
+
+def build_store(
+    folder: Path,
+    examples: Sequence[Example],
+    model: Any,
+    processor: Any,
+    *,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> FeatureStore:
+    """Encodes every utterance once, batched by length; skips the work when `folder` is complete.
+
+    Raises:
+        RellmError: a recording cannot be read (names it), or the disk is full.
+    """
+    made_by = fingerprints(model)
+    keys = [e.key for e in examples]
+    if is_complete(folder, made_by, keys):
+        return FeatureStore(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").unlink(missing_ok=True)
+    frames = model.config.fusion == "frames"
+    lengths, pooled, order, width = [], [], [], 0
+    frames_width = 0
+    try:
+        with (folder / "states.bin").open("wb") as states, (folder / "emotion.bin").open("wb") as emotion_frames:
+            with progress_bar("encode", len(examples), show=progress) as advance:
+                for first in range(0, len(examples), READ_AHEAD):
+                    chunk = examples[first : first + READ_AHEAD]
+                    samples = [audio.load(e.audio, start=e.start, duration=e.duration) for e in chunk]
+                    for batch in batches_by_length([len(s) for s in samples], batch_size):
+                        encoded = _encode(model, processor, [samples[i] for i in batch])
+                        width = encoded.speech_states.shape[-1]
+                        for row, i in enumerate(batch):
+                            n = int(encoded.speech_lengths[row])
+                            states.write(_half(encoded.speech_states[row, :n]))
+                            if encoded.emotion_states is not None and frames:
+                                frames_width = encoded.emotion_states.shape[-1]
+                                emotion_frames.write(_half(encoded.emotion_states[row, :n]))
+                            elif encoded.emotion_states is not None:
+                                pooled.append(encoded.emotion_states[row].float().cpu().numpy())
+                            lengths.append(n)
+                            order.append(chunk[i].key)
+                        advance(len(batch))
+        if pooled:
+            np.save(folder / "emotion.npy", np.stack(pooled))
+        kind = "pooled" if pooled else "frames" if frames_width else "none"
+        index = {
+            "fingerprints": made_by,
+            "keys": order,
+            "offsets": [0, *np.cumsum(lengths).tolist()],
+            "width": width,
+            "emotion": kind,
+            "emotion_width": frames_width,
+        }
+        temporary = folder / "index.json.tmp"
+        temporary.write_text(json.dumps(index))
+        temporary.replace(folder / "index.json")
+    except OSError as error:
+        raise RellmError(f"cannot write {folder}: {error.strerror or error}", todo="Free space and run again") from error
+    return FeatureStore(folder)
+
+
+def _half(tensor: torch.Tensor) -> bytes:
+    return tensor.to(torch.float16).cpu().numpy().tobytes()
+
+
+@torch.inference_mode()
+def _encode(model: Any, processor: Any, samples: list[np.ndarray]) -> EncodedAudio:
+    inputs = processor.audio_inputs(samples)
+    return model.encode_audio(**{name: tensor.to(model.device) for name, tensor in inputs.items()})

@@ -1,0 +1,156 @@
+"""transformers.Trainer with our batches, our losses, every loss term logged, and checkpoints of the trained part only.
+
+N target tokens, V vocabulary, E emotions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Trainer, TrainerCallback
+
+from re_llm.config import StageOptions
+from re_llm.errors import RellmError
+from re_llm.model import losses
+from re_llm.train.data import BucketedSampler
+
+TRAINED = "trained.safetensors"
+
+
+class ReLlmTrainer(Trainer):
+    """Thin subclass: `compute_loss`, the sampler, the log, and what a checkpoint holds.
+
+    Args:
+        options: the stage; its `losses` weigh the terms (RE-LLM eq. 10 weighs them equally).
+        sampler: order of the rows.
+        log_file: receives one JSON line per logging step with every term.
+    """
+
+    def __init__(self, *args: Any, options: StageOptions, sampler: BucketedSampler, log_file: Path, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.options, self.sampler, self.log_file = options, sampler, log_file
+        self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        # The loss is a mean over this micro-batch; the Trainer divides it by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.sampler
+
+    def _weights(self) -> dict[str, float]:
+        warm = self.options.warm_losses and self.state.global_step < self.options.warm_steps
+        return self.options.warm_losses if warm else self.options.losses  # type: ignore[return-value]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Weighted sum of the stage's losses; the terms are kept for the log."""
+        # The Trainer casts `forward` alone; the adapter, the heads and the teacher are called here as well.
+        with self.accelerator.autocast():
+            total, logits = self._weighted(model, inputs, self._weights())
+        return (total, {"logits": logits}) if return_outputs else total
+
+    def _weighted(self, model: Any, inputs: dict[str, Any], weights: dict[str, float]) -> tuple[torch.Tensor, Any]:
+        needs_response = any(name.startswith("response") for name in weights)
+        if needs_response:
+            output = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                logits_at=inputs["logits_at"],
+                **inputs["speech"],
+            )
+            speech, logits = output.speech, output.logits
+        else:  # nothing reads the LLM's output
+            speech, logits = self.accelerator.unwrap_model(model).encode_speech(**inputs["speech"]), None
+        terms = self._loss_terms(self.accelerator.unwrap_model(model), weights, inputs, speech, logits)
+        total = sum(weights[name] * term for name, term in terms.items())
+        for name, term in terms.items():
+            self._terms[name].append(term.detach())
+        return total, logits
+
+    def _loss_terms(self, model: Any, weights: dict[str, float], inputs: Any, speech: Any, logits: Any) -> Any:
+        terms: dict[str, torch.Tensor] = {}
+        if "response_ce" in weights:
+            terms["response_ce"] = losses.response_ce(logits, inputs["targets"])
+        if "response_kl" in weights and inputs.get("teacher"):
+            teacher = dict(inputs["teacher"])
+            of_target = teacher.pop("of_target")
+            taught = model.text_forward(**teacher).logits
+            terms["response_kl"] = losses.response_kl(
+                logits[of_target], taught, temperature=self.options.temperature
+            )
+        if {"input_er", "input_er_avd"} & set(weights):
+            emotion_logits, dimensions = model.perceive(speech)
+            if "input_er" in weights:
+                terms["input_er"] = losses.input_er(emotion_logits, inputs["emotions"])
+            if "input_er_avd" in weights:
+                terms["input_er_avd"] = losses.input_er_avd(dimensions, inputs["dimensions"])
+        if "adapter_ctc" in weights:
+            terms["adapter_ctc"] = losses.adapter_ctc(
+                speech.embeddings,
+                speech.lengths,
+                model.get_input_embeddings().weight,
+                model.ctc_blank,
+                inputs["transcripts"],
+                inputs["transcript_lengths"],
+            )
+        return terms
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        for name, values in self._terms.items():
+            logs[name] = torch.stack(values).mean().item()
+        self._terms.clear()
+        super().log(logs, start_time)
+        if self.is_world_process_zero():
+            with self.log_file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Only what this run trains, in its full precision; everything else is in the components."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = {n: p.detach().cpu().contiguous() for n, p in self._bare().named_parameters() if p.requires_grad}
+        save_file(trained, folder / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        trained = load_file(os.path.join(resume_from_checkpoint, TRAINED))
+        parameters = {n: p for n, p in self._bare().named_parameters() if p.requires_grad}
+        if trained.keys() != parameters.keys():
+            odd = sorted(trained.keys() ^ parameters.keys())[0]
+            raise RellmError(
+                f"{resume_from_checkpoint}: it was written by a run that trained other parts (first: {odd})",
+                todo="Remove the folder `checkpoints` to start anew, or use the options of the first run",
+            )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(trained[name])
+
+    def _bare(self) -> Any:
+        return self.accelerator.unwrap_model(self.model)
+
+
+class TerminalProgress(TrainerCallback):
+    """Steps, rate, time left and the loss on a terminal; one plain line per log elsewhere is the log file's job."""
+
+    def __init__(self, batch_size: int, show: bool):
+        self.batch_size, self.show = batch_size, show
+        self._bar: Any = None
+        self._advance: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        from re_llm.progress import progress_bar
+
+        total, done = state.max_steps * self.batch_size, state.global_step * self.batch_size
+        self._bar = progress_bar("train", total, done=done, show=self.show)
+        self._advance = self._bar.__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._advance(self.batch_size)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.__exit__(None, None, None)
