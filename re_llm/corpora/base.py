@@ -1,4 +1,4 @@
-"""What every corpus reader uses: the description of a corpus, the scan that collects problems, labels, texts, tables.
+"""What every corpus reader uses: the description of a corpus, the scan that collects problems, labels, ratings.
 
 A reader is a module with a constant `INFO` and a generator `read(scan)` that yields utterances in a fixed order. It
 tells the scan what it could not read (`scan.problem`) and what its protocol leaves out (`scan.drop`); it never passes
@@ -7,7 +7,6 @@ over anything silently.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import unicodedata
@@ -17,13 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from re_llm.emotions import CANONICAL, SPELLINGS
+from re_llm.emotions import CANONICAL, PROMPT_EMOTIONS, SPELLINGS
 from re_llm.errors import RellmError
 from re_llm.manifest import Problem
 from re_llm.records import Utterance
 
-FIELD_BYTES = 1 << 20  # longest field of a table
-TEXT_BYTES = 1 << 28  # longest transcript or label file that is read whole
 UNSPACED = frozenset({"zh", "ja", "th", "yue"})  # languages written without blanks: length is counted in characters
 
 T = TypeVar("T")
@@ -34,9 +31,11 @@ class Filters:
     """What an utterance must be to be kept. Words are characters in languages written without blanks.
 
     Attributes:
+        emotions: canonical names that are kept; None keeps everything, also what has no label.
         min_seconds, max_seconds: length of the recording in seconds, both included.
     """
 
+    emotions: tuple[str, ...] | None = None
     min_words: int = 0
     min_seconds: float = 0.0
     max_seconds: float = math.inf
@@ -48,15 +47,26 @@ class Filters:
                 allowed="min_words >= 0, 0 <= min_seconds < max_seconds",
             )
 
-    def refusal(self, utterance: Utterance) -> str | None:
-        """Why the utterance is left out, or None."""
+    def refuses_row(self, utterance: Utterance) -> str | None:
+        """Why the utterance is left out, as far as its row tells; None when it is kept."""
+        if self.emotions is not None and utterance.emotion not in self.emotions:
+            return f"emotion {utterance.emotion_raw or utterance.emotion or 'none'}"
         if self.min_words and length_in_words(utterance.text or "", utterance.language) < self.min_words:
             return f"fewer than {self.min_words} words"
-        if utterance.duration is not None and utterance.duration < self.min_seconds:
+        return None
+
+    def refuses_length(self, utterance: Utterance) -> str | None:
+        """Why the utterance is left out once the length of its recording is known."""
+        assert utterance.duration is not None, utterance.key
+        if utterance.duration < self.min_seconds:
             return f"shorter than {self.min_seconds:g} s"
-        if utterance.duration is not None and utterance.duration > self.max_seconds:
+        if utterance.duration > self.max_seconds:
             return f"longer than {self.max_seconds:g} s"
         return None
+
+
+# BLSP-Emo appendix B: five classes, transcripts of 5 words or more.
+BLSP_EMO = Filters(emotions=PROMPT_EMOTIONS, min_words=5)
 
 
 @dataclass(frozen=True)
@@ -216,102 +226,6 @@ def pseudo_random_order(names: Iterable[T], seed: int, what: str) -> list[T]:
         return hashlib.sha256(f"{what}:{seed}:{name}".encode()).digest()
 
     return sorted(names, key=rank)
-
-
-def decode_text(data: bytes) -> str:
-    """Text of a label or transcript file whose encoding is not known.
-
-    Byte order marks decide first, then NUL bytes (UTF-16 without a mark), then UTF-8; what is left is GB 18030 when
-    it decodes to Chinese characters, and Latin-1 otherwise.
-    """
-    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
-        if data.startswith(mark):
-            return data.decode(encoding, errors="replace")
-    head = data[:4096]
-    if head.count(0) > len(head) // 8:
-        return data.decode("utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be", errors="replace")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return _decode_legacy(data)
-
-
-def _decode_legacy(data: bytes) -> str:
-    # Nearly every pair of bytes is valid GB 18030, also an accented Latin-1 letter before another: what tells them
-    # apart is that Chinese text has long runs of bytes above 0x7f.
-    high = sum(byte > 0x7F for byte in data)
-    if high > len(data) // 10:
-        try:
-            return data.decode("gb18030")
-        except UnicodeDecodeError:
-            pass
-    return data.decode("latin-1")
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number, line without its end) of a text file in any of the encodings of `decode_text`.
-
-    Raises:
-        RellmError: the file is missing, or too large to be a list of transcripts.
-    """
-    try:
-        size = path.stat().st_size
-        if size > TEXT_BYTES:
-            raise RellmError(f"{path} has {size} bytes", allowed=f"at most {TEXT_BYTES}")
-        text = decode_text(path.read_bytes())
-    except OSError as error:
-        raise RellmError(f"cannot read {path}: {error.strerror or error}", todo="Check --root") from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        yield number, line.strip()
-
-
-def read_table(
-    scan: Scan, path: Path, needed: Iterable[str], *, delimiter: str = ",", quoted: bool = True
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, row by column name) of a table with a header line; rows of another width are problems.
-
-    Streams: the memory does not grow with the file.
-
-    Args:
-        quoted: whether `"` quotes a field (in Common Voice it does not).
-
-    Raises:
-        RellmError: the file is missing or lacks a column.
-    """
-    try:
-        file = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-    except OSError as error:
-        raise RellmError(f"cannot read {path}: {error.strerror or error}", todo="Check --root") from error
-    with file:
-        csv.field_size_limit(FIELD_BYTES)
-        rows = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
-        try:
-            header = [name.strip() for name in next(rows, [])]
-            missing = [name for name in needed if name not in header]
-            if missing:
-                raise RellmError(f"{path}:1: no column {', '.join(missing)}", allowed=f"found: {', '.join(header)}")
-            while True:
-                row = next(rows, None)
-                if row is None:
-                    return
-                if row and len(row) != len(header):
-                    scan.problem(path, f"{len(row)} columns instead of {len(header)}", rows.line_num)
-                elif row:
-                    yield rows.line_num, dict(zip(header, (_text(v) for v in row), strict=True))
-        except csv.Error as error:
-            raise RellmError(f"{path}:{rows.line_num}: {error}") from error
-
-
-def _text(value: str) -> str:
-    # A field that is not UTF-8 (Latin-1 typographic apostrophes in MELD and MOSEI) is read as cp1252.
-    if value.isascii() or not any("\udc80" <= c <= "\udcff" for c in value):
-        return value.strip()
-    return value.encode("utf-8", "surrogateescape").decode("cp1252", errors="replace").strip()
-
-
-def visible(paths: Iterable[Path]) -> Iterator[Path]:
-    """Paths in order, without the `._name` twins that macOS archives add (the IEMOCAP release has them)."""
-    return (path for path in sorted(paths) if not path.name.startswith("."))
 
 
 Reader = Callable[[Scan], Iterator[Utterance]]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from re_llm.corpora.base import CorpusInfo, Scan, read_table
+from re_llm.corpora.base import CorpusInfo, Scan
+from re_llm.corpora.files import read_table
 from re_llm.errors import RellmError
 from re_llm.records import Utterance
 

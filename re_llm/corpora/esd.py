@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from re_llm.corpora.base import CorpusInfo, Filters, Scan, pseudo_random_order, read_lines, visible
+from re_llm.corpora.base import CorpusInfo, Filters, Scan, pseudo_random_order
+from re_llm.corpora.files import read_lines, visible
 from re_llm.errors import RellmError
 from re_llm.records import Utterance
 

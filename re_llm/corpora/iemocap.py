@@ -11,9 +11,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from re_llm.corpora.base import CorpusInfo, Filters, Scan, dimensions, read_lines, visible
+from re_llm.corpora.base import CorpusInfo, Filters, Scan, dimensions
+from re_llm.corpora.files import read_lines, visible
 from re_llm.errors import RellmError
 from re_llm.records import Utterance
+
+FOUR = ("neutral", "happy", "angry", "sad")
 
 INFO = CorpusInfo(
     name="iemocap",
@@ -31,13 +34,12 @@ INFO = CorpusInfo(
         "blsp-emo": "neutral, happy, angry, sad without excited, 5 words or more; test set session 5",
     },
     options={"test_session": "session that is the test set (5)"},
-    filters={"blsp-emo": Filters(min_words=5)},
+    filters={"re-llm": Filters(emotions=FOUR), "blsp-emo": Filters(emotions=FOUR, min_words=5)},
     dimensions=True,
 )
 
 SCALE = (1.0, 5.0)
 UNDECIDED = "xxx"
-FOUR = ("neutral", "happy", "angry", "sad")
 _TURN = re.compile(
     r"^\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\s+(?P<key>Ses\w+)\s+(?P<label>\w+)\s+"
     r"\[(?P<valence>[-\d.]+),\s*(?P<arousal>[-\d.]+),\s*(?P<dominance>[-\d.]+)\]\s*$"
@@ -62,9 +64,7 @@ def read(scan: Scan) -> Iterator[Utterance]:
         if not files:
             scan.problem(labels, "no label files")
         for file in files:
-            for utterance in _dialogue(scan, session, file, split):
-                if _kept(scan, utterance):
-                    yield utterance
+            yield from _dialogue(scan, session, file, split)
 
 
 def _dialogue(scan: Scan, session: Path, labels: Path, split: str) -> Iterator[Utterance]:
@@ -84,6 +84,9 @@ def _dialogue(scan: Scan, session: Path, labels: Path, split: str) -> Iterator[U
             scan.problem(labels, f"{key} has no transcript", number)
         ratings = {name: float(match[name]) for name in ("valence", "arousal", "dominance")}
         label = match["label"]
+        emotion = None if label == UNDECIDED else scan.emotion(label, labels, number)
+        if scan.protocol == "re-llm" and emotion == "excited":
+            emotion = "happy"
         yield Utterance(
             key=f"iemocap-{key}",
             corpus="iemocap",
@@ -94,7 +97,7 @@ def _dialogue(scan: Scan, session: Path, labels: Path, split: str) -> Iterator[U
             speaker=_speaker(key),
             dialogue=labels.stem,
             turn=turn,
-            emotion=None if label == UNDECIDED else scan.emotion(label, labels, number),
+            emotion=emotion,
             emotion_raw=label,
             **dimensions(scan, ratings, SCALE, labels, number),
         )
@@ -111,13 +114,3 @@ def _transcript(scan: Scan, path: Path) -> dict[str, str]:
         scan.problem(path, "the transcript is missing")
         return {}
     return {m["key"]: m["text"].strip() for _, line in read_lines(path) if (m := _WORDS.match(line))}
-
-
-def _kept(scan: Scan, utterance: Utterance) -> bool:
-    """Applies the protocol; `re-llm` names excited happy."""
-    if scan.protocol == "re-llm" and utterance.emotion == "excited":
-        utterance.emotion = "happy"
-    if scan.protocol is not None and utterance.emotion not in FOUR:
-        scan.drop(f"emotion {utterance.emotion_raw}")
-        return False
-    return True

@@ -12,16 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from re_llm.corpora.base import (
-    TEXT_BYTES,
-    CorpusInfo,
-    Scan,
-    decode_text,
-    dimensions,
-    pseudo_random_order,
-    read_lines,
-    read_table,
-)
+from re_llm.corpora.base import CorpusInfo, Scan, dimensions, pseudo_random_order
+from re_llm.corpora.files import TEXT_BYTES, decode_text, read_lines, read_table
 from re_llm.errors import RellmError
 from re_llm.records import Utterance
 

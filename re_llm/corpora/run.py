@@ -13,11 +13,14 @@ from typing import Any, Protocol
 
 from re_llm import audio
 from re_llm.corpora.base import CorpusInfo, Filters, Reader, Scan
+from re_llm.corpora.files import read_json_lines
 from re_llm.errors import RellmError
 from re_llm.manifest import Problem, ordered_map
 from re_llm.records import DIMENSIONS, Utterance, disk_error, write_records
 
 COMMON_OPTIONS = {
+    "test_speakers": "comma-separated speakers that become the test set; all others the training set",
+    "transcripts": "JSON lines with key and text, for utterances without a text",
     "min_words": "shortest transcript in words (characters in Chinese and Japanese)",
     "min_seconds": "shortest recording",
     "max_seconds": "longest recording",
@@ -89,8 +92,12 @@ def run(
             return utterance, error
         return utterance, None
 
-    rows = _kept(scan, filters, ordered_map(complete, _unique(scan, reader(scan)), workers))
-    if limit:
+    utterances = _unique(scan, reader(scan))
+    if "test_speakers" not in info.options:
+        utterances = _split_by_speaker(scan, utterances)
+    utterances = _wanted(scan, filters, _with_texts(scan, utterances))
+    rows = _kept(scan, filters, ordered_map(complete, utterances, workers))
+    if limit > 0:
         rows = itertools.islice(rows, limit)
     if pseudo_vad is not None:
         rows = _with_pseudo_labels(scan, rows, pseudo_vad)
@@ -116,6 +123,7 @@ def _check(info: CorpusInfo, protocol: str | None, options: Mapping[str, Any], w
 def _filters(info: CorpusInfo, scan: Scan) -> Filters:
     preset = info.filters.get(scan.protocol or "", Filters())
     return Filters(
+        emotions=preset.emotions,
         min_words=scan.option("min_words", preset.min_words, int),
         min_seconds=scan.option("min_seconds", preset.min_seconds, float),
         max_seconds=scan.option("max_seconds", preset.max_seconds, float),
@@ -132,9 +140,45 @@ def _unique(scan: Scan, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
             yield utterance
 
 
+def _split_by_speaker(scan: Scan, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
+    """Applies the option `test_speakers`; a speaker who does not occur is a problem."""
+    held_out = {name.strip() for name in scan.option("test_speakers", "", str).split(",") if name.strip()}
+    absent = set(held_out)
+    for utterance in utterances:
+        if held_out:
+            utterance.split = "test" if utterance.speaker in held_out else "train"
+            absent.discard(utterance.speaker or "")
+        yield utterance
+    for name in sorted(absent):
+        scan.problem(scan.root, f"the speaker {name} of test_speakers does not occur")
+
+
+def _with_texts(scan: Scan, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
+    """Applies the option `transcripts` to utterances without a text (MEAD comes without transcripts)."""
+    path = scan.option("transcripts", None, Path)
+    texts = {} if path is None else {row.get("key"): row.get("text") for _, row in read_json_lines(scan, path)}
+    for utterance in utterances:
+        if utterance.text is None:
+            utterance.text = texts.get(utterance.key)
+        yield utterance
+
+
+def _wanted(scan: Scan, filters: Filters, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
+    for utterance in utterances:
+        if (why := filters.refuses_row(utterance)) is not None:
+            scan.drop(why)
+        else:
+            yield utterance
+
+
+# Several utterances in a row can be segments of one long file.
+@lru_cache(maxsize=64)
+def _header(source: str) -> audio.AudioInfo:
+    return audio.info(source)
+
+
 @lru_cache(maxsize=64)
 def _hash(source: str) -> str:
-    # Several utterances in a row can be segments of one long file.
     return audio.sha256(source)
 
 
@@ -144,7 +188,7 @@ def _add_audio(utterance: Utterance, hashed: bool) -> None:
     Raises:
         RellmError: the recording is missing or unreadable, or the segment is not in it.
     """
-    header = audio.info(utterance.audio)
+    header = _header(utterance.audio)
     left = header.seconds - utterance.start
     if utterance.duration is None and left > 0:
         utterance.duration = round(left, DIGITS)
@@ -164,7 +208,7 @@ def _kept(scan: Scan, filters: Filters, checked: Iterable[Checked]) -> Iterator[
     for utterance, error in checked:
         if error is not None:
             scan.problem(utterance.audio, error.what)
-        elif (why := filters.refusal(utterance)) is not None:
+        elif (why := filters.refuses_length(utterance)) is not None:
             scan.drop(why)
         else:
             yield utterance

@@ -1,0 +1,206 @@
+"""Reading what corpora are made of: label files in unknown encodings, tables, JSON, and trees of recordings."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from re_llm import audio
+from re_llm.corpora.base import Scan
+from re_llm.errors import RellmError
+
+FIELD_BYTES = 1 << 20  # longest field of a table
+TEXT_BYTES = 1 << 28  # longest transcript or label file that is read whole
+ITEM_BYTES = 1 << 27  # longest item of a JSON array that is read item by item
+BLOCK = 1 << 20
+# C1 control characters that are really cp1252 punctuation, decoded as Latin-1 by whoever wrote the table (MELD).
+_C1 = {code: bytes([code]).decode("cp1252", errors="ignore") for code in range(0x80, 0xA0)}
+
+
+def decode_text(data: bytes) -> str:
+    """Text of a label or transcript file whose encoding is not known.
+
+    Byte order marks decide first, then NUL bytes (UTF-16 without a mark), then UTF-8; what is left is GB 18030 when
+    it decodes to Chinese characters, and Latin-1 otherwise.
+    """
+    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if data.startswith(mark):
+            return data.decode(encoding, errors="replace")
+    head = data[:4096]
+    if head.count(0) > len(head) // 8:
+        return data.decode("utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be", errors="replace")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return _decode_legacy(data)
+
+
+def _decode_legacy(data: bytes) -> str:
+    # Nearly every pair of bytes is valid GB 18030, also an accented Latin-1 letter before another: what tells them
+    # apart is that Chinese text has long runs of bytes above 0x7f.
+    high = sum(byte > 0x7F for byte in data)
+    if high > len(data) // 10:
+        try:
+            return data.decode("gb18030")
+        except UnicodeDecodeError:
+            pass
+    return data.decode("latin-1")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number, line without its end) of a text file in any of the encodings of `decode_text`.
+
+    Raises:
+        RellmError: the file is missing, or too large to be a list of transcripts.
+    """
+    try:
+        size = path.stat().st_size
+        if size > TEXT_BYTES:
+            raise RellmError(f"{path} has {size} bytes", allowed=f"at most {TEXT_BYTES}")
+        text = decode_text(path.read_bytes())
+    except OSError as error:
+        raise RellmError(f"cannot read {path}: {error.strerror or error}", todo="Check --root") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        yield number, line.strip()
+
+
+def read_table(
+    scan: Scan, path: Path, needed: Iterable[str], *, delimiter: str = ",", quoted: bool = True
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row by column name) of a table with a header line; rows of another width are problems.
+
+    Streams: the memory does not grow with the file.
+
+    Args:
+        quoted: whether `"` quotes a field (in Common Voice it does not).
+
+    Raises:
+        RellmError: the file is missing or lacks a column.
+    """
+    try:
+        file = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise RellmError(f"cannot read {path}: {error.strerror or error}", todo="Check --root") from error
+    with file:
+        csv.field_size_limit(FIELD_BYTES)
+        rows = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+        try:
+            header = [name.strip() for name in next(rows, [])]
+            missing = [name for name in needed if name not in header]
+            if missing:
+                raise RellmError(f"{path}:1: no column {', '.join(missing)}", allowed=f"found: {', '.join(header)}")
+            while True:
+                row = next(rows, None)
+                if row is None:
+                    return
+                if row and len(row) != len(header):
+                    scan.problem(path, f"{len(row)} columns instead of {len(header)}", rows.line_num)
+                elif row:
+                    yield rows.line_num, dict(zip(header, (_text(v) for v in row), strict=True))
+        except csv.Error as error:
+            raise RellmError(f"{path}:{rows.line_num}: {error}") from error
+
+
+def _text(value: str) -> str:
+    # A field that is not UTF-8 (Latin-1 typographic apostrophes in MELD and MOSEI) is read as cp1252.
+    if value.isascii():
+        return value.strip()
+    if any("\udc80" <= c <= "\udcff" for c in value):
+        value = value.encode("utf-8", "surrogateescape").decode("cp1252", errors="replace")
+    return value.translate(_C1).strip()
+
+
+def visible(paths: Iterable[Path]) -> Iterator[Path]:
+    """Paths in order, without the `._name` twins that macOS archives add (the IEMOCAP release has them)."""
+    return (path for path in sorted(paths) if not path.name.startswith("."))
+
+
+def recordings(root: Path) -> Iterator[Path]:
+    """Every recording below a folder, in order; files and folders of macOS archives are passed over."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in sorted(files):
+            path = Path(folder, name)
+            if path.suffix.lower() in audio.SUFFIXES and not name.startswith("."):
+                yield path
+
+
+def coded_names(scan: Scan, root: Path, pattern: re.Pattern[str], form: str) -> Iterator[tuple[Path, re.Match[str]]]:
+    """(path, parts of the name) of recordings whose name carries their labels; another name is a problem.
+
+    Args:
+        pattern: matched against the whole name without its suffix.
+        form: what the name should be, for the message.
+    """
+    for path in recordings(root):
+        match = pattern.fullmatch(path.stem)
+        if match is None:
+            scan.problem(path, f"the name is not {form}")
+        else:
+            yield path, match
+
+
+def read_json_lines(scan: Scan, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of a JSON-lines file; a line that is none is a problem. Streams.
+
+    Raises:
+        RellmError: the file is missing.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise RellmError(f"cannot read {path}: {error.strerror or error}", todo="Check --root") from error
+    with file:
+        number = 0
+        while line := file.readline(FIELD_BYTES + 1):
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                scan.problem(path, f"not JSON: {error}", number)
+                continue
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                scan.problem(path, "not a JSON object", number)
+
+
+def read_json_array(path: Path, key: str) -> Iterator[dict[str, Any]]:
+    """Items of the array `key` of a JSON file, one at a time: the file can be larger than the memory.
+
+    Raises:
+        RellmError: the file is missing, is not JSON, or has no such array.
+    """
+    decoder = json.JSONDecoder()
+    start = re.compile(rf'"{re.escape(key)}"\s*:\s*\[')
+    try:
+        file = path.open(encoding="utf-8")
+    except OSError as error:
+        raise RellmError(f"cannot read {path}: {error.strerror or error}", todo="Check --root") from error
+    with file:
+        buffer = file.read(BLOCK)
+        match = start.search(buffer)
+        if match is None:
+            raise RellmError(f"{path} has no array {key!r} near its beginning", todo="Check the file")
+        buffer = buffer[match.end() :]
+        while True:
+            buffer = buffer.lstrip(" \t\r\n,")
+            if buffer.startswith("]"):
+                return
+            try:
+                item, end = decoder.raw_decode(buffer)
+            except ValueError as error:
+                more = file.read(max(BLOCK, len(buffer)))
+                if not more or len(buffer) > ITEM_BYTES:
+                    raise RellmError(f"{path} is not JSON: {error.args[0]}", todo="Copy the file again") from None
+                buffer += more
+                continue
+            yield item
+            buffer = buffer[end:]
