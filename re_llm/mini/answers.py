@@ -112,7 +112,7 @@ EMPATHETIC_TAILS: dict[str, tuple[str, ...]] = {
 }
 
 PLAIN_REPLIES: dict[str, tuple[str, ...]] = {
-    "neutral": ("The {t} is noted, what else can I do?", "Okay, that is clear about the {t}."),
+    "neutral": ("The {t} is noted, and nothing else is needed.", "Okay, that is clear about the {t}."),
     "sad": ("That is a pity about the {t}, things may improve.", "The {t} seems to be a sad matter."),
     "angry": ("The {t} does sound annoying, you could complain.", "That is an irritating matter with the {t}."),
     "happy": ("Good to hear, the {t} seems to please you.", "That is nice news about the {t}."),

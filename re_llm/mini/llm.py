@@ -39,10 +39,10 @@ CHECKPOINT, LOG = "training.safetensors", "training.jsonl"
 class LlmOptions:
     """Size of the LLM and of its training."""
 
-    steps: int = 2000
+    steps: int = 1300
     micro_batches: int = 4
     """Each with its own prompt."""
-    rows: int = 16
+    rows: int = 12
     """Per micro-batch."""
     learning_rate: float = 1.5e-3
     warm_up: int = 100
