@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -136,6 +137,8 @@ def run(*, as_json: bool = False, play: bool = False, device: str = "auto") -> N
     from rich.console import Console
 
     command = player() if play else None
+    # Loading takes less time than reading a bar for each of seven files.
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     if as_json:
         print(json.dumps([asdict(heard) for heard in listen(device=device)], ensure_ascii=False, indent=2))
         return

@@ -1,0 +1,82 @@
+"""What the doctor counts and what it finds missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from re_llm import doctor
+from re_llm.config import load_recipe
+from re_llm.errors import RellmError
+
+
+@pytest.fixture(scope="module")
+def machine() -> doctor.Machine:
+    return doctor.examine_machine()
+
+
+def test_the_machine(machine: doctor.Machine) -> None:
+    assert all(machine.packages[name] for name in doctor.CORE)
+    assert machine.cores >= 1
+    assert machine.disk_free > 0
+    assert {"serve", "web", "judge", "mini", "data", "vad", "track", "av", "dev"} <= set(machine.extras)
+    assert machine.extras["dev"] == []
+
+
+def test_parameters_are_counted_from_headers(tmp_path: Path) -> None:
+    save_file({"encoder.a": np.zeros((3, 4)), "decoder.b": np.zeros(5)}, tmp_path / "one.safetensors")
+    save_file({"encoder.c": np.zeros((2, 2), np.float16)}, tmp_path / "two.safetensors")
+    assert doctor.count_parameters(tmp_path) == 21
+    assert doctor.count_parameters(tmp_path, "encoder.") == 16
+    assert doctor.count_parameters(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 8 + b"{}", b"\x05\0\0\0\0\0\0\0{oops", b""])
+def test_a_broken_weight_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(RellmError, match=r"model\.safetensors is not in safetensors format"):
+        doctor.count_parameters(tmp_path)
+
+
+def test_a_recipe_on_a_small_machine(machine: doctor.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("re_llm")
+    small = replace(machine, memory=4 * 10**9, device_memory=None, disk_free=10**9)
+    needs = doctor.examine_recipe(recipe, small)
+    lines = " | ".join(needs.missing)
+    assert "memory: about" in lines
+    assert "disk: 22 GB to download" in lines
+    assert needs.memory["bf16"] > needs.memory["8-bit"] > needs.memory["4-bit"]
+    # What lies in the hub's cache and in the corpus folder is no longer missing.
+    for part in needs.parts:
+        snapshot = tmp_path / f"models--{part.name.replace('/', '--')}" / "snapshots" / "abc"
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text("{}")
+    for root in needs.corpora.values():
+        (tmp_path / root).mkdir(parents=True)
+    (tmp_path / "checkpoints" / "blsp-emo").mkdir(parents=True)
+    rich = replace(machine, memory=64 * 10**9, device_memory=None)
+    assert doctor.examine_recipe(recipe, rich).missing == []
+
+
+def test_local_components_are_measured(machine: doctor.Machine, tiny_checkpoint: Path) -> None:
+    root = tiny_checkpoint.parent
+    parts = {"llm": "llm", "speech_encoder": "whisper", "emotion_encoder": "emotion"}
+    changes = {f"components.{role}": str(root / name) for role, name in parts.items()}
+    needs = doctor.examine_recipe(load_recipe("re_llm", changes), machine)
+    assert all(part.here and part.parameters for part in needs.parts)
+    llm = needs.parts[0]
+    assert llm.memory["bf16"] == 2 * llm.parameters
+
+
+def test_without_the_package_installed_there_are_no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise doctor.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "requires", missing)
+    assert doctor.missing_extras() == {}

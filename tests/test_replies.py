@@ -1,0 +1,124 @@
+"""The stage that answers a manifest: resumable, nothing lost in silence, for speech and for text systems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from re_llm import engine
+from re_llm.errors import RellmError
+from re_llm.records import Reply, Utterance, read_records, write_records
+from re_llm.replies import respond_files, respond_manifest, rows_for, to_record
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_checkpoint: Path) -> engine.Engine:
+    return engine.load(tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, recording) -> Path:
+    """Five utterances of different lengths; two are segments of one file, the last is not there."""
+    recording("audio/long.wav", 3.0)
+    recording("audio/short.wav", 0.6, seed=1)
+    rows = [
+        {"key": "long", "audio": "audio/long.wav", "split": "train", "emotion": "sad"},
+        {"key": "head", "audio": "audio/long.wav", "duration": 1.0, "text": "hello"},
+        {"key": "tail", "audio": "audio/long.wav", "start": 1.5, "duration": 1.0},
+        {"key": "short", "audio": "audio/short.wav"},
+        {"key": "gone", "audio": "audio/gone.wav"},
+    ]
+    path = tmp_path / "manifest.jsonl"
+    write_records(path, [Utterance(**{"corpus": "c", "split": "test", **row}) for row in rows])
+    return path
+
+
+def test_batched_replies_are_those_of_single_recordings(loaded: engine.Engine, manifest: Path, tmp_path: Path) -> None:
+    batched, single = tmp_path / "batched.jsonl", tmp_path / "single.jsonl"
+    for out, size in ((batched, 4), (single, 1)):
+        respond_manifest(loaded, manifest, out, batch_size=size, recognize="recognize", max_new_tokens=6)
+    by_key = [{reply.key: reply for reply in read_records(path, Reply)} for path in (batched, single)]
+    assert set(by_key[0]) == {"long", "head", "tail", "short"}
+    for key, reply in by_key[0].items():
+        other = by_key[1][key]
+        assert (reply.response, reply.answer, reply.perceived) == (other.response, other.answer, other.perceived)
+        assert reply.probabilities == pytest.approx(other.probabilities, abs=2e-4)
+    assert by_key[0]["head"].probabilities != by_key[0]["short"].probabilities
+
+
+def test_what_could_not_be_used_is_counted_listed_and_tried_again(
+    loaded: engine.Engine, manifest: Path, tmp_path: Path, recording
+) -> None:
+    out = tmp_path / "replies.jsonl"
+    report = respond_manifest(loaded, manifest, out, splits=["test"], max_new_tokens=3)
+    assert (report.rows, report.resumed, report.dropped) == (3, 0, 1)
+    (gone,) = read_records(report.dropped_file, Utterance)
+    assert gone.key == "gone"
+    assert "gone.wav" in gone.model_extra["dropped"]
+    assert "1 recordings could not be used" in report.summary()
+    recording("audio/gone.wav")
+    again = respond_manifest(loaded, manifest, out, splits=["test"], max_new_tokens=3)
+    assert (again.rows, again.resumed, again.dropped, again.dropped_file) == (4, 3, 0, None)
+    assert not out.with_suffix(".dropped.jsonl").exists()
+
+
+def test_strict_stops_at_the_first_unusable_recording(loaded: engine.Engine, manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(RellmError, match=r"gone\.wav"):
+        respond_manifest(loaded, manifest, tmp_path / "r.jsonl", strict=True)
+
+
+def test_a_torn_last_line_is_answered_again(loaded: engine.Engine, manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "replies.jsonl"
+    respond_manifest(loaded, manifest, out, splits=["test"], max_new_tokens=3)
+    whole = out.read_text()
+    out.write_text(whole[:-20])
+    report = respond_manifest(loaded, manifest, out, splits=["test"], max_new_tokens=3)
+    assert report.resumed == 2
+    assert sorted(out.read_text().splitlines()) == sorted(whole.splitlines())
+
+
+def test_an_unknown_split_is_refused_with_those_there_are(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(RellmError, match="Allowed: test, train"):
+        respond_manifest(None, manifest, tmp_path / "r.jsonl", splits=["tset"])
+
+
+@dataclass
+class Echo:
+    """A text system that says the transcript, and remembers what it was given."""
+
+    needs_audio: bool = False
+    seen: list = field(default_factory=list)
+
+    def respond_rows(self, rows, samples, *, prompt, on_batch, **options):
+        self.seen.append((len(rows), samples, prompt, options))
+        answers = [engine.Reply(None, {}, None, None, None, response=row.text or "", tokens=1) for row in rows]
+        on_batch(list(range(len(rows))), answers)
+        return answers
+
+
+def test_a_text_system_reads_and_needs_no_recordings(manifest: Path, tmp_path: Path) -> None:
+    system, out = Echo(), tmp_path / "replies.jsonl"
+    report = respond_manifest(system, manifest, out, system="text", prompt="chat", seed=3)
+    assert (report.rows, report.dropped) == (5, 0)
+    assert system.seen == [(5, None, "chat", {"recognize": None, "batch_size": 16})]
+    head = next(reply for reply in read_records(out, Reply) if reply.key == "head")
+    assert (head.response, head.system, head.seed) == ("hello", "text", 3)
+    assert (head.perceived, head.probabilities) == (None, None)
+
+
+def test_files_keep_their_order_and_names(loaded: engine.Engine, recording) -> None:
+    names = [recording("b.wav", 0.8), recording("a.wav", 1.2)]
+    replies = respond_files(loaded, rows_for(names), max_new_tokens=3)
+    assert [reply.key for reply in replies] == [str(name) for name in names]
+    with pytest.raises(RellmError, match="named twice"):
+        rows_for([names[0], names[0]])
+
+
+def test_dimensions_outside_of_the_scale_are_stored_at_its_end() -> None:
+    row = Utterance(key="k", corpus="c", split="test", audio="a.wav")
+    reply = engine.Reply("sad", {"sad": 0.7, "happy": 0.3}, -0.02, 1.07, 0.5, answer="It is sad.", response="Oh.")
+    record = to_record(row, reply, system="s", prompt=None)
+    assert record.dimensions() == (0.0, 1.0, 0.5)
+    assert (record.perceived, record.recognized, record.finish_reason) == ("sad", "sad", None)
