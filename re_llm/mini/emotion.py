@@ -76,9 +76,12 @@ def train_emotion(
         "recipe": asdict(recipe),
         "size": asdict(size),
     }
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    # A folder with `metrics.json` counts as finished, so a model that is refused leaves its numbers in the state.
+    text = json.dumps(metrics, indent=2) + "\n"
+    (out / "state" / "metrics.json").write_text(text, encoding="utf-8")
     if gate:
         _check(metrics)
+    (out / "metrics.json").write_text(text, encoding="utf-8")
     return metrics
 
 

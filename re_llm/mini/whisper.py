@@ -83,10 +83,13 @@ def train_whisper(
         "recipe": asdict(recipe),
         "size": asdict(size),
     }
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    # A folder with `metrics.json` counts as finished, so a model that is refused leaves its numbers in the state.
+    text = json.dumps(metrics, indent=2) + "\n"
+    (out / "state" / "metrics.json").write_text(text, encoding="utf-8")
     if gate:
         _check(metrics)
         MelStore.remove(state)
+    (out / "metrics.json").write_text(text, encoding="utf-8")
     return metrics
 
 
@@ -111,9 +114,9 @@ def evaluate_whisper(folder: Path, world: Path, *, limit: int = 400, limit_full:
         limit_full: how many through `generate` of plain transformers, padded to 30 s.
 
     Returns:
-        `wer` and `wer_full` (word errors per reference word), `exact` (share of transcripts without an
-        error), `utterances`,
-        and `encoder_cer` (characters, CTC head on the encoder) when the head is there.
+        `wer` and `wer_full` (word errors per reference word); `wer_same_as_full`, `wer` of just the utterances of
+        `wer_full`; `exact`, the share of transcripts without an error; `utterances`; and `encoder_cer` and
+        `encoder_wer`, of what the CTC head alone reads off the encoder, when the head is there.
     """
     model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = WhisperProcessor.from_pretrained(folder)
