@@ -50,7 +50,7 @@ class Filters:
     def refuses_row(self, utterance: Utterance) -> str | None:
         """Why the utterance is left out, as far as its row tells; None when it is kept."""
         if self.emotions is not None and utterance.emotion not in self.emotions:
-            return f"emotion {utterance.emotion_raw or utterance.emotion or 'none'}"
+            return f"emotion {utterance.emotion or utterance.emotion_raw or 'none'}"
         if self.min_words and length_in_words(utterance.text or "", utterance.language) < self.min_words:
             return f"fewer than {self.min_words} words"
         return None

@@ -43,14 +43,14 @@ def test_protocol_of_re_llm_merges_excited_and_holds_session_five_out(root, tmp_
     assert report.by_emotion == {"happy": 2, "sad": 2, "neutral": 1, "angry": 1}
     assert {u.split for u in found if u.speaker.startswith("Ses05")} == {"test"}
     assert {u.split for u in found if not u.speaker.startswith("Ses05")} == {"train"}
-    assert report.dropped == {"emotion xxx": 1, "emotion fru": 1, "emotion sur": 1}
+    assert report.dropped == {"emotion xxx": 1, "emotion frustrated": 1, "emotion surprise": 1}
     assert report.rows + sum(report.dropped.values()) == 9
 
 
 def test_protocol_of_blsp_emo_drops_excited_and_short_transcripts(root, tmp_path):
     report = prepare("iemocap", root, tmp_path / "m.jsonl", protocol="blsp-emo")
     assert report.by_emotion == {"sad": 2, "neutral": 1, "angry": 1}
-    assert report.dropped["emotion exc"] == 1 and report.dropped["fewer than 5 words"] == 1
+    assert report.dropped["emotion excited"] == 1 and report.dropped["fewer than 5 words"] == 1
 
 
 def test_another_test_session(root, tmp_path):

@@ -1,0 +1,54 @@
+"""CaFE: twelve actors of Québec, six sentences, seven emotions in two intensities (Gournay et al. 2018).
+
+`08-P-2-1.wav` is actor, emotion (Colère, Dégoût, Joie, Neutre, Peur, Surprise, Tristesse), intensity, sentence. The
+accents in the names of the folders are often broken by the archive, so that only the names of the files are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from re_llm.corpora.base import CorpusInfo, Filters, Scan
+from re_llm.corpora.files import coded_names, recordings
+from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.records import Utterance
+
+INFO = CorpusInfo(
+    name="cafe",
+    title="Canadian French Emotional speech (CaFE)",
+    languages=("fr",),
+    utterances=936,
+    hours=1.2,
+    emotions=("neutral", "happy", "angry", "sad", "fear", "disgust", "surprise"),
+    licence="CC BY-NC-SA 4.0",
+    get="https://zenodo.org/records/1478765",
+    citation="Gournay et al., A Canadian French Emotional Speech Dataset, MMSys 2018",
+    root="recordings such as 08-P-2-1.wav, at any depth",
+    protocols={"blsp-emo": "test set of BLSP-Emo: neutral, happy, angry, sad, surprise (648 utterances)"},
+    filters={"blsp-emo": Filters(emotions=PROMPT_EMOTIONS)},
+)
+
+EMOTIONS = {
+    "C": "angry", "D": "disgust", "J": "happy", "N": "neutral", "P": "fear", "S": "surprise", "T": "sad",
+}  # fmt: skip
+_NAME = re.compile(r"(\d\d)-([CDJNPST])-([12])-([1-6])")
+
+
+def read(scan: Scan) -> Iterator[Utterance]:
+    """Utterances by folder and name."""
+    root = scan.path_root(lambda p: p.is_dir() and next(recordings(p), None) is not None, f"expected {INFO.root}")
+    for path, name in coded_names(scan, root, _NAME, "ACTOR-EMOTION-INTENSITY-SENTENCE"):
+        actor, raw, intensity, sentence = name.groups()
+        yield Utterance(
+            key=f"cafe-{path.stem}",
+            corpus="cafe",
+            split="test",
+            audio=str(path),
+            language="fr",
+            speaker=actor,
+            emotion=EMOTIONS[raw],
+            emotion_raw=raw,
+            intensity=("weak", "strong")[int(intensity) - 1],  # type: ignore[call-arg]
+            sentence=f"cafe-{sentence}",
+        )

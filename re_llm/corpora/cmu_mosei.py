@@ -1,0 +1,162 @@
+"""CMU-MOSEI: opinions on YouTube, six emotions rated 0..3 by three workers each (Zadeh et al. 2018).
+
+Two layouts. `Raw`: segments `VIDEO___CLIP___START___END___TEXT` in `Transcript/Segmented/Combined`, ratings in
+`Labels/*.csv`, whole recordings in `Audio/Full/WAV_16000`. MMSA: `label.csv` with clips in `Raw/VIDEO/CLIP.mp4` (or
+wav), sentiment only. An emotion is present when its mean rating is above `threshold`; a clip with exactly one carries it as
+its label, with none it is neutral, with several it has no label (BLSP-Emo leaves those out).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from re_llm.corpora.base import BLSP_EMO, CorpusInfo, Scan
+from re_llm.corpora.files import read_lines, read_table, visible
+from re_llm.records import Utterance
+
+INFO = CorpusInfo(
+    name="cmu_mosei",
+    title="CMU-MOSEI",
+    languages=("en",),
+    utterances=23_453,
+    hours=65,
+    emotions=("neutral", "happy", "angry", "sad", "surprise", "fear", "disgust"),
+    licence="free for research; the recordings are of YouTube",
+    get="http://multicomp.cs.cmu.edu/resources/cmu-mosei-dataset/",
+    citation="Zadeh et al., Multimodal Language Analysis in the Wild: CMU-MOSEI Dataset, ACL 2018",
+    root="Raw (or Audio, Labels, Transcript), or the label.csv of MMSA",
+    protocols={"blsp-emo": "training set of BLSP-Emo: clips with exactly one of five emotions, 5 words or more"},
+    filters={"blsp-emo": BLSP_EMO},
+    options={"threshold": "mean rating above which an emotion is present (0)"},
+)
+
+EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
+SEVERAL = "several"
+MMSA_SPLITS = {"train": "train", "valid": "dev", "test": "test"}
+Ratings = dict[str, list[float]]
+
+
+def read(scan: Scan) -> Iterator[Utterance]:
+    """Utterances by recording and segment; of MMSA in the order of `label.csv`."""
+    root = scan.path_root(lambda p: _raw(p) is not None or (p / "label.csv").is_file(), f"expected {INFO.root} in it")
+    raw = _raw(root)
+    return _mmsa(scan, root) if raw is None else _segments(scan, raw)
+
+
+def _raw(root: Path) -> Path | None:
+    return next((p for p in (root, root / "Raw") if (p / "Transcript" / "Segmented" / "Combined").is_dir()), None)
+
+
+def _segments(scan: Scan, raw: Path) -> Iterator[Utterance]:
+    threshold = scan.option("threshold", 0.0, float)
+    ratings = _ratings(scan, raw / "Labels")
+    for file in visible((raw / "Transcript" / "Segmented" / "Combined").glob("*.txt")):
+        for number, line in read_lines(file):
+            if not line:
+                continue
+            try:
+                segment = _segment(line)
+                rated = ratings[segment.video, segment.clip]
+            except ValueError as error:
+                scan.problem(file, str(error), number)
+            except KeyError:
+                scan.problem(file, f"no ratings of {segment.video} {segment.clip}", number)
+            else:
+                yield _utterance(raw, segment, *_label(rated, threshold))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One line of a transcript; times in seconds."""
+
+    video: str
+    clip: str
+    start: float
+    end: float
+    text: str
+
+
+def _segment(line: str) -> Segment:
+    # The text itself may hold three underscores; an id may begin with a hyphen.
+    parts = line.split("___", 4)
+    try:
+        segment = Segment(parts[0], parts[1], float(parts[2]), float(parts[3]), parts[4].strip())
+    except (IndexError, ValueError):
+        raise ValueError(f"not VIDEO___CLIP___START___END___TEXT: {line[:80]!r}") from None
+    if segment.end <= segment.start:
+        raise ValueError(f"{segment.video} {segment.clip} ends where it starts")
+    return segment
+
+
+def _utterance(raw: Path, segment: Segment, emotion: str | None, label: str) -> Utterance:
+    return Utterance(
+        key=f"cmu_mosei-{segment.video}-{segment.clip}",
+        corpus="cmu_mosei",
+        split="train",
+        audio=str(raw / "Audio" / "Full" / "WAV_16000" / f"{segment.video}.wav"),
+        start=segment.start,
+        duration=round(segment.end - segment.start, 3),
+        text=segment.text or None,
+        language="en",
+        speaker=segment.video,
+        dialogue=segment.video,
+        turn=int(segment.clip) if segment.clip.isdigit() else None,
+        emotion=emotion,
+        emotion_raw=label,
+    )
+
+
+def _ratings(scan: Scan, folder: Path) -> dict[tuple[str, str], Ratings]:
+    """Ratings of all workers by (video, clip) and emotion; a blank answer counts as 0, a blank row as none."""
+    found: dict[tuple[str, str], Ratings] = {}
+    columns = [f"Answer.{name}" for name in EMOTIONS]
+    for file in visible(folder.glob("*.csv")):
+        for line, row in read_table(scan, file, ("Input.VIDEO_ID", "Input.CLIP", *columns)):
+            answers = [row[column] for column in columns]
+            if not any(answers):
+                scan.drop("row of a worker without answers")
+                continue
+            try:
+                values = [float(answer or 0) for answer in answers]
+            except ValueError:
+                scan.problem(file, f"ratings are not numbers: {answers}", line)
+                continue
+            for name, value in zip(EMOTIONS, values, strict=True):
+                found.setdefault((row["Input.VIDEO_ID"], row["Input.CLIP"]), defaultdict(list))[name].append(value)
+    return found
+
+
+def _label(ratings: Ratings, threshold: float) -> tuple[str | None, str]:
+    """(canonical emotion, label): the only emotion that is present, `neutral`, or none for several."""
+    present = [name for name in EMOTIONS if sum(ratings[name]) / len(ratings[name]) > threshold]
+    if len(present) > 1:
+        return None, SEVERAL
+    names = {"anger": "angry", "happiness": "happy", "sadness": "sad"}
+    return (names.get(present[0], present[0]), present[0]) if present else ("neutral", "none")
+
+
+def _mmsa(scan: Scan, root: Path) -> Iterator[Utterance]:
+    table = root / "label.csv"
+    for line, row in read_table(scan, table, ("video_id", "clip_id", "text", "label", "mode")):
+        video, clip = row["video_id"], row["clip_id"]
+        stem = root / "Raw" / video / clip
+        paths = (stem.with_name(f"{clip}{suffix}") for suffix in (".wav", ".flac", ".mp4"))
+        split = MMSA_SPLITS.get(row["mode"])
+        if split is None:
+            scan.problem(table, f"unknown mode {row['mode']!r}", line)
+            continue
+        yield Utterance(
+            key=f"cmu_mosei-{video}-{clip}",
+            corpus="cmu_mosei",
+            split=split,
+            audio=str(next((p for p in paths if p.is_file()), stem.with_name(f"{clip}.mp4"))),
+            text=row["text"] or None,
+            language="en",
+            speaker=video,
+            dialogue=video,
+            turn=int(clip) if clip.isdigit() else None,
+            sentiment=row["label"],  # type: ignore[call-arg]
+        )

@@ -1,0 +1,119 @@
+"""Utterances from rows with named columns: what `table`, `resd`, `merbench` and `speech_alpaca` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from re_llm.corpora.base import Scan, dimensions
+from re_llm.corpora.files import read_json_lines, read_table
+from re_llm.errors import RellmError
+from re_llm.records import DIMENSIONS, Utterance
+
+# Column of a field, by the first of these names that the file has.
+ALIASES = {
+    "audio": ("audio", "wav", "path", "file", "file_name", "filename", "audio_path", "audio_filepath"),
+    "key": ("key", "id", "utt_id", "utterance_id"),
+    "text": ("text", "transcript", "transcription", "sentence", "raw_text"),
+    "emotion": ("emotion", "emo", "label", "discrete"),
+    "speaker": ("speaker", "spk", "speaker_id", "speaker_name"),
+    "language": ("language", "lang", "locale"),
+    "split": ("split", "partition", "subset"),
+    "start": ("start", "start_time", "begin", "begin_time"),
+    "end": ("end", "end_time"),
+    "duration": ("duration", "length"),
+    "valence": ("valence", "val", "EmoVal"),
+    "arousal": ("arousal", "aro", "EmoAct", "activation"),
+    "dominance": ("dominance", "dom", "EmoDom"),
+    "dialogue": ("dialogue", "dialogue_id"),
+    "turn": ("turn",),
+}
+UNIT = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Table:
+    """How to read one file of rows.
+
+    Attributes:
+        columns: column of a field, where it is not one of `ALIASES`.
+        audio_root: folder that relative audio paths start from.
+        suffix: added to audio paths that have none.
+        scale: range of valence, arousal and dominance.
+        labels: emotion labels that only this corpus uses, in lower case.
+    """
+
+    file: Path
+    corpus: str
+    audio_root: Path
+    split: str = "all"
+    language: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    suffix: str = ""
+    scale: tuple[float, float] = UNIT
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_utterances(scan: Scan, table: Table) -> Iterator[Utterance]:
+    """Utterances of a csv, tsv or JSON-lines file, in its order.
+
+    Raises:
+        RellmError: the file is missing, of another kind, or has no column for the audio.
+    """
+    for line, row in _rows(scan, table):
+        found = {name: _value(row, table.columns.get(name), aliases) for name, aliases in ALIASES.items()}
+        if found["audio"] is None:
+            known = table.columns.get("audio") or ", ".join(ALIASES["audio"])
+            scan.problem(table.file, f"no audio (looked for the column {known}; found {', '.join(row)})", line)
+            continue
+        try:
+            yield _utterance(scan, table, found, line)
+        except ValueError as error:
+            scan.problem(table.file, str(error).splitlines()[0], line)
+
+
+def _rows(scan: Scan, table: Table) -> Iterator[tuple[int, dict[str, Any]]]:
+    kind = table.file.suffix.lower()
+    if kind in (".csv", ".tsv"):
+        needed = [c for c in table.columns.values() if c]
+        return read_table(scan, table.file, needed, delimiter="," if kind == ".csv" else "\t")
+    if kind in (".jsonl", ".json"):
+        return read_json_lines(scan, table.file)
+    raise RellmError(f"{table.file} is no table", allowed=".csv, .tsv, .jsonl")
+
+
+def _value(row: Mapping[str, Any], column: str | None, aliases: tuple[str, ...]) -> Any:
+    """Value of a field, None where it is missing or blank."""
+    names = (column,) if column else aliases
+    value = next((row[name] for name in names if name in row), None)
+    return None if value is None or (isinstance(value, str) and not value.strip()) else value
+
+
+def _utterance(scan: Scan, table: Table, found: Mapping[str, Any], line: int) -> Utterance:
+    path = Path(str(found["audio"]))
+    if table.suffix and not path.suffix:
+        path = path.with_name(path.name + table.suffix)
+    raw = None if found["emotion"] is None else str(found["emotion"])
+    start = float(found["start"] or 0.0)
+    duration = found["duration"]
+    if duration is None and found["end"] is not None:
+        duration = float(found["end"]) - start
+    ratings = {name: float(found[name]) for name in DIMENSIONS if found[name] is not None}
+    return Utterance(
+        key=str(found["key"] or f"{table.corpus}-{path.with_suffix('').as_posix().replace('/', '-')}"),
+        corpus=table.corpus,
+        split=str(found["split"] or table.split),
+        audio=str(table.audio_root / path),
+        start=start,
+        duration=None if duration is None else float(duration),
+        text=None if found["text"] is None else str(found["text"]),
+        language=str(found["language"] or table.language or "") or None,
+        speaker=None if found["speaker"] is None else str(found["speaker"]),
+        dialogue=None if found["dialogue"] is None else str(found["dialogue"]),
+        turn=None if found["turn"] is None else int(found["turn"]),
+        emotion=None if raw is None else scan.emotion(raw, table.file, line, table.labels),
+        emotion_raw=raw,
+        **dimensions(scan, ratings, table.scale, table.file, line) if len(ratings) == len(DIMENSIONS) else {},
+    )

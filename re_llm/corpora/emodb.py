@@ -1,0 +1,59 @@
+"""EmoDB: ten German actors, ten sentences, seven emotions (Burkhardt et al. 2005).
+
+`03a01Fa.wav` is speaker 03, sentence a01, emotion F (Freude), version a.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from re_llm.corpora.base import CorpusInfo, Scan
+from re_llm.corpora.files import coded_names
+from re_llm.records import Utterance
+
+INFO = CorpusInfo(
+    name="emodb",
+    title="Berlin Database of Emotional Speech (EmoDB)",
+    languages=("de",),
+    utterances=535,
+    hours=0.4,
+    emotions=("neutral", "happy", "angry", "sad", "fear", "disgust", "bored"),
+    licence="free for research",
+    get="http://emodb.bilderbar.info/",
+    citation="Burkhardt et al., A database of German emotional speech, Interspeech 2005",
+    root="wav",
+)
+
+EMOTIONS = {"W": "angry", "L": "bored", "E": "disgust", "A": "fear", "F": "happy", "T": "sad", "N": "neutral"}
+SENTENCES = {
+    "a01": "Der Lappen liegt auf dem Eisschrank.",
+    "a02": "Das will sie am Mittwoch abgeben.",
+    "a04": "Heute abend könnte ich es ihm sagen.",
+    "a05": "Das schwarze Stück Papier befindet sich da oben neben dem Holzstück.",
+    "a07": "In sieben Stunden wird es soweit sein.",
+    "b01": "Was sind denn das für Tüten, die da unter dem Tisch stehen?",
+    "b02": "Sie haben es gerade hochgetragen und jetzt gehen sie wieder runter.",
+    "b03": "An den Wochenenden bin ich jetzt immer nach Hause gefahren und habe Agnes besucht.",
+    "b09": "Ich will das eben wegbringen und dann mit Karl was trinken gehen.",
+    "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
+}
+_NAME = re.compile(rf"(\d\d)({'|'.join(SENTENCES)})([{''.join(EMOTIONS)}])([a-z]?)")
+
+
+def read(scan: Scan) -> Iterator[Utterance]:
+    """Utterances by name."""
+    root = scan.path_root(lambda p: any((p / "wav").glob("*.wav")), f"expected {INFO.root} in it")
+    for path, name in coded_names(scan, root / "wav", _NAME, "SPEAKER, SENTENCE, EMOTION, VERSION as in 03a01Fa"):
+        speaker, sentence, emotion, _ = name.groups()
+        yield Utterance(
+            key=f"emodb-{path.stem}",
+            corpus="emodb",
+            split="all",
+            audio=str(path),
+            text=SENTENCES[sentence],
+            language="de",
+            speaker=speaker,
+            emotion=EMOTIONS[emotion],
+            emotion_raw=emotion,
+        )

@@ -1,0 +1,81 @@
+"""MELD: dialogues of the series Friends, seven emotions (Poria et al. 2019).
+
+Quirks: typographic apostrophes are damaged in the tables (cp1252 read as Latin-1); the folders of the three parts are
+named differently; a few clips are broken or missing (train dia125_utt3, dev dia110_utt7) and are listed as problems.
+Clips are mp4 and need the extra `av`; converted files (wav, flac) of the same names are preferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from re_llm.corpora.base import BLSP_EMO, CorpusInfo, Scan
+from re_llm.corpora.files import read_table
+from re_llm.errors import RellmError
+from re_llm.records import Utterance
+
+INFO = CorpusInfo(
+    name="meld",
+    title="MELD",
+    languages=("en",),
+    utterances=13_708,
+    hours=12.1,
+    emotions=("neutral", "happy", "angry", "sad", "surprise", "fear", "disgust"),
+    licence="GPL-3.0 for the annotations; the clips are of a television series",
+    get="https://affective-meld.github.io (MELD.Raw.tar.gz and the archives in it)",
+    citation="Poria et al., MELD: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations, ACL 2019",
+    root="train_sent_emo.csv, dev_sent_emo.csv, test_sent_emo.csv and the unpacked clips",
+    protocols={"blsp-emo": "train and test of BLSP-Emo: five emotions, 5 words or more (the dev part is kept as dev)"},
+    filters={"blsp-emo": BLSP_EMO},
+)
+
+FOLDERS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
+SUFFIXES = (".wav", ".flac", ".mp4")
+COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
+
+
+def read(scan: Scan) -> Iterator[Utterance]:
+    """Utterances by part, in the order of its table."""
+    root = scan.path_root(lambda p: _table(p, "test") is not None, f"expected {INFO.root} in it")
+    for part in FOLDERS:
+        table = _table(root, part)
+        if table is None:
+            scan.problem(root / f"{part}_sent_emo.csv", "the table is missing")
+            continue
+        clips = _clips(root, part)
+        for line, row in read_table(scan, table, COLUMNS):
+            yield _utterance(scan, part, clips, table, line, row)
+
+
+def _table(root: Path, part: str) -> Path | None:
+    name = f"{part}_sent_emo.csv"
+    return next((p for p in (root / name, root / part / name) if p.is_file()), None)
+
+
+def _clips(root: Path, part: str) -> Path:
+    name = FOLDERS[part]
+    candidates = (root / part / name, root / name, root / f"{part}_splits", root / "wav" / part)
+    found = next((p for p in candidates if p.is_dir()), None)
+    if found is None:
+        raise RellmError(f"{root} has no clips of {part}: {candidates[0]}", todo=f"Unpack {part}.tar.gz in {root}")
+    return found
+
+
+def _utterance(scan: Scan, part: str, clips: Path, table: Path, line: int, row: dict[str, str]) -> Utterance:
+    name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
+    clip = next((p for s in SUFFIXES if (p := clips / f"{name}{s}").is_file()), clips / f"{name}.mp4")
+    return Utterance(
+        key=f"meld-{part}-{name}",
+        corpus="meld",
+        split=part,
+        audio=str(clip),
+        text=row["Utterance"] or None,
+        language="en",
+        speaker=row["Speaker"] or None,
+        dialogue=f"{part}-{row['Dialogue_ID']}",
+        turn=int(row["Utterance_ID"]) if row["Utterance_ID"].isdigit() else None,
+        emotion=scan.emotion(row["Emotion"], table, line),
+        emotion_raw=row["Emotion"],
+        sentiment=row["Sentiment"],  # type: ignore[call-arg]
+    )

@@ -1,0 +1,66 @@
+"""RAVDESS: 24 actors, two sentences, eight emotions in two intensities (Livingstone and Russo 2018).
+
+Quirks: five files have two channels, two are byte-identical (a check reports them); songs and videos of the full
+release follow the same naming and are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from re_llm.corpora.base import BLSP_EMO, CorpusInfo, Scan
+from re_llm.corpora.files import coded_names
+from re_llm.records import Utterance
+
+INFO = CorpusInfo(
+    name="ravdess",
+    title="RAVDESS (speech)",
+    languages=("en",),
+    utterances=1_440,
+    hours=1.5,
+    emotions=("neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise"),
+    licence="CC BY-NC-SA 4.0",
+    get="https://zenodo.org/records/1188976 (Audio_Speech_Actors_01-24.zip)",
+    citation="Livingstone and Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song, PLoS ONE 13, 2018",
+    root="Actor_01 ... Actor_24",
+    protocols={"blsp-emo": "test set of BLSP-Emo: neutral, happy, sad, angry, surprise (864 utterances)"},
+    filters={"blsp-emo": BLSP_EMO},
+)
+
+EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise")
+STATEMENTS = ("Kids are talking by the door.", "Dogs are sitting by the door.")
+SPEECH, VIDEO_ONLY = "01", "02"
+_NAME = re.compile(r"(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
+_FORM = "MODALITY-CHANNEL-EMOTION-INTENSITY-STATEMENT-REPETITION-ACTOR"
+
+
+def read(scan: Scan) -> Iterator[Utterance]:
+    """Utterances by actor and name."""
+    root = scan.path_root(lambda p: any(p.glob("Actor_[0-9][0-9]")), f"expected {INFO.root} in it")
+    for path, name in coded_names(scan, root, _NAME, _FORM):
+        modality, channel, emotion, intensity, statement, repetition, actor = name.groups()
+        if channel != SPEECH or modality == VIDEO_ONLY:
+            scan.drop("song" if channel != SPEECH else "video without sound")
+        elif path.parent.name != f"Actor_{actor}":
+            scan.problem(path, f"the file of actor {actor} lies in {path.parent.name}")
+        else:
+            yield _utterance(path, int(emotion), int(intensity), int(statement), int(repetition), actor)
+
+
+def _utterance(path: Path, emotion: int, intensity: int, statement: int, repetition: int, actor: str) -> Utterance:
+    return Utterance(
+        key=f"ravdess-{path.stem}",
+        corpus="ravdess",
+        split="test",
+        audio=str(path),
+        text=STATEMENTS[statement - 1],
+        language="en",
+        speaker=actor,
+        emotion=EMOTIONS[emotion - 1],
+        emotion_raw=f"{emotion:02}",
+        gender="male" if int(actor) % 2 else "female",  # type: ignore[call-arg]
+        intensity="strong" if intensity == 2 else "normal",
+        repetition=repetition,
+    )

@@ -1,0 +1,88 @@
+"""A table of one's own: csv, tsv or JSON lines with a column for the audio and whatever else is known.
+
+Columns are found by their usual names; options name others (`audio=wav_path`, `emotion=gold`). This is also the reader
+for corpora that come with a metadata file and have none of their own here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from re_llm.corpora.base import CorpusInfo, Scan
+from re_llm.corpora.columns import ALIASES, UNIT, Table, read_utterances
+from re_llm.errors import RellmError
+from re_llm.records import Utterance
+
+INFO = CorpusInfo(
+    name="table",
+    title="Any csv, tsv or jsonl",
+    languages=(),
+    utterances=0,
+    emotions=(),
+    licence="that of the recordings",
+    get="your own",
+    citation="",
+    root="the file itself, or a folder with one such file",
+    options={
+        **{name: f"column of {name}" for name in ALIASES},
+        "corpus": "name of the corpus (name of the file)",
+        "audio_root": "folder that audio paths start from (folder of the file)",
+        "default_split": "split where no column says it (all)",
+        "default_language": "language where no column says it",
+        "scale": "range of valence, arousal, dominance (0..1), e.g. 1..5",
+        "suffix": "added to audio names without one, e.g. .wav",
+    },
+    dimensions=True,
+)
+
+KINDS = (".csv", ".tsv", ".jsonl")
+_SCALE = re.compile(r"(-?[\d.]+)\.\.(-?[\d.]+)")
+
+
+def read(scan: Scan) -> Iterator[Utterance]:
+    """Utterances in the order of the file."""
+    file = the_file(scan.root)
+    return read_utterances(
+        scan,
+        Table(
+            file=file,
+            corpus=scan.option("corpus", file.stem, str),
+            audio_root=scan.option("audio_root", file.parent, Path),
+            split=scan.option("default_split", "all", str),
+            language=scan.option("default_language", "", str) or None,
+            columns={name: scan.option(name, "", str) for name in ALIASES if scan.options.get(name)},
+            suffix=scan.option("suffix", "", str),
+            scale=scan.option("scale", UNIT, parse_scale),
+        ),
+    )
+
+
+def the_file(root: Path) -> Path:
+    """The table: `root` itself, or the only one in it.
+
+    Raises:
+        RellmError: there is none, or more than one.
+    """
+    if root.is_file():
+        return root
+    if not root.is_dir():
+        raise RellmError(f"no such file or folder: {root}", todo="Check --root")
+    found = sorted(p for p in root.iterdir() if p.suffix.lower() in KINDS)
+    if len(found) != 1:
+        names = ", ".join(p.name for p in found[:5]) or "none"
+        raise RellmError(f"{root} should hold one table, but holds {names}", todo="Give the file itself as --root")
+    return found[0]
+
+
+def parse_scale(text: str) -> tuple[float, float]:
+    """`1..5` as (1.0, 5.0).
+
+    Raises:
+        ValueError: it is not of that form, or empty.
+    """
+    match = _SCALE.fullmatch(text.strip())
+    if match is None or not float(match[1]) < float(match[2]):
+        raise ValueError(text)
+    return float(match[1]), float(match[2])
