@@ -164,6 +164,7 @@ def build_config(size: EmotionSize) -> Wav2Vec2Config:
     )
     config.finetuning_task = "wav2vec2_reg"
     config.pooling_mode = "mean"
+    config.dtype = torch.float32  # of the loaded model: the file is in half precision only to be small
     return config
 
 

@@ -70,8 +70,11 @@ def acoustics(waves: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Ten
     shape = window[: correlation.shape[-1]] / window[0]
     relative = correlation / (correlation[..., :1] + 1e-7) / shape
     first = SAMPLE_RATE // PITCH_HIGH
-    height, lag = relative[..., first:].max(-1)
-    octaves = torch.log2(SAMPLE_RATE / (lag + first).float() / 160.0)
+    # Twice the period fits as well as the period: a little preference for the shorter one avoids octave errors.
+    preference = 0.05 * torch.log2(torch.arange(first, correlation.shape[-1]).float())
+    lag = (relative[..., first:] - preference).argmax(-1) + first
+    height = relative.gather(-1, lag[..., None])[..., 0]
+    octaves = torch.log2(SAMPLE_RATE / lag.float() / 160.0)
     voicing = height.clamp(0, 1)
     return torch.cat([bands, octaves[..., None], voicing[..., None]], -1), voicing > 0.5
 
