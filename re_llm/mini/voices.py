@@ -148,6 +148,7 @@ class _Espeak:
             library.espeak_SetSynthCallback(self._callback)
             if rate <= 0 or library.espeak_SetVoiceByName(voice.encode()) != 0:
                 raise RellmError(f"espeak-ng could not load the voice {voice!r}", todo="Reinstall espeakng-loader")
+            library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of breath noise; Initialize seeds it by the clock
             for parameter, value in parameters.items():
                 library.espeak_SetParameter(parameter, value, 0)
             data = text.encode()
@@ -157,8 +158,8 @@ class _Espeak:
             library.espeak_Terminate()
         finally:
             _unload(library)
-        if not self._pieces:
-            raise RellmError(f"espeak-ng returned no sound for {text!r}", todo="Give it words to speak")
+        if not any(piece.any() for piece in self._pieces):
+            raise RellmError(f"espeak-ng made no sound of {text!r}", todo="Give it words to speak")
         return np.concatenate(self._pieces), int(rate)
 
 
