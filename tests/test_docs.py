@@ -28,7 +28,7 @@ def blocks(page: Path, *languages: str) -> Iterator[str]:
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, line) of the `re-llm` and `make` commands in shell blocks and in the text, and of the recipes' first lines."""
+    """(page, line) of `re-llm` and `make` commands: in shell blocks, in the text, in the first line of a recipe."""
     found = [
         (page.name, line.removeprefix("$ ").strip())
         for page in PAGES
@@ -63,7 +63,7 @@ def test_commands_in_the_documents_exist(page: str, line: str) -> None:
         return
     assert words[0] == "re-llm"
     if len(words) == 2:  # a command that is spoken of, not called
-        assert words[1] in {*get_command(app).commands, "--help"}
+        assert words[1] in {*get_command(app).commands, "--help", "--debug"}
         return
     parse([word for word in words[1:] if word != "..."])
 

@@ -1,0 +1,78 @@
+"""What the benchmarks share: the machine, medians, children of their own, one way to print."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from re_llm.provenance import git_revision, machine, versions
+
+COMMAND = str(Path(sys.executable).with_name("re-llm"))
+
+
+@dataclass(frozen=True)
+class Child:
+    """A finished child process: seconds of wall time, peak resident memory in bytes."""
+
+    seconds: float
+    peak: int
+    stdout: str
+
+
+def head(title: str) -> None:
+    """Title, date, machine, versions and load: without them a number means little."""
+    kind, found = machine(), versions()
+    print(f"## {title}")
+    made = datetime.now(UTC).isoformat(timespec="minutes")
+    print(f"{made}, revision {git_revision() or 'installed ' + found['re-llm']}")
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    print(f"{kind['processor']}, {kind['cores']} cores, {kind['system']}{load}")
+    print(f"Python {platform.python_version()}, torch {found['torch']}, transformers {found['transformers']}\n")
+
+
+def child(arguments: Sequence[str]) -> Child:
+    """Runs a command to its end and measures it.
+
+    Raises:
+        RuntimeError: it failed; with what it wrote to standard error.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        begun = time.perf_counter()
+        process = subprocess.Popen(arguments, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(arguments)} failed: {err.read()[-2000:]}")
+        # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
+        return Child(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), out.read())
+
+
+def timed(work: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of each of `repeats` calls, after one that is not counted."""
+    work()
+    seconds = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begun)
+    return seconds
+
+
+def row(name: str, seconds: Sequence[float], *, unit: str = "s", scale: float = 1.0) -> float:
+    """Prints median, least and greatest of some measurements; returns the median."""
+    values = sorted(scale * value for value in seconds)
+    middle = statistics.median(values)
+    print(f"{name:44} median {middle:8.3f} {unit:6} ({values[0]:.3f} to {values[-1]:.3f}, n = {len(values)})")
+    return middle
