@@ -75,7 +75,8 @@ def draw(emotion: str, rng: np.random.Generator, *, strength: float = 1.0) -> Pr
     cues = (centre + rng.standard_normal(len(CUES))) * UNITS
     tremor = abs(rng.standard_normal()) * (TREMOR["neutral"] + strength * (TREMOR[emotion] - TREMOR["neutral"]))
     pause = int(rng.poisson(PAUSE["neutral"] + strength * (PAUSE[emotion] - PAUSE["neutral"])))
-    return Prosody(*(float(cue) for cue in cues), tremor=float(tremor), pause=min(pause, 4))
+    named = dict(zip(CUES, cues.tolist(), strict=True))
+    return Prosody(**named, tremor=float(tremor), pause=min(pause, 4))
 
 
 def posterior(prosody: Prosody) -> dict[str, float]:

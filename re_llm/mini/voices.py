@@ -167,8 +167,10 @@ def _unload(library: ctypes.CDLL) -> None:
     """Drop the shared library and with it the state it keeps between utterances."""
     import _ctypes
 
-    close = _ctypes.FreeLibrary if sys.platform == "win32" else _ctypes.dlclose
-    close(library._handle)
+    if sys.platform == "win32":
+        _ctypes.FreeLibrary(library._handle)
+    else:
+        _ctypes.dlclose(library._handle)
 
 
 class Synthesizer:
