@@ -16,7 +16,7 @@ app = typer.Typer(
     short_help="Make the miniature: corpora, components, a small RE-LLM.",
 )
 
-Scale = Annotated[float, typer.Option(min=0.001, max=10.0, help="Size of the world; below 1 to try things out.")]
+Scale = Annotated[float, typer.Option(min=0.001, max=2.0, help="Size of the world; below 1 to try things out.")]
 
 
 @app.command()
@@ -56,11 +56,11 @@ def world(
 
         re-llm mini world --out world --corpus esd
     """
-    from re_llm.mini.layouts import write_world
+    from re_llm.mini.layouts import CORPORA, write_world
 
-    options = {"corpora": corpus} if corpus else {}
-    found = write_world(out, seed=seed, scale=scale, workers=workers, **options)
+    found = write_world(out, seed=seed, scale=scale, workers=workers, corpora=corpus or CORPORA)
     if as_json:
-        print_json({"world": out, "written": found})
-    else:
-        typer.echo(f"the world is in {out}")
+        print_json(found)
+        return
+    for name, summary in found.items():
+        typer.echo(f"{name}: {summary['recordings']} recordings, {summary['hours']:.1f} h, in {out / name}")
