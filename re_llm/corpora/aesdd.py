@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from re_llm.corpora.base import CorpusInfo, Filters, Scan
-from re_llm.corpora.files import coded_names, recordings
+from re_llm.corpora.files import coded_names, tree_root
 from re_llm.emotions import PROMPT_EMOTIONS
 from re_llm.records import Utterance
 
@@ -35,7 +35,7 @@ _NAME = re.compile(r"([adfhs])(\d\d)\s*\((\d+)\)\s*([a-z]?)")
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by emotion and name."""
-    root = scan.path_root(lambda p: p.is_dir() and next(recordings(p), None) is not None, f"expected {INFO.root}")
+    root = tree_root(scan, _NAME, INFO.root)
     for path, name in coded_names(scan, root, _NAME, "EMOTION and number, then (SPEAKER), as in a06 (5)b"):
         raw, utterance, speaker, take = name.groups()
         yield Utterance(

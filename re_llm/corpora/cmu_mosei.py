@@ -2,8 +2,8 @@
 
 Two layouts. `Raw`: segments `VIDEO___CLIP___START___END___TEXT` in `Transcript/Segmented/Combined`, ratings in
 `Labels/*.csv`, whole recordings in `Audio/Full/WAV_16000`. MMSA: `label.csv` with clips in `Raw/VIDEO/CLIP.mp4` (or
-wav), sentiment only. An emotion is present when its mean rating is above `threshold`; a clip with exactly one carries it as
-its label, with none it is neutral, with several it has no label (BLSP-Emo leaves those out).
+wav), sentiment only. An emotion is present when its mean rating is above `threshold`; a clip with exactly one carries
+it as its label, with none it is neutral, with several it has no label (BLSP-Emo leaves those out).
 """
 
 from __future__ import annotations

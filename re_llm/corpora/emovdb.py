@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.files import coded_names, read_lines
+from re_llm.corpora.files import coded_names, read_lines, tree_root
 from re_llm.records import Utterance
 
 INFO = CorpusInfo(
@@ -36,7 +36,7 @@ _ARCTIC = re.compile(r'^\(\s*(arctic_[ab]\d{4})\s+"(.*)"\s*\)$')
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by speaker and name."""
-    root = scan.path_root(_has_speakers, f"expected {INFO.root} in it")
+    root = tree_root(scan, _NAME, INFO.root)
     words = _arctic(root / "cmuarctic.data")
     for path, name in coded_names(scan, root, _NAME, "EMOTION_FIRST-LAST_SENTENCE"):
         speaker, _, state = "_".join(path.relative_to(root).parts[:-1]).partition("_")
@@ -57,10 +57,6 @@ def read(scan: Scan) -> Iterator[Utterance]:
             emotion=emotion,
             emotion_raw=state,
         )
-
-
-def _has_speakers(folder: Path) -> bool:
-    return any(any(folder.glob(f"{name}*/**/*.wav")) for name in SPEAKERS if folder.is_dir())
 
 
 def _arctic(path: Path) -> dict[str, str]:

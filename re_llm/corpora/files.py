@@ -130,6 +130,19 @@ def recordings(root: Path) -> Iterator[Path]:
                 yield path
 
 
+def tree_root(scan: Scan, pattern: re.Pattern[str], expected: str) -> Path:
+    """The root of a corpus that may lie at any depth: one of its recordings must be named by the pattern.
+
+    Raises:
+        RellmError: there is no such folder, or no such recording in it.
+    """
+    if not scan.root.is_dir():
+        raise RellmError(f"no such folder: {scan.root}", todo="Check --root")
+    if not any(pattern.fullmatch(path.stem) for path in recordings(scan.root)):
+        raise RellmError(f"{scan.root} does not look like this corpus: expected {expected}", todo="Check --root")
+    return scan.root
+
+
 def coded_names(scan: Scan, root: Path, pattern: re.Pattern[str], form: str) -> Iterator[tuple[Path, re.Match[str]]]:
     """(path, parts of the name) of recordings whose name carries their labels; another name is a problem.
 

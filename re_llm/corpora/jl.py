@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.files import coded_names, read_lines, recordings
+from re_llm.corpora.files import coded_names, read_lines, tree_root
 from re_llm.records import Utterance
 
 INFO = CorpusInfo(
@@ -33,7 +33,7 @@ _NAME = re.compile(r"((?:fe)?male\d)_([a-z]+)_(\d+[ab])_(\d+)")
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by folder and name."""
-    root = scan.path_root(lambda p: p.is_dir() and next(recordings(p), None) is not None, f"expected {INFO.root}")
+    root = tree_root(scan, _NAME, INFO.root)
     for path, name in coded_names(scan, root, _NAME, "SPEAKER_EMOTION_SENTENCE_REPETITION"):
         speaker, raw, sentence, _ = name.groups()
         emotion = scan.emotion(raw, path, extra=SECONDARY)

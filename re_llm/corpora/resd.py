@@ -39,6 +39,8 @@ def read(scan: Scan) -> Iterator[Utterance]:
         if file.is_file():
             columns = {"audio": "path", "emotion": "emotion"}
             table = Table(file, "resd", root / split, split=split, language="ru", columns=columns, labels=LABELS)
-            yield from read_utterances(scan, table)
+            for utterance in read_utterances(scan, table):
+                utterance.key = f"resd-{split}-{utterance.key.removeprefix('resd-')}"
+                yield utterance
         else:
             scan.problem(file, "the table is missing")

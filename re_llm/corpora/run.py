@@ -84,19 +84,11 @@ def run(
     filters = _filters(info, scan)
     limit = scan.option("limit", 0, int)
     report = PrepareReport(problems=scan.problems, dropped=scan.dropped)
-
-    def complete(utterance: Utterance) -> Checked:
-        try:
-            _add_audio(utterance, hashed)
-        except RellmError as error:
-            return utterance, error
-        return utterance, None
-
     utterances = _unique(scan, reader(scan))
     if "test_speakers" not in info.options:
         utterances = _split_by_speaker(scan, utterances)
     utterances = _wanted(scan, filters, _with_texts(scan, utterances))
-    rows = _kept(scan, filters, ordered_map(complete, utterances, workers))
+    rows = _kept(scan, filters, ordered_map(_Recordings(hashed=hashed).add_to, utterances, workers))
     if limit > 0:
         rows = itertools.islice(rows, limit)
     if pseudo_vad is not None:
@@ -171,37 +163,37 @@ def _wanted(scan: Scan, filters: Filters, utterances: Iterable[Utterance]) -> It
             yield utterance
 
 
-# Several utterances in a row can be segments of one long file.
-@lru_cache(maxsize=64)
-def _header(source: str) -> audio.AudioInfo:
-    return audio.info(source)
+class _Recordings:
+    """Headers and hashes of one run; several utterances in a row can be segments of one long file."""
 
+    def __init__(self, *, hashed: bool):
+        self.hashed = hashed
+        self.header = lru_cache(maxsize=64)(audio.info)
+        self.hash = lru_cache(maxsize=64)(audio.sha256)
 
-@lru_cache(maxsize=64)
-def _hash(source: str) -> str:
-    return audio.sha256(source)
+    def add_to(self, utterance: Utterance) -> Checked:
+        """Adds length, rate and hash; or tells why not: missing, unreadable, or the segment is not in it."""
+        try:
+            self._add_to(utterance)
+        except RellmError as error:
+            return utterance, error
+        return utterance, None
 
-
-def _add_audio(utterance: Utterance, hashed: bool) -> None:
-    """Adds length, rate and hash.
-
-    Raises:
-        RellmError: the recording is missing or unreadable, or the segment is not in it.
-    """
-    header = _header(utterance.audio)
-    left = header.seconds - utterance.start
-    if utterance.duration is None and left > 0:
-        utterance.duration = round(left, DIGITS)
-    elif utterance.duration is None or utterance.duration - left > audio.END_TOLERANCE:
-        raise RellmError(
-            f"{utterance.audio} is {header.seconds:.2f} s long, but the segment goes to "
-            f"{utterance.start + (utterance.duration or 0):.2f} s"
-        )
-    if utterance.duration < audio.MIN_SECONDS:
-        raise RellmError(f"{utterance.audio} is too short: {utterance.duration:.3f} s")
-    utterance.sample_rate = header.rate
-    if hashed:
-        utterance.sha256 = _hash(utterance.audio)
+    def _add_to(self, utterance: Utterance) -> None:
+        header = self.header(utterance.audio)
+        left = header.seconds - utterance.start
+        if utterance.duration is None and left > 0:
+            utterance.duration = round(left, DIGITS)
+        elif utterance.duration is None or utterance.duration - left > audio.END_TOLERANCE:
+            raise RellmError(
+                f"{utterance.audio} is {header.seconds:.2f} s long, but the segment goes to "
+                f"{utterance.start + (utterance.duration or 0):.2f} s"
+            )
+        if utterance.duration < audio.MIN_SECONDS:
+            raise RellmError(f"{utterance.audio} is too short: {utterance.duration:.3f} s")
+        utterance.sample_rate = header.rate
+        if self.hashed:
+            utterance.sha256 = self.hash(utterance.audio)
 
 
 def _kept(scan: Scan, filters: Filters, checked: Iterable[Checked]) -> Iterator[Utterance]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.files import coded_names, recordings
+from re_llm.corpora.files import coded_names, tree_root
 from re_llm.records import Utterance
 
 INFO = CorpusInfo(
@@ -34,7 +34,7 @@ _NAME = re.compile(r"(?:(DC|JE|JK|KL)_)?(sa|su|[adfhn])(\d\d)")
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by folder and name."""
-    root = scan.path_root(lambda p: p.is_dir() and next(recordings(p), None) is not None, f"expected {INFO.root}")
+    root = tree_root(scan, _NAME, INFO.root)
     for path, name in coded_names(scan, root, _NAME, "EMOTION and number, as in DC_a01"):
         speaker, raw, number = name.groups()
         speaker = speaker or path.parent.name

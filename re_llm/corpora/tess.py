@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.files import coded_names, recordings
+from re_llm.corpora.files import coded_names, tree_root
 from re_llm.records import Utterance
 
 INFO = CorpusInfo(
@@ -31,7 +31,7 @@ _NAME = re.compile(r"(OAF?|YAF)_([A-Za-z]+)_([a-z]+)")
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by folder and name."""
-    root = scan.path_root(lambda p: p.is_dir() and next(recordings(p), None) is not None, f"expected {INFO.root}")
+    root = tree_root(scan, _NAME, INFO.root)
     for path, name in coded_names(scan, root, _NAME, "SPEAKER_WORD_EMOTION"):
         speaker, word, raw = name.groups()
         emotion = scan.emotion(raw, path, extra=PLEASANT)
