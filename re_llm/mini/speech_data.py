@@ -161,26 +161,35 @@ class MelStore:
 
     @classmethod
     def build(cls, folder: Path, clips: Sequence[Clip], *, progress: bool = True) -> MelStore:
-        """Compute the log-mels of `clips` into `folder`, or open the ones that are there for the same clips."""
+        """Compute the log-mels of `clips` into `folder`; what is there for the first of them is kept."""
         folder.mkdir(parents=True, exist_ok=True)
         names = [str(clip.path) for clip in clips]
-        index = folder / "mels.json"
-        if index.exists() and json.loads(index.read_text(encoding="utf-8"))["clips"] == names:
-            return cls(folder)
-        frames, began = [], time.perf_counter()
-        with (folder / "mels.f16").open("wb") as file:
-            for done, clip in enumerate(clips, 1):
+        frames = cls._known(folder, names)
+        began, known = time.perf_counter(), len(frames)
+        with (folder / "mels.f16").open("ab") as file:
+            file.truncate(sum(frames) * 80 * 2)
+            for done, clip in enumerate(clips[known:], known + 1):
                 mel = log_mel(read_wave(clip.path)).astype(np.float16)
                 file.write(np.ascontiguousarray(mel).tobytes())
                 frames.append(len(mel))
                 if progress and done % 2000 == 0:
-                    rate = done / (time.perf_counter() - began)
+                    rate = (done - known) / (time.perf_counter() - began)
                     left = (len(clips) - done) / rate
                     sys.stderr.write(f"log-mels {done}/{len(clips)}  {rate:.0f} clips/s  {left:.0f} s left\n")
+        index = folder / "mels.json"
         temporary = index.with_suffix(".tmp")
         temporary.write_text(json.dumps({"clips": names, "frames": frames}), encoding="utf-8")
         os.replace(temporary, index)
         return cls(folder)
+
+    @staticmethod
+    def _known(folder: Path, names: Sequence[str]) -> list[int]:
+        """Frames of the clips that are stored already, if those are the first of `names`."""
+        index = folder / "mels.json"
+        if not index.exists():
+            return []
+        about = json.loads(index.read_text(encoding="utf-8"))
+        return about["frames"] if about["clips"] == list(names[: len(about["clips"])]) else []
 
     @staticmethod
     def remove(folder: Path) -> None:
