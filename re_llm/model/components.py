@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from re_llm.emotions import PROMPT_EMOTIONS
@@ -51,7 +51,7 @@ def speech_config(folder: Path) -> Any:
     return config
 
 
-def load_llm(folder: Path, config: PretrainedConfig | None = None, **options: Any) -> Any:
+def load_llm(folder: Path, config: Any = None, **options: Any) -> Any:
     """A causal LM from a folder.
 
     Args:
@@ -61,11 +61,12 @@ def load_llm(folder: Path, config: PretrainedConfig | None = None, **options: An
         RellmError: weights are missing, truncated or of another shape.
     """
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        read: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise RellmError(f"the LLM in {folder} cannot be read: {error}") from error
+    model, found = read
     if found["missing_keys"]:
         raise RellmError(f"the LLM in {folder} lacks the tensor {sorted(found['missing_keys'])[0]}")
     return model
@@ -165,7 +166,7 @@ def build(
     if emotion_encoder is not None:
         folders["emotion_encoder"], names["emotion_encoder"] = locate(emotion_encoder), emotion_encoder
         emotion = load_emotion_encoder(folders["emotion_encoder"], dtype, allow_pickle=allow_pickle)
-    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     language_model = load_llm(folders["llm"], dtype=dtype, **options)
     whisper = speech_config(folders["speech_encoder"])
     config = ReLlmConfig(

@@ -44,7 +44,8 @@ class _Settings:
         """
         if isinstance(value, cls):
             return value
-        given = dict(value.model_dump() if hasattr(value, "model_dump") else value or {})
+        dump = getattr(value, "model_dump", None)
+        given: dict[str, Any] = dump() if dump is not None else dict(value or {})  # type: ignore[arg-type]
         known = [f.name for f in fields(cls)]
         unknown = [name for name in given if name not in known]
         if unknown:

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,6 @@ class ReLlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    input_modalities: ClassVar[Any] = ("audio", "text")
 
     def __init__(
         self,
@@ -240,9 +239,13 @@ class ReLlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kwargs["speech_embeddings"], kwargs["speech_lengths"] = pack_rows(speech, counts)
         return super().generate(input_ids, **kwargs)
 
-    def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *, is_first_iteration: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
         """Speech enters with the prompt; later steps find it in the cache."""
-        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        )
         if not is_first_iteration and inputs.get("use_cache", True):
             for name in SPEECH_INPUTS:
                 inputs.pop(name, None)
@@ -369,7 +372,7 @@ class ReLlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     # --- files -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
     ) -> ReLlmForConditionalGeneration:
         """A checkpoint from a folder or the hub; see `re_llm.model.storage.load`."""
@@ -385,13 +388,13 @@ class ReLlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         return components.build(cls, *args, **kwargs)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Writes a checkpoint folder; see `re_llm.model.storage.save`."""
         from re_llm.model import storage
 
         storage.save(self, save_directory, **kwargs)
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Uploads a checkpoint; components that come from local folders are stored in it."""
         from re_llm.model import storage
 

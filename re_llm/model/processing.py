@@ -221,7 +221,7 @@ class ReLlmProcessor(ProcessorMixin):
             data.update(self.audio_inputs(waves))
         return BatchFeature(data)
 
-    def apply_chat_template(  # type: ignore[override]
+    def apply_chat_template(
         self,
         conversation: Any,
         chat_template: str | None = None,

@@ -1,9 +1,9 @@
 """Checkpoint folders.
 
-    config.json                     ReLlmConfig; `components` says where the weights of the named components are
-    model.safetensors               adapter, heads, and the components that are not named
-    adapter_config.json, adapter_model.safetensors   LoRA as ordinary PEFT files, when there is LoRA
-    generation_config.json          the LLM's generation settings
+- `config.json`: ReLlmConfig; `components` says where the weights of the named components are.
+- `model.safetensors`: adapter, heads, and the components that are not named.
+- `adapter_config.json`, `adapter_model.safetensors`: LoRA as ordinary PEFT files, when there is LoRA.
+- `generation_config.json`: the LLM's generation settings.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _assemble(cls: Any, config: ReLlmConfig, folder: Path, dtype: torch.dtype, p
             emotion = EmotionEncoder(config.emotion_config, config.emotion_outputs)
     model = cls(config, language_model=llm, speech_encoder=speech, emotion_encoder=emotion)
     for part, place in places.items():
-        given = config.components[part]
+        given = str(config.components[part])
         model.component_sources[part] = str(place.resolve()) if (folder / given).is_dir() else given
     return model
 
@@ -247,13 +247,10 @@ def _with_lora_names(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def _dtype(dtype: torch.dtype | str, config: ReLlmConfig) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
     if dtype == "auto":
-        saved = config.dtype
-        return saved if isinstance(saved, torch.dtype) else getattr(torch, saved or "float32")
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
+        dtype = config.dtype or torch.float32
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise RellmError(f"dtype is {dtype!r}", allowed="auto, float32, bfloat16, float16")
     return found
 

@@ -1,0 +1,88 @@
+"""The subsampler, and how a fused one starts from one that knew the speech channels alone."""
+
+import pytest
+import torch
+
+from re_llm.errors import RellmError
+from re_llm.model import AdapterSettings
+from re_llm.model.adapter import Subsampler, copy_widened
+
+LENGTHS = torch.tensor([40, 33, 1])
+
+
+def made(width: int, seed: int = 0, **settings) -> Subsampler:
+    torch.manual_seed(seed)
+    return Subsampler(width, 24, AdapterSettings(bottleneck=16, **settings)).eval()
+
+
+def states(width: int, length: int = 40) -> torch.Tensor:
+    return torch.randn(3, length, width, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [{}, {"hidden_layers": 1}, {"conv_layers": 2, "kernel_size": 3, "stride": 3}])
+def test_batch_equals_single_whatever_stands_in_the_padding(settings):
+    adapter, inputs = made(8, **settings), states(8)
+    batch = adapter(inputs, LENGTHS)
+    for i, length in enumerate(LENGTHS.tolist()):
+        alone = adapter(inputs[i : i + 1, :length], LENGTHS[i : i + 1])
+        tokens = adapter.settings.token_count(length)
+        assert batch.lengths[i] == alone.lengths[0] == tokens == alone.embeddings.shape[1]
+        torch.testing.assert_close(batch.embeddings[i, :tokens], alone.embeddings[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(batch.pooled[i], alone.embeddings[0].mean(0), atol=1e-5, rtol=1e-4)
+        assert not batch.embeddings[i, tokens:].any()
+
+
+@torch.no_grad()
+def test_the_original_convention_lets_padding_in():
+    adapter, inputs = made(8), states(8)
+    kept, zeroed = adapter(inputs, LENGTHS, keep_padding=True), adapter(inputs, LENGTHS)
+    torch.testing.assert_close(kept.embeddings[0], zeroed.embeddings[0])
+    assert (kept.embeddings[1, :5] - zeroed.embeddings[1, :5]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", range(1, 30))
+def test_token_count_is_the_length_of_the_convolutions(length):
+    adapter = made(8)
+    tokens = adapter(states(8, length), torch.full((3,), length))
+    assert tokens.embeddings.shape[1] == adapter.settings.token_count(length)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [{}, {"hidden_layers": 1}])
+def test_widened_adapter_equals_the_old_one_at_zero_emotion(settings):
+    old, new = made(8, **settings), made(8 + 6, seed=5, **settings)
+    for name, parameter in old.named_parameters():  # biases and norms that are not at their initial values
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+    copy_widened(old, new)
+    inputs = states(8)
+    silent = torch.cat([inputs, torch.zeros(3, 40, 6)], dim=-1)
+    torch.testing.assert_close(new(silent, LENGTHS).embeddings, old(inputs, LENGTHS).embeddings, atol=1e-5, rtol=1e-4)
+    felt = new(torch.cat([inputs, states(6)], dim=-1), LENGTHS).embeddings
+    assert (felt - old(inputs, LENGTHS).embeddings).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_widened_with_scale_zero_starts_deaf_to_emotion():
+    old, new = made(8), made(14, seed=5)
+    copy_widened(old, new, scale=0.0)
+    felt = new(torch.cat([states(8), states(6)], dim=-1), LENGTHS)
+    torch.testing.assert_close(felt.embeddings, old(states(8), LENGTHS).embeddings, atol=1e-5, rtol=1e-4)
+
+
+def test_every_new_weight_of_a_widened_adapter_can_learn():
+    old, new = made(8), made(14, seed=5)
+    copy_widened(old, new)
+    new(torch.cat([states(8), states(6)], dim=-1), LENGTHS).embeddings.square().sum().backward()
+    for conv in new.convs:
+        assert (conv.weight.grad != 0).float().mean() > 0.99
+
+
+def test_adapters_that_do_not_fit_are_refused():
+    with pytest.raises(RellmError, match="cannot start an adapter"):
+        copy_widened(made(8, conv_layers=2), made(14))
+    with pytest.raises(RellmError, match="14 input channels cannot start one with 8"):
+        copy_widened(made(14), made(8))
+    with pytest.raises(RellmError, match="multiples of 8"):
+        Subsampler(8, 24, AdapterSettings(bottleneck=12, hidden_layers=1))

@@ -1,0 +1,89 @@
+"""The losses, checked against their definitions."""
+
+import math
+
+import pytest
+import torch
+
+from re_llm.errors import RellmError
+from re_llm.model import losses
+
+LABELS = torch.tensor([[-100, -100, 3, 1, -100], [-100, 2, 4, 0, 1]])
+LOGITS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+TEACHER = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_positions_that_predict_and_positions_of_the_response():
+    predicting, own = losses.response_positions(LABELS), losses.response_positions(LABELS, shifted=False)
+    assert predicting.int().tolist() == [[0, 1, 1, 0, 0], [1, 1, 1, 1, 0]]
+    assert own.int().tolist() == [[0, 0, 1, 1, 0], [0, 1, 1, 1, 1]]
+
+
+def test_response_ce_is_the_mean_over_all_tokens_of_the_batch():
+    log_p = LOGITS.log_softmax(-1)
+    by_hand = [log_p[0, 1, 3], log_p[0, 2, 1], log_p[1, 0, 2], log_p[1, 1, 4], log_p[1, 2, 0], log_p[1, 3, 1]]
+    expected = -sum(by_hand) / 6
+    targets = losses.next_labels(LABELS)
+    torch.testing.assert_close(losses.response_ce(LOGITS, targets), expected)
+    where = losses.response_positions(LABELS)
+    torch.testing.assert_close(losses.response_ce(LOGITS[where], targets[where]), expected)
+
+
+def test_response_kl_by_hand_and_without_gradient_to_the_teacher():
+    where = losses.response_positions(LABELS)
+    student, teacher = LOGITS[where].requires_grad_(), TEACHER[where].requires_grad_()
+    p, q = (teacher / 2).softmax(-1), (student / 2).softmax(-1)
+    expected = (p * (p / q).log()).sum() / int(where.sum())
+    found = losses.response_kl(student, teacher)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert student.grad is not None and teacher.grad is None
+    assert losses.response_kl(student, student).abs() < 1e-7
+    assert (losses.response_kl(student, teacher, temperature=1.0) - expected).abs() > 1e-2
+
+
+def test_input_er_passes_over_utterances_without_a_label():
+    logits = LOGITS[:, 0, :5]
+    both = torch.nn.functional.cross_entropy(logits, torch.tensor([1, 4]))
+    torch.testing.assert_close(losses.input_er(logits, torch.tensor([1, 4])), both)
+    one = torch.nn.functional.cross_entropy(logits[1:], torch.tensor([4]))
+    torch.testing.assert_close(losses.input_er(logits, torch.tensor([-100, 4])), one)
+    none = losses.input_er(logits.requires_grad_(), torch.tensor([-100, -100]))
+    assert none == 0.0 and none.requires_grad
+
+
+def test_dimensions_are_matched_by_name_and_unknown_values_left_out():
+    estimate = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])  # valence, arousal, dominance
+    named = {
+        "dominance": torch.tensor([0.3, 0.6]),
+        "valence": torch.tensor([0.1, 0.9]),
+        "arousal": torch.tensor([math.nan, 0.5]),
+    }
+    torch.testing.assert_close(losses.input_er_avd(estimate, named), torch.tensor(0.25 / 5))
+    full = torch.rand(2, 3)
+    torch.testing.assert_close(losses.input_er_avd(estimate, full), torch.nn.functional.mse_loss(estimate, full))
+    assert losses.input_er_avd(estimate, torch.full((2, 3), math.nan)) == 0.0
+
+
+def test_cif_is_the_relative_error_of_the_count():
+    assert losses.cif(torch.tensor([3.0, 12.0]), torch.tensor([4, 10])).item() == pytest.approx((0.25 + 0.2) / 2)
+
+
+def test_adapter_ctc_falls_when_the_speech_spells_the_transcript():
+    vocabulary, blank = torch.eye(6, 8), torch.eye(8)[7]
+    targets, counts = torch.tensor([[1, 2, 0], [3, 3, 4]]), torch.tensor([2, 3])
+    spelled = 9 * torch.stack([vocabulary[[1, 1, 2, 2]], torch.stack([*vocabulary[[3]], blank, *vocabulary[[3, 4]]])])
+    good = losses.adapter_ctc(spelled, torch.tensor([4, 4]), vocabulary, blank, targets, counts)
+    bad = losses.adapter_ctc(spelled.flip(1), torch.tensor([4, 4]), vocabulary, blank, targets, counts)
+    assert good < 0.01 < 1.0 < bad
+    short = losses.adapter_ctc(spelled, torch.tensor([1, 1]), vocabulary, blank, targets, counts)
+    assert short == 0.0  # no alignment exists
+
+
+def test_weighted_sum_returns_every_term():
+    terms = {"response_ce": torch.tensor(2.0, requires_grad=True), "input_er": torch.tensor(3.0)}
+    total, logged = losses.weighted_sum(terms, {"response_ce": 0.5, "input_er": 1.0})
+    assert total.item() == 4.0 and total.requires_grad
+    assert {name: value.item() for name, value in logged.items()} == {"response_ce": 2.0, "input_er": 3.0}
+    with pytest.raises(RellmError, match="input_kl"):
+        losses.weighted_sum(terms, {"input_kl": 1.0})

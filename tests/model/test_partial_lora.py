@@ -1,0 +1,144 @@
+"""LoRA that acts on chosen positions alone."""
+
+import pytest
+import tiny_world
+import torch
+from torch import nn
+from transformers import (
+    GemmaConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from re_llm.errors import RellmError
+from re_llm.model import LoraSettings
+from re_llm.model.partial_lora import PartialLora, default_targets, inject, merge, peft_config
+
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [9, 5, 7, 7, 8, 5]])
+SPEECH = torch.tensor([[0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0]]).bool()
+SMALL = {
+    "vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+}  # fmt: skip
+
+
+def llm(config=None) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config or Qwen2Config(**SMALL, initializer_range=0.3)).eval()
+
+
+def adapted(scope: str, **settings) -> tuple[nn.Module, PartialLora]:
+    model = llm()
+    inject(model, LoraSettings(r=4, dropout=0.0, scope=scope, **settings))
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.data.normal_(0, 0.3)
+    return model, PartialLora(model, scope)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("scope", "chosen"), [("speech", SPEECH), ("text", ~SPEECH), ("global", SPEECH | True)])
+def test_one_layer_adds_its_branch_at_the_chosen_positions_alone(scope, chosen):
+    model, lora = adapted(scope)
+    layer = model.model.layers[0].mlp.up_proj
+    hidden = torch.randn(2, 6, 16)
+    with lora.using(SPEECH, (2, 6)):
+        found = layer(hidden) - layer.base_layer(hidden)
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    expected = layer.scaling["default"] * hidden @ a.T @ b.T
+    torch.testing.assert_close(found[chosen], expected[chosen], atol=1e-5, rtol=1e-4)
+    assert not found[~chosen].abs().gt(1e-6).any() and expected.abs().min() > 0
+
+
+@torch.no_grad()
+def test_without_speech_the_branch_is_not_computed():
+    model, lora = adapted("speech")
+    calls = []
+    for layer in lora.layers:
+        layer.lora_A["default"].register_forward_hook(lambda *_: calls.append(1))
+    with lora.using(None, (2, 6)):
+        found = model(IDS).logits
+    torch.testing.assert_close(found, llm()(IDS).logits)
+    assert not calls
+    with lora.using(SPEECH, (2, 6)):
+        model(IDS)
+    assert calls
+
+
+@torch.no_grad()
+def test_disabled_is_the_bare_llm_in_every_scope_and_keeps_the_gradients():
+    for scope in ("speech", "text", "global"):
+        model, lora = adapted(scope)
+        with lora.disabled(), lora.using(SPEECH, (2, 6)):
+            torch.testing.assert_close(model(IDS).logits, llm()(IDS).logits)
+        assert all(p.requires_grad for name, p in model.named_parameters() if ".lora_" in name)
+        with lora.using(SPEECH, (2, 6)):
+            assert (model(IDS).logits - llm()(IDS).logits).abs().max() > 1e-3
+
+
+def test_a_forgotten_or_wrong_mask_is_an_error():
+    model, lora = adapted("speech")
+    with pytest.raises(RuntimeError, match="without a mask"):
+        model(IDS)
+    wrong = r"\(2, 5\) does not fit a hidden state \(2, 6, 16\)"
+    with pytest.raises(RuntimeError, match=wrong), lora.using(SPEECH[:, :5], (2, 5)):
+        model(IDS)
+    with pytest.raises(RuntimeError, match="without a mask"):  # the failed pass left nothing behind
+        model(IDS)
+
+
+@torch.no_grad()
+def test_merging_is_refused_unless_lora_acts_everywhere():
+    for scope in ("speech", "text"):
+        with pytest.raises(RellmError, match="cannot be merged"):
+            merge(adapted(scope)[0], scope)
+    model, _ = adapted("global")
+    expected = model(IDS).logits
+    merge(model, "global")
+    torch.testing.assert_close(model(IDS).logits, expected, atol=1e-4, rtol=1e-3)
+
+
+FAMILIES = [
+    LlamaConfig(**SMALL), MistralConfig(**SMALL), Qwen2Config(**SMALL), Qwen3Config(**SMALL), Phi3Config(**SMALL),
+    GemmaConfig(**SMALL, head_dim=8), GPTNeoXConfig(**SMALL),
+]  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.model_type)
+def test_default_targets_of_common_families(config):
+    model = llm(config)
+    before = model(IDS).logits
+    inject(model, LoraSettings(r=2))
+    lora = PartialLora(model, "speech")
+    assert len(lora.layers) == config.num_hidden_layers * len(default_targets(config))
+    with lora.using(SPEECH, (2, 6)):
+        torch.testing.assert_close(model(IDS).logits, before)  # B starts at zero
+
+
+def test_an_unknown_target_names_those_there_are():
+    with pytest.raises(RellmError, match=r"'c_attn' is no linear layer of this qwen2. Allowed: down_proj, gate_proj"):
+        peft_config(LoraSettings(targets=("c_attn",)), llm())
+
+
+def test_the_adapter_file_is_an_ordinary_peft_file(world, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = world.model(lora={"r": 4, "alpha": 8, "dropout": 0.0, "scope": "global"})
+    model.save_pretrained(tmp_path / "checkpoint")
+    bare = AutoModelForCausalLM.from_pretrained(world.llm)
+    stock = PeftModel.from_pretrained(bare, tmp_path / "checkpoint").eval()
+    ids = torch.tensor([tiny_world.tokenizer()("hello there")["input_ids"]])
+    with torch.no_grad():
+        expected, found = model(ids).logits, stock(ids).logits
+        with stock.disable_adapter():
+            assert (stock(ids).logits - found).abs().max() > 1e-3
+    torch.testing.assert_close(found, expected)
