@@ -133,10 +133,14 @@ class StageOptions(Options):
 
 
 class CorpusOptions(Options):
-    """Where a corpus lies and which protocol splits it. `root: mini` is written by the miniature world."""
+    """Where a corpus lies and which protocol splits it.
+
+    root: a folder, or `mini`: the miniature world renders it. scale: its number of recordings, then (1 = 29 hours in all).
+    """
 
     reader: str
     root: str
+    scale: float = Field(default=1.0, gt=0.0, le=1.0)
     protocol: str | None = None
     options: dict[str, Any] = {}
     pseudo_vad: bool = False

@@ -74,17 +74,20 @@ class Run:
         return self.out / "corpora" / corpus / "manifest.jsonl"
 
     def root(self, corpus: CorpusOptions) -> Path:
+        """Folder of a corpus; the miniature's are rendered once per scale."""
         if corpus.root != "mini":
             return Path(corpus.root)
-        return self.world / ("speech" if corpus.reader == "common_voice" else corpus.reader)
+        reader = "speech" if corpus.reader == "common_voice" else corpus.reader
+        return self.world / f"x{corpus.scale:g}" / reader
 
     def write_world(self) -> None:
         """Renders the miniature's corpora that the recipe names; finished ones are skipped."""
-        names = sorted({self.root(c).name for c in self.recipe.corpora.values() if c.root == "mini"})
-        if names:
-            from re_llm.mini.layouts import write_world
+        for options in self.recipe.corpora.values():
+            if options.root == "mini":
+                from re_llm.mini.layouts import write_world
 
-            write_world(self.world, corpora=names, workers=self.recipe.workers)
+                root = self.root(options)
+                write_world(root.parent, corpora=[root.name], scale=options.scale, workers=self.recipe.workers)
 
     def prepare(self) -> None:
         """Manifests of all corpora, with pseudo V/A/D where the recipe asks for it."""

@@ -25,16 +25,17 @@ from re_llm.reproduce import reproduce
 
 Say = Callable[[str], None]
 MAX_ASSET_BYTES = 25 * 2**20
+CORPORA = ("speech", "msp_podcast", "iemocap", "esd")
 CHECKPOINTS = {"emotion": "blsp-emo", "re_llm": "re-llm"}  # stage of the recipe -> name it ships under
 
 
-def _part(name: str, out: Path, seed: int) -> list[str]:
+def _part(name: str, out: Path, world: Path, seed: int) -> list[str]:
     """Command that trains one component; each runs on one core."""
     arguments = [sys.executable, "-m", f"re_llm.mini.{name}", "--out", str(out / "parts" / name), "--seed", str(seed)]
-    return arguments if name == "llm" else [*arguments, "--world", str(out / "world")]
+    return arguments if name == "llm" else [*arguments, "--world", str(world)]
 
 
-def train_parts(out: Path, *, seed: int, say: Say) -> None:
+def train_parts(out: Path, world: Path, *, seed: int, say: Say) -> None:
     """Trains the three components, two at a time: Whisper beside the LLM and then the emotion encoder.
 
     Raises:
@@ -45,7 +46,7 @@ def train_parts(out: Path, *, seed: int, say: Say) -> None:
     try:
         while queues or running:
             for queue in queues:
-                _start(queue, out, seed, running, say)
+                _start(queue, out, world, seed, running, say)
             queues = []
             time.sleep(2)
             for name, (process, begun, queue) in list(running.items()):
@@ -57,7 +58,7 @@ def train_parts(out: Path, *, seed: int, say: Say) -> None:
                     last = log.read_text(errors="replace").strip().splitlines()[-1:]
                     raise RellmError(f"training {name} failed: {' '.join(last)}", todo=f"Read {log}")
                 say(f"{name}: done in {(time.monotonic() - begun) / 60:.1f} min")
-                _start(queue, out, seed, running, say)
+                _start(queue, out, world, seed, running, say)
     finally:
         for process, _, _ in running.values():
             process.terminate()
@@ -66,6 +67,7 @@ def train_parts(out: Path, *, seed: int, say: Say) -> None:
 def _start(
     queue: list[str],
     out: Path,
+    world: Path,
     seed: int,
     running: dict[str, tuple[subprocess.Popen[bytes], float, list[str]]],
     say: Say,
@@ -79,7 +81,7 @@ def _start(
         (out / "parts").mkdir(parents=True, exist_ok=True)
         log = (out / "parts" / f"{name}.log").open("ab")
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(_part(name, out, seed), stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(_part(name, out, world, seed), stdout=log, stderr=log, env=environment)
         say(f"{name}: training, log in {log.name}")
         running[name] = (process, time.monotonic(), queue)
         return
@@ -154,9 +156,10 @@ def build(out: str | os.PathLike[str], *, seed: int = 0, scale: float = 1.0, say
         work()
         times[name] = round(time.monotonic() - begun, 1)
 
-    timed("world", lambda: write_world(out / "world", seed=seed, scale=scale))
-    timed("components", lambda: train_parts(out, seed=seed, say=say))
-    recipe = load_recipe("mini_components.yaml", {"seeds": [seed]})
+    world = out / "world" / f"x{scale:g}"
+    timed("world", lambda: write_world(world, seed=seed, scale=scale))
+    timed("components", lambda: train_parts(out, world, seed=seed, say=say))
+    recipe = load_recipe("mini_components.yaml", {"seeds": [seed], **{f"corpora.{c}.scale": scale for c in CORPORA}})
     os.environ["RE_LLM_MINI"] = str((out / "parts").resolve())
     timed("speech LLMs", lambda: reproduce(recipe, out / "run", world=out / "world", say=say))
     timed("package", lambda: package(out))

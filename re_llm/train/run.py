@@ -61,8 +61,11 @@ class TrainReport:
     final: dict[str, float] = field(default_factory=dict)
 
 
-def build_model(plan: Plan) -> tuple[Any, Any]:
+def build_model(plan: Plan, *, attention: str | None = None) -> tuple[Any, Any]:
     """Model and processor to train: fresh from the components, or continued from `plan.start`.
+
+    Args:
+        attention: attention implementation of the LLM, in transformers' names; None = its default.
 
     A checkpoint with another fusion (stage 2 to RE-LLM) hands over its adapter as `init_adapter` says (K3).
     """
@@ -81,9 +84,12 @@ def build_model(plan: Plan) -> tuple[Any, Any]:
         lora=options.lora.model_dump() if options.lora else None,
         init_adapter_from=resolve_component(plan.start) if plan.start else None,
         init_adapter=options.init_adapter,
+        attn_implementation=attention,
     )
     if "lora" in plan.stage.train and options.lora is None:
         raise RellmError("the stage trains `lora`, but model.lora is null", todo="Give model.lora, or do not train it")
+    if any("adapter_ctc" in (weights or {}) for weights in (plan.stage.losses, plan.stage.warm_losses)):
+        model.add_ctc_blank()
     model.set_trainable(plan.stage.train)
     return model, ReLlmProcessor.from_components(
         llm, speech, emotion, speech_window=options.speech_window, adapter=model.config.adapter
@@ -164,7 +170,8 @@ def train(
     begun = time.monotonic()
     where = pick_device(device)
     set_seed(plan.seed)
-    model, processor = build_model(plan)
+    # On a CPU the backward pass of eager attention is faster than that of the fused kernel.
+    model, processor = build_model(plan, attention="eager" if where.type == "cpu" else None)
     loaded = load_examples(plan.data, plan.stage, plan.emotions, processor.tokenizer)
     _write_dropped(out, loaded)
     _same_plan(out, plan)

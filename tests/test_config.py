@@ -1,0 +1,112 @@
+"""Recipes: what they refuse, where they say it is, and how systems differ from their stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from re_llm.config import find_recipe, load_recipe, parse_overrides, parse_recipe, resolve_component
+from re_llm.errors import RellmError
+
+GOOD = """\
+name: t
+title: T
+components: {llm: a, speech_encoder: b, emotion_encoder: c}
+corpora: {toy: {reader: ravdess, root: somewhere}}
+stages:
+  tune:
+    losses: {response_ce: 1.0, input_er: 1.0, input_er_avd: 1.0}
+    lr: 1.0e-4
+systems:
+  text: {kind: text}
+  mine: {kind: speech, stage: tune, per_corpus: true}
+  small: {kind: speech, stage: tune, model: {fusion: none}, stage_options: {losses: {response_ce: 1.0}}}
+"""
+
+
+def test_a_system_changes_its_stage_and_its_model() -> None:
+    recipe = parse_recipe(GOOD)
+    small = recipe.systems["small"]
+    assert recipe.model_for(small).fusion == "none"
+    assert recipe.stage_for(small).losses == {"response_ce": 1.0}
+    assert recipe.stage_for(small).lr == recipe.stage_for(recipe.systems["mine"]).lr == 1e-4
+    assert recipe.model_for(recipe.systems["mine"]).fusion == "pooled"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("    lr: 1.0e-4\n", "    learning: 1.0e-4\n    lr: 1.0e-4\n", r"r\.yaml:8: unknown key 'stages.tune.learning'"),
+        ("lr: 1.0e-4", "lr: -1", r"r\.yaml:8: stages.tune.lr"),
+        ("response_ce: 1.0, input_er:", "response_see: 1.0, input_er:", "unknown loss 'response_see'"),
+        ("{kind: text}", "{kind: text, prompt: chatty}", "unknown prompt 'chatty'"),
+        ("stage: tune, per", "stage: tunes, per", "names stage 'tunes'"),
+        ("emotion_encoder: c", "emotion_encoder: null", "components.emotion_encoder"),
+        ("name: t", "name: t\nemotions: [neutral, glad]", "unknown emotion 'glad'"),
+        ("{kind: text}", "{kind: text, stage: tune}", "names its `stage`"),
+        ("model: {fusion: none}", "model: {fusion: sometimes}", "fusion"),
+        ("name: t", "name: [t", r"r\.yaml:\d+: not valid YAML"),
+    ],
+)
+def test_contradictions_fail_with_their_place(before: str, after: str, message: str) -> None:
+    assert before in GOOD
+    with pytest.raises(RellmError, match=message):
+        parse_recipe(GOOD.replace(before, after, 1), "r.yaml")
+
+
+def test_an_unknown_key_lists_the_known_ones() -> None:
+    with pytest.raises(RellmError) as caught:
+        parse_recipe(GOOD.replace("emotion_encoder: c", "emotion_encodr: c"), "r.yaml")
+    assert caught.value.allowed == "llm, speech_encoder, emotion_encoder"
+
+
+def test_overrides_reach_any_depth_and_are_checked() -> None:
+    recipe = parse_recipe(GOOD, overrides=parse_overrides(["stages.tune.lr=3e-4", "seeds=[1, 2]"]))
+    assert (recipe.stages["tune"].lr, recipe.seeds) == (3e-4, (1, 2))
+    with pytest.raises(RellmError, match="unknown key 'stages.tune.rate'"):
+        parse_recipe(GOOD, overrides={"stages.tune.rate": 1})
+    with pytest.raises(RellmError, match="key=value"):
+        parse_overrides(["lr"])
+
+
+@pytest.mark.parametrize("name", ["mini", "mini_components", "re_llm", "blsp", "blsp_emo"])
+def test_shipped_recipes_parse_and_begin_with_their_command(name: str) -> None:
+    path = find_recipe(f"{name}.yaml")
+    assert load_recipe(path).name == name
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# re-llm ") and ("--out" in first)
+
+
+def test_table_one_has_the_eight_systems_in_both_sizes() -> None:
+    eight = ["text", "cascade", "text-label", "blsp-emo", "blsp-emo-ft", "re-llm", "re-llm-no-dim", "re-llm-no-encoder"]
+    mini, real = load_recipe("mini.yaml"), load_recipe("re_llm.yaml")
+    assert list(mini.systems) == list(real.systems) == eight
+    for recipe in (mini, real):
+        no_dim, no_encoder = recipe.systems["re-llm-no-dim"], recipe.systems["re-llm-no-encoder"]
+        assert "input_er_avd" not in recipe.stage_for(no_dim).losses
+        assert recipe.model_for(no_dim).fusion == "pooled"
+        assert recipe.model_for(no_encoder).fusion == "none"
+        assert "input_er_avd" in recipe.stage_for(no_encoder).losses
+
+
+def test_the_real_recipe_has_the_papers_numbers() -> None:
+    recipe = load_recipe("re_llm.yaml")
+    stage, lora = recipe.stages["finetune"], recipe.model.lora
+    assert lora is not None and (lora.r, lora.alpha, lora.dropout, lora.scope) == (16, 16, 0.05, "speech")
+    assert (stage.lr, stage.weight_decay, stage.clip, stage.warmup, stage.epochs) == (2e-5, 0.05, 1.0, 200, 3)
+    assert stage.losses == {"response_ce": 1.0, "input_er": 1.0, "input_er_avd": 1.0}  # RE-LLM eq. 10: unit weights
+    semantic = load_recipe("blsp.yaml").stages["alignment"]
+    assert (semantic.lr, semantic.warmup, semantic.batch_size * semantic.accumulate) == (1e-4, 1000, 768)
+    assert semantic.losses == {"response_kl": 1.0} and semantic.train == ("adapter",)
+
+
+def test_missing_recipe_and_component_say_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RellmError, match="no such recipe") as caught:
+        load_recipe(tmp_path / "nothing.yaml")
+    assert "mini.yaml" in str(caught.value)
+    (tmp_path / "llm").mkdir()
+    monkeypatch.setenv("RE_LLM_MINI", str(tmp_path))
+    assert resolve_component("mini:llm") == str(tmp_path / "llm")
+    with pytest.raises(RellmError, match="mini:llm"):
+        resolve_component("mini:whisper")

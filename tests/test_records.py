@@ -1,0 +1,88 @@
+"""Records and their files: what survives, what is repaired, what is refused."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from re_llm.errors import RellmError
+from re_llm.records import RecordAppender, Score, Utterance, disk_error, read_records, write_records
+
+
+def row(key: str, **fields: object) -> Utterance:
+    return Utterance(**{"key": key, "corpus": "c", "split": "train", "audio": f"{key}.wav", **fields})
+
+
+def test_an_unknown_field_survives_a_round_trip(tmp_path: Path) -> None:
+    write_records(tmp_path / "m.jsonl", [row("a", microphone="headset")])
+    (back,) = read_records(tmp_path / "m.jsonl", Utterance)
+    write_records(tmp_path / "n.jsonl", [back])
+    assert (tmp_path / "n.jsonl").read_text() == (tmp_path / "m.jsonl").read_text()
+    assert '"microphone":"headset"' in (tmp_path / "n.jsonl").read_text()
+
+
+def test_a_broken_line_is_named_with_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(row("a").to_line() + '{"key": "b", "corpus": "c"}\n')
+    with pytest.raises(RellmError, match=rf"{path}:2: .*split"):
+        list(read_records(path, Utterance))
+    path.write_text(row("a").to_line() + "not json\n" + row("c").to_line())
+    seen: list[int] = []
+    kept = list(read_records(path, Utterance, on_error=lambda line, _: seen.append(line)))
+    assert ([r.key for r in kept], seen) == (["a", "c"], [2])
+
+
+@pytest.mark.parametrize(("field", "value"), [("valence", 1.2), ("duration", 0.0), ("start", -1.0)])
+def test_values_out_of_range_are_refused(tmp_path: Path, field: str, value: float) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(row("a").to_line().replace("}", f', "{field}": {value}}}'))
+    with pytest.raises(RellmError, match=field):
+        list(read_records(path, Utterance))
+
+
+def test_dimensions_are_all_or_nothing() -> None:
+    assert row("a", valence=0.1, arousal=0.2).dimensions() is None
+    assert row("a", valence=0.1, arousal=0.2, dominance=0.3).dimensions() == (0.1, 0.2, 0.3)
+
+
+def test_a_torn_last_line_is_repaired_and_its_row_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes((row("a").to_line() + row("b").to_line()[:20]).encode())
+    with RecordAppender(path) as out:
+        assert out.keys == {"a"}
+        out.append([row("b")])
+    assert [r.key for r in read_records(path, Utterance)] == ["a", "b"]
+
+
+def test_appending_to_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes\n")
+    with pytest.raises(RellmError, match="not a record"):
+        RecordAppender(path)
+    assert path.read_text() == "my notes\n"
+
+
+def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    write_records(path, [row("old")])
+
+    def rows():
+        yield row("new")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RellmError, match="No space left"):
+        write_records(path, rows())
+    assert [r.key for r in read_records(path, Utterance)] == ["old"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file_and_what_to_do() -> None:
+    error = disk_error(Path("out.jsonl"), OSError(errno.ENOSPC, "No space left on device"))
+    assert "out.jsonl" in str(error) and "finished rows are kept" in str(error)
+
+
+def test_scores_are_finite() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        Score(key="a", system="s", metric="ER", value=float("nan"))

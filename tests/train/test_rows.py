@@ -1,0 +1,158 @@
+"""Training rows: what is read, what is dropped and said, how rows are cut, and that order and tasks repeat."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import tiny_world
+import torch
+
+from re_llm.config import StageOptions, TaskOptions
+from re_llm.errors import RellmError
+from re_llm.records import Continuation, write_records
+from re_llm.train.collate import Collator, predicting
+from re_llm.train.data import BucketedSampler, Example, RowMaker, TrainingRows, bucketed_order, load_examples
+
+EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")
+VAD = {"valence": 0.2, "arousal": 0.6, "dominance": 0.4}
+
+
+def options(**changes: object) -> StageOptions:
+    return StageOptions(**{"losses": {"response_ce": 1.0}, "lr": 1e-3, **changes})
+
+
+def continuation(key: str, **changes: object) -> Continuation:
+    base = {
+        "key": key, "corpus": "toy", "audio": f"{key}.wav", "text": "it rains", "emotion": "sad", "duration": 2.0,
+        "instruction": "go on", "output": "so I stay", "early_stop": False, "llm": "x", **VAD,
+    }  # fmt: skip
+    return Continuation(**{**base, **changes})
+
+
+def load(tmp_path: Path, rows: list[Continuation], **changes: object):
+    file = tmp_path / "c.jsonl"
+    write_records(file, rows)
+    return load_examples([file], options(**changes), EMOTIONS, tiny_world.tokenizer())
+
+
+def test_the_offline_filter_counts_what_it_drops(tmp_path: Path) -> None:
+    rows = [
+        continuation("kept"),
+        continuation("short", duration=0.5),
+        continuation("long", duration=31.0),
+        continuation("wordy", text="a " * 200),
+    ]
+    loaded = load(tmp_path, rows)
+    assert [e.key for e in loaded.examples] == ["toy/kept"]
+    assert loaded.dropped == Counter(
+        {"shorter than 1 s": 1, "longer than 30 s": 1, "more than 256 text tokens": 1}
+    )
+    assert [key for key, _ in loaded.dropped_keys] == ["short", "long", "wordy"]
+    assert loaded.examples[0].audio == str(tmp_path / "kept.wav")
+
+
+@pytest.mark.parametrize(
+    ("row", "losses", "message"),
+    [
+        ({"emotion": "smug"}, {"response_ce": 1.0}, r"c\.jsonl:2.*'smug'|'smug'.*c\.jsonl:2"),
+        ({"emotion": None}, {"input_er": 1.0}, r"c\.jsonl:2: no emotion"),
+        ({"valence": None}, {"input_er_avd": 1.0}, r"c\.jsonl:2: no valence"),
+    ],
+)
+def test_a_row_that_a_loss_cannot_use_is_named(tmp_path: Path, row: dict, losses: dict, message: str) -> None:
+    with pytest.raises(RellmError, match=message):
+        load(tmp_path, [continuation("a"), continuation("b", **row)], losses=losses)
+
+
+def test_nothing_left_says_why(tmp_path: Path) -> None:
+    with pytest.raises(RellmError, match="shorter than 1 s"):
+        load(tmp_path, [continuation("a", duration=0.2)])
+
+
+def example(**changes: object) -> Example:
+    base = {
+        "key": "toy/a", "audio": "a.wav", "start": 0.0, "duration": 2.0, "text": "it rains", "output": "so I stay",
+        "early_stop": False, "emotion_name": "sad", "emotion": 1, "dimensions": (0.2, 0.6, 0.4),
+    }  # fmt: skip
+    return Example(**{**base, **changes})
+
+
+def test_a_row_is_the_chat_template_with_speech_in_place_of_the_words() -> None:
+    tokenizer = tiny_world.tokenizer()
+    task = TaskOptions(prompt="continue-speech", teacher_prompt="continue-emotion")
+    row = RowMaker(tokenizer, [task]).make(0, example(), task)
+
+    def text(*parts: tuple[int, ...]) -> str:
+        return tokenizer.decode([i for part in parts for i in part]).replace(" ", "")
+
+    speech = text(row.prefix) + "@" + text(row.suffix, row.response)
+    assert speech == (
+        "<|im_start|>system\nYouareahelpfulassistant.<|im_end|>\n<|im_start|>user\n"
+        "Continuethefollowingsentencethatreflectsatoneinacoherentstyle:@<|im_end|>\n<|im_start|>assistant\n"
+        "soIstay<|im_end|>\n<|endoftext|>"
+    )
+    assert "reflectsasademotiontone" in text(row.teacher_prefix)
+    assert text(row.transcript) == "itrains"
+
+
+def test_a_cut_continuation_trains_no_end() -> None:
+    tokenizer = tiny_world.tokenizer()
+    maker = RowMaker(tokenizer, [TaskOptions(prompt="continue")])
+    cut = maker.make(0, example(early_stop=True), maker.tasks[0])
+    whole = maker.make(0, example(), maker.tasks[0])
+    assert whole.response[: len(cut.response)] == cut.response
+    assert whole.response[len(cut.response) :] == maker.end
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in maker.end
+
+
+def test_tasks_are_drawn_by_share_and_again_the_same() -> None:
+    tasks = [TaskOptions(prompt="continue", share=0.7), TaskOptions(prompt="recognize", target="emotion", share=0.3)]
+    maker = RowMaker(tiny_world.tokenizer(), tasks)
+    rows = TrainingRows([example()] * 400, maker, seed=3)
+    taught = [rows[0, i].has_teacher for i in range(400)]
+    assert 0.6 < sum(taught) / 400 < 0.8
+    assert taught == [rows[0, i].has_teacher for i in range(400)]
+    assert taught != [rows[1, i].has_teacher for i in range(400)]  # another epoch, another draw
+    with pytest.raises(RellmError, match="recognize"):
+        TrainingRows([example(emotion_name=None)], maker, seed=0)
+
+
+def test_the_order_is_a_permutation_with_batches_of_similar_length() -> None:
+    lengths = [(7 * i) % 101 for i in range(1003)]
+    order = bucketed_order(lengths, 16, seed=0, epoch=0)
+    assert sorted(order) == list(range(1003))
+    spread = [max(b) - min(b) for b in ([lengths[i] for i in order[k : k + 16]] for k in range(0, 992, 16))]
+    assert sum(spread) / len(spread) < 10  # a shuffled order has about 90
+    sampler = BucketedSampler(lengths, 16, seed=0)
+    assert list(sampler) == [(0, i) for i in order]
+    sampler.set_epoch(1)
+    assert [i for _, i in sampler] != order
+
+
+def test_a_batch_asks_for_the_logits_that_predict_the_response() -> None:
+    tokenizer = tiny_world.tokenizer()
+    tasks = [TaskOptions(prompt="continue"), TaskOptions(prompt="recognize", target="emotion")]
+    maker = RowMaker(tokenizer, tasks)
+    examples = [example(), example(output="no", dimensions=None)]
+    rows = [maker.make(0, examples[0], tasks[0]), maker.make(1, examples[1], tasks[1])]
+    collate = Collator(
+        examples, lambda chosen: {"n": len(chosen)}, lambda _: [3, 5], speech_token=999, pad_token=0, teacher=True
+    )
+    batch = collate(rows)
+    ids, at = batch["input_ids"], batch["logits_at"]
+    assert (ids == 999).sum(1).tolist() == [3, 5]
+    assert torch.equal(ids.roll(-1, 1)[at], batch["targets"])
+    assert batch["attention_mask"].sum(1).tolist() == [
+        len(r.prefix) + n + len(r.suffix) + len(r.response) for r, n in zip(rows, (3, 5), strict=True)
+    ]
+    assert batch["dimensions"][1].isnan().all() and not batch["dimensions"][0].isnan().any()
+    teacher = batch["teacher"]  # the label row has no teacher
+    assert len(teacher["input_ids"]) == 1
+    assert torch.equal(teacher["input_ids"].roll(-1, 1)[teacher["logits_at"]], batch["targets"][teacher["of_target"]])
+
+
+def test_predicting_marks_one_position_before_each_token() -> None:
+    at = predicting([3, 2], [2, 1], 6)
+    assert at.int().tolist() == [[0, 0, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0]]
