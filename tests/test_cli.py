@@ -155,6 +155,19 @@ def test_prepare_check_fails_on_a_broken_manifest(tmp_path: Path, recording) -> 
     assert call("prepare", "check", tmp_path / "m.jsonl").exit_code == 0
 
 
+def test_prepare_check_finds_what_is_also_in_the_training_data(tmp_path: Path, recording) -> None:
+    recording("a.wav")
+    text = "the train was late again today"
+    for split in ("train", "test"):
+        row = Utterance(key=split, corpus="c", split=split, audio="a.wav", speaker="s1", text=text)
+        write_records(tmp_path / f"{split}.jsonl", [row])
+    options = ("prepare", "check", tmp_path / "test.jsonl", "--against", tmp_path / "train.jsonl")
+    shown = call(*options).stdout
+    assert "1 x speaker shared with the training data of the others" in shown
+    assert "1 x sentence shared" in shown
+    assert json.loads(call(*options, "--json").stdout)["against"]["overlaps"]["speaker"]["shared"] == 1
+
+
 def test_respond_prints_what_was_heard_and_said(tiny_checkpoint: Path, recording) -> None:
     files = [recording("one.wav", 1.0), recording("two.wav", 1.5, seed=1)]
     options = ("--model", tiny_checkpoint, "--max-new-tokens", 5)

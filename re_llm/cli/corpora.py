@@ -13,6 +13,7 @@ from re_llm.errors import RellmError
 
 if TYPE_CHECKING:
     from re_llm.corpora import CorpusInfo, PrepareReport
+    from re_llm.leakage import Leakage
     from re_llm.manifest import CheckReport
 
 SHOWN = 20  # problems printed; all of them are in the problems file or in --json
@@ -21,6 +22,9 @@ SHOWN = 20  # problems printed; all of them are in the problems file or in --jso
 def prepare(
     name: Annotated[str | None, typer.Argument(help="Corpus, or `check` to check a manifest.")] = None,
     manifest: Annotated[Path | None, typer.Argument(help="The manifest to check, after `check`.")] = None,
+    against: Annotated[
+        list[Path], typer.Option(help="With `check`: training manifest to search for leakage; may be repeated.")
+    ] = [],  # noqa: B006
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The manifest to write.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Named selection and split; see --list NAME.")] = None,
@@ -48,12 +52,12 @@ def prepare(
 
         re-llm prepare ravdess --root RAVDESS --out manifest.jsonl
 
-        re-llm prepare check manifest.jsonl
+        re-llm prepare check manifest.jsonl --against other.jsonl
     """
     if show_list:
         _list(name, as_json)
     elif name == "check":
-        _check(manifest, workers, as_json)
+        _check(manifest, against, workers, as_json)
     elif name is None:
         raise RellmError("no corpus is named", todo="List them with: re-llm prepare --list")
     else:
@@ -150,18 +154,36 @@ def _describe(info: CorpusInfo) -> None:
             typer.echo(f"  {title} {key}: {sentence}")
 
 
-def _check(manifest: Path | None, workers: int, as_json: bool) -> None:
+def _check(manifest: Path | None, against: list[Path], workers: int, as_json: bool) -> None:
+    from re_llm.leakage import TEST_SPLITS, TRAIN_SPLITS, leakage
     from re_llm.manifest import check
 
     if manifest is None:
         raise RellmError("no manifest is named", todo="re-llm prepare check manifest.jsonl")
     report = check(manifest, workers=workers)
+    other = None
+    if against:
+        tested = [split for split in report.summary.splits if split in TEST_SPLITS] or None
+        other = leakage(against, manifest, train_splits=TRAIN_SPLITS, test_splits=tested)
     if as_json:
-        print_json(report)
+        print_json({"check": report, "against": other})
     else:
         _show_check(report)
+        _show_leakage(report.leakage, "this manifest")
+        _show_leakage(other, "the others")
     if not report.ok:
         raise typer.Exit(FAILED)
+
+
+def _show_leakage(found: Leakage | None, where: str) -> None:
+    for kind, overlap in (found.overlaps if found else {}).items():
+        if overlap.shared:
+            rows = f"{overlap.test_rows} test rows, {overlap.train_rows} training rows"
+            typer.echo(f"  leak      {overlap.shared} x {kind} shared with the training data of {where} ({rows})")
+        elif overlap.unknown:
+            typer.echo(f"  unknown   {overlap.unknown} test rows could not be compared by {kind} with {where}")
+    if found and not found.any:
+        typer.echo(f"  no recording, speaker or sentence is shared with the training data of {where}")
 
 
 def _show_check(report: CheckReport) -> None:
@@ -174,8 +196,5 @@ def _show_check(report: CheckReport) -> None:
         typer.echo(f"  ... and {len(report.problems) - SHOWN} more problems; --json lists all")
     for keys in report.duplicates[:SHOWN]:
         typer.echo(f"  same recording  {', '.join(keys)}")
-    for kind, overlap in (report.leakage.overlaps if report.leakage else {}).items():
-        if overlap.shared:
-            typer.echo(f"  leak      {overlap.shared} x {kind} in training and test ({overlap.test_rows} test rows)")
     if report.ok:
         typer.echo("  nothing is wrong with its rows and recordings")
