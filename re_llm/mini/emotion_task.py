@@ -96,12 +96,13 @@ class EmotionTask:
         self.order = np.argsort(self.samples, kind="stable")
         self.targets = targets(clips)
         self.classes = torch.tensor([class_index(clip) for clip in clips])
+        counts = torch.bincount(self.classes[self.classes >= 0], minlength=len(PROMPT_EMOTIONS)).clamp(min=1)
+        self.class_weights = counts.float().mean() / counts  # a rare class counts as much as a frequent one
 
     def terms(self, step: int, seed: int) -> dict[str, torch.Tensor]:
         recipe, rng = self.recipe, np.random.default_rng([seed, step])
         chosen = speech_data.like_lengths(self.order, recipe.batch, rng, window=1024)
         waves, samples = pad_waves([self._piece(int(i), rng) for i in chosen])
-        # torch counts the samples of the classes itself; -100 (no class) is left out.
         with torch.autocast("cpu", torch.bfloat16):
             predicted, embedding, features, frames = self.net(waves, samples)
             classes, heard = self.net.classes(embedding), self.net.acoustics(features)
@@ -109,7 +110,7 @@ class EmotionTask:
         predicted = predicted.float()
         ccc = 1 - concordance(predicted, reference).mean()
         mse = functional.mse_loss(predicted, reference)
-        ce = functional.cross_entropy(classes.float(), self.classes[chosen], ignore_index=-100)
+        ce = functional.cross_entropy(classes.float(), self.classes[chosen], self.class_weights, ignore_index=-100)
         rows = slice(recipe.acoustic_rows)
         acoustic = acoustic_loss(heard[rows].float(), waves[rows], frames[rows])
         weight = recipe.acoustic_weight * (1 - 0.8 * step / self.steps)
