@@ -64,3 +64,32 @@ def world(
         return
     for name, summary in found.items():
         typer.echo(f"{name}: {summary['recordings']} recordings, {summary['hours']:.1f} h, in {out / name}")
+
+
+@app.command()
+def quality(
+    replies: Annotated[list[Path], typer.Argument(help="replies.jsonl of the miniature's corpora; may be several.")],
+    seed: Seed = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say how often replies name the right topic and fit the emotion: both can be read off in the miniature world.
+
+    Example:
+
+        re-llm mini quality runs/mini/replies/esd/re-llm.0.jsonl
+    """
+    from dataclasses import asdict
+
+    from re_llm.mini.quality import quality_of
+
+    found = {str(path): quality_of(path, seed=seed) for path in replies}
+    if as_json:
+        print_json({name: asdict(result) for name, result in found.items()})
+        return
+    for name, result in found.items():
+        for group, rates in (("all", result), *result.by_words.items()):
+            asked = "" if rates.recognized is None else f", UA by prompt {rates.recognized:.3f}"
+            line = f"{rates.replies} replies, right topic {rates.topic:.3f}, tone UA {rates.tone:.3f}{asked}"
+            typer.echo(f"{name}, {group}: {line}")
+        if result.unplaced:
+            typer.echo(f"{name}: {result.unplaced} utterances are not of this world")

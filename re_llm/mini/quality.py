@@ -1,0 +1,85 @@
+"""What an answer in the miniature world shows: was the topic understood, was the emotion heard.
+
+Knows the world's grammar, so topic and emotion can be read off a reply separately. For synthetic corpora only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.evaluate.ser import score_recognition
+from re_llm.mini.grammar import Sentence, emotion_of, right_topic, world
+from re_llm.records import Reply, read_records
+
+
+@dataclass
+class Quality:
+    """Rates of one system on one set of utterances.
+
+    Attributes:
+        topic: share of replies that name the topic of the utterance.
+        tone: unweighted accuracy of the emotion that the reply fits (its template's), against the reference.
+        recognized: unweighted accuracy of the emotion named in answer to the recognition prompt; None if not asked.
+        unplaced: utterances whose sentence is not one of this world; they are left out.
+    """
+
+    replies: int = 0
+    topic: float = 0.0
+    tone: float = 0.0
+    recognized: float | None = None
+    unplaced: int = 0
+    by_words: dict[str, Quality] = field(default_factory=dict)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z' ]", "", text.lower())
+
+
+def sentences(seed: int = 0) -> dict[str, Sentence]:
+    """The world's sentences by their words without case and punctuation."""
+    return {_plain(s.text): s for s in world(seed=seed)}
+
+
+def quality(replies: Iterable[Reply], *, seed: int = 0) -> Quality:
+    """Rates over all replies, and apart for utterances that are neutral and emotional in words."""
+    known = sentences(seed)
+    groups: dict[str, list[tuple[Reply, Sentence]]] = defaultdict(list)
+    unplaced = 0
+    for reply in replies:
+        sentence = known.get(_plain(reply.text or ""))
+        if sentence is None or reply.emotion not in PROMPT_EMOTIONS:
+            unplaced += 1
+            continue
+        for group in ("all", "neutral words" if sentence.words_emotion == "neutral" else "emotional words"):
+            groups[group].append((reply, sentence))
+    result = _rates(groups.pop("all", []))
+    result.unplaced = unplaced
+    result.by_words = {name: _rates(pairs) for name, pairs in sorted(groups.items())}
+    return result
+
+
+def _rates(pairs: list[tuple[Reply, Sentence]]) -> Quality:
+    if not pairs:
+        return Quality()
+    reference = [str(reply.emotion) for reply, _ in pairs]
+    asked = any(reply.answer is not None for reply, _ in pairs)
+    return Quality(
+        replies=len(pairs),
+        topic=sum(right_topic(reply.response, sentence) for reply, sentence in pairs) / len(pairs),
+        tone=score_recognition(reference, [emotion_of(reply.response) for reply, _ in pairs]).ua,
+        recognized=score_recognition(reference, [r.recognized for r, _ in pairs]).ua if asked else None,
+    )
+
+
+def quality_of(file: Path, *, seed: int = 0) -> Quality:
+    """`quality` of a replies.jsonl.
+
+    Raises:
+        RellmError: the file is missing or broken.
+    """
+    return quality(read_records(file, Reply), seed=seed)

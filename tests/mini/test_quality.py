@@ -1,0 +1,31 @@
+"""Topic and tone of replies are read off separately, and what is not of the world is counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.mini.grammar import reply, world
+from re_llm.mini.quality import quality
+from re_llm.records import Reply
+
+
+def test_topic_and_tone_are_separate() -> None:
+    neutral = [s for s in world() if s.words_emotion == "neutral"][:10]
+    happy = [s for s in world() if s.words_emotion == "happy"][:10]
+    replies = []
+    for i, sentence in enumerate([*neutral, *happy]):
+        emotion = PROMPT_EMOTIONS[i % 5]
+        other = next(s for s in neutral if s.topic != sentence.topic)
+        about = sentence if i % 2 else other  # every second reply is about something else
+        said = reply(about, emotion if i < 10 else "neutral", True)
+        replies.append(
+            Reply(key=str(i), system="s", text=sentence.text.upper(), emotion=emotion, response=said, answer="x")
+        )
+    replies.append(Reply(key="alien", system="s", text="Colourless green ideas.", emotion="sad", response="Oh."))
+    found = quality(replies)
+    assert (found.replies, found.unplaced) == (20, 1)
+    assert found.topic == pytest.approx(0.5)
+    assert found.by_words["neutral words"].tone == 1.0
+    assert found.by_words["emotional words"].tone == pytest.approx(0.2)  # always neutral: right for one class in five
+    assert found.recognized == 0.0
