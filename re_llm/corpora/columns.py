@@ -63,15 +63,29 @@ def read_utterances(scan: Scan, table: Table) -> Iterator[Utterance]:
         RellmError: the file is missing, of another kind, or has no column for the audio.
     """
     for line, row in _rows(scan, table):
-        found = {name: _value(row, table.columns.get(name), aliases) for name, aliases in ALIASES.items()}
-        if found["audio"] is None:
-            known = table.columns.get("audio") or ", ".join(ALIASES["audio"])
-            scan.problem(table.file, f"no audio (looked for the column {known}; found {', '.join(row)})", line)
-            continue
-        try:
-            yield _utterance(scan, table, found, line)
-        except ValueError as error:
-            scan.problem(table.file, str(error).splitlines()[0], line)
+        utterance = from_row(scan, table, row, line)
+        if utterance is not None:
+            yield utterance
+
+
+def from_row(
+    scan: Scan, table: Table, row: Mapping[str, Any], line: int | None, audio: str | None = None
+) -> Utterance | None:
+    """The utterance of one row, or None and a problem.
+
+    Args:
+        audio: where the recording is, when the row does not say it.
+    """
+    found = {name: _value(row, table.columns.get(name), aliases) for name, aliases in ALIASES.items()}
+    if audio is None and found["audio"] is None:
+        known = table.columns.get("audio") or ", ".join(ALIASES["audio"])
+        scan.problem(table.file, f"no audio (looked for the column {known}; found {', '.join(row)})", line)
+        return None
+    try:
+        return _utterance(scan, table, found, line, audio)
+    except (TypeError, ValueError) as error:
+        scan.problem(table.file, str(error).splitlines()[0], line)
+        return None
 
 
 def _rows(scan: Scan, table: Table) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -91,8 +105,8 @@ def _value(row: Mapping[str, Any], column: str | None, aliases: tuple[str, ...])
     return None if value is None or (isinstance(value, str) and not value.strip()) else value
 
 
-def _utterance(scan: Scan, table: Table, found: Mapping[str, Any], line: int) -> Utterance:
-    path = Path(str(found["audio"]))
+def _utterance(scan: Scan, table: Table, found: Mapping[str, Any], line: int | None, audio: str | None) -> Utterance:
+    path = Path(str(found["audio"] or audio))
     if table.suffix and not path.suffix:
         path = path.with_name(path.name + table.suffix)
     raw = None if found["emotion"] is None else str(found["emotion"])
@@ -105,7 +119,7 @@ def _utterance(scan: Scan, table: Table, found: Mapping[str, Any], line: int) ->
         key=str(found["key"] or f"{table.corpus}-{path.with_suffix('').as_posix().replace('/', '-')}"),
         corpus=table.corpus,
         split=str(found["split"] or table.split),
-        audio=str(table.audio_root / path),
+        audio=audio or str(table.audio_root / path),
         start=start,
         duration=None if duration is None else float(duration),
         text=None if found["text"] is None else str(found["text"]),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from re_llm import audio
 from re_llm.corpora.base import Scan
@@ -159,18 +161,17 @@ def coded_names(scan: Scan, root: Path, pattern: re.Pattern[str], form: str) -> 
 
 
 def read_json_lines(scan: Scan, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of a JSON-lines file; a line that is none is a problem. Streams.
+    """(line number, object) of a JSON-lines file, plain or `.gz`; a line that is none is a problem. Streams.
 
     Raises:
         RellmError: the file is missing.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise RellmError(f"cannot read {path}: {error.strerror or error}", todo="Check --root") from error
-    with file:
+    if not path.is_file():
+        raise RellmError(f"no such file: {path}", todo="Check --root")
+    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
         number = 0
-        while line := file.readline(FIELD_BYTES + 1):
+        while line := _line(file, path):
             number += 1
             if not line.strip():
                 continue
@@ -183,6 +184,13 @@ def read_json_lines(scan: Scan, path: Path) -> Iterator[tuple[int, dict[str, Any
                 yield number, row
             else:
                 scan.problem(path, "not a JSON object", number)
+
+
+def _line(file: IO[bytes], path: Path) -> bytes:
+    try:
+        return file.readline(FIELD_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise RellmError(f"cannot read {path}: {error}", todo="Copy the file again") from error
 
 
 def read_json_array(path: Path, key: str) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,112 @@
+"""WebDataset shards: tar files in which the files of one sample share their name (`000.flac`, `000.json`, `000.txt`).
+
+Nothing is unpacked: a recording is named `shard.tar:offset:length`. Fields are taken from the json by their usual
+names; a `.txt` is the text, a `.cls` the emotion. Compressed shards cannot be read in place and are listed as problems.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from re_llm import audio
+from re_llm.corpora.base import CorpusInfo, Scan
+from re_llm.corpora.columns import UNIT, Table, from_row
+from re_llm.corpora.files import FIELD_BYTES
+from re_llm.corpora.table import parse_scale
+from re_llm.errors import RellmError
+from re_llm.records import Utterance
+
+INFO = CorpusInfo(
+    name="webdataset",
+    title="WebDataset shards",
+    languages=(),
+    utterances=0,
+    emotions=(),
+    licence="that of the recordings",
+    get="https://github.com/webdataset/webdataset",
+    citation="",
+    root="one .tar, or a folder of .tar files",
+    options={
+        "split": "split where no sample says it (all)",
+        "corpus": "name of the corpus (name of the folder)",
+        "scale": "range of valence, arousal, dominance (0..1), e.g. 1..5",
+    },
+    dimensions=True,
+)
+
+
+def read(scan: Scan) -> Iterator[Utterance]:
+    """Utterances by shard, in the order of its samples."""
+    shards = [scan.root] if scan.root.is_file() else sorted(scan.root.glob("*.tar"))
+    if not shards:
+        raise RellmError(f"{scan.root} holds no .tar", allowed=INFO.root, todo="Check --root")
+    name = scan.root.stem if scan.root.is_file() else scan.root.resolve().name
+    for shard in shards:
+        table = Table(
+            file=shard,
+            corpus=scan.option("corpus", name, str),
+            audio_root=shard.parent,
+            split=scan.option("split", "all", str),
+            scale=scan.option("scale", UNIT, parse_scale),
+        )
+        yield from _shard(scan, shard, table)
+
+
+def _shard(scan: Scan, shard: Path, table: Table) -> Iterator[Utterance]:
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for key, sample in _samples(scan, shard, archive):
+                if "audio" not in sample:
+                    scan.problem(shard, f"the sample {key} has no recording")
+                    continue
+                row = {"key": key.replace("/", "-"), **sample}
+                # The json may still name the file that the recording once was.
+                row.pop("audio")
+                utterance = from_row(scan, table, row, None, audio=sample["audio"])
+                if utterance is not None:
+                    yield utterance
+    except tarfile.TarError as error:
+        scan.problem(shard, f"not an uncompressed tar file: {error}")
+
+
+def _samples(scan: Scan, shard: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, fields) of neighbouring members of one name; `audio` says where the recording is."""
+    current, fields = "", {}  # type: str, dict[str, Any]
+    for member in archive:
+        folder, _, file = member.name.rpartition("/")
+        stem, _, suffix = file.partition(".")
+        if not member.isfile() or not stem:
+            continue
+        key = f"{folder}/{stem}" if folder else stem
+        if key != current and fields:
+            yield current, fields
+            fields = {}
+        current = key
+        try:
+            fields.update(_field(shard, archive, member, suffix.lower()))
+        except ValueError as error:
+            scan.problem(shard, f"{member.name}: {error}")
+    if fields:
+        yield current, fields
+
+
+def _field(shard: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> dict[str, Any]:
+    if f".{suffix}" in audio.SUFFIXES:
+        return {"audio": f"{shard}:{member.offset_data}:{member.size}"}
+    if suffix not in ("json", "txt", "cls"):
+        return {}
+    if member.size > FIELD_BYTES:
+        raise ValueError(f"{member.size} bytes")
+    file = archive.extractfile(member)
+    assert file is not None, member.name
+    text = file.read().decode()
+    if suffix == "json":
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+        return {k: v for k, v in values.items() if k != "audio"}
+    return {"text" if suffix == "txt" else "emotion": text.strip()}

@@ -1,0 +1,204 @@
+"""Out into the formats of others and back again."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from re_llm import audio, interchange
+from re_llm.corpora import prepare
+from re_llm.errors import MissingExtra, RellmError
+from re_llm.records import Continuation, Utterance, read_records, write_records
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Two whole recordings and a segment of a third."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(3):
+        path = tmp_path / "data" / "clips" / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, rng.uniform(-0.3, 0.3, 8000), 16_000)
+        values = {"valence": 0.25, "arousal": 0.5, "dominance": 1.0, "vad_source": "annotated"} if number else {}
+        start = {"start": 0.1, "duration": 0.2} if number == 2 else {"duration": 0.5}
+        rows.append(
+            Utterance(
+                key=f"k{number}",
+                corpus="own",
+                split="test" if number == 2 else "train",
+                audio=f"clips/{number}.wav",
+                text=f"words of {number}",
+                language="en",
+                speaker=f"s{number}",
+                emotion="sad",
+                **start,
+                **values,
+            )
+        )
+    write_records(tmp_path / "data" / "manifest.jsonl", rows)
+    return tmp_path / "data" / "manifest.jsonl"
+
+
+def back(kind, root, out, **options):
+    report = prepare(kind, root, out, options=options)
+    assert report.problems == []
+    return list(read_records(out, Utterance))
+
+
+def heard(manifest, utterance):
+    return audio.load(utterance.audio, start=utterance.start, duration=utterance.duration, root=manifest.parent)
+
+
+def assert_same(manifest, out, found, *, keys=True, atol=1e-7):
+    for row, original in zip(found, read_records(manifest, Utterance), strict=True):
+        names = ("text", "emotion", "valence", "arousal", "dominance") + (
+            ("key", "split", "speaker", "language") if keys else ()
+        )
+        assert {n: getattr(row, n) for n in names} == {n: getattr(original, n) for n in names}
+        np.testing.assert_allclose(heard(out, row), heard(manifest, original), atol=atol)
+
+
+def test_lhotse(manifest, tmp_path):
+    out = tmp_path / "x" / "cuts.jsonl"
+    assert interchange.export(manifest, out, "lhotse") == 3
+    assert_same(manifest, tmp_path / "b.jsonl", back("lhotse", out, tmp_path / "b.jsonl"))
+    packed = tmp_path / "cuts.jsonl.gz"
+    packed.write_bytes(gzip.compress(out.read_bytes()))
+    assert len(back("lhotse", packed, tmp_path / "b.jsonl")) == 3
+    packed.write_bytes(gzip.compress(out.read_bytes())[:-40])
+    with pytest.raises(RellmError, match="cannot read"):
+        prepare("lhotse", packed, tmp_path / "b.jsonl")
+
+
+def test_lhotse_cuts_that_are_no_files(manifest, tmp_path):
+    out = tmp_path / "cuts.jsonl"
+    interchange.export(manifest, out, "lhotse")
+    good = out.read_text()
+    out.write_text(good + '{"id": "m", "type": "MixedCut"}\n{"id": "n", "recording": {"sources": [{"type": "url"}]}}\n')
+    report = prepare("lhotse", out, tmp_path / "b.jsonl")
+    assert report.rows == 3 and [p.line for p in report.problems] == [4, 5]
+
+
+def test_webdataset(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(interchange, "PER_SHARD", 2)
+    out = tmp_path / "shards"
+    assert interchange.export(manifest, out, "webdataset") == 3
+    assert sorted(p.name for p in out.iterdir()) == ["000000.tar", "000001.tar"]
+    found = back("webdataset", out, tmp_path / "b.jsonl")
+    assert all(".tar:" in u.audio for u in found)
+    assert_same(manifest, tmp_path / "b.jsonl", found, atol=2 / 32768)
+    (out / "000002.tar").write_bytes(b"no archive" * 100)
+    assert [p.file for p in prepare("webdataset", out, tmp_path / "b.jsonl").problems] == ["000002.tar"]
+
+
+def test_webdataset_by_other_people(tmp_path):
+    import io
+    import tarfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.random.default_rng(0).uniform(-0.1, 0.1, 4000), 16_000, format="FLAC")
+    members = {
+        "a/x.flac": buffer.getvalue(),
+        "a/x.txt": b"hello",
+        "a/x.cls": b"joy",
+        "a/y.txt": b"alone",
+        "a/z.json": b"[1]",
+    }
+    with tarfile.open(tmp_path / "t.tar", "w") as shard:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            shard.addfile(member, io.BytesIO(data))
+    report = prepare("webdataset", tmp_path / "t.tar", tmp_path / "m.jsonl")
+    row = next(read_records(tmp_path / "m.jsonl", Utterance))
+    assert (row.key, row.text, row.emotion) == ("a-x", "hello", "happy")
+    assert [p.what for p in report.problems] == ["the sample a/y has no recording", "a/z.json: not a JSON object"]
+
+
+def test_emobox(manifest, tmp_path):
+    out = tmp_path / "own.jsonl"
+    assert interchange.export(manifest, out, "emobox") == 3
+    found = back("emobox", out, tmp_path / "b.jsonl", audio_root=str(tmp_path))
+    assert [(u.key, u.emotion, u.speaker, u.start) for u in found] == [
+        ("k0", "sad", "s0", 0.0),
+        ("k1", "sad", "s1", 0.0),
+        ("k2", "sad", "s2", 0.1),
+    ]
+    assert found[2].duration == pytest.approx(0.2)
+
+
+def test_peers(manifest, tmp_path):
+    with pytest.raises(RellmError, match=r"k2 is a part of clips/2\.wav.*webdataset"):
+        interchange.export(manifest, tmp_path / "p.jsonl", "peers")
+    whole = list(read_records(manifest, Utterance))[:2]
+    write_records(manifest, whole)
+    assert interchange.export(manifest, tmp_path / "p.jsonl", "peers") == 2
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert rows[1]["avd_ans"] == [0.5, 0.25, 1.0], "arousal, valence, dominance"
+    found = back("peers", tmp_path / "p.jsonl", tmp_path / "b.jsonl")
+    assert_same(manifest, tmp_path / "b.jsonl", found, keys=False)
+
+
+def test_peers_on_the_scale_of_iemocap(manifest, tmp_path):
+    row = {"audio": "data/clips/0.wav", "text": "t", "emotion": "sad", "avd_ans": [1, 3, 5]}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    (found,) = back("peers", tmp_path / "p.jsonl", tmp_path / "b.jsonl", scale="1..5")
+    assert (found.arousal, found.valence, found.dominance) == (0.0, 0.5, 1.0)
+
+
+def test_continuations_of_the_peers(tmp_path):
+    row = {
+        "audio": "a/b.wav", "text": "t", "instruction": "Continue: ", "emotion": "sad", "output": "Oh.",
+        "early_stop": True, "avd_ans": [1, 3, 5],
+    }  # fmt: skip
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    out = tmp_path / "deep" / "c.jsonl"
+    assert interchange.continuations_from_peers(tmp_path / "p.jsonl", out, llm="some-llm", scale=(1, 5)) == 1
+    record = next(read_records(out, Continuation))
+    assert (record.key, record.audio, record.llm, record.early_stop) == ("p-b", "../a/b.wav", "some-llm", True)
+    assert record.dimensions() == (0.5, 0.0, 1.0)
+    assert interchange.continuations_to_peers(out, tmp_path / "q.jsonl") == 1
+    again = json.loads((tmp_path / "q.jsonl").read_text())
+    assert again == {**row, "avd_ans": [0.0, 0.5, 1.0]}
+    (tmp_path / "p.jsonl").write_text('{"audio": "a.wav"}\n')
+    with pytest.raises(RellmError, match=r"p\.jsonl:1: not a continuation"):
+        interchange.continuations_from_peers(tmp_path / "p.jsonl", out, llm="x")
+
+
+def test_unknown_format(manifest, tmp_path):
+    with pytest.raises(RellmError, match="Allowed: peers, emobox, lhotse, webdataset, hf"):
+        interchange.export(manifest, tmp_path / "x", "kaldi")
+
+
+def test_hf_names_its_extra(manifest, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(MissingExtra, match=r"re-llm\[data\]"):
+        interchange.export(manifest, tmp_path / "x", "hf")
+    with pytest.raises(MissingExtra, match=r"re-llm\[data\]"):
+        prepare("hf", tmp_path, tmp_path / "b.jsonl")
+
+
+def test_hf(manifest, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the extra `data` is not installed")
+    out = tmp_path / "dataset"
+    assert interchange.export(manifest, out, "hf") == 3
+    with pytest.raises(RellmError, match="extract=FOLDER"):
+        prepare("hf", out, tmp_path / "b.jsonl")
+    found = sorted(back("hf", out, tmp_path / "b.jsonl", extract=str(tmp_path / "sounds")), key=lambda u: u.key)
+    assert_same(manifest, tmp_path / "b.jsonl", found, atol=2 / 32768)
+    # Parquet files with class numbers, as on the hub.
+    import pyarrow.parquet
+
+    features = datasets.Features(
+        {"audio": datasets.Audio(decode=False), "label": datasets.ClassLabel(names=["joy", "anger"])}
+    )
+    files = sorted((manifest.parent / "clips").iterdir())
+    rows = [{"audio": {"bytes": f.read_bytes(), "path": None}, "label": 1} for f in files]
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    table = pyarrow.Table.from_pylist(rows, schema=features.arrow_schema)
+    pyarrow.parquet.write_table(table, tmp_path / "hub/data/test-00000-of-00001.parquet")
+    found = back("hf", tmp_path / "hub", tmp_path / "b.jsonl", extract=str(tmp_path / "sounds2"))
+    assert [(u.emotion, u.split) for u in found] == [("angry", "test")] * 3
