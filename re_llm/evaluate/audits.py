@@ -1,0 +1,117 @@
+"""What a mean score hides: questions, length, repetition, and whether a reply names the right emotion."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from re_llm.emotions import parse_answer
+from re_llm.evaluate.text_features import tokens
+
+# The original EPITOME scorer reads 64 tokens with both end marks; a RoBERTa token is about 0.75 words.
+SCORER_WORDS = 48
+# A template: what is left when the words that most replies do not share are blanked out.
+TEMPLATE_WORDS = 5
+_WORD = re.compile(r"\S+")
+ALL_EMOTIONS = ("neutral", "happy", "angry", "sad", "surprise", "fear", "disgust", "contempt", "excited", "frustrated",
+                "bored", "anxious")  # fmt: skip
+# Emotion words that replies use and that are no labels of a corpus ("you seem upset" is an answer about no label).
+_ABOUT_SEEKER = re.compile(
+    r"\b(?:you(?:'re|r| are| seem| sound| feel| must be| look)?|that(?:'s| sounds| is| must be)|"
+    r"it(?:'s| sounds| is| must be)|sorry|hear)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Shares (0..1) and means over the replies of one group.
+
+    Attributes:
+        asks: share with a question mark; ends_asking: share that ends with one.
+        words: mean length; cut: share that the 64 tokens of the original scorer do not hold.
+        hidden_question: share whose only question marks lie beyond that cut.
+        distinct: different replies divided by replies; most_common: the reply given most often, and its share.
+        openings: different openings (first five words) divided by replies; most_common_opening with its share.
+        named: share of the replies (with a reference emotion) that name an emotion; named_right: share of those whose
+            emotion is the reference. None when nothing can be compared.
+    """
+
+    count: int
+    empty: int
+    asks: float
+    ends_asking: float
+    words: float
+    cut: float
+    hidden_question: float
+    distinct: float
+    most_common: tuple[str, float]
+    openings: float
+    most_common_opening: tuple[str, float]
+    named: float | None
+    named_right: float | None
+
+
+def cut_words(text: str, words: int = SCORER_WORDS) -> str:
+    """The first words of a text, spacing kept."""
+    for number, match in enumerate(_WORD.finditer(text)):
+        if number == words:
+            return text[: match.start()].rstrip()
+    return text
+
+
+def named_emotion(response: str) -> str | None:
+    """The emotion that a reply ascribes to whom it answers; None when it names none.
+
+    Read sentence by sentence: the first one that speaks about the other person ("you sound angry", "I'm sorry you're
+    sad") and holds an emotion word counts; a reply's own feelings ("I'm happy to help") do not.
+    """
+    for sentence in re.split(r"(?<=[.!?])\s+", response):
+        about = _ABOUT_SEEKER.search(sentence)
+        if about and (name := parse_answer(sentence[about.start() :], ALL_EMOTIONS)):
+            return name
+    return None
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags)
+
+
+def _most_common(values: Sequence[str]) -> tuple[str, float]:
+    value, count = Counter(values).most_common(1)[0]
+    return value, count / len(values)
+
+
+def audit(responses: Sequence[str], emotions: Sequence[str | None] | None = None) -> Audit:
+    """Audits the replies of one group (at least one).
+
+    Args:
+        emotions: the reference emotion of each, None where unknown.
+
+    Raises:
+        ValueError: no replies, or as many emotions as replies are not given.
+    """
+    if not responses or (emotions is not None and len(emotions) != len(responses)):
+        raise ValueError(f"{len(responses)} replies and {len(emotions or [])} emotions")
+    heads = [cut_words(text) for text in responses]
+    openings = [" ".join(tokens(text)[:TEMPLATE_WORDS]) for text in responses]
+    known = [(named_emotion(r), e) for r, e in zip(responses, emotions or [], strict=False) if e]
+    named = [(found, emotion) for found, emotion in known if found]
+    return Audit(
+        count=len(responses),
+        empty=sum(not text.strip() for text in responses),
+        asks=_share(["?" in text for text in responses]),
+        ends_asking=_share([text.rstrip().endswith("?") for text in responses]),
+        words=fmean(len(text.split()) for text in responses),
+        cut=_share([head != text for head, text in zip(heads, responses, strict=True)]),
+        hidden_question=_share(["?" in text and "?" not in head for head, text in zip(heads, responses, strict=True)]),
+        distinct=len(set(responses)) / len(responses),
+        most_common=_most_common(responses),
+        openings=len(set(openings)) / len(responses),
+        most_common_opening=_most_common(openings),
+        named=len(named) / len(known) if known else None,
+        named_right=_share([found == emotion for found, emotion in named]) if named else None,
+    )
