@@ -202,7 +202,7 @@ class Engine:
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        yield from (piece for piece in streamer if piece)
+        yield from _stripped(piece for piece in streamer if piece)
         thread.join()
         if failure:
             raise failure[0]
@@ -243,6 +243,18 @@ class Engine:
                 on_batch(batch, done)
         assert all(r is not None for r in replies)
         return replies  # type: ignore[return-value]
+
+
+def _stripped(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces without white space at the ends of the whole: what `read_answers` cuts off as well."""
+    begun, held = False, ""
+    for piece in pieces:
+        text = held + piece if begun else piece.lstrip()
+        held = text[len(text.rstrip()) :]
+        text = text.rstrip()
+        if text:
+            begun = True
+            yield text
 
 
 def _reply(estimate: Estimate, answer: Answer) -> Reply:
