@@ -22,7 +22,7 @@ from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfi
 from re_llm.model.emotion_encoder import EmotionEncoder, checkpoint_weights, head_outputs
 from re_llm.model.hub import locate
 from re_llm.model.speech_encoder import SpeechEncoder
-from re_llm.model.weights import LORA_WEIGHTS, load_into, read_file, read_weights
+from re_llm.model.weights import load_into, read_weights
 
 log = logging.getLogger(__name__)
 Name = str | os.PathLike[str]
@@ -234,7 +234,9 @@ def continue_from(model: Any, folder: Path, *, fresh_adapter: bool = False, scal
     if model.ctc_blank is not None and "ctc_blank" in weights:
         model.ctc_blank.data.copy_(weights["ctc_blank"])
     if model.config.lora is not None and config.lora is not None:
-        partial_lora.load_weights(model.language_model, read_file(folder / LORA_WEIGHTS), str(folder / LORA_WEIGHTS))
+        from re_llm.model.storage import lora_weights
+
+        partial_lora.load_weights(model.language_model, *lora_weights(folder))
 
 
 def _continue_adapter(model: Any, config: ReLlmConfig, weights: dict[str, Tensor], folder: Path, scale: float) -> None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -27,18 +25,18 @@ from transformers.initialization import no_init_weights
 from re_llm.errors import RellmError
 from re_llm.model import losses, partial_lora
 from re_llm.model.adapter import Subsampler
-from re_llm.model.configuration import DIMENSIONS, LoraSettings, ReLlmConfig
+from re_llm.model.configuration import DIMENSIONS, ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder, align_frames
 from re_llm.model.outputs import EncodedAudio, ReLlmOutput, SpeechTokens
 from re_llm.model.rows import pack_rows, positions, row_bounds
 from re_llm.model.speech_encoder import SpeechEncoder
+from re_llm.model.trainable import TrainableModel
 
-TRAINABLE = ("adapter", "heads", "lora", "speech_encoder", "llm")
 AUDIO_INPUTS = ("input_features", "feature_lengths", "emotion_values", "emotion_lengths", "encoded")
 SPEECH_INPUTS = (*AUDIO_INPUTS, "speech_embeddings", "speech_lengths")
 
 
-class ReLlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
     """A chat LLM that hears what is said and how (RE-LLM section II).
 
     Use `from_pretrained` for a checkpoint and `from_components` for a fresh model. The constructor builds the parts
@@ -51,7 +49,6 @@ class ReLlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     config_class = ReLlmConfig
     main_input_name = "input_ids"
-    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -178,13 +175,15 @@ class ReLlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 default those that predict a label, and without labels all of them.
 
         Raises:
-            RellmError: the placeholders do not match the audio, or padding stands inside a row.
+            RellmError: the placeholders do not match the audio, padding stands inside a row, or a row is longer than
+                the LLM's positions reach.
         """
         speech = None
         if any(value is not None for value in (input_features, encoded)):
             speech = self.encode_speech(input_features, feature_lengths, emotion_values, emotion_lengths, encoded)
         elif speech_embeddings is not None and speech_lengths is not None:
             speech = SpeechTokens(speech_embeddings, speech_lengths, speech_embeddings.new_empty(0))
+        self._refuse_too_long(input_ids.shape[1] + (past_key_values.get_seq_length() if past_key_values else 0))
         placeholders = self._placeholders(input_ids, speech, past_key_values)
         if labels is not None and logits_at is None:
             logits_at = nn.functional.pad(labels[:, 1:] != losses.IGNORE, (0, 1))
@@ -263,6 +262,14 @@ class ReLlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise RellmError(f"the rows hold {int(found.sum())} speech placeholders, but no audio was given")
         return None
 
+    def _refuse_too_long(self, length: int) -> None:
+        limit = getattr(self.config.text_config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and length > limit:
+            raise RellmError(
+                f"a row of {length} tokens, and this LLM was trained up to {limit}",
+                todo="Shorten the conversation or the recording, or lower max_new_tokens",
+            )
+
     def _embed(self, input_ids: Tensor, placeholders: Tensor | None, speech: SpeechTokens | None) -> Tensor:
         """Input embeddings [R, L, D]. The placeholder's id may lie outside of the LLM's vocabulary."""
         embed = self.language_model.get_input_embeddings()
@@ -284,90 +291,6 @@ class ReLlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             yield
         finally:
             handle.remove()
-
-    # --- training ----------------------------------------------------------------------------------------------
-
-    @property
-    def _hearing_is_trained(self) -> bool:
-        return any(p.requires_grad for p in self.speech_encoder.parameters())
-
-    def add_lora(self, settings: LoraSettings) -> None:
-        """Puts LoRA layers into the LLM; they start as identity.
-
-        Raises:
-            RellmError: there are some already, or a target does not exist.
-        """
-        if self.config.lora is not None and self.partial_lora.layers:
-            raise RellmError("this model has LoRA layers already")
-        partial_lora.inject(self.language_model, settings)
-        self.partial_lora = partial_lora.PartialLora(self.language_model, settings.scope)
-        self.config.lora = settings.as_dict()
-
-    def add_ctc_blank(self) -> None:
-        """Adds the learned blank of the `adapter_ctc` loss, if there is none yet; it is trained with the adapter."""
-        if self.ctc_blank is None:
-            self.config.ctc_blank = True
-            self.ctc_blank = nn.Parameter(torch.zeros(self.config.llm_width, device=self.device))
-
-    def set_trainable(self, parts: Iterable[str]) -> None:
-        """Exactly these parts of TRAINABLE need gradients; the emotion encoder never does.
-
-        A component that is trained is stored in the checkpoint from then on.
-
-        Raises:
-            RellmError: an unknown part.
-        """
-        chosen = set(parts)
-        unknown = sorted(chosen - set(TRAINABLE))
-        if unknown:
-            raise RellmError(f"there is no part {unknown[0]!r} to train", allowed=", ".join(TRAINABLE))
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(self._part_of(name) in chosen)
-        for part, component in (("llm", "llm"), ("speech_encoder", "speech_encoder")):
-            if part in chosen:
-                self.component_sources[component] = None
-        self.train(self.training)
-
-    @staticmethod
-    def _part_of(name: str) -> str:
-        if name.startswith("language_model."):
-            return "lora" if ".lora_" in name else "llm"
-        if name.startswith(("emotion_head.", "dimension_head.")):
-            return "heads"
-        if name == "speech_encoder.whisper.embed_positions.weight":
-            return "fixed"  # Whisper's sinusoids
-        if name == "ctc_blank":
-            return "adapter"
-        return name.split(".")[0]
-
-    def train(self, mode: bool = True) -> ReLlmForConditionalGeneration:
-        """Train or eval mode; frozen encoders stay in eval mode."""
-        super().train(mode)
-        if mode and not self._hearing_is_trained:
-            self.speech_encoder.eval()
-        return self
-
-    def _set_gradient_checkpointing(
-        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any
-    ) -> None:
-        if enable:
-            if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant", False):
-                raise RellmError(
-                    "gradient checkpointing with use_reentrant=True recomputes without the LoRA mask",
-                    todo="Set use_reentrant to false",
-                )
-            contexts = self._checkpoint_contexts
-            gradient_checkpointing_func = partial(gradient_checkpointing_func, use_reentrant=False, context_fn=contexts)
-        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
-
-    def _checkpoint_contexts(self) -> Any:
-        return self.partial_lora.checkpoint_contexts()
-
-    def merge_lora(self) -> None:
-        """Adds the LoRA weights to the LLM's own; only for LoRA of scope `global`."""
-        settings = self.config.lora_settings
-        if settings is not None:
-            partial_lora.merge(self.language_model, settings.scope)
 
     # --- files -------------------------------------------------------------------------------------------------
 

@@ -30,8 +30,15 @@ from re_llm.model.hub import locate
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.weights import LORA_CONFIG, LORA_WEIGHTS, check_same, read_file, read_weights
 
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 _PREFIXES = {"llm": "language_model.", "speech_encoder": "speech_encoder.", "emotion_encoder": "emotion_encoder."}
-_MODEL_NAMES = ("model*.safetensors", "model.safetensors.index.json")
+_WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json", LORA_CONFIG, LORA_WEIGHTS)
+_LORA_FOLDER = "lora"  # on the hub; see `push`
+# What AutoModel passes along and what has no meaning here.
+_PASSED_OVER = {
+    "_from_auto", "adapter_kwargs", "code_revision", "force_download", "low_cpu_mem_usage", "proxies",
+    "trust_remote_code", "use_safetensors",
+}  # fmt: skip
 
 
 def save(
@@ -58,16 +65,25 @@ def save(
     target.mkdir(parents=True, exist_ok=True)
     state = model.state_dict() if state_dict is None else state_dict
     named = {} if self_contained else {k: v for k, v in model.component_sources.items() if v is not None}
-    for pattern in _MODEL_NAMES:  # a former save may have had more shards
-        for old in target.glob(pattern):
-            old.unlink()
-    save_torch_state_dict(
-        own_weights(model, state, named), target, max_shard_size=max_shard_size, metadata={"format": "pt"}
-    )
-    _save_lora(model, state, named, target)
+    with tempfile.TemporaryDirectory(dir=target) as new:  # a crash while writing leaves the former files whole
+        weights = own_weights(model, state, named)
+        save_torch_state_dict(weights, new, max_shard_size=max_shard_size, metadata={"format": "pt"})
+        _save_lora(model, state, named, Path(new), target)
+        _replace(Path(new), target)
     _save_config(model, named, target)
     if push_to_hub:
         push(model, hub.pop("repo_id", target.name), **hub)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Moves written files into their place; those of a former save that had more of them go."""
+    written = {path.name for path in new.iterdir()}
+    for pattern in _WEIGHT_FILES:
+        for old in target.glob(pattern):
+            if old.name not in written:
+                old.unlink()
+    for name in written:
+        os.replace(new / name, target / name)
 
 
 def push(
@@ -80,6 +96,9 @@ def push(
 ) -> str:
     """Uploads a checkpoint to the hub; components that come from local folders are stored in it.
 
+    The PEFT files go to the subfolder `lora`: at the top of a repository they would make AutoModel load the LLM that
+    they name instead of the whole model. PEFT reads them with `subfolder="lora"`.
+
     Returns:
         the address of the commit.
     """
@@ -90,8 +109,27 @@ def push(
     local = any(source is not None and os.path.isabs(source) for source in model.component_sources.values())
     with tempfile.TemporaryDirectory() as folder:
         save(model, folder, self_contained=local)
+        _move_lora(Path(folder))
         message = commit_message or "Upload a RE-LLM checkpoint"
         return str(hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message).commit_url)
+
+
+def _move_lora(folder: Path) -> None:
+    for name in (LORA_CONFIG, LORA_WEIGHTS):
+        if (folder / name).is_file():
+            (folder / _LORA_FOLDER).mkdir(exist_ok=True)
+            os.replace(folder / name, folder / _LORA_FOLDER / name)
+
+
+def lora_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
+    """The PEFT weights of a checkpoint, and the name of their file.
+
+    Raises:
+        RellmError: the file is missing or truncated.
+    """
+    moved = folder / _LORA_FOLDER / LORA_WEIGHTS
+    path = moved if moved.is_file() else folder / LORA_WEIGHTS
+    return read_file(path), str(path)
 
 
 def _save_config(model: Any, named: Mapping[str, str], target: Path) -> None:
@@ -125,18 +163,16 @@ def tied_names(model: Any) -> set[str]:
     return {f"language_model.{key}" for key in getattr(model.language_model, "all_tied_weights_keys", None) or {}}
 
 
-def _save_lora(model: Any, state: Mapping[str, Tensor], named: Mapping[str, str], target: Path) -> None:
+def _save_lora(model: Any, state: Mapping[str, Tensor], named: Mapping[str, str], new: Path, target: Path) -> None:
     if model.config.lora is None:
-        for name in (LORA_CONFIG, LORA_WEIGHTS):
-            (target / name).unlink(missing_ok=True)
         return
     below = {k.removeprefix("language_model."): v for k, v in state.items() if k.startswith("language_model.")}
     weights = {key: value.contiguous() for key, value in partial_lora.split_weights(below)[1].items()}
-    save_file(weights, target / LORA_WEIGHTS, metadata={"format": "pt"})
+    save_file(weights, new / LORA_WEIGHTS, metadata={"format": "pt"})
     config = copy.copy(model.language_model.peft_config[partial_lora.ADAPTER_NAME])
     config.inference_mode = True
     config.base_model_name_or_path = _relative(named.get("llm"), target)
-    config.save_pretrained(target)
+    config.save_pretrained(new)
 
 
 def load(
@@ -164,7 +200,11 @@ def load(
     Raises:
         RellmError: a file or tensor is missing, truncated or of another shape; names it.
     """
-    download = {key: kwargs.get(key) for key in ("revision", "token", "cache_dir", "local_files_only")}
+    unknown = sorted(set(kwargs) - _PASSED_OVER - set(_HUB_OPTIONS) - {"torch_dtype"})
+    if unknown:
+        raise RellmError(f"from_pretrained takes no option {unknown[0]!r} here", todo="Leave it out")
+    dtype = kwargs.get("torch_dtype", dtype)
+    download = {key: kwargs.get(key) for key in _HUB_OPTIONS}
     folder = locate(name, **download)
     config = config if config is not None else components.read_config(folder)
     if not isinstance(config, ReLlmConfig):
@@ -178,10 +218,9 @@ def load(
         config.lora = None
         model.add_lora(settings)
     load_trained(model, folder)
-    model.to(kind)
-    for key, parameter in model.named_parameters():
-        if trainable_dtype is not None and model._part_of(key) in ("adapter", "heads", "lora"):
-            parameter.data = parameter.data.to(trainable_dtype)
+    for key, parameter in model.named_parameters():  # not the buffers: rotary frequencies stay exact
+        learns = trainable_dtype is not None and model._part_of(key) in ("adapter", "heads", "lora")
+        parameter.data = parameter.data.to(trainable_dtype if learns else kind)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     model.set_trainable(("adapter", "heads", "lora"))
@@ -237,7 +276,7 @@ def load_trained(model: Any, folder: str | os.PathLike[str]) -> None:
     model.load_state_dict(_with_lora_names(model, weights), strict=False)
     model.language_model.tie_weights()
     if model.config.lora is not None:
-        partial_lora.load_weights(model.language_model, read_file(place / LORA_WEIGHTS), str(place / LORA_WEIGHTS))
+        partial_lora.load_weights(model.language_model, *lora_weights(place))
 
 
 def _with_lora_names(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

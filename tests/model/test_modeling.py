@@ -201,6 +201,15 @@ def test_padding_inside_a_row_is_refused(pair):
         model(**rows)
 
 
+def test_rows_beyond_the_llms_positions_are_refused(pair):
+    model, processor = pair
+    with pytest.raises(RellmError, match="a row of 600 tokens, and this LLM was trained up to 512"):
+        model(**processor.pad_rows([[5] * 600]))
+    near = processor.pad_rows([[5] * 510])
+    with pytest.raises(RellmError, match="a row of 513 tokens"):
+        model.generate(**near, max_new_tokens=8, min_new_tokens=8)
+
+
 def test_missing_emotion_input_is_refused(pair):
     model, processor = pair
     batch = processor(text=TEXTS, audio=WAVES)

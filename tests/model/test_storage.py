@@ -107,6 +107,8 @@ def test_dtypes(world, batch, tmp_path):
     kinds = {mixed._part_of(name): p.dtype for name, p in mixed.named_parameters()}
     assert kinds["lora"] == kinds["adapter"] == kinds["heads"] == torch.float32
     assert kinds["llm"] == kinds["emotion_encoder"] == torch.bfloat16
+    rotary = half.language_model.model.rotary_emb.inv_freq
+    assert rotary.dtype == torch.float32  # rounded, positions would drift
     with torch.no_grad():
         exact = ReLlmForConditionalGeneration.from_pretrained(tmp_path)(**batch).logits
         for model in (half, mixed):
@@ -124,6 +126,52 @@ def test_load_trained_resumes_adapter_heads_and_lora(world, batch, tmp_path):
     assert not same(model, other, batch)
     other.load_trained(tmp_path)
     assert same(model, other, batch)
+
+
+def test_a_crash_while_writing_leaves_the_former_checkpoint(world, batch, tmp_path, monkeypatch):
+    from re_llm.model import storage
+
+    model = world.model()
+    model.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = world.model()
+    other.emotion_head.weight.data += 1.0
+
+    def out_of_disk(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(storage, "save_file", out_of_disk)
+    with pytest.raises(OSError, match="no space"):
+        other.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_is_pushed_stands_alone(world, batch, tmp_path, monkeypatch):
+    """The hub is not reached: what would be uploaded is copied, and read as transformers and PEFT read a repository."""
+    import huggingface_hub
+    from peft import PeftModel
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    class Hub:
+        def __init__(self, token=None): ...
+
+        def create_repo(self, repo_id, **_):
+            return type("Repo", (), {"repo_id": f"someone/{repo_id}"})
+
+        def upload_folder(self, repo_id, folder_path, **_):
+            shutil.copytree(folder_path, tmp_path / repo_id)
+            return type("Commit", (), {"commit_url": f"https://hub/{repo_id}"})
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    model = world.model()
+    assert model.push_to_hub("heard") == "https://hub/someone/heard"
+    repository = tmp_path / "someone" / "heard"
+    assert not (repository / "adapter_config.json").exists()
+    assert json.loads((repository / "config.json").read_text())["components"]["llm"] is None
+    assert same(model, AutoModel.from_pretrained(repository), batch)
+    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world.llm), repository, subfolder="lora")
+    name = "model.layers.0.self_attn.q_proj.lora_B.default.weight"
+    assert torch.equal(stock.base_model.model.get_parameter(name), model.language_model.get_parameter(name))
 
 
 # --- continuing from an earlier stage ---
@@ -268,6 +316,11 @@ def test_names_that_are_no_folders(world, tmp_path):
         read(world.llm)
     with pytest.raises(RellmError, match="holds a qwen2 model"):
         ReLlmForConditionalGeneration.from_components(world.llm, world.llm)
+
+
+def test_an_option_that_would_be_ignored_is_refused(checkpoint):
+    with pytest.raises(RellmError, match="takes no option 'quantization_config'"):
+        ReLlmForConditionalGeneration.from_pretrained(checkpoint, quantization_config={})
 
 
 def test_options_that_contradict_each_other(world):
