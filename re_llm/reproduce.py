@@ -22,6 +22,7 @@ from re_llm.errors import RellmError
 from re_llm.provenance import provenance, write_provenance
 
 Say = Callable[[str], None]
+MINI_ROOTS = {"common_voice": "speech/en"}  # where the miniature world puts a corpus that is not named after its reader
 
 
 @dataclass
@@ -77,8 +78,7 @@ class Run:
         """Folder of a corpus; the miniature's are rendered once per scale."""
         if corpus.root != "mini":
             return Path(corpus.root)
-        reader = "speech" if corpus.reader == "common_voice" else corpus.reader
-        return self.world / f"x{corpus.scale:g}" / reader
+        return self.world / f"x{corpus.scale:g}" / MINI_ROOTS.get(corpus.reader, corpus.reader)
 
     def write_world(self) -> None:
         """Renders the miniature's corpora that the recipe names; finished ones are skipped."""
@@ -86,8 +86,9 @@ class Run:
             if options.root == "mini":
                 from re_llm.mini.layouts import write_world
 
-                root = self.root(options)
-                write_world(root.parent, corpora=[root.name], scale=options.scale, workers=self.recipe.workers)
+                name = MINI_ROOTS.get(options.reader, options.reader).split("/")[0]
+                root = self.world / f"x{options.scale:g}"
+                write_world(root, corpora=[name], scale=options.scale, workers=self.recipe.workers)
 
     def prepare(self) -> None:
         """Manifests of all corpora, with pseudo V/A/D where the recipe asks for it."""
