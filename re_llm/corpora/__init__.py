@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from re_llm.corpora.base import CorpusInfo, Filters, Reader, Scan
-from re_llm.corpora.run import PrepareReport, VadEstimator, run
+from re_llm.corpora.run import PrepareReport, VadEstimator
+from re_llm.corpora.run import run as _run
 from re_llm.errors import RellmError
 from re_llm.manifest import Problem
 
@@ -97,7 +98,7 @@ def prepare(
         RellmError: unknown corpus, protocol or option; a root that is not this corpus; not one utterance found.
     """
     info, reader = get(name)
-    return run(
+    return _run(
         info,
         reader,
         Path(root),
