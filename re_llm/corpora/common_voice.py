@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from re_llm.audio import SUFFIXES
 from re_llm.corpora.base import CorpusInfo, Scan
 from re_llm.corpora.files import read_table
 from re_llm.errors import RellmError
@@ -49,7 +50,8 @@ def read(scan: Scan) -> Iterator[Utterance]:
             if not row["path"] or not row["sentence"]:
                 scan.problem(table, "no path or no sentence", line)
                 continue
-            file = row["path"] if row["path"].endswith(".mp3") else row["path"] + ".mp3"
+            # Releases before 5.0 name the clips without `.mp3`; tables of one's own may name other formats.
+            file = row["path"] if Path(row["path"]).suffix.lower() in SUFFIXES else row["path"] + ".mp3"
             yield Utterance(
                 key=f"common_voice-{Path(file).stem}",
                 corpus="common_voice",
