@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from re_llm.evaluate.ser import _ua, encode
 
 # Pairs without a difference are left out before ranking (Wilcoxon's own treatment, and the one the paper's tools use).
 ZERO_METHOD = "wilcox"
-RESAMPLES = 10_000
+RESAMPLES = 4000
+DRAWS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,15 @@ def ua_difference(
     second: Sequence[str | None],
     labels: Sequence[str],
     *,
+    items: Sequence[str] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> UaDifference:
     """Paired bootstrap: the same items are drawn for both systems.
+
+    Args:
+        items: name of each item; those of one name (one utterance, several training seeds) are drawn together, for
+            they are no independent evidence.
 
     Raises:
         RellmError: a reference is not in the label set.
@@ -92,17 +99,36 @@ def ua_difference(
     truth, one = encode(references, first, labels)
     _, two = encode(references, second, labels)
     size, width = len(labels), len(labels) + 1
-    # Items with the same reference and the same two answers are alike: drawing their counts draws the items.
-    joint = np.bincount((truth * width + one) * width + two, minlength=size * width * width)
-    cube = joint.reshape(size, width, width)
-    draws = np.random.default_rng(seed).multinomial(len(truth), joint / joint.sum(), size=resamples)
-    cubes = draws.reshape(resamples, size, width, width)
+    cells = (truth * width + one) * width + two
+    shape = (size, width, width)
+    cube = np.bincount(cells, minlength=size * width * width).reshape(shape)
+    rng = np.random.default_rng(seed)
+    if items is None or len(set(items)) == len(items):
+        # Items with the same reference and the same two answers are alike: drawing their counts draws the items.
+        draws = rng.multinomial(len(cells), cube.ravel() / len(cells), size=resamples)
+    else:
+        draws = _draw_together(cells, items, cube.size, rng, resamples)
+    cubes = draws.reshape(resamples, *shape)
     gaps = _ua(cubes.sum(axis=3)) - _ua(cubes.sum(axis=2))
     low, high = np.quantile(gaps, [0.025, 0.975])
     p = min(1.0, 2 * float(min((gaps <= 0).mean(), (gaps >= 0).mean())))
     difference = float(_ua(cube.sum(axis=2)) - _ua(cube.sum(axis=1)))
     # A bootstrap of n resamples cannot tell a p below 1/n from 1/n.
     return UaDifference(difference, (float(low), float(high)), max(p, 1 / resamples), len(truth))
+
+
+def _draw_together(
+    cells: npt.NDArray[np.int64], items: Sequence[str], width: int, rng: np.random.Generator, resamples: int
+) -> npt.NDArray[np.int64]:
+    """Counts of the cells when whole items are drawn: [resamples, width]."""
+    names, index = np.unique(np.asarray(items), return_inverse=True)
+    block = max(1, DRAWS_AT_ONCE // len(names))
+    out = []
+    for start in range(0, resamples, block):
+        count = min(block, resamples - start)
+        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
+        out += [np.bincount(cells, row[index], minlength=width) for row in times]
+    return np.stack(out).astype(np.int64)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,0 +1,256 @@
+"""Scores of many files as one table: systems by corpora by metrics, paired items, spread over seeds.
+
+The names of the systems of Table I live here; systems of any other name stand after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from re_llm.errors import RellmError
+from re_llm.evaluate.epitome import MECHANISMS
+from re_llm.evaluate.page import Value
+from re_llm.evaluate.ser import label_order
+from re_llm.evaluate.significance import UaDifference, WilcoxonResult, holm, ua_difference, wilcoxon
+from re_llm.records import Score, read_numbered
+
+SYSTEMS = {
+    "text": "Text + LLM",
+    "cascade": "Whisper + LLM",
+    "text-label": "Text + LLM + emotion label",
+    "blsp-emo": "BLSP-Emo w/o fine-tuning",
+    "blsp-emo-ft": "BLSP-Emo fine-tuned",
+    "re-llm": "RE-LLM",
+    "re-llm-no-dim": "RE-LLM w/o dimensional task",
+    "re-llm-no-encoder": "RE-LLM w/o emotion encoder",
+}
+DEFAULT_BASELINE = "blsp-emo-ft"
+CORPORA = {"iemocap": "IEMOCAP", "esd": "ESD", "msp_podcast": "MSP-Podcast"}
+NO_CORPUS = "replies"
+GROUP_KEY = "*"
+
+# RE-LLM paper, Table I: ER and Ex as mean over items, UA. For orientation only.
+PAPER = {
+    "text": ((1.782, 1.609, 1.704), (0.607, 0.504, 0.397), None),
+    "cascade": ((1.723, 1.681, 1.628), (0.602, 0.592, 0.420), None),
+    "text-label": ((1.820, 1.730, 1.740), (0.885, 1.136, 0.577), None),
+    "blsp-emo": ((1.780, 1.740, 1.775), (0.791, 0.820, 0.467), (0.712, 0.960, 0.574)),
+    "blsp-emo-ft": ((1.771, 1.730, 1.576), (0.780, 1.098, 0.521), (0.728, 0.968, 0.664)),
+    "re-llm": ((1.805, 1.847, 1.852), (0.822, 1.206, 0.639), (0.766, 0.983, 0.643)),
+    "re-llm-no-dim": ((1.856, 1.851, 1.889), (0.763, 1.029, 0.739), (0.745, 0.989, 0.664)),
+    "re-llm-no-encoder": ((1.808, 1.730, 1.546), (0.808, 1.114, 0.546), (0.729, 0.968, 0.661)),
+}
+
+
+def system_title(system: str) -> str:
+    """Title of a system in the tables; its own name for one that is not of Table I."""
+    return SYSTEMS.get(system, system)
+
+
+def corpus_title(corpus: str) -> str:
+    return CORPORA.get(corpus, corpus)
+
+
+def _order(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    return sorted(names, key=lambda n: (known.index(n) if n in known else len(known), n))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one system on one corpus.
+
+    Attributes:
+        mean, std: over all items (of all seeds); std is None for UA.
+        seeds: mean of every seed; seed_spread: their standard deviation, None with one seed.
+        interval: 95 % bootstrap interval (UA with one seed), None else.
+    """
+
+    mean: float
+    std: float | None
+    items: int
+    seeds: tuple[float, ...]
+    interval: tuple[float, float] | None = None
+
+    @property
+    def seed_spread(self) -> float | None:
+        return stdev(self.seeds) if len(self.seeds) > 1 else None
+
+
+def show_cell(cell: Cell, *, best: bool = False, test: str = "") -> Value:
+    """A cell of the report: mean and standard deviation; beneath them the spread over seeds or the interval."""
+    text = f"{cell.mean:.3f}" + (f" ({cell.std:.2f})" if cell.std is not None else "")
+    notes = [test] if test else []
+    if cell.seed_spread is not None:
+        notes.insert(0, f"± {cell.seed_spread:.3f}")
+    elif cell.interval:
+        notes.insert(0, f"[{cell.interval[0]:.3f}, {cell.interval[1]:.3f}]")
+    return Value(text, "; ".join(notes), best)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A system against the baseline on one corpus and metric, paired by item; `holm_p` holds for all gains together."""
+
+    system: str
+    corpus: str
+    metric: str
+    baseline: str
+    test: WilcoxonResult | UaDifference
+    holm_p: float
+
+
+Items = dict[tuple[str, int | None], float]
+
+
+@dataclass
+class ScoreTable:
+    """All scores. `items`: by (system, corpus, metric), value of every (key, seed); `groups`: rows with key `*`."""
+
+    items: dict[tuple[str, str, str], Items] = field(default_factory=dict)
+    answers: dict[tuple[str, str], dict[tuple[str, int | None], tuple[str, str | None]]] = field(default_factory=dict)
+    groups: dict[tuple[str, str, int | None, str], Score] = field(default_factory=dict)
+
+    @property
+    def systems(self) -> list[str]:
+        names = {key[0] for key in self.items} | {key[0] for key in self.groups}
+        return _order(names, list(SYSTEMS))
+
+    @property
+    def corpora(self) -> list[str]:
+        names = {key[1] for key in self.items} | {key[1] for key in self.groups}
+        return _order(names, list(CORPORA))
+
+    def seeds(self) -> list[int]:
+        """Seeds that the scores were made with, where they say so."""
+        found = {seed for values in self.items.values() for _, seed in values}
+        return sorted(seed for seed in found if seed is not None)
+
+    def groups_of(self, system: str, corpus: str, metric: str) -> list[Score]:
+        """The group rows of one cell, by seed."""
+        rows = [row for (s, c, _, m), row in self.groups.items() if (s, c, m) == (system, corpus, metric)]
+        return sorted(rows, key=lambda row: (row.seed is not None, row.seed or 0))
+
+    def cell(self, system: str, corpus: str, metric: str) -> Cell | None:
+        """The numbers of one cell of a table; None where there are none."""
+        if metric in MECHANISMS:
+            values = self.items.get((system, corpus, metric))
+            if not values:
+                return None
+            by_seed: dict[int | None, list[float]] = {}
+            for (_, seed), value in values.items():
+                by_seed.setdefault(seed, []).append(value)
+            every = list(values.values())
+            spread = stdev(every) if len(every) > 1 else 0.0
+            return Cell(fmean(every), spread, len(every), tuple(fmean(v) for v in by_seed.values()))
+        rows = [row for row in self.groups_of(system, corpus, metric) if row.value is not None]
+        if not rows:
+            return None
+        seeds = tuple(row.value for row in rows if row.value is not None)
+        extra = rows[0].model_extra or {}
+        interval = tuple(extra["interval"]) if len(rows) == 1 and "interval" in extra else None
+        items = sum((row.model_extra or {}).get("count", 0) for row in rows)
+        return Cell(fmean(seeds), None, items, seeds, interval)
+
+    def best(self, corpus: str, metric: str) -> set[str]:
+        """The systems with the highest mean, more than one when they tie to three decimals."""
+        cells = {system: self.cell(system, corpus, metric) for system in self.systems}
+        means = {system: round(cell.mean, 3) for system, cell in cells.items() if cell}
+        return {system for system, mean in means.items() if mean == max(means.values())} if len(means) > 1 else set()
+
+    def paired(self, system: str, baseline: str, corpus: str, metric: str) -> tuple[list[float], list[float]]:
+        """Scores of both systems on the items that both have; an item's seeds are averaged first."""
+        sides = []
+        for name in (system, baseline):
+            by_key: dict[str, list[float]] = {}
+            for (key, _), value in self.items.get((name, corpus, metric), {}).items():
+                by_key.setdefault(key, []).append(value)
+            sides.append({key: fmean(values) for key, values in by_key.items()})
+        shared = [key for key in sides[0] if key in sides[1]]
+        return [sides[0][key] for key in shared], [sides[1][key] for key in shared]
+
+    def _ua_gain(self, system: str, baseline: str, corpus: str) -> UaDifference | None:
+        ours, theirs = self.answers.get((system, corpus), {}), self.answers.get((baseline, corpus), {})
+        shared = [item for item in ours if item in theirs and ours[item][0] == theirs[item][0]]
+        if not shared:
+            return None
+        references = [ours[item][0] for item in shared]
+        return ua_difference(
+            references,
+            [ours[item][1] for item in shared],
+            [theirs[item][1] for item in shared],
+            label_order(set(references)),
+            items=[key for key, _ in shared],
+        )
+
+    def gains(self, baseline: str, metrics: Sequence[str] = ("ER", "EX", "UA")) -> list[Gain]:
+        """Every system against the baseline, on every corpus and metric that both have; p-values Holm-corrected."""
+        found: list[tuple[str, str, str, WilcoxonResult | UaDifference]] = []
+        for corpus in self.corpora:
+            for metric in metrics:
+                for system in self.systems:
+                    if system == baseline:
+                        continue
+                    test: WilcoxonResult | UaDifference | None
+                    if metric == "UA":
+                        test = self._ua_gain(system, baseline, corpus)
+                    else:
+                        ours, theirs = self.paired(system, baseline, corpus, metric)
+                        test = wilcoxon(ours, theirs) if ours else None
+                    if test:
+                        found.append((system, corpus, metric, test))
+        corrected = holm([test.p for *_, test in found])
+        return [Gain(s, c, m, baseline, test, p) for (s, c, m, test), p in zip(found, corrected, strict=True)]
+
+
+def choose_baseline(table: ScoreTable, baseline: str | None) -> str | None:
+    """The named baseline; without a name the fine-tuned BLSP-Emo if it was scored, else none.
+
+    Raises:
+        RellmError: the named system has no scores.
+    """
+    if baseline is None:
+        return DEFAULT_BASELINE if DEFAULT_BASELINE in table.systems else None
+    if baseline not in table.systems:
+        raise RellmError(f"the baseline {baseline!r} has no scores", allowed=", ".join(table.systems))
+    return baseline
+
+
+def read_scores(paths: Sequence[Path]) -> ScoreTable:
+    """All scores of some files.
+
+    Raises:
+        RellmError: a file or a line is broken, nothing is in them, or two lines score the same item; names the line.
+    """
+    table = ScoreTable()
+    for path in paths:
+        for number, row in read_numbered(path, Score):
+            corpus = row.corpus or NO_CORPUS
+            if row.key == GROUP_KEY:
+                where: dict[Any, Any] = table.groups
+                place: Any = (row.system, corpus, row.seed, row.metric)
+                what: Any = row
+            else:
+                where = table.items.setdefault((row.system, corpus, row.metric), {})
+                place, what = (row.key, row.seed), row.value
+            if place in where:
+                raise RellmError(
+                    f"{path}:{number}: {row.metric} of {row.key!r} was read before "
+                    f"(system {row.system}, corpus {corpus}, seed {row.seed})",
+                    todo="Give every scores file once; scores of other seeds need their `seed`",
+                )
+            if what is not None:
+                where[place] = what
+            if row.metric == "SER" and row.key != GROUP_KEY:
+                extra = row.model_extra or {}
+                if "reference" in extra:
+                    answers = table.answers.setdefault((row.system, corpus), {})
+                    answers[(row.key, row.seed)] = (extra["reference"], extra.get("named"))
+    if not table.items and not table.groups:
+        raise RellmError(
+            "the scores files hold no scores", todo="Score replies first: re-llm score REPLIES --out SCORES"
+        )
+    return table

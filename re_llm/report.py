@@ -1,0 +1,269 @@
+"""`re-llm report`: scores and replies in, Table I with its tests, audits, pictures and examples out.
+
+Writes `report.html` (one self-contained file), `report.md`, `figures/` and `results.json` (the numbers, for machines).
+Every gain states its baseline, and the known weaknesses of the scores stand beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from re_llm.errors import RellmError
+from re_llm.evaluate import page
+from re_llm.evaluate.empathy_small import SmallScorer
+from re_llm.evaluate.epitome import MECHANISMS, WEAKNESSES
+from re_llm.evaluate.page import NONE, Block, Heading, Items, Paragraph, Table, Value, quote
+from re_llm.evaluate.picture_sections import level_blocks, recognition_blocks
+from re_llm.evaluate.reply_sections import Replies, audit_blocks, example_blocks, read_replies
+from re_llm.evaluate.significance import WilcoxonResult
+from re_llm.evaluate.tables import (
+    CORPORA,
+    PAPER,
+    SYSTEMS,
+    Gain,
+    ScoreTable,
+    choose_baseline,
+    corpus_title,
+    read_scores,
+    show_cell,
+    system_title,
+)
+from re_llm.provenance import file_hash
+from re_llm.records import disk_error
+
+TABLE_I = ("ER", "EX", "UA")
+TITLES = {"ER": "ER", "EX": "Ex", "IP": "IP", "UA": "UA", "WA": "WA", "F1": "macro-F1", "UNPARSABLE": "unparsable"}
+MIN_ITEMS = 30
+
+
+def write_report(
+    scores: Sequence[Path],
+    replies: Sequence[Path],
+    out_dir: Path,
+    *,
+    baseline: str | None = None,
+    title: str = "Report",
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes the report of some scores and the replies that they are of.
+
+    Args:
+        replies: may be empty; then the report has no audits and no examples.
+        baseline: system that the others are tested against; None for the fine-tuned BLSP-Emo if it was scored.
+        provenance: what the reader needs to make the numbers again (`re_llm.provenance.provenance`).
+
+    Returns:
+        Path of the HTML page.
+
+    Raises:
+        RellmError: a file is broken or holds nothing, or the baseline has no scores.
+    """
+    out = Path(out_dir)
+    table = read_scores([Path(path) for path in scores])
+    against = choose_baseline(table, baseline)
+    spoken = read_replies(replies)
+    gains = table.gains(against) if against else []
+    try:
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+        blocks = [
+            Heading(1, quote(title)),
+            *_introduction(table, against),
+            *_table_one(table, gains, against),
+            *_gains(gains, against),
+            *_weaknesses(table),
+            *recognition_blocks(table, out),
+            *level_blocks(table, out),
+            *audit_blocks(spoken),
+            *example_blocks(table, spoken, against),
+            *_paper(),
+            *_provenance({**(provenance or {}), "prompts": _prompts(spoken)}, [*scores, *replies]),
+        ]
+        _write(out / "results.json", json.dumps(_numbers(table, gains, against, title), indent=1) + "\n")
+        _write(out / "report.md", page.markdown_page(blocks))
+        _write(out / "report.html", page.html_page(title, blocks))
+    except OSError as error:
+        raise disk_error(out, error) from error
+    return out / "report.html"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _p(p: float) -> str:
+    return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
+
+
+# ---- the table and its tests ------------------------------------------------------------------------------------
+
+
+def _introduction(table: ScoreTable, baseline: str | None) -> list[Block]:
+    seeds = table.seeds()
+    text = (
+        f"{len(table.systems)} systems on {len(table.corpora)} corpora. **ER** (emotional reactions), **Ex** "
+        "(explorations) and **IP** (interpretations) are EPITOME levels from 0 to 2, **UA** is the unweighted accuracy "
+        "of the emotion that a system names."
+    )
+    test = (
+        f"Tests compare each system with **{system_title(baseline)}** on the same utterances."
+        if baseline
+        else "No baseline was named or found, so nothing is tested."
+    )
+    spread = (
+        f"Seeds: {', '.join(map(str, seeds))}." if len(seeds) > 1 else "One seed: no spread over trainings is known."
+    )
+    return [Paragraph(text), Paragraph(f"{test} {spread}")]
+
+
+def _main_rows(table: ScoreTable, metrics: Sequence[str], gains: Sequence[Gain]) -> list[list[Value | str]]:
+    tests = {(gain.system, gain.corpus, gain.metric): gain for gain in gains}
+    best = {(metric, corpus): table.best(corpus, metric) for metric in metrics for corpus in table.corpora}
+    rows: list[list[Value | str]] = []
+    for system in table.systems:
+        row: list[Value | str] = [quote(system_title(system))]
+        for metric in metrics:
+            for corpus in table.corpora:
+                cell = table.cell(system, corpus, metric)
+                gain = tests.get((system, corpus, metric))
+                p = _p(gain.test.p) if gain else ""
+                row.append(show_cell(cell, best=system in best[metric, corpus], test=p) if cell else NONE)
+        rows.append(row)
+    return rows
+
+
+def _metric_header(table: ScoreTable, metrics: Sequence[str]) -> list[str]:
+    return ["system", *(quote(f"{TITLES[m]} {corpus_title(c)}") for m in metrics for c in table.corpora)]
+
+
+def _table_one(table: ScoreTable, gains: Sequence[Gain], baseline: str | None) -> list[Block]:
+    small = [
+        f"{system_title(s)} on {corpus_title(c)}: {cell.items}"
+        for c in table.corpora for s in table.systems
+        if (cell := table.cell(s, c, "ER") or table.cell(s, c, "UA")) and cell.items < MIN_ITEMS
+    ]  # fmt: skip
+    tests = "p: Wilcoxon signed-rank (ER, Ex) and paired bootstrap (UA) against "
+    against = f"{tests}{system_title(baseline)}; " if baseline else ""
+    blocks: list[Block] = [
+        Heading(2, "Table I"),
+        Table(_metric_header(table, TABLE_I), _main_rows(table, TABLE_I, gains)),
+        Paragraph(
+            "Mean (standard deviation over the replies); the best of a column is marked. Brackets hold 95 % bootstrap "
+            f"intervals of UA, ± is the standard deviation of the means of the seeds. {against}— not measured."
+        ),
+    ]
+    if small:
+        blocks.append(Paragraph(f"Fewer than {MIN_ITEMS} replies, hardly a measurement: " + "; ".join(small) + "."))
+    if any(table.cell(s, c, "IP") for s in table.systems for c in table.corpora):
+        blocks += [Heading(3, "Interpretations"), Table(_metric_header(table, ["IP"]), _main_rows(table, ["IP"], []))]
+    return blocks
+
+
+def _gains(gains: Sequence[Gain], baseline: str | None) -> list[Block]:
+    if not baseline or not gains:
+        return []
+    rows: list[list[Value | str]] = []
+    for gain in gains:
+        test = gain.test
+        if isinstance(test, WilcoxonResult):
+            detail, size = f"{test.nonzero} of {test.pairs} differ", f"r = {test.effect:+.2f}"
+        else:
+            detail, size = f"{test.pairs} pairs", f"[{test.interval[0]:+.3f}, {test.interval[1]:+.3f}]"
+        sure = "yes" if gain.holm_p < 0.05 else "no"
+        rows.append([quote(corpus_title(gain.corpus)), TITLES[gain.metric], quote(system_title(gain.system)),
+                     f"{test.difference:+.3f}", size, detail, _p(test.p), _p(gain.holm_p), sure])  # fmt: skip
+    header = ["corpus", "metric", "system", "difference", "effect", "pairs", "one test", "Holm, all tests", "below .05"]
+    return [
+        Heading(2, "Gains and their baseline"),
+        Paragraph(
+            f"Every difference is **system minus {system_title(baseline)}**, absolute, on the utterances that both "
+            "answered; an utterance's seeds are averaged first."
+        ),
+        Table(header, rows, (0, 1, 2, 5)),
+        Paragraph(
+            "ER and Ex: Wilcoxon signed-rank, two-sided; pairs without a difference are left out before ranking "
+            "(zero_method `wilcox`), the effect is the matched-pairs rank-biserial correlation. UA: paired bootstrap "
+            "over utterances with its 95 % interval. Holm's correction covers all rows of this table together."
+        ),
+    ]
+
+
+def _weaknesses(table: ScoreTable) -> list[Block]:
+    scorers = sorted({(row.model_extra or {}).get("scorer", "") for row in table.groups.values()} - {""})
+    blocks: list[Block] = [Heading(2, "What these scores do not see"), Items(WEAKNESSES)]
+    if scorers:
+        blocks.append(Paragraph(f"Scored by: {', '.join(f'`{name}`' for name in scorers)}. {_skill(scorers)}"))
+    return blocks
+
+
+def _skill(scorers: Sequence[str]) -> str:
+    """How good the shipped scorer is, from the cross-validation that its file carries."""
+    if SmallScorer.name not in scorers:
+        return ""
+    measured = SmallScorer.load().meta["cross_validation"]
+    each = ", ".join(f"{TITLES[m]} {100 * measured[m]['macro_f1']:.1f}" for m in MECHANISMS)
+    return f"The small scorer's macro-F1 in cross-validation on EPITOME's Reddit pairs, in %: {each}."
+
+
+# ---- orientation and provenance ---------------------------------------------------------------------------------
+
+
+def _paper() -> list[Block]:
+    rows: list[list[Value | str]] = []
+    for system, blocks in PAPER.items():
+        cells = [f"{value:.3f}" if block else NONE for block in blocks for value in (block or (0.0,) * 3)]
+        rows.append([SYSTEMS[system], *cells])
+    header = ["system", *(f"{TITLES[m]} {name}" for m in TABLE_I for name in CORPORA.values())]
+    return [
+        Heading(2, "The paper's Table I, for orientation"),
+        Paragraph(
+            "**Not measured here.** As printed in the RE-LLM paper, with its LLM, its data and its scorer; where one "
+            "of them differs above, the numbers are not comparable. The paper's text mixes the baselines of its gains "
+            "(Ex on IEMOCAP against BLSP-Emo without fine-tuning, elsewhere against the fine-tuned one).",
+            aside=True,
+        ),
+        Table(header, rows),
+    ]
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        return [pair for key, each in value.items() for pair in _flat(each, f"{name}.{key}" if name else str(key))]
+    return [(name, json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple) else str(value))]
+
+
+def _prompts(spoken: Replies) -> dict[str, str]:
+    """Which prompt every system answered, where its replies say so: ER and Ex depend on it."""
+    found: dict[str, set[str]] = {}
+    for (system, _), replies in spoken.items():
+        found.setdefault(system, set()).update(reply.prompt for reply in replies if reply.prompt)
+    return {system: ", ".join(sorted(prompts)) for system, prompts in found.items() if prompts}
+
+
+def _provenance(given: dict[str, Any], files: Sequence[Path]) -> list[Block]:
+    hashes = {}
+    for path in files:
+        if not Path(path).is_file():
+            raise RellmError(f"no such file: {path}", todo="Check the path")
+        # Folders tell files of one name apart (replies/CORPUS/SYSTEM.SEED.jsonl).
+        hashes["/".join(Path(path).parts[-3:])] = file_hash(Path(path))
+    rows: list[list[Value | str]] = [[quote(name), quote(text)] for name, text in _flat(given) if text != "None"]
+    rows += [[quote(f"sha256 of {name}"), f"`{digest}`"] for name, digest in hashes.items()]
+    return [Heading(2, "How this was made"), Table(["what", "value"], rows, (0, 1))]
+
+
+def _numbers(table: ScoreTable, gains: Sequence[Gain], baseline: str | None, title: str) -> dict[str, Any]:
+    """Every number of the report, for machines."""
+    cells = []
+    for corpus in table.corpora:
+        for system in table.systems:
+            for metric in (*MECHANISMS, "UA", "WA", "F1", "UNPARSABLE"):
+                cell = table.cell(system, corpus, metric)
+                if cell:
+                    cells.append({"system": system, "corpus": corpus, "metric": metric, **asdict(cell)})
+    return {"title": title, "baseline": baseline, "cells": cells, "gains": [asdict(gain) for gain in gains]}
