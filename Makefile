@@ -32,8 +32,9 @@ check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(READY)  ## Write docs/commands.md from the help of the commands
+docs: $(READY)  ## Write the generated pages of docs/: commands, corpora
 	$(BIN)/python docs/generate_commands.py
+	$(BIN)/python docs/generate_corpora.py
 
 bench: $(READY)  ## Run every benchmark; each prints the machine, the date and its medians
 	@for script in benchmarks/*.py; do case $$script in */_*) ;; *) echo "== $$script"; $(BIN)/python $$script || exit 1;; esac; done

@@ -168,6 +168,38 @@ def test_prepare_check_finds_what_is_also_in_the_training_data(tmp_path: Path, r
     assert json.loads(call(*options, "--json").stdout)["against"]["overlaps"]["speaker"]["shared"] == 1
 
 
+def test_prepare_writes_checks_and_exports_a_manifest(tmp_path: Path, recording) -> None:
+    recording("corpus/a.wav")
+    (tmp_path / "corpus" / "table.csv").write_text("audio,text,emotion,split\na.wav,hello there,sad,test\n")
+    manifest, page, cuts = tmp_path / "m.jsonl", tmp_path / "page.html", tmp_path / "cuts.jsonl"
+    result = call("prepare", "table", "--root", tmp_path / "corpus" / "table.csv", "--out", manifest)
+    assert result.exit_code == 0, result.output
+    assert "emotions  sad 1" in result.stdout
+    assert call("prepare", "check", manifest, "--page", page).exit_code == 0
+    assert "<html" in page.read_text()
+    assert (
+        json.loads(call("prepare", "export", manifest, "--to", "lhotse", "--out", cuts, "--json").stdout)["rows"] == 1
+    )
+    assert cuts.read_text().count("\n") == 1
+    refused = call("prepare", "export", manifest, "--to", "nonsense", "--out", cuts)
+    assert refused.exit_code == 2
+    assert "lhotse" in refused.stderr
+
+
+def test_score_and_report_of_foreign_replies(tmp_path: Path) -> None:
+    replies, scores, out = tmp_path / "r.jsonl", tmp_path / "s.jsonl", tmp_path / "report"
+    said = {"kind": "That sounds hard. What happened then?", "plain": "Okay."}
+    rows = [Reply(key=f"{i}", system=s, text="I lost my job.", response=said[s]) for i in range(6) for s in said]
+    write_records(replies, rows)
+    scored = call("score", replies, "--out", scores)
+    assert scored.exit_code == 0, scored.output
+    assert "kind: 6 replies" in scored.stdout
+    page = call("report", scores, "--replies", replies, "--out", out, "--baseline", "plain", "--title", "Two systems")
+    assert page.exit_code == 0, page.output
+    assert "Two systems" in (out / "report.html").read_text()
+    assert call("report", scores, "--out", out, "--baseline", "nobody").exit_code == 2
+
+
 def test_respond_prints_what_was_heard_and_said(tiny_checkpoint: Path, recording) -> None:
     files = [recording("one.wav", 1.0), recording("two.wav", 1.5, seed=1)]
     options = ("--model", tiny_checkpoint, "--max-new-tokens", 5)

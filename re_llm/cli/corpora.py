@@ -20,13 +20,15 @@ SHOWN = 20  # problems printed; all of them are in the problems file or in --jso
 
 
 def prepare(
-    name: Annotated[str | None, typer.Argument(help="Corpus, or `check` to check a manifest.")] = None,
-    manifest: Annotated[Path | None, typer.Argument(help="The manifest to check, after `check`.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Corpus, or `check` or `export` for a manifest.")] = None,
+    manifest: Annotated[Path | None, typer.Argument(help="The manifest, after `check` or `export`.")] = None,
     against: Annotated[
         list[Path], typer.Option(help="With `check`: training manifest to search for leakage; may be repeated.")
     ] = [],  # noqa: B006
+    page: Annotated[Path | None, typer.Option(help="With `check`: HTML page to write what was found into.")] = None,
+    to: Annotated[str | None, typer.Option(help="With `export`: peers, emobox, lhotse, webdataset or hf.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The manifest to write.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The manifest, or the export, to write.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Named selection and split; see --list NAME.")] = None,
     option: Annotated[
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Setting of the reader; may be repeated.")
@@ -44,7 +46,7 @@ def prepare(
     show_list: Annotated[bool, typer.Option("--list", help="List the corpora, or describe NAME.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Read a corpus and write its manifest, or check one.
+    """Read a corpus and write its manifest, or check or export one.
 
     Examples:
 
@@ -53,11 +55,15 @@ def prepare(
         re-llm prepare ravdess --root RAVDESS --out manifest.jsonl
 
         re-llm prepare check manifest.jsonl --against other.jsonl
+
+        re-llm prepare export manifest.jsonl --to lhotse --out cuts.jsonl.gz
     """
     if show_list:
         _list(name, as_json)
     elif name == "check":
-        _check(manifest, against, workers, as_json)
+        _check(manifest, against, page, workers, as_json)
+    elif name == "export":
+        _export(manifest, to, out, as_json)
     elif name is None:
         raise RellmError("no corpus is named", todo="List them with: re-llm prepare --list")
     else:
@@ -154,7 +160,24 @@ def _describe(info: CorpusInfo) -> None:
             typer.echo(f"  {title} {key}: {sentence}")
 
 
-def _check(manifest: Path | None, against: list[Path], workers: int, as_json: bool) -> None:
+def _export(manifest: Path | None, to: str | None, out: Path | None, as_json: bool) -> None:
+    from re_llm.interchange import EXPORTS, export
+
+    if manifest is None or to is None or out is None:
+        missing = "the manifest" if manifest is None else "--to" if to is None else "--out"
+        raise RellmError(
+            f"{missing} is missing",
+            allowed=f"--to {', '.join(EXPORTS)}",
+            todo="re-llm prepare export manifest.jsonl --to lhotse --out cuts.jsonl.gz",
+        )
+    rows = export(manifest, out, to)
+    if as_json:
+        print_json({"rows": rows, "out": out, "format": to})
+    else:
+        typer.echo(f"{rows} utterances as {to}: {out}")
+
+
+def _check(manifest: Path | None, against: list[Path], page: Path | None, workers: int, as_json: bool) -> None:
     from re_llm.leakage import TEST_SPLITS, TRAIN_SPLITS, leakage
     from re_llm.manifest import check
 
@@ -165,6 +188,10 @@ def _check(manifest: Path | None, against: list[Path], workers: int, as_json: bo
     if against:
         tested = [split for split in report.summary.splits if split in TEST_SPLITS] or None
         other = leakage(against, manifest, train_splits=TRAIN_SPLITS, test_splits=tested)
+    if page:
+        from re_llm.manifest_page import write_page
+
+        write_page(report, page)
     if as_json:
         print_json({"check": report, "against": other})
     else:

@@ -112,9 +112,9 @@ def score(
     replies: Annotated[Path, typer.Argument(help="replies.jsonl; key, system, text and response are enough.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The scores.jsonl to write.")],
     metric: Annotated[
-        list[str], typer.Option("--metric", help="ER, IP, EX, SER, ...; may be repeated. Default: all that apply.")
+        list[str], typer.Option("--metric", help="ER, EX, IP or SER; may be repeated. Default: all that apply.")
     ] = [],  # noqa: B006
-    scorer: Annotated[str, typer.Option(help="EPITOME scorer: `small` (shipped), or a folder.")] = "small",
+    scorer: Annotated[str, typer.Option(help="EPITOME scorer: `small` (shipped), or the folder of one.")] = "small",
     as_json: JsonFlag = False,
 ) -> None:
     """Score replies of any system: empathy, recognition, statistics.
@@ -132,8 +132,11 @@ def score(
 
 def report(
     scores: Annotated[list[Path], typer.Argument(help="scores.jsonl of one or more systems.")],
-    replies: Annotated[list[Path], typer.Option("--replies", help="The replies that were scored; may be repeated.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")],
+    replies: Annotated[
+        list[Path],
+        typer.Option("--replies", help="The replies that were scored: audits and examples; may be repeated."),
+    ] = [],  # noqa: B006
     baseline: Annotated[str | None, typer.Option(help="System that the others are tested against.")] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Report",
     as_json: JsonFlag = False,
