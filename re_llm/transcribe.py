@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers.utils import logging
 
 from re_llm.audio import RATE
 from re_llm.chat_llm import batches_by_length, pick_device, pick_dtype
 from re_llm.errors import RellmError
+
+# Fixed sinusoids, which transformers makes itself; a small checkpoint may leave them out.
+FIXED = "model.encoder.embed_positions.weight"
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Missing tensors are checked here; transformers' own table of them would only repeat it."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 class Transcriber:
@@ -31,9 +47,15 @@ class Transcriber:
         try:
             processor = WhisperProcessor.from_pretrained(name)
             kind = pick_dtype(dtype, where)
-            model = WhisperForConditionalGeneration.from_pretrained(name, dtype=kind, use_safetensors=True)
+            with _quiet_loading():
+                model, found = WhisperForConditionalGeneration.from_pretrained(
+                    name, dtype=kind, use_safetensors=True, output_loading_info=True
+                )
         except (OSError, ValueError) as error:
             raise RellmError(f"cannot load the Whisper model {name!r}: {str(error).splitlines()[0]}") from None
+        missing = sorted(set(found["missing_keys"]) - {FIXED, "proj_out.weight"})
+        if missing:
+            raise RellmError(f"the Whisper model {name!r} lacks the tensor {missing[0]}")
         return cls(model.to(where), processor)
 
     @torch.inference_mode()

@@ -22,6 +22,7 @@ from re_llm.config import load_recipe
 from re_llm.errors import RellmError
 from re_llm.provenance import provenance
 from re_llm.reproduce import reproduce
+from re_llm.transcribe import FIXED
 
 Say = Callable[[str], None]
 MAX_ASSET_BYTES = 25 * 2**20
@@ -109,11 +110,20 @@ def package(out: Path) -> Path:
 
 
 def _copy_model(source: Path, target: Path) -> None:
-    """Model, tokenizer and configuration files; no training state."""
+    """Model, tokenizer and configuration files; no training state. Weights in half precision.
+
+    Whisper's fixed positions are left out: whoever loads it makes them.
+    """
+    from safetensors.torch import load_file, save_file
+
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
-        if file.suffix in {".json", ".jinja", ".txt"} or file.name == "model.safetensors":
+        if file.suffix in {".json", ".jinja", ".txt"} and file.name != "metrics.json":
             shutil.copy2(file, target / file.name)
+    weights = {name: tensor.half() for name, tensor in load_file(source / "model.safetensors").items() if name != FIXED}
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+    (target / "config.json").write_text(json.dumps({**config, "dtype": "float16"}, indent=2) + "\n", encoding="utf-8")
 
 
 def _ship_checkpoint(source: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
+from transformers.models.whisper.modeling_whisper import sinusoids
 
 from re_llm.emotions import PROMPT_EMOTIONS
 from re_llm.errors import RellmError
@@ -83,6 +84,8 @@ def load_speech_encoder(folder: Path, config: Any, window: str, dtype: torch.dty
     weights = read_weights(folder, _WHISPER_PREFIXES)
     prefix = next((p for p in _WHISPER_PREFIXES if any(key.startswith(p) for key in weights)), "")
     named = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    # Whisper's positions are fixed sinusoids; a small checkpoint may leave them out.
+    named.setdefault("embed_positions.weight", sinusoids(config.max_source_positions, config.d_model).to(dtype))
     load_into(encoder.whisper, named, f"the speech encoder in {folder}")
     return encoder
 
