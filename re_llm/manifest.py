@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from re_llm import audio
 from re_llm.emotions import CANONICAL
 from re_llm.errors import RellmError
 from re_llm.leakage import Leakage, Overlap, find_leakage, leakage, own_leakage
+from re_llm.progress import progress_bar
 from re_llm.records import DIMENSIONS, Utterance, read_numbered, read_records
 
 HISTOGRAM_SECONDS = 0.5  # width of a bar
@@ -168,36 +170,61 @@ def check(
     path = Path(path)
     report = CheckReport(str(path), decode)
     rows = _checked_rows(path, report, frozenset(emotions))
-    by_hash: dict[str, list[str]] = {}
-    shorter: list[tuple[int, Utterance, float]] = []
-    uses: Counter[str] = Counter()
+    digest = lru_cache(maxsize=64)(partial(audio.sha256, root=path.parent))
 
     def listen(item: tuple[int, Utterance]) -> tuple[int, Utterance, Heard]:
-        return *item, _listen(item[1], path.parent, max_seconds) if decode else Heard()
+        return *item, _listen(item[1], path.parent, max_seconds, digest) if decode else Heard()
 
-    for number, utterance, heard in ordered_map(listen, rows, workers):
-        report.problems += [Problem(str(path), number, f"{utterance.key}: {what}") for what in heard.problems]
-        report.summary.add(utterance)
-        uses[utterance.audio] += 1
-        if not utterance.start and heard.seconds is not None and _shorter(utterance.duration, heard.seconds):
-            shorter.append((number, utterance, heard.seconds))
-        if utterance.sha256:
-            by_hash.setdefault(f"{utterance.sha256}@{utterance.start:.3f}", []).append(utterance.key)
+    seen = _Seen()
+    with progress_bar("check", None, show=decode) as advance:
+        for number, utterance, heard in ordered_map(listen, rows, workers):
+            report.problems += [Problem(str(path), number, f"{utterance.key}: {what}") for what in heard.problems]
+            report.summary.add(utterance)
+            seen.add(number, utterance, heard)
+            advance()
     if not report.summary.rows:
         raise RellmError(f"{path} holds no utterance", todo="Prepare the corpus again")
-    for number, utterance, seconds in shorter:
-        # The beginning of a longer recording is fine where other rows take its other parts.
-        if uses[utterance.audio] == 1:
-            what = f"the manifest says {utterance.duration:.2f} s, the file holds {seconds:.2f} s"
-            report.problems.append(Problem(str(path), number, f"{utterance.key}: {what}"))
-    report.duplicates = [keys for keys in by_hash.values() if len(keys) > 1]
-    report.leakage = own_leakage(path, report.summary.splits)
+    report.problems += [Problem(str(path), number, what) for number, what in seen.too_short()]
     report.problems.sort(key=lambda p: p.line or 0)
+    report.duplicates = seen.duplicates()
+    report.leakage = own_leakage(path, report.summary.splits)
     return report
 
 
-def _shorter(said: float | None, held: float) -> bool:
-    return said is not None and said < held - DURATION_TOLERANCE
+@dataclass(frozen=True)
+class Heard:
+    """What was found in a recording; `seconds` is the length of the whole file, None when it could not be read."""
+
+    problems: list[str] = field(default_factory=list)
+    seconds: float | None = None
+
+
+class _Seen:
+    """What can be said only after the last row."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, list[str]] = {}  # by content
+        self._uses: Counter[str] = Counter()
+        self._shorter: list[tuple[int, Utterance, float]] = []
+
+    def add(self, number: int, utterance: Utterance, heard: Heard) -> None:
+        self._uses[utterance.audio] += 1
+        if utterance.sha256:
+            self._keys.setdefault(f"{utterance.sha256}@{utterance.start:.3f}", []).append(utterance.key)
+        said, held = utterance.duration, heard.seconds
+        if not utterance.start and said is not None and held is not None and said < held - DURATION_TOLERANCE:
+            self._shorter.append((number, utterance, held))
+
+    def duplicates(self) -> list[list[str]]:
+        """Groups of keys of the same recording."""
+        return [keys for keys in self._keys.values() if len(keys) > 1]
+
+    def too_short(self) -> Iterator[tuple[int, str]]:
+        """(line, problem) of rows that end before their recording does, where no other row takes the rest."""
+        for number, utterance, held in self._shorter:
+            if self._uses[utterance.audio] == 1:
+                what = f"the manifest says {utterance.duration:.2f} s, the file holds {held:.2f} s"
+                yield number, f"{utterance.key}: {what}"
 
 
 def _checked_rows(path: Path, report: CheckReport, emotions: frozenset[str]) -> Iterator[tuple[int, Utterance]]:
@@ -228,15 +255,7 @@ def _row_problems(utterance: Utterance, keys: set[str], emotions: frozenset[str]
         yield "the text is blank"
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What was found in a recording; `seconds` is the length of the whole file, None when it could not be read."""
-
-    problems: list[str] = field(default_factory=list)
-    seconds: float | None = None
-
-
-def _listen(utterance: Utterance, folder: Path, max_seconds: float) -> Heard:
+def _listen(utterance: Utterance, folder: Path, max_seconds: float, digest: Callable[[str], str]) -> Heard:
     """Decodes the recording of a row; adds the hash where the row has none."""
     try:
         header = audio.info(utterance.audio, root=folder)
@@ -248,11 +267,13 @@ def _listen(utterance: Utterance, folder: Path, max_seconds: float) -> Heard:
             max_seconds=max_seconds,
             root=folder,
         )
-        if utterance.sha256 is None:
-            utterance.sha256 = audio.sha256(utterance.audio, root=folder)
+        actual = digest(utterance.audio)
     except RellmError as error:
         return Heard([error.what])
     found = audio.problems(samples)
     if utterance.sample_rate not in (None, header.rate):
         found.append(f"the manifest says {utterance.sample_rate} Hz, the file {header.rate} Hz")
+    if utterance.sha256 not in (None, actual):
+        found.append("the recording is not the one that was hashed")
+    utterance.sha256 = actual
     return Heard(found, header.seconds)

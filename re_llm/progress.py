@@ -8,10 +8,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(what: str, total: int, *, done: int = 0, unit: str = "utt", show: bool = True) -> Iterator[Callable]:
+def progress_bar(
+    what: str, total: int | None, *, done: int = 0, unit: str = "utt", show: bool = True
+) -> Iterator[Callable]:
     """Yields `advance(n)`. Silent when `show` is false or stderr is not a terminal.
 
     Args:
+        total: None when it is not known beforehand.
         done: how many of `total` an earlier, interrupted run has finished.
     """
     if not (show and sys.stderr.isatty()):

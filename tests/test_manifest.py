@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from re_llm import manifest
+from re_llm import audio, manifest
 from re_llm.errors import RellmError
 from re_llm.records import Utterance, write_records
 
@@ -62,6 +62,12 @@ def test_every_wrong_recording_is_told_with_its_line(folder):
         }.items():
             assert words in found[line]
     assert manifest.check(written(folder, rows), decode=False).ok, "rows alone are in order"
+
+
+def test_a_recording_that_was_exchanged(folder):
+    hashed = audio.sha256(folder / "0.wav")
+    path = written(folder, [row(0, sha256=hashed), row(1, sha256=hashed)])
+    assert told(manifest.check(path)) == {(2, "k1: the recording is not the one that was hashed")}
 
 
 def test_segments_of_one_recording_are_in_order(folder):

@@ -84,7 +84,7 @@ def read(scan: Scan) -> Iterator[Utterance]:
     emotions = scan.option("emotions", 5 if scan.protocol in (None, "blsp-emo") else 4, int)
     if emotions not in (4, 5):
         raise RellmError(f"option emotions={emotions}", allowed="4, 5")
-    languages = scan.option("languages", "en,zh" if scan.protocol in (None, "blsp-emo") else "en", str).split(",")
+    languages = _names(scan.option("languages", "en,zh" if scan.protocol in (None, "blsp-emo") else "en", str))
     rows = []
     for folder in visible(p for p in root.glob("0[0-9][0-9][0-9]") if p.is_dir()):
         for row in _speaker(scan, folder):
@@ -176,7 +176,7 @@ def _splits(scan: Scan, rows: list[Row]) -> list[str | None]:
     chosen = test_sentences({row.sentence for row in rows}, scan.protocol, scan.seed)
     # The same words under two numbers would be on both sides: such a sentence is left out of the training set.
     tested = {_plain(row) for row in rows if row.sentence in chosen}
-    held_out = set(scan.option("test_speakers", TEST_SPEAKERS, str).split(",")) if scan.protocol != "re-llm" else set()
+    held_out = set() if scan.protocol == "re-llm" else _names(scan.option("test_speakers", TEST_SPEAKERS, str))
     splits: list[str | None] = []
     for row in rows:
         side = "test" if row.sentence in chosen else "train"
@@ -189,6 +189,10 @@ def _splits(scan: Scan, rows: list[Row]) -> list[str | None]:
         else:
             splits.append(side)
     return splits
+
+
+def _names(text: str) -> set[str]:
+    return {name.strip() for name in text.split(",")}
 
 
 def _plain(row: Row) -> str:

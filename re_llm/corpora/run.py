@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from re_llm.corpora.base import CorpusInfo, Filters, Reader, Scan
 from re_llm.corpora.files import read_json_lines
 from re_llm.errors import RellmError
 from re_llm.manifest import Problem, ordered_map
+from re_llm.progress import progress_bar
 from re_llm.records import DIMENSIONS, Utterance, disk_error, write_records
 
 COMMON_OPTIONS = {
@@ -93,8 +94,10 @@ def run(
         rows = itertools.islice(rows, limit)
     if pseudo_vad is not None:
         rows = _with_pseudo_labels(scan, rows, pseudo_vad)
+    total = None if protocol or limit else info.utterances or None
     try:
-        write_records(out, _at_least_one(info, scan, _counted(report, _relative(rows, out))))
+        with progress_bar(f"prepare {info.name}", total) as advance:
+            write_records(out, _at_least_one(info, scan, _counted(report, _relative(rows, out), advance)))
     finally:
         report.problems_file = _write_problems(out, scan.problems)
     return report
@@ -238,8 +241,9 @@ def _relative(rows: Iterable[Utterance], out: Path) -> Iterator[Utterance]:
         yield utterance
 
 
-def _counted(report: PrepareReport, rows: Iterable[Utterance]) -> Iterator[Utterance]:
+def _counted(report: PrepareReport, rows: Iterable[Utterance], advance: Callable[[], None]) -> Iterator[Utterance]:
     for utterance in rows:
+        advance()
         report.rows += 1
         report.by_split[utterance.split] += 1
         report.by_emotion[utterance.emotion or "none"] += 1
