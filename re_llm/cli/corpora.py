@@ -24,7 +24,7 @@ def prepare(
     manifest: Annotated[Path | None, typer.Argument(help="The manifest, after `check` or `export`.")] = None,
     against: Annotated[
         list[Path], typer.Option(help="With `check`: training manifest to search for leakage; may be repeated.")
-    ] = [],  # noqa: B006
+    ] = [],
     page: Annotated[Path | None, typer.Option(help="With `check`: HTML page to write what was found into.")] = None,
     to: Annotated[str | None, typer.Option(help="With `export`: peers, emobox, lhotse, webdataset or hf.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus.")] = None,
@@ -32,7 +32,7 @@ def prepare(
     protocol: Annotated[str | None, typer.Option(help="Named selection and split; see --list NAME.")] = None,
     option: Annotated[
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Setting of the reader; may be repeated.")
-    ] = [],  # noqa: B006
+    ] = [],
     pseudo_vad: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Emotion encoder that estimates V/A/D where there is none.")
     ] = None,

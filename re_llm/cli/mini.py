@@ -44,7 +44,7 @@ def build(
 @app.command()
 def world(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the corpora into.")],
-    corpus: Annotated[list[str], typer.Option("--corpus", help="Only this one; may be repeated. Default: all.")] = [],  # noqa: B006
+    corpus: Annotated[list[str], typer.Option("--corpus", help="Only this one; may be repeated. Default: all.")] = [],
     seed: Seed = 0,
     scale: Scale = 1.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that synthesise.")] = 2,

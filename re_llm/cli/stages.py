@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def continue_(
     manifest: Annotated[Path, typer.Argument(help="manifest.jsonl, as `re-llm prepare` writes it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="continuations.jsonl; a second run goes on where it ended.")],
-    llm: Annotated[str, typer.Option(help="Chat LLM: folder, hub id, or mini:llm.")] = "mini:llm",
+    llm: Annotated[str, typer.Option(help="Chat LLM, the one that will be trained on: folder, hub id, or mini:llm.")],
     prompt: Annotated[str, typer.Option(help="Id of the prompt: continue, continue-emotion, ...")] = "continue-emotion",
-    split: Annotated[list[str], typer.Option("--split", help="Splits to continue; may be repeated.")] = ["train"],  # noqa: B006
+    split: Annotated[list[str], typer.Option("--split", help="Splits to continue; may be repeated.")] = ["train"],
     batch_size: BatchSize = 32,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a continuation, in tokens.")] = 48,
     device: Device = "auto",
@@ -60,7 +60,7 @@ def train(
     keep_checkpoints: Annotated[
         bool, typer.Option("--keep-checkpoints", help="Keep what a resume would need.")
     ] = False,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     as_json: JsonFlag = False,
 ) -> None:
     """Train one stage of a recipe on continuations.
@@ -113,7 +113,7 @@ def score(
     out: Annotated[Path, typer.Option("--out", "-o", help="The scores.jsonl to write.")],
     metric: Annotated[
         list[str], typer.Option("--metric", help="ER, EX, IP or SER; may be repeated. Default: all that apply.")
-    ] = [],  # noqa: B006
+    ] = [],
     scorer: Annotated[str, typer.Option(help="EPITOME scorer: `small` (shipped), or the folder of one.")] = "small",
     as_json: JsonFlag = False,
 ) -> None:
@@ -136,7 +136,7 @@ def report(
     replies: Annotated[
         list[Path],
         typer.Option("--replies", help="The replies that were scored: audits and examples; may be repeated."),
-    ] = [],  # noqa: B006
+    ] = [],
     baseline: Annotated[str | None, typer.Option(help="System that the others are tested against.")] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Report",
     as_json: JsonFlag = False,
@@ -164,7 +164,7 @@ def reproduce(
     until: Annotated[
         str | None, typer.Option(help="Stop after: world, prepare, continue, train, respond or score.")
     ] = None,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     as_json: JsonFlag = False,
 ) -> None:
     """Run every stage of a recipe, skipping what is complete.

@@ -58,7 +58,7 @@ def doctor(
     recipe: Annotated[str | None, typer.Argument(help="A recipe: file, or name of a shipped one.")] = None,
     overrides: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the recipe.")
-    ] = [],  # noqa: B006  (typer copies it)
+    ] = [],
     as_json: JsonFlag = False,
 ) -> None:
     """Say what this machine has, and what a recipe lacks here.
@@ -87,7 +87,7 @@ def respond(
     prompt: Annotated[str, typer.Option(help="Id of the prompt that is answered.")] = "chat-empathetic",
     recognize: Annotated[bool, typer.Option("--recognize", help="Ask for the emotion by prompt as well.")] = False,
     out: Out = None,
-    split: Splits = [],  # noqa: B006
+    split: Splits = [],
     system: System = "re-llm",
     batch_size: BatchSize = 16,
     max_new_tokens: MaxNewTokens = 128,
@@ -113,7 +113,7 @@ def recognize(
     model: Model = DEFAULT_MODEL,
     prompt: Annotated[str, typer.Option(help="Id of the recognition prompt.")] = "recognize",
     out: Out = None,
-    split: Splits = [],  # noqa: B006
+    split: Splits = [],
     system: System = "re-llm",
     batch_size: BatchSize = 16,
     device: Device = "auto",
