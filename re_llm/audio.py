@@ -110,7 +110,7 @@ def open_bytes(source: Source, root: str | os.PathLike[str] | None = None) -> It
     if isinstance(source, bytes):
         if not source:
             raise RellmError("the audio is empty (0 bytes)")
-        yield io.BytesIO(source), len(source), "the audio given as bytes"
+        yield _Window(io.BytesIO(source), 0, len(source)), len(source), "the audio given as bytes"  # type: ignore[misc]
         return
     member = locate(source, root)
     if member.path.is_dir():
@@ -151,6 +151,11 @@ def _needs_av(name: str) -> bool:
     return Path(name).suffix.lower() in WITH_AV
 
 
+def _handle(file: IO[bytes]) -> IO[bytes] | int:
+    """What libsndfile reads from: the descriptor of a plain file is faster than calls back into Python."""
+    return file.fileno() if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO) else file
+
+
 def info(source: Source, *, root: str | os.PathLike[str] | None = None) -> AudioInfo:
     """Rate, channels and length from the header, without decoding.
 
@@ -164,7 +169,7 @@ def info(source: Source, *, root: str | os.PathLike[str] | None = None) -> Audio
         if _needs_av(name):
             return _valid(_av_info(file, name), name)
         try:
-            with soundfile.SoundFile(file) as sound:
+            with soundfile.SoundFile(_handle(file), closefd=False) as sound:
                 return _valid(AudioInfo(sound.samplerate, sound.frames, sound.channels), name)
         except soundfile.LibsndfileError as error:
             raise _unreadable(name, error.error_string) from error
@@ -243,7 +248,7 @@ def _native_samples(
     import soundfile
 
     try:
-        with soundfile.SoundFile(file) as sound:
+        with soundfile.SoundFile(_handle(file), closefd=False) as sound:
             header = _valid(AudioInfo(sound.samplerate, sound.frames, sound.channels), name)
             first, frames = _segment(header, name, start, duration, max_seconds)
             if first:
