@@ -29,7 +29,10 @@ class Keywords:
     def score(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
         signs = dict(zip(MECHANISMS, ("sorry", "you sound", "?"), strict=True))
         return [
-            {m: Level(2, (0.0, 0.0, 1.0)) if sign in text.lower() else Level(0, (1.0, 0.0, 0.0)) for m, sign in signs.items()}
+            {
+                m: Level(2, (0.0, 0.0, 1.0)) if sign in text.lower() else Level(0, (1.0, 0.0, 0.0))
+                for m, sign in signs.items()
+            }
             for text in responses
         ]
 

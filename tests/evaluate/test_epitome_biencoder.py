@@ -1,0 +1,219 @@
+"""The original EPITOME scorer: reference values, padding, files, rationale spans, training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
+
+from re_llm.errors import RellmError
+from re_llm.evaluate.biencoder_training import BiEncoderOptions, rationale_measures, train_biencoder
+from re_llm.evaluate.epitome import MECHANISMS, EmpathyScorer, Pair, load_scorer
+from re_llm.evaluate.epitome_biencoder import (
+    BiEncoder,
+    BiEncoderScorer,
+    biencoder_loss,
+    convert_checkpoint,
+    load_biencoder,
+    load_state,
+    save_biencoder,
+    token_spans,
+)
+
+TOLERANCE = {"atol": 2e-4, "rtol": 1e-3}
+LAMBDAS = {
+    "readme_EI1_RE0.5": (1, 0.5),
+    "argparse_default_EI0.5_RE0.5": (0.5, 0.5),
+    "class_default_EI1_RE0.1": (1, 0.1),
+}
+
+
+@pytest.fixture(scope="module")
+def reference(golden: Path) -> tuple[Path, dict[str, torch.Tensor], dict]:
+    folder = golden / "epitome"
+    outputs = load_file(folder / "outputs.safetensors")
+    return folder, outputs, json.loads((folder / "outputs.json").read_text())
+
+
+def run(model: BiEncoder, outputs: dict[str, torch.Tensor], width: int = 64):
+    names = ("input_ids_SP", "attention_mask_SP", "input_ids_RP", "attention_mask_RP")
+    return model(*(outputs[name][:, :width] for name in names))
+
+
+def test_golden_logits(reference):
+    folder, outputs, _ = reference
+    with torch.no_grad():
+        got = run(load_biencoder(folder, original=True), outputs)
+    torch.testing.assert_close(got.empathy_logits, outputs["empathy_logits"], **TOLERANCE)
+    torch.testing.assert_close(got.rationale_logits, outputs["rationale_logits"], **TOLERANCE)
+    assert got.empathy_logits.argmax(-1).tolist() == outputs["predictions_empathy"].tolist()
+    assert got.rationale_logits.argmax(-1).tolist() == outputs["predictions_rationale"].tolist()
+
+
+def test_golden_losses_and_gradients(reference):
+    folder, outputs, scalars = reference
+    model = load_biencoder(folder, original=True)
+    model.seeker_encoder.requires_grad_(False)
+    for name, (empathy, rationale) in LAMBDAS.items():
+        model.zero_grad()
+        terms = biencoder_loss(
+            run(model, outputs), outputs["empathy_labels"], outputs["rationale_labels"], outputs["attention_mask_RP"],
+            empathy_weight=empathy, rationale_weight=rationale,
+        )  # fmt: skip
+        assert float(terms["loss"].detach()) == pytest.approx(scalars[name]["loss"], rel=1e-4)
+        if name == "readme_EI1_RE0.5":
+            terms["loss"].backward()
+            norms = scalars["grad_norms_readme_lambdas_seeker_frozen"]
+            got = {k: float(p.grad.norm()) for k, p in model.named_parameters() if p.grad is not None}
+            assert got == {k: pytest.approx(v, rel=1e-3, abs=1e-6) for k, v in norms.items()}
+            torch.testing.assert_close(
+                model.attn.q_linear.weight.grad, outputs["grad.attn.q_linear.weight"], **TOLERANCE
+            )
+
+
+def test_golden_rationale_measures(reference):
+    _, outputs, scalars = reference
+    got = rationale_measures(
+        outputs["predictions_rationale"].numpy(), outputs["rationale_labels"].numpy(), outputs["metric_lens"].tolist(),
+        original=True,
+    )  # fmt: skip
+    want = scalars["metrics"]
+    assert got == pytest.approx(
+        {"accuracy": want["rationale_accuracy"], "f1": want["rationale_f1"], "iou_f1": want["iou_f1"]}
+    )
+
+
+def test_golden_padding_changes_only_the_original(reference):
+    folder, outputs, scalars = reference
+    lengths = torch.maximum(outputs["attention_mask_SP"].sum(1), outputs["attention_mask_RP"].sum(1))
+    short = lengths < 64
+    assert short.any()
+    outputs = {name: tensor[short] for name, tensor in outputs.items() if len(tensor) == len(short)}
+    width = int(lengths[short].max())
+    with torch.no_grad():
+        for original in (True, False):
+            model = load_biencoder(folder, original=original)
+            gap = (run(model, outputs).empathy_logits - run(model, outputs, width).empathy_logits).abs().max()
+            assert (gap > 0.01) == original, gap
+    assert scalars["max_abs_diff_trimmed_vs_padded_to_64"] > 0.01
+
+
+TEXTS = ["I am so sorry to hear that.", "What happened to you?", "Try a walk.", "I feel alone and tired today."]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny RoBERTa with a tokenizer, as a local folder."""
+    folder = tmp_path_factory.mktemp("roberta")
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=300, special_tokens=special))
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=80, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer_folder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three trained mechanisms beside their tokenizer, as `--scorer FOLDER` takes them."""
+    folder = tmp_path_factory.mktemp("scorer")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((encoder / name).read_bytes())
+    pairs = [
+        Pair("a", TEXTS[3], TEXTS[0], 2, ((8, 13),)),
+        Pair("b", TEXTS[3], TEXTS[1], 0, ()),
+        Pair("c", "", TEXTS[2], 1, ((0, 3),)),
+    ]
+    for mechanism in MECHANISMS:
+        options = BiEncoderOptions(lr=1e-2, epochs=12, batch_size=6)
+        losses = train_biencoder(pairs * 4, encoder, folder / mechanism, options)
+        assert losses[-1] < 0.5 * losses[0], losses
+    return folder
+
+
+def test_trains_scores_and_marks_rationales(scorer_folder: Path):
+    scorer = load_scorer(str(scorer_folder))
+    assert isinstance(scorer, EmpathyScorer)
+    found = scorer.score([TEXTS[3], TEXTS[3], ""], TEXTS[:3])
+    assert [each["ER"].level for each in found] == [2, 0, 1]
+    assert found[1]["ER"].rationale == ()
+    (start, end), *_ = found[0]["ER"].rationale
+    assert "sorry" in TEXTS[0][start:end]
+    assert sum(found[0]["EX"].probabilities) == pytest.approx(1)
+
+
+def test_scores_do_not_depend_on_the_batch(scorer_folder: Path):
+    long = " ".join(TEXTS * 3)
+    batched = BiEncoderScorer.load(scorer_folder, batch_size=3).score([TEXTS[3], long, ""], [long, TEXTS[1], TEXTS[0]])
+    single = BiEncoderScorer.load(scorer_folder, batch_size=1).score([TEXTS[3], long, ""], [long, TEXTS[1], TEXTS[0]])
+    for a, b in zip(batched, single, strict=True):
+        for mechanism in MECHANISMS:
+            assert a[mechanism].probabilities == pytest.approx(b[mechanism].probabilities, abs=1e-5)
+
+
+def test_window_hides_the_end(scorer_folder: Path):
+    head = " ".join(["Try a walk."] * 12)
+    short = BiEncoderScorer.load(scorer_folder, window=16).score(["", ""], [head, head + " What happened to you?"])
+    wide = BiEncoderScorer.load(scorer_folder, window=78).score(["", ""], [head, head + " What happened to you?"])
+    assert short[0]["ER"].probabilities == pytest.approx(short[1]["ER"].probabilities, abs=1e-5)
+    assert wide[0]["ER"].probabilities != pytest.approx(wide[1]["ER"].probabilities, abs=1e-4)
+
+
+def test_authors_file_converts(scorer_folder: Path, tmp_path: Path):
+    model = load_biencoder(scorer_folder / "ER")
+    state = dict(model.state_dict())
+    width = model.config.hidden_size
+    state |= {"norm.alpha": torch.ones(width), "seeker_encoder.roberta.pooler.dense.weight": torch.zeros(width, width)}
+    state["seeker_encoder.roberta.embeddings.position_ids"] = torch.arange(80)[None]
+    torch.save(state, tmp_path / "er.pth")
+    convert_checkpoint(tmp_path / "er.pth", tmp_path / "ER", model.config)
+    for name, tensor in load_biencoder(tmp_path / "ER").state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_files_of_another_kind_are_refused(scorer_folder: Path, tmp_path: Path):
+    model = load_biencoder(scorer_folder / "ER")
+    with pytest.raises(RellmError, match="lacks"):
+        load_state(model, {"attn.out.bias": torch.zeros(32)}, "x.safetensors")
+    wrong = {name: tensor[..., :1] for name, tensor in model.state_dict().items()}
+    with pytest.raises(RellmError, match="has shape"):
+        load_state(model, wrong, "x.safetensors")
+    with pytest.raises(RellmError, match="convert_checkpoint"):
+        load_biencoder(tmp_path)
+    torch.save({"model": "not tensors"}, tmp_path / "bad.pth")
+    with pytest.raises(RellmError, match="no state dict"):
+        convert_checkpoint(tmp_path / "bad.pth", tmp_path / "out")
+    save_biencoder(model, tmp_path / "ER")
+    with pytest.raises(RellmError, match=r"no config\.json|no model\.safetensors"):
+        BiEncoderScorer.load(tmp_path)
+
+
+def test_token_spans_join_runs():
+    offsets = [(0, 0), (0, 1), (1, 4), (5, 9), (9, 10), (0, 0)]
+    assert token_spans(offsets, [True, True, True, False, True, True]) == ((0, 4), (9, 10))
+
+
+def test_runs_at_the_end_count_by_default():
+    marks = np.array([[0, 0, 0, 1]])
+    assert rationale_measures(marks, marks, [3])["iou_f1"] == 1
+    assert rationale_measures(marks, marks, [3], original=True)["iou_f1"] == 0
+
+
+def test_options_refuse_nonsense():
+    with pytest.raises(RellmError, match="epochs"):
+        BiEncoderOptions(epochs=0)
