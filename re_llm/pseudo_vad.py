@@ -13,7 +13,8 @@ from re_llm.errors import RellmError
 from re_llm.model.components import load_emotion_encoder
 from re_llm.model.emotion_encoder import EmotionEncoder
 from re_llm.model.hub import locate
-from re_llm.model.processing import emotion_input_kind, normalized
+from re_llm.model.processing import emotion_input_kind
+from re_llm.model.recordings import normalized
 
 
 class DimensionEstimator:

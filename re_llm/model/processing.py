@@ -6,23 +6,19 @@ No torch until a batch is made: a processor can be loaded to count tokens.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin, WhisperFeatureExtractor
 
 from re_llm.errors import RellmError
 from re_llm.model.configuration import SPEECH_TOKEN, AdapterSettings, ReLlmConfig
 from re_llm.model.hub import locate
+from re_llm.model.recordings import SAMPLE_RATE, Samples, as_list, checked, flatten_messages, normalized, samples, stack
 
-SAMPLE_RATE = 16_000
 EMOTION_INPUTS = ("raw", "normalized")
-MIN_SAMPLES = 400  # 25 ms: one analysis window of Whisper and of wav2vec2
-Samples = np.ndarray[Any, np.dtype[np.float32]]
 Name = str | os.PathLike[str]
 
 
@@ -97,13 +93,13 @@ class ReLlmProcessor(ProcessorMixin):
         """
         import torch
 
-        waves = [_checked(wave, i) for i, wave in enumerate(audio)]
+        waves = [checked(wave, i) for i, wave in enumerate(audio)]
         lengths = torch.tensor([self.frame_count(len(wave)) for wave in waves])
         features = [self._log_mel(wave) for wave in waves]
-        batch = {"input_features": torch.from_numpy(_stack(features)), "feature_lengths": lengths}
+        batch = {"input_features": torch.from_numpy(stack(features)), "feature_lengths": lengths}
         if self.emotion_input is not None:
             values = [normalized(wave) if self.emotion_input == "normalized" else wave for wave in waves]
-            batch["emotion_values"] = torch.from_numpy(_stack(values))
+            batch["emotion_values"] = torch.from_numpy(stack(values))
             batch["emotion_lengths"] = torch.tensor([len(wave) for wave in waves])
         return batch
 
@@ -201,7 +197,7 @@ class ReLlmProcessor(ProcessorMixin):
             raise RellmError(f"sampling_rate is {sampling_rate}", allowed=f"{SAMPLE_RATE}", todo="Resample first")
         if return_tensors != "pt":
             raise RellmError(f"return_tensors is {return_tensors!r}", allowed="pt")
-        waves = [_samples(item) for item in _as_list(audio)]
+        waves = [samples(item) for item in as_list(audio)]
         texts = [text] if isinstance(text, str) else list(text or [])
         data: dict[str, Any] = {}
         if texts:
@@ -264,36 +260,6 @@ class ReLlmProcessor(ProcessorMixin):
         return names + (["emotion_values", "emotion_lengths"] if self.emotion_input is not None else [])
 
 
-def flatten_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Messages whose contents are plain text with placeholders, and the recordings in order."""
-    plain, recordings = [], []
-    for message in messages:
-        message = dict(message)
-        content = message.get("content")
-        if content is not None and not isinstance(content, str):
-            parts = []
-            for part in content:
-                if part.get("type") == "text":
-                    parts.append(part["text"])
-                    continue
-                source = next((part[k] for k in ("audio", "path", "url") if part.get(k) is not None), None)
-                if part.get("type") != "audio" or source is None:
-                    raise RellmError(
-                        f"message content {sorted(part)} of type {part.get('type')!r}",
-                        allowed='{"type": "text", "text": ...} and {"type": "audio", "audio": samples or path}',
-                    )
-                recordings.append(source)
-                parts.append(SPEECH_TOKEN)
-            message["content"] = "".join(parts)
-        plain.append(message)
-    return plain, recordings
-
-
-def normalized(wave: Samples) -> Samples:
-    """Zero mean and unit variance over the utterance, as Wav2Vec2FeatureExtractor does it (population variance)."""
-    return ((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)).astype(np.float32)
-
-
 def add_speech_token(tokenizer: Any) -> None:
     """The placeholder as a special token; the LLM's embeddings need not grow, its id is never embedded."""
     if SPEECH_TOKEN not in tokenizer.get_vocab():
@@ -325,41 +291,6 @@ def emotion_input_kind(folder: Path) -> str:
     if getattr(extractor, "sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
         raise RellmError(f"the emotion encoder in {folder} wants {extractor.sampling_rate} Hz", allowed="16000 Hz")
     return "normalized" if getattr(extractor, "do_normalize", False) else "raw"
-
-
-def _as_list(audio: Any) -> list[Any]:
-    if audio is None:
-        return []
-    if isinstance(audio, str | os.PathLike) or getattr(audio, "ndim", 0) == 1:
-        return [audio]
-    return list(audio)
-
-
-def _samples(item: Any) -> Samples:
-    if isinstance(item, str | os.PathLike | bytes):
-        from re_llm.audio import load
-
-        return load(item, rate=SAMPLE_RATE)
-    return np.asarray(copy.copy(item))
-
-
-def _checked(wave: Any, index: int) -> Samples:
-    wave = np.asarray(wave)
-    if wave.ndim != 1 or not np.issubdtype(wave.dtype, np.floating):
-        raise RellmError(
-            f"recording {index} is an array of shape {wave.shape} and type {wave.dtype}",
-            allowed="mono float samples, shape [N]",
-        )
-    if len(wave) < MIN_SAMPLES:
-        raise RellmError(f"recording {index} has {len(wave)} samples, less than 25 ms", allowed="25 ms and more")
-    return wave.astype(np.float32, copy=False)
-
-
-def _stack(arrays: Sequence[Samples]) -> Samples:
-    """Arrays that differ in their last axis, padded with zeros to the longest."""
-    longest = max(array.shape[-1] for array in arrays)
-    pads = [[(0, 0)] * (array.ndim - 1) + [(0, longest - array.shape[-1])] for array in arrays]
-    return np.stack([np.pad(array, pad) for array, pad in zip(arrays, pads, strict=True)])
 
 
 AutoProcessor.register(ReLlmConfig, ReLlmProcessor, exist_ok=True)

@@ -8,7 +8,8 @@ from re_llm.model import losses
 from re_llm.model.adapter import Subsampler
 from re_llm.model.components import load_emotion_encoder
 from re_llm.model.configuration import AdapterSettings
-from re_llm.model.processing import ReLlmProcessor, normalized
+from re_llm.model.processing import ReLlmProcessor
+from re_llm.model.recordings import normalized
 
 pytestmark = pytest.mark.skipif(not golden.FOLDER.is_dir(), reason=f"no recordings in {golden.FOLDER}")
 CASES = ("blsp_a_nolora", "blsp_b_lora_audio", "rellm")
