@@ -98,8 +98,12 @@ def run(
     try:
         with progress_bar(f"prepare {info.name}", total) as advance:
             write_records(out, _at_least_one(info, scan, _counted(report, _relative(rows, out), advance)))
-    finally:
-        report.problems_file = _write_problems(out, scan.problems)
+    except RellmError:
+        # The list helps to put it right; an older manifest keeps its own.
+        if scan.problems and not out.exists():
+            _write_problems(out, scan.problems)
+        raise
+    report.problems_file = _write_problems(out, scan.problems)
     return report
 
 

@@ -116,11 +116,21 @@ def test_a_strict_failure_leaves_the_old_manifest(table, tmp_path):
     assert out.read_bytes() == before and sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".csv", ".jsonl"]
 
 
+def test_an_older_manifest_keeps_its_problems(table, tmp_path):
+    out = tmp_path / "m.jsonl"
+    (tmp_path / "clips/5.wav").unlink()
+    listed = prepare("table", table, out).problems_file.read_bytes()
+    with pytest.raises(RellmError):
+        prepare("table", table, out, strict=True)
+    assert (tmp_path / "m.problems.jsonl").read_bytes() == listed
+
+
 def test_nothing_usable_says_why(table, tmp_path):
     for clip in (tmp_path / "clips").iterdir():
         clip.unlink()
     with pytest.raises(RellmError, match=r"no utterance of table .*6 problems, the first: .*no such file"):
         prepare("table", table, tmp_path / "m.jsonl")
+    assert len((tmp_path / "m.problems.jsonl").read_text().splitlines()) == 6
 
 
 def test_keys_are_unique(tmp_path):
