@@ -107,13 +107,15 @@ def respond_files(
     seed: int | None = None,
     **options: Any,
 ) -> list[Reply]:
-    """Replies to a few recordings, kept in memory. `options` as for `Engine.respond_many`.
+    """Replies to recordings, kept in memory. `options` as for `Engine.respond_many`.
 
     Raises:
         RellmError: a recording cannot be used.
     """
-    samples = [audio.load(row.audio) for row in rows]
-    answers = engine.respond_many(samples, prompt=prompt, **options)
+    answers: list[Answer] = []
+    for first in range(0, len(rows), CHUNK):
+        samples = [audio.load(row.audio) for row in rows[first : first + CHUNK]]
+        answers += engine.respond_many(samples, prompt=prompt, **options)
     pairs = zip(rows, answers, strict=True)
     return [to_record(row, answer, system=system, prompt=prompt, seed=seed) for row, answer in pairs]
 

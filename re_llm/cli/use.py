@@ -104,8 +104,9 @@ def respond(
 
         re-llm respond manifest.jsonl --split test --out replies.jsonl
     """
-    job = _Job(prompt, "recognize" if recognize else None, batch_size, max_new_tokens, system, seed)
-    _answer(inputs, job, model, out, split, device, dtype, as_json)
+    asked = "recognize" if recognize else None
+    job = _Job(prompt, asked, batch_size=batch_size, max_new_tokens=max_new_tokens, system=system, seed=seed)
+    _answer(inputs, job, _Place(model, device, dtype), out, split, as_json)
 
 
 def recognize(
@@ -127,7 +128,8 @@ def recognize(
 
         re-llm recognize question.wav --json
     """
-    _answer(inputs, _Job(None, prompt, batch_size, 16, system, None), model, out, split, device, dtype, as_json)
+    job = _Job(None, prompt, batch_size=batch_size, system=system)
+    _answer(inputs, job, _Place(model, device, dtype), out, split, as_json)
 
 
 @dataclass(frozen=True)
@@ -137,21 +139,21 @@ class _Job:
     prompt: str | None
     recognize: str | None
     batch_size: int
-    max_new_tokens: int
     system: str
-    seed: int | None
+    max_new_tokens: int = 16
+    seed: int | None = None
 
 
-def _answer(
-    inputs: list[str],
-    job: _Job,
-    model: str,
-    out: Path | None,
-    splits: list[str],
-    device: str,
-    dtype: str,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Place:
+    """Which model, where and in which numbers."""
+
+    model: str
+    device: str
+    dtype: str
+
+
+def _answer(inputs: list[str], job: _Job, place: _Place, out: Path | None, splits: list[str], as_json: bool) -> None:
     """Both commands: a manifest goes to a file, recordings go to the screen (and to a file when one is named)."""
     from re_llm.records import RecordAppender
     from re_llm.replies import respond_files, respond_manifest, rows_for
@@ -164,14 +166,11 @@ def _answer(
     rows = [] if manifest else rows_for(inputs)
     from re_llm.engine import load
 
-    engine = load(model, device=device, dtype=dtype)
-    asked = {"prompt": job.prompt, "recognize": job.recognize, "batch_size": job.batch_size}
-    options = {"system": job.system, "max_new_tokens": job.max_new_tokens, **asked}
+    engine = load(place.model, device=place.device, dtype=place.dtype)
     if manifest and out:
-        report = respond_manifest(engine, manifest, out, splits=splits or None, seed=job.seed, **options)  # type: ignore[arg-type]
-        print_report(report, as_json)
+        print_report(respond_manifest(engine, manifest, out, splits=splits or None, **vars(job)), as_json)
         return
-    replies = respond_files(engine, rows, seed=job.seed, **options)  # type: ignore[arg-type]
+    replies = respond_files(engine, rows, **vars(job))
     if out:
         with RecordAppender(out) as appender:
             appender.append(reply for reply in replies if reply.key not in appender.keys)
