@@ -12,7 +12,7 @@ from typing import Any
 
 from re_llm.corpora.base import CorpusInfo, Scan
 from re_llm.corpora.columns import ALIASES, UNIT, Table, from_row
-from re_llm.corpora.table import parse_scale
+from re_llm.corpora.table import parse_labels, parse_scale
 from re_llm.errors import MissingExtra, RellmError
 from re_llm.records import Utterance
 
@@ -30,6 +30,7 @@ INFO = CorpusInfo(
         **{name: f"column of {name}" for name in ALIASES},
         "corpus": "name of the corpus (name of the folder)",
         "extract": "folder that embedded recordings are written into",
+        "labels": "what labels of its own mean, e.g. worried:anxious,cheery:happy",
         "default_language": "language where no column says it",
         "scale": "range of valence, arousal, dominance (0..1), e.g. 1..5",
     },
@@ -52,6 +53,7 @@ def read(scan: Scan) -> Iterator[Utterance]:
             language=scan.option("default_language", "", str) or None,
             columns=columns,
             scale=scan.option("scale", UNIT, parse_scale),
+            labels=scan.option("labels", {}, parse_labels),
         )
         yield from _rows(scan, table, dataset)
 

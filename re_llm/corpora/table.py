@@ -12,6 +12,7 @@ from pathlib import Path
 
 from re_llm.corpora.base import CorpusInfo, Scan
 from re_llm.corpora.columns import ALIASES, UNIT, Table, read_utterances
+from re_llm.emotions import CANONICAL
 from re_llm.errors import RellmError
 from re_llm.records import Utterance
 
@@ -33,6 +34,7 @@ INFO = CorpusInfo(
         "default_language": "language where no column says it",
         "scale": "range of valence, arousal, dominance (0..1), e.g. 1..5",
         "suffix": "added to audio names without one, e.g. .wav",
+        "labels": "what labels of its own mean, e.g. worried:anxious,cheery:happy",
     },
     dimensions=True,
 )
@@ -55,6 +57,7 @@ def read(scan: Scan) -> Iterator[Utterance]:
             columns={name: scan.option(name, "", str) for name in ALIASES if scan.options.get(name)},
             suffix=scan.option("suffix", "", str),
             scale=scan.option("scale", UNIT, parse_scale),
+            labels=scan.option("labels", {}, parse_labels),
         ),
     )
 
@@ -86,3 +89,16 @@ def parse_scale(text: str) -> tuple[float, float]:
     if match is None or not float(match[1]) < float(match[2]):
         raise ValueError(text)
     return float(match[1]), float(match[2])
+
+
+def parse_labels(text: str) -> dict[str, str]:
+    """`worried:anxious,cheery:happy` as a map from a label in lower case to a canonical emotion.
+
+    Raises:
+        ValueError: it is not of that form, or the second of a pair is no emotion.
+    """
+    pairs = [item.partition(":") for item in text.split(",")]
+    found = {label.strip().lower(): name.strip() for label, _, name in pairs}
+    if not set(found.values()) <= set(CANONICAL):
+        raise ValueError(text)
+    return found

@@ -1,5 +1,6 @@
 """ESD in its genuine layout: encodings, lost tabs, Chinese labels, and splits by sentence."""
 
+import hashlib
 from pathlib import Path
 
 import corpus_worlds as worlds
@@ -48,6 +49,7 @@ def test_seventy_to_thirty_of_the_full_corpus():
     test = esd.test_sentences(set(range(350)), "re-llm", seed=0)
     assert len(test) == 105 and test != esd.test_sentences(set(range(350)), "re-llm", seed=1)
     # The published split: it must never change.
+    assert hashlib.sha256(repr(sorted(test)).encode()).hexdigest()[:16] == "4127ff3a0d63832d"
     assert sorted(test)[:8] == [1, 9, 10, 13, 19, 22, 23, 24]
 
 

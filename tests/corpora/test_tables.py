@@ -53,6 +53,15 @@ def test_columns_of_other_names(tmp_path):
         prepare("table", tmp_path / "m.tsv", tmp_path / "out/m.jsonl", options={**options, "speaker": "who2"})
 
 
+def test_labels_of_its_own(tmp_path):
+    worlds.sound(tmp_path / "one.wav", 0.2)
+    table = worlds.write(tmp_path / "t.csv", "audio,emotion\none.wav,Cheery\n")
+    prepare("table", table, tmp_path / "m.jsonl", options={"labels": "worried:anxious, cheery: happy"})
+    assert rows(tmp_path / "m.jsonl")[0].emotion == "happy"
+    with pytest.raises(RellmError, match="option labels='cheery:jolly'"):
+        prepare("table", table, tmp_path / "m.jsonl", options={"labels": "cheery:jolly"})
+
+
 def test_jsonl_and_its_broken_lines(tmp_path):
     worlds.sound(tmp_path / "one.wav", 0.2)
     good = json.dumps({"audio": "one.wav", "text": "hello", "turn": 3})
