@@ -16,6 +16,13 @@ SCORER_WORDS = 48
 # A template: what is left when the words that most replies do not share are blanked out.
 TEMPLATE_WORDS = 5
 _WORD = re.compile(r"\S+")
+# Words for what causes a feeling, read as the feeling; "isn't" reads as "is not".
+_READ_AS = {
+    "n't": " not", "n’t": " not", "frustrating": "frustrated", "infuriating": "angry", "scary": "afraid",  # noqa: RUF001
+    "frightening": "afraid", "terrifying": "afraid", "exciting": "excited", "heartbreaking": "sad", "upsetting": "sad",
+    "upset": "sad", "annoying": "angry", "annoyed": "angry", "disgusting": "disgusted", "boring": "bored",
+}  # fmt: skip
+_READ = re.compile("|".join(map(re.escape, sorted(_READ_AS, key=len, reverse=True))), re.IGNORECASE)
 ALL_EMOTIONS = ("neutral", "happy", "angry", "sad", "surprise", "fear", "disgust", "contempt", "excited", "frustrated",
                 "bored", "anxious")  # fmt: skip
 # Emotion words that replies use and that are no labels of a corpus ("you seem upset" is an answer about no label).
@@ -71,7 +78,10 @@ def named_emotion(response: str) -> str | None:
     """
     for sentence in re.split(r"(?<=[.!?])\s+", response):
         about = _ABOUT_SEEKER.search(sentence)
-        if about and (name := parse_answer(sentence[about.start() :], ALL_EMOTIONS)):
+        if about is None:
+            continue
+        plain = _READ.sub(lambda match: _READ_AS[match.group().lower()], sentence[about.start() :])
+        if name := parse_answer(plain, ALL_EMOTIONS):
             return name
     return None
 

@@ -1,0 +1,121 @@
+"""How many replies a second the empathy scorers take on one core, beside what a user would pick instead.
+
+    python benchmarks/score_throughput.py
+
+The rival is the original architecture (two RoBERTa-base encoders, 64 tokens) with random weights: speed does not
+depend on what they are. `--full` times all of it, without it the rival runs a smaller sample.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy and torch are imported: one core.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+from re_llm.evaluate import load_scorer, score_file
+from re_llm.evaluate.epitome import MECHANISMS
+from re_llm.provenance import machine
+from re_llm.records import Reply, write_records
+
+PIECES = (
+    "I'm sorry to hear that.", "What happened?", "That must be hard for you.", "I hope it gets better soon.",
+    "You could talk to a friend about it.", "How long have you felt this way?", "I was there once, it took me a year.",
+    "Take a walk, drink some water and sleep.", "It is a quarter past nine.", "You sound happy, tell me more about it!",
+)  # fmt: skip
+REPEATS = 5
+
+
+def replies(count: int, words: int) -> list[str]:
+    """Replies of about `words` words, all different."""
+    rng = random.Random(0)
+    out = []
+    for n in range(count):
+        text = f"Well, number {n}."
+        while len(text.split()) < words:
+            text += " " + rng.choice(PIECES)
+        out.append(text)
+    return out
+
+
+def rate(work: Callable[[], object], count: int, repeats: int = REPEATS) -> tuple[float, float]:
+    """Median of items per second, and the spread (highest minus lowest, share of the median)."""
+    work()
+    rates = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        rates.append(count / (time.perf_counter() - began))
+    middle = statistics.median(rates)
+    return middle, (max(rates) - min(rates)) / middle
+
+
+def time_small(count: int, words: int) -> tuple[float, float]:
+    scorer = load_scorer("small")
+    texts = replies(count, words)
+    seekers = ["I got the letter today and now I do not know what to do."] * count
+    return rate(lambda: scorer.score(seekers, texts), count)
+
+
+def time_stage(count: int, words: int) -> tuple[float, float]:
+    """The whole stage: read replies, score, write scores."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "replies.jsonl"
+        rows = (
+            Reply(key=str(n), system="s", text="I got the letter.", response=text, emotion="sad", answer="sad")
+            for n, text in enumerate(replies(count, words))
+        )
+        write_records(path, rows)
+        return rate(lambda: score_file(path, Path(folder) / "scores.jsonl", progress=False), count)
+
+
+def time_biencoder(count: int) -> tuple[float, float]:
+    import torch
+    from transformers import RobertaConfig
+
+    from re_llm.evaluate.epitome_biencoder import BiEncoder
+
+    torch.set_num_threads(1)
+    config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+    models = [BiEncoder(config, original=True).eval() for _ in MECHANISMS]
+    ids = torch.randint(5, 50000, (count, 64))
+    mask = torch.ones_like(ids)
+
+    @torch.inference_mode()
+    def work() -> None:
+        for model in models:
+            model(ids, mask, ids, mask)
+
+    return rate(work, count, repeats=3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="more replies for the rival (minutes)")
+    options = parser.parse_args()
+    print(f"{date.today()}  {machine()['processor']}, one core, Python {sys.version.split()[0]}")
+    print(f"{'what':58} {'replies/s':>10} {'spread':>7}")
+    rows = (
+        ("small scorer, replies of 12 words", lambda: time_small(4000, 12)),
+        ("small scorer, replies of 48 words", lambda: time_small(2000, 48)),
+        ("re-llm score: read, ER + EX + IP + SER, write; 12 words", lambda: time_stage(4000, 12)),
+        ("original bi-encoders (3 x 2 RoBERTa-base, 64 tokens)", lambda: time_biencoder(64 if options.full else 8)),
+    )
+    for name, work in rows:
+        middle, spread = work()
+        print(f"{name:58} {middle:10.1f} {100 * spread:6.0f}%", flush=True)
+
+
+if __name__ == "__main__":
+    main()

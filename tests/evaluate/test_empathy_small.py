@@ -1,0 +1,175 @@
+"""The shipped empathy scorer, and its training on pairs made here."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from re_llm.errors import RellmError
+from re_llm.evaluate import EmpathyScorer, load_scorer
+from re_llm.evaluate.empathy_small import ASSET, SmallScorer, count_grams, decision_features, softmax, weigh
+from re_llm.evaluate.empathy_training import train_small
+from re_llm.evaluate.epitome import COLUMNS, CSV_NAMES, MECHANISMS, read_pairs
+
+SEEKER = "I failed my exam today and nobody cares."
+
+
+def levels(response: str, seeker: str = SEEKER) -> dict[str, int]:
+    return {mechanism: got.level for mechanism, got in load_scorer().score([seeker], [response])[0].items()}
+
+
+def test_plain_cases():
+    assert levels("I'm so sorry to hear that.")["ER"] == 2
+    assert levels("I'm so sorry to hear that.")["EX"] == 0
+    assert levels("What happened? Why do you think nobody cares about your exam?")["EX"] == 2
+    assert levels("You should study more next time.") == {"ER": 0, "IP": 0, "EX": 0}
+    assert levels("I failed mine as well last year and felt so alone, I know what you are going through.")["IP"] > 0
+
+
+def test_a_question_at_the_end_of_a_long_reply_is_seen():
+    long = "You could go for a walk and drink some water. " * 12
+    assert levels(long)["EX"] == 0
+    assert levels(long + "Why do you feel that nobody cares?")["EX"] > 0
+
+
+def test_rationales_are_the_carrying_sentences():
+    response = "That is the way it goes. I'm so sorry to hear that."
+    got = load_scorer().score([SEEKER], [response])[0]["ER"]
+    assert [response[a:b].strip() for a, b in got.rationale] == ["I'm so sorry to hear that."]
+    assert sum(got.probabilities) == pytest.approx(1)
+    assert 1 < got.expected <= 2
+
+
+def test_batch_equals_single():
+    scorer = load_scorer()
+    assert isinstance(scorer, EmpathyScorer)
+    responses = ["Sorry.", "", "?", "What happened? " * 50, "naïve 😀", "I know how you feel.\n\nMe too."] * 60
+    batched = scorer.score([SEEKER] * len(responses), responses)
+    for response, got in list(zip(responses, batched, strict=True))[:6]:
+        (alone,) = scorer.score([SEEKER], [response])
+        for mechanism in MECHANISMS:
+            assert got[mechanism].level == alone[mechanism].level
+            assert got[mechanism].probabilities == pytest.approx(alone[mechanism].probabilities, abs=1e-9)
+    assert batched[:6] == batched[-6:]
+    assert scorer.score([], []) == []
+    with pytest.raises(ValueError, match="1 seekers but 2"):
+        scorer.score([""], ["", ""])
+
+
+def test_shipped_file_is_small_and_says_how_good_it_is():
+    assert ASSET.stat().st_size < 2 * 2**20
+    measured = SmallScorer.load().meta["cross_validation"]
+    report = json.loads(ASSET.with_suffix(".json").read_text())
+    for mechanism in MECHANISMS:
+        table = report["mechanisms"][mechanism]["measures"]
+        assert measured[mechanism] == table["small"]
+        rivals = [m["macro_f1"] for name, m in table.items() if name != "small"]
+        assert len(rivals) == 3
+        assert measured[mechanism]["macro_f1"] > max(rivals)
+    assert "University of Washington" in (ASSET.parent / "NOTICE.md").read_text()
+
+
+def test_broken_files_are_refused(tmp_path: Path):
+    path = tmp_path / "x.npz"
+    with pytest.raises(RellmError, match="no such file"):
+        SmallScorer.load(path)
+    path.write_bytes(b"not a zip")
+    with pytest.raises(RellmError, match="not a small empathy scorer"):
+        SmallScorer.load(path)
+    np.savez(tmp_path / "y.npz", meta=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(RellmError, match="not a small empathy scorer"):
+        SmallScorer.load(tmp_path / "y.npz")
+
+
+def test_tfidf_and_decision_arithmetic():
+    rows, columns, counts = count_grams(np.array([0, 1, 1, 1]), np.array([2, 0, 0, 1]), 3)
+    assert (rows.tolist(), columns.tolist(), counts.tolist()) == ([0, 1, 1], [2, 0, 1], [1, 2, 1])
+    sparse = weigh(rows, columns, counts, np.array([1.0, 2.0, 5.0]), 2)
+    first = 1 + np.log(2)
+    assert sparse.values.tolist() == pytest.approx([1, first / np.hypot(first, 2), 2 / np.hypot(first, 2)])
+    dense = sparse.dot(np.eye(3), 3)
+    assert dense[2].tolist() == [0, 0, 0]
+    assert softmax(np.zeros((1, 2))).tolist() == [[pytest.approx(1 / 3)] * 3]
+    sentences = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.98, 0.01, 0.01]])
+    got = decision_features(sentences, np.array([0, 0, 1]), np.zeros((2, 2)))
+    assert got.shape == (2, 16)
+    assert got[0, 2] == pytest.approx(np.log(0.9 / 0.1))
+    assert got[0, 7] == pytest.approx(np.log((1 - 0.7 * 0.1) / (0.7 * 0.1)))
+
+
+PARTS = {
+    "ER": ["Take a walk now.", "I hope it gets better soon.", "I am sorry, that makes me sad."],
+    "IP": ["Do it step by step.", "I understand how you feel.", "I was in your place, I lost my job."],
+    "EX": ["Here is the number.", "What happened?", "Are you alone because your friend moved away?"],
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """90 pairs whose level is told by one of three sentences, in the format of the corpus."""
+    folder = tmp_path_factory.mktemp("epitome")
+    rng = random.Random(0)
+    rows = [(n, {m: rng.choices((0, 1, 2), (6, 2, 2))[0] for m in MECHANISMS}) for n in range(90)]
+    for mechanism, name in CSV_NAMES.items():
+        with (folder / name).open("w", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(COLUMNS)
+            for n, level in rows:
+                filler = f"Well {rng.choice('abcdef')} it is."
+                response = " ".join(PARTS[m][level[m]] for m in MECHANISMS) + f" Item {n % 7}."
+                rationale = PARTS[mechanism][level[mechanism]] + "|" if level[mechanism] else ""
+                writer.writerow([n // 2, n, f"Post {n // 2}. {filler}", response, level[mechanism], rationale])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    train_small(corpus, out, seed=1)
+    return out
+
+
+def test_training_learns_and_reports(trained: Path, corpus: Path):
+    report = json.loads((trained / "empathy_small.json").read_text())
+    for mechanism in MECHANISMS:
+        result = report["mechanisms"][mechanism]
+        assert result["measures"]["small"]["macro_f1"] > 0.8
+        assert result["seeker_posts"] <= 90
+        assert result["rationales_not_located"] == 0
+        assert len(result["folds"]) == 5
+    page = (trained / "empathy_small.md").read_text()
+    assert "| EX | rule question mark -> 2 |" in page
+    assert "| ER | majority |" in page
+    scorer = load_scorer(str(trained / "empathy_small.npz"))
+    pairs = read_pairs(corpus / CSV_NAMES["EX"])
+    found = scorer.score([p.seeker for p in pairs], [p.response for p in pairs])
+    assert np.mean([each["EX"].level == pair.level for each, pair in zip(found, pairs, strict=True)]) > 0.9
+
+
+def test_same_seed_same_file(trained: Path, corpus: Path, tmp_path: Path):
+    train_small(corpus, tmp_path, seed=1)
+    assert (tmp_path / "empathy_small.npz").read_bytes() == (trained / "empathy_small.npz").read_bytes()
+
+
+def test_csv_mistakes_name_the_line(corpus: Path, tmp_path: Path):
+    with pytest.raises(RellmError, match="no such file"):
+        read_pairs(tmp_path / "x.csv")
+    path = tmp_path / "x.csv"
+    path.write_text("sp_id,rp_id\n")
+    with pytest.raises(RellmError, match="lacks the column 'seeker_post'"):
+        read_pairs(path)
+    path.write_text(",".join(COLUMNS) + "\na,b,hello,there,5,\n")
+    with pytest.raises(RellmError, match=r"x\.csv:2: level '5'"):
+        read_pairs(path)
+    path.write_text(",".join(COLUMNS) + "\na,b,hello,I am  sorry for\nyou,2,sorry for you|lost words|\n")
+    with pytest.raises(RellmError, match="level"):
+        read_pairs(path)
+    path.write_text(",".join(COLUMNS) + '\na,b,hello,"I am  sorry for\nyou",2,sorry for you|lost words|\n')
+    (pair,) = read_pairs(path)
+    assert pair.response[slice(*pair.spans[0])] == "sorry for you"
+    assert pair.lost_rationales == 1

@@ -1,0 +1,103 @@
+"""The score stage: rows, groups, answers, mistakes, and nothing half written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from reply_world import Keywords, reply, write_replies
+
+from re_llm.errors import RellmError
+from re_llm.evaluate import load_scorer, score_file
+from re_llm.records import Reply, Score, read_records, write_records
+
+
+def scored(replies: Path, **options) -> tuple[list[Score], object]:
+    out = replies.with_suffix(".scores")
+    report = score_file(replies, out, scorer=Keywords(), progress=False, **options)
+    return list(read_records(out, Score)), report
+
+
+def groups(rows: list[Score], metric: str) -> list[Score]:
+    return [row for row in rows if row.key == "*" and row.metric == metric]
+
+
+def test_rows_and_groups(tmp_path: Path):
+    rows, report = scored(write_replies(tmp_path / "r.jsonl", "re-llm", share=1.0, seed=3))
+    items = [row for row in rows if row.key != "*" and row.metric == "EX"]
+    assert len(items) == 80
+    assert {(row.system, row.corpus, row.seed) for row in rows} == {("re-llm", "esd", 3)}
+    (group,) = groups(rows, "EX")
+    assert group.value == pytest.approx(sum(row.value for row in items) / 80)
+    assert group.model_extra["count"] == 80
+    assert groups(rows, "UA")[0].value == 1
+    assert report.metrics == ("ER", "EX", "IP", "SER")
+    assert "re-llm esd 3: 80 replies" in report.summary()
+
+
+def test_bare_replies_of_some_other_system(tmp_path: Path):
+    lines = [
+        {"key": str(i), "system": "theirs", "text": "Hi.", "response": r} for i, r in enumerate(["Sorry.", "Why?"])
+    ]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows, report = scored(tmp_path / "r.jsonl")
+    assert report.metrics == ("ER", "EX", "IP")
+    assert {row.metric: row.value for row in rows if row.key == "*"} == {"ER": 1.0, "EX": 1.0, "IP": 0.0}
+
+
+def test_answers_are_read_and_the_silent_count_as_wrong(tmp_path: Path):
+    rows = [
+        reply("s", "1", "sad", hears=True),
+        reply("s", "2", "sad", hears=True, answer="I cannot say."),
+        reply("s", "3", "happy", hears=True, answer=None),
+        reply("s", "4", "happy", hears=True, answer=None, recognized="Joyful"),
+    ]
+    write_records(tmp_path / "r.jsonl", rows)
+    got, report = scored(tmp_path / "r.jsonl", metrics=["ser"])
+    assert {row.key: row.value for row in got if row.metric == "SER"} == {"1": 1, "2": 0, "3": 0, "4": 1}
+    (unparsable,) = groups(got, "UNPARSABLE")
+    assert (unparsable.value, unparsable.model_extra["number"], report.unparsable) == (0.5, 2, 2)
+    assert groups(got, "UA")[0].model_extra["confusion"] == [[1, 0, 1], [0, 1, 1]]
+
+
+def test_systems_that_were_not_asked_have_no_recognition(tmp_path: Path):
+    rows = [reply("text-label", "1", "sad", hears=True, answer=None), reply("re-llm", "1", "sad", hears=True)]
+    write_records(tmp_path / "r.jsonl", rows)
+    got, _ = scored(tmp_path / "r.jsonl")
+    assert [row.system for row in groups(got, "UA")] == ["re-llm"]
+
+
+def test_empty_replies_and_lost_texts_are_counted(tmp_path: Path):
+    write_records(
+        tmp_path / "r.jsonl", [Reply(key="1", system="s", response=" "), Reply(key="2", system="s", response="?")]
+    )
+    got, report = scored(tmp_path / "r.jsonl")
+    assert (report.empty, report.without_text) == (1, 2)
+    assert [row.value for row in got if row.metric == "EX" and row.key != "*"] == [0, 2]
+    assert "1 replies are empty" in report.summary()
+
+
+def test_mistakes_name_the_place(tmp_path: Path):
+    path = tmp_path / "r.jsonl"
+    write_records(path, [reply("s", "1", "sad", hears=True)] * 2)
+    with pytest.raises(RellmError, match=r"r\.jsonl:2: key '1' of system 's' is in line 1"):
+        scored(path)
+    write_records(path, [reply("s", "1", "sad", hears=True)])
+    with pytest.raises(RellmError, match="unknown metric 'BLEU'"):
+        scored(path, metrics=["BLEU"])
+    path.write_text(path.read_text() + '{"key": "2"}\n')
+    with pytest.raises(RellmError, match=r"r\.jsonl:2"):
+        scored(path)
+    path.write_text('{"key": "1", "system": "s", "response": "x", "emotion": "wistful"}\n')
+    with pytest.raises(RellmError, match=r"wistful.*r\.jsonl:1"):
+        scored(path)
+    path.write_text('{"key": "1", "system": "s", "response": "x"}\n')
+    with pytest.raises(RellmError, match="SER needs"):
+        scored(path, metrics=["SER"])
+    path.write_text("")
+    with pytest.raises(RellmError, match="no replies"):
+        scored(path)
+    assert not path.with_suffix(".scores").exists()
+    with pytest.raises(RellmError, match="no such empathy scorer"):
+        load_scorer("large")
