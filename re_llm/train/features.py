@@ -114,15 +114,17 @@ def build_store(
     batch_size: int = 16,
     progress: bool = True,
 ) -> FeatureStore:
-    """Encodes every utterance once, batched by length; skips the work when `folder` is complete.
+    """Encodes every utterance once, batched by length; skips the work when `folder` or one beside it is complete.
 
     Raises:
         RellmError: a recording cannot be read (names it), or the disk is full.
     """
     made_by = fingerprints(model)
     keys = [e.key for e in examples]
-    if is_complete(folder, made_by, keys):
-        return FeatureStore(folder)
+    # Another stage may have encoded these utterances already, among others.
+    for candidate in (folder, *sorted(folder.parent.glob("*"))):
+        if is_complete(candidate, made_by, keys):
+            return FeatureStore(candidate)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").unlink(missing_ok=True)
     frames = model.config.fusion == "frames"
