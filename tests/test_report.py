@@ -15,7 +15,7 @@ from re_llm.evaluate import score_file
 from re_llm.evaluate.page import Heading, Paragraph, Table, Value, html_page, markdown_page, quote
 from re_llm.report import write_report
 
-NASTY = "<script>alert(1)</script>|*x*"
+NASTY = "<script>alert(1)</script>|*x* $\\frac{$"
 
 
 def world(folder: Path, systems: dict[str, float], corpora: tuple[str, ...] = ("esd", "iemocap")) -> tuple[list, list]:

@@ -83,7 +83,7 @@ def take_apart(seekers: Sequence[str], responses: Sequence[str]) -> Batch:
 def _first_words(words: Tokens) -> Floats:
     """Whether the first word of each sentence is of the classes i, you, wh: [S, 3]."""
     rows, index = np.unique(words.rows, return_index=True)
-    first = Tokens(words.ids[index], rows, words.count).grams((1,))
+    first = Tokens(words.ids[index], rows, words.words[index], words.count).grams((1,))
     counts: Floats = tf.lexicon_counts(*first, words.count)[:, [_I, _YOU, _WH]]
     return counts
 

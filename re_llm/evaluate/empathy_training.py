@@ -186,8 +186,8 @@ def _markdown(report: dict[str, Any]) -> str:
         "",
         "The published rows were measured on the authors' own split: an orientation, no like-for-like comparison. "
         "Which features to use was decided beforehand on other folds (seed 0) of the same pairs, so new pairs may "
-        "score a little lower. Level 1 of IP has too few pairs, which hardly differ in words from levels 0 and 2: it is "
-        "mostly missed.",
+        "score a little lower. Level 1 of IP has too few pairs, which hardly differ in words from those of the other "
+        "levels: it is mostly missed.",
         "",
     ]
     return "\n".join(lines)

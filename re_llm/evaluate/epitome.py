@@ -31,9 +31,9 @@ MAX_CELL = 2**20
 WEAKNESSES = (
     "EX is close to a question-mark detector: on EPITOME's Reddit pairs the rule `a question mark -> level 2` is right "
     "in 87.5 % of the pairs.",
-    "ER does not ask whether the emotion that a reply names is the right one; the audit `named emotion` does.",
+    "ER does not ask whether the emotion that a reply names is the right one; the audit `named emotion right` does.",
     "The original RoBERTa scorer cuts texts at 64 tokens: a question at the end of a longer reply is never seen. The "
-    "shipped small scorer reads the whole reply; the audit `cut at 64 words` says how much that changes.",
+    "shipped small scorer reads the whole reply; the audits `cut at 64` and `Ex by the cut` say how much that changes.",
     "All EPITOME scorers learned from English posts on mental health, not from spoken dialogue; levels are for "
     "comparing systems on the same items, not for grading one reply.",
 )

@@ -23,6 +23,11 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def _plain(text: str) -> str:
+    """Names of others hold no formulas."""
+    return text.replace("$", r"\$")
+
+
 def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # No date and no version: the same scores give the same file.
@@ -38,14 +43,14 @@ def confusion_picture(
     rows = -(-len(matrices) // columns)
     size = 0.55 * len(labels) + 1.3
     figure, axes = _figure(rows, columns, columns * (size + 0.4), rows * size + 0.5)
-    figure.suptitle(title)
-    names = [*labels, "none"]
+    figure.suptitle(_plain(title))
+    names = [*map(_plain, labels), "none"]
     for axis, (system, counts) in zip(axes.flat, matrices.items(), strict=False):
         shares = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-        axis.set_title(system, fontsize=9)
+        axis.set_title(_plain(system), fontsize=9)
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
-        axis.set_yticks(range(len(labels)), labels, fontsize=7)
+        axis.set_yticks(range(len(labels)), names[:-1], fontsize=7)
         axis.axvline(len(labels) - 0.5, color="white", linewidth=2)
         for (row, column), share in np.ndenumerate(shares):
             shade = "white" if share > 55 else "#1d2430"
@@ -62,7 +67,7 @@ def level_picture(path: Path, shares: Mapping[str, Mapping[str, Sequence[float]]
     systems = max((list(each) for each in shares.values()), key=len)
     alike = all(list(each) == systems for each in shares.values())
     figure, axes = _figure(1, len(shares), 4.2 * len(shares) + 1.5, 0.34 * len(systems) + 1.4)
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     for axis, (metric, each) in zip(axes.flat, shares.items(), strict=True):
         names = list(each)
         left = np.zeros(len(names))
@@ -70,7 +75,7 @@ def level_picture(path: Path, shares: Mapping[str, Mapping[str, Sequence[float]]
             width = np.array([100 * each[name][level] for name in names])
             axis.barh(range(len(names)), width, left=left, color=color, label=f"level {level}", height=0.72)
             left += width
-        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_yticks(range(len(names)), [_plain(name) for name in names], fontsize=8)
         axis.invert_yaxis()
         axis.set_xlim(0, 100)
         axis.set_title(f"{metric}, % of the replies", fontsize=9)

@@ -66,6 +66,7 @@ class UaDifference:
     Attributes:
         interval: 95 % interval of a bootstrap over items.
         p: two-sided, twice the smaller share of resamples on either side of zero.
+        pairs: different items.
     """
 
     difference: float
@@ -114,7 +115,8 @@ def ua_difference(
     p = min(1.0, 2 * float(min((gaps <= 0).mean(), (gaps >= 0).mean())))
     difference = float(_ua(cube.sum(axis=2)) - _ua(cube.sum(axis=1)))
     # A bootstrap of n resamples cannot tell a p below 1/n from 1/n.
-    return UaDifference(difference, (float(low), float(high)), max(p, 1 / resamples), len(truth))
+    count = len(truth) if items is None else len(set(items))
+    return UaDifference(difference, (float(low), float(high)), max(p, 1 / resamples), count)
 
 
 def _draw_together(

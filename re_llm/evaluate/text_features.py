@@ -110,10 +110,16 @@ def _token_id(token: str) -> int:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of several texts. ids [N] (hash of a token), rows [N] (which text it is of), count: of texts."""
+    """The tokens of several texts.
+
+    Attributes:
+        ids: [N] hash of each token. rows: [N] which text it is of. words: [N] whether it is a word or number, no sign.
+        count: of texts.
+    """
 
     ids: Hashes
     rows: Ints
+    words: npt.NDArray[np.bool_]
     count: int
 
     @classmethod
@@ -121,7 +127,8 @@ class Tokens:
         split = [tokens(text) for text in texts]
         rows = np.repeat(np.arange(len(split)), [len(t) for t in split])
         ids = np.fromiter((_token_id(t) for text in split for t in text), np.uint64, len(rows))
-        return cls(ids, rows, len(split))
+        words = np.fromiter((t[0].isalnum() for text in split for t in text), np.bool_, len(rows))
+        return cls(ids, rows, words, len(split))
 
     def grams(self, orders: Sequence[int] = WORD_ORDERS) -> tuple[Ints, npt.NDArray[np.uint32]]:
         """(rows, hashes) of all n-grams that stay within a text."""
@@ -154,9 +161,10 @@ def char_grams(texts: Sequence[str]) -> tuple[Ints, npt.NDArray[np.uint32]]:
         size = max(0, len(codes) - n + 1)
         state = _mix(state[:size], codes[n - 1 :])
         if n in CHAR_ORDERS:
-            ends = space[:size].astype(np.int8) + space[n - 1 :]
             interior = before[n - 1 : n - 1 + size] - before[1 : 1 + size]
-            good = (interior == 0) & (ends < 2) & (rows[:size] == rows[n - 1 :])
+            good = (interior == 0) & (rows[:size] == rows[n - 1 :])
+            if n == 2:
+                good &= ~(space[:size] & space[n - 1 :])
             out_rows.append(rows[:size][good])
             out_hashes.append(_final(state[good]))
     return np.concatenate(out_rows), np.concatenate(out_hashes)
@@ -196,8 +204,8 @@ def lexicon_counts(rows: Ints, hashes: npt.NDArray[np.uint32], count: int) -> Fl
 
 
 def is_content(words: Tokens) -> npt.NDArray[np.bool_]:
-    """Marks the tokens that are no function words."""
-    return ~np.isin(words.ids, _stop_ids())
+    """Marks the words that are no function words."""
+    return words.words & ~np.isin(words.ids, _stop_ids())
 
 
 def shared_words(words: Tokens, documents: Ints, seekers: Tokens) -> npt.NDArray[np.bool_]:

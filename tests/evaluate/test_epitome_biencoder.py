@@ -167,11 +167,11 @@ def test_scores_do_not_depend_on_the_batch(scorer_folder: Path):
 
 
 def test_window_hides_the_end(scorer_folder: Path):
-    head = " ".join(["Try a walk."] * 12)
-    short = BiEncoderScorer.load(scorer_folder, window=16).score(["", ""], [head, head + " What happened to you?"])
-    wide = BiEncoderScorer.load(scorer_folder, window=78).score(["", ""], [head, head + " What happened to you?"])
-    assert short[0]["ER"].probabilities == pytest.approx(short[1]["ER"].probabilities, abs=1e-5)
-    assert wide[0]["ER"].probabilities != pytest.approx(wide[1]["ER"].probabilities, abs=1e-4)
+    long = " ".join(["Try a walk."] * 12)
+    (short,) = BiEncoderScorer.load(scorer_folder, window=16).score([""], [long])
+    (wide,) = BiEncoderScorer.load(scorer_folder, window=78).score([""], [long])
+    assert short["ER"].rationale == wide["ER"].rationale[: len(short["ER"].rationale)]
+    assert short["ER"].rationale[-1][1] < 0.5 * len(long) < wide["ER"].rationale[-1][1]
 
 
 def test_authors_file_converts(scorer_folder: Path, tmp_path: Path):

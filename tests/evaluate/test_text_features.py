@@ -9,7 +9,16 @@ from re_llm.evaluate.text_features import CLASSES, Tokens
 
 
 def test_tokens_and_quotes():
-    assert tf.tokens("Don’t worry... REALLY?? It's 5!") == ["don't", "worry", "...", "really", "??", "it's", "5", "!"]
+    assert tf.tokens("Don\u2019t worry... REALLY?? It's 5!") == [
+        "don't",
+        "worry",
+        "...",
+        "really",
+        "??",
+        "it's",
+        "5",
+        "!",
+    ]
 
 
 def test_sentences_cover_what_is_said():
@@ -52,10 +61,8 @@ def test_lexicon_finds_phrases():
 
 
 def test_shared_words_leave_function_words_out():
-    words, heard = (
-        Tokens.of(["The exam was hard.", "The dog."]),
-        Tokens.of(["I failed the exam.", "I failed the exam."]),
-    )
+    heard = Tokens.of(["I failed the exam.", "I failed the exam."])
+    words = Tokens.of(["The exam was hard.", "The dog."])
     shared = tf.shared_words(words, np.array([0, 1]), heard)
     assert words.per_row(shared).tolist() == [1, 0]
 
