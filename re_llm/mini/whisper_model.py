@@ -189,7 +189,6 @@ def transcribe(
 
 def save_whisper(model: WhisperForConditionalGeneration, processor: WhisperProcessor, out: Path) -> None:
     """Write model (float16), processor and generation settings so that plain transformers loads them."""
-    model.set_attn_implementation("sdpa")
     weights = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
     model.save_pretrained(out, state_dict=weights)
     processor.save_pretrained(out)

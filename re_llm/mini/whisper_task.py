@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import WhisperProcessor
 
+from re_llm.errors import RellmError
 from re_llm.mini import speech_data
 from re_llm.mini.speech_data import Clip, MelStore
 from re_llm.mini.whisper_model import FULL_FRAMES, WhisperSize, build_model, decode, encode, gather
@@ -43,6 +44,13 @@ class Recipe:
     full_batch: int = 2
     full_weight: float = 0.15
     """Weight of their loss beside the batch's."""
+    token_noise: float = 0.25
+    """Share of the decoder's input tokens that are replaced by random ones while the encoder is frozen."""
+
+    def __post_init__(self) -> None:
+        for name in ("pad_share", "token_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RellmError(f"{name} is {getattr(self, name)}", allowed="0 to 1")
 
 
 class CtcHeads(nn.Module):
@@ -105,18 +113,50 @@ class WhisperTask(nn.Module):
         self.order = np.argsort(mels.lengths, kind="stable")
 
     def terms(self, step: int, seed: int) -> dict[str, torch.Tensor]:
+        """Losses of a step on encoder, decoder and CTC heads."""
         rng = np.random.default_rng([seed, step])
         recipe = self.recipe
         share = min(1.0, 0.25 + 0.75 * step / max(1, recipe.short_steps))
         chosen = speech_data.like_lengths(self.order, recipe.batch, rng, share=share)
-        silence = rng.integers(0, recipe.pad_frames, len(chosen)) if rng.random() < recipe.pad_share else None
-        values = self._losses(chosen, silence, rng)
+        values = self._losses(chosen, self._silence(len(chosen), rng), rng)
         if recipe.full_every and step % recipe.full_every == recipe.full_every - 1:
             few = rng.permutation(len(self.order))[: recipe.full_batch]
             padded = self._losses(few, FULL_FRAMES - self.mels.lengths[few], rng)
             values["full_ce"] = padded["ce"]
             values["loss"] = values["loss"] + recipe.full_weight * padded["loss"]
         return values
+
+    def decoder_terms(self, step: int, seed: int) -> dict[str, torch.Tensor]:
+        """Loss of a step on the decoder alone, the encoder frozen.
+
+        The decoder learns the training sentences by heart long before the encoder is good, and then completes from
+        memory what it should hear. With false tokens among its inputs memory is of less use than the recording.
+        """
+        rng = np.random.default_rng([seed, step, 1])
+        full = self.recipe.full_every and step % self.recipe.full_every == self.recipe.full_every - 1
+        if full:
+            chosen = rng.permutation(len(self.order))[: 2 * self.recipe.full_batch]
+            silence = FULL_FRAMES - self.mels.lengths[chosen]
+        else:
+            chosen = speech_data.like_lengths(self.order, self.recipe.batch, rng)
+            silence = self._silence(len(chosen), rng)
+        mels, frames = gather([self.mels[i] for i in chosen], silence)
+        mels = spec_augment(mels, self.mels.lengths[chosen], rng)
+        inputs, labels = self._teacher_forcing([self.tokens[i] for i in chosen])
+        end, prefix = self.processor.tokenizer.eos_token_id, len(self.prefix)
+        false = torch.from_numpy(rng.random(inputs.shape) < self.recipe.token_noise) & (inputs != end)
+        false[:, :prefix] = False
+        inputs = torch.where(false, torch.from_numpy(rng.integers(0, end, inputs.shape)), inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                states, lengths = encode(self.model, mels, frames)
+            logits = decode(self.model, inputs, states, lengths)
+            ce = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+        return {"loss": ce * (self.recipe.full_weight if full else 1.0), "full_ce" if full else "ce": ce}
+
+    def _silence(self, size: int, rng: np.random.Generator) -> np.ndarray | None:
+        """Frames of silence after each utterance, for some of the batches."""
+        return rng.integers(0, self.recipe.pad_frames, size) if rng.random() < self.recipe.pad_share else None
 
     def _losses(
         self, chosen: np.ndarray, silence: np.ndarray | None, rng: np.random.Generator
