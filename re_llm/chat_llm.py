@@ -150,7 +150,8 @@ class ChatLlm:
         tokens = [tokenize_row(self.tokenizer, prompt, content) for prompt, content in rows]
         answers: list[Answer | None] = [None] * len(rows)
         for batch in batches_by_length([len(t) for t in tokens], batch_size):
-            for i, answer in zip(batch, self.generate([tokens[i] for i in batch], max_new_tokens=max_new_tokens)):
+            said = self.generate([tokens[i] for i in batch], max_new_tokens=max_new_tokens)
+            for i, answer in zip(batch, said, strict=True):
                 answers[i] = answer
             if on_batch:
                 on_batch(len(batch))

@@ -32,7 +32,7 @@ class Components(Options):
 
 
 class LoraOptions(Options):
-    """Partial LoRA (BLSP-Emo section 3; released code). `targets: null` = attention and MLP up/gate of the LLM's type."""
+    """Partial LoRA (BLSP-Emo section 3; released code). `targets: null`: attention and MLP up/gate of the LLM."""
 
     r: int = Field(default=16, ge=1)
     alpha: int = Field(default=16, ge=1)
@@ -135,7 +135,8 @@ class StageOptions(Options):
 class CorpusOptions(Options):
     """Where a corpus lies and which protocol splits it.
 
-    root: a folder, or `mini`: the miniature world renders it. scale: its number of recordings, then (1 = 29 hours in all).
+    root: a folder, or `mini`: the miniature world renders it.
+    scale: of a rendered corpus; 1 = 29 hours for all of them.
     """
 
     reader: str

@@ -1,7 +1,7 @@
 """`re-llm continue`: the LLM continues every transcript; its answers are what the speech model learns to say.
 
-RE-LLM section II-B step 1, BLSP-Emo section 3. Greedy, 48 new tokens; `early_stop` is true when the end was not reached,
-and then no end token is trained.
+RE-LLM section II-B step 1, BLSP-Emo section 3. Greedy, 48 new tokens; `early_stop` is true when the end was not
+reached, and then no end token is trained.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def _audio_for(row: Utterance, manifest: Path, out: Path) -> str:
     return ":".join([os.path.relpath(manifest.parent / name, out.parent), *member])
 
 
-def _wanted(rows: Iterable[Utterance], prompt: Prompt, splits: set[str] | None) -> Iterable[tuple[Utterance, str | None]]:
+def _wanted(
+    rows: Iterable[Utterance], prompt: Prompt, splits: set[str] | None
+) -> Iterable[tuple[Utterance, str | None]]:
     """Rows of the splits with the reason why one cannot be continued, or None."""
     for row in rows:
         if splits and row.split not in splits:
@@ -79,7 +81,18 @@ def _wanted(rows: Iterable[Utterance], prompt: Prompt, splits: set[str] | None) 
 
 def _continuation(row: Utterance, audio: str, prompt: Prompt, llm: str, answer: Any) -> Continuation:
     known = row.model_dump(exclude_none=True)
-    kept = ("valence", "arousal", "dominance", "vad_source", "corpus", "split", "start", "duration", "speaker", "emotion")
+    kept = (
+        "valence",
+        "arousal",
+        "dominance",
+        "vad_source",
+        "corpus",
+        "split",
+        "start",
+        "duration",
+        "speaker",
+        "emotion",
+    )
     return Continuation(
         key=row.key,
         audio=audio,
@@ -138,7 +151,7 @@ def continue_manifest(
                     asked_rows, max_new_tokens=max_new_tokens, batch_size=batch_size, on_batch=advance
                 )
                 good, bad = [], []
-                for row, answer in zip(chunk, answers):
+                for row, answer in zip(chunk, answers, strict=True):
                     record = _continuation(row, _audio_for(row, manifest, out), asked, llm.name, answer)  # type: ignore[union-attr]
                     reason = refusal(answer.text)
                     (bad if reason else good).append(record.model_copy(update={"dropped": reason} if reason else {}))

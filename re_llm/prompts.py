@@ -78,12 +78,12 @@ _ALL = (
     ),
     Prompt(  # B: the cascade baseline, and text + label
         "cascade",
-        before='The user\'s speech instruction, transcribed as "',
+        before="The user's speech instruction, transcribed as \"",
         after='", conveys a {emotion} emotion tone. Please provide a response.',
     ),
     Prompt(
         "cascade-dialogue",
-        before='The user\'s speech input, transcribed as "',
+        before="The user's speech input, transcribed as \"",
         after='", conveys a {emotion} emotion tone. Please provide a response.',
     ),
 )

@@ -1,4 +1,4 @@
-"""Valence, arousal and dominance estimated by the emotion encoder, for corpora that have none (RE-LLM section III-A)."""
+"""Valence, arousal, dominance estimated by the emotion encoder, for corpora without them (RE-LLM section III-A)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class DimensionEstimator:
         folder = locate(resolve_component(name))
         encoder = load_emotion_encoder(folder, torch.float32, allow_pickle=allow_pickle)
         if encoder.classifier is None:
-            raise RellmError(f"{name} has no head for valence, arousal and dominance", todo="Use one in audeering's format")
+            raise RellmError(
+                f"{name} has no head for valence, arousal and dominance", todo="Use one in audeering's format"
+            )
         return cls(encoder.to(pick_device(device)), name, normalize=emotion_input_kind(folder) == "normalized")
 
     @torch.inference_mode()

@@ -1,8 +1,9 @@
 """`re-llm reproduce RECIPE`: every stage, one after another, skipping what is complete; one report at the end.
 
 Folders of a run:
-    corpora/NAME/manifest.jsonl  continuations/NAME.PROMPT.jsonl  features/NAME/  checkpoints/STAGE or SYSTEM/CORPUS/SEED/
-    replies/CORPUS/SYSTEM.SEED.jsonl  scores/CORPUS/SYSTEM.SEED.jsonl  report/
+    corpora/NAME/manifest.jsonl    continuations/NAME.PROMPT.jsonl    features/NAME/
+    checkpoints/STAGE/ and checkpoints/SYSTEM/CORPUS/SEED/
+    replies/CORPUS/SYSTEM.SEED.jsonl    scores/CORPUS/SYSTEM.SEED.jsonl    report/
 """
 
 from __future__ import annotations

@@ -37,7 +37,11 @@ def test_a_system_changes_its_stage_and_its_model() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("    lr: 1.0e-4\n", "    learning: 1.0e-4\n    lr: 1.0e-4\n", r"r\.yaml:8: unknown key 'stages.tune.learning'"),
+        (
+            "    lr: 1.0e-4\n",
+            "    learning: 1.0e-4\n    lr: 1.0e-4\n",
+            r"r\.yaml:8: unknown key 'stages.tune.learning'",
+        ),
         ("lr: 1.0e-4", "lr: -1", r"r\.yaml:8: stages.tune.lr"),
         ("response_ce: 1.0, input_er:", "response_see: 1.0, input_er:", "unknown loss 'response_see'"),
         ("{kind: text}", "{kind: text, prompt: chatty}", "unknown prompt 'chatty'"),
@@ -64,7 +68,7 @@ def test_an_unknown_key_lists_the_known_ones() -> None:
 def test_overrides_reach_any_depth_and_are_checked() -> None:
     recipe = parse_recipe(GOOD, overrides=parse_overrides(["stages.tune.lr=3e-4", "seeds=[1, 2]"]))
     assert (recipe.stages["tune"].lr, recipe.seeds) == (3e-4, (1, 2))
-    with pytest.raises(RellmError, match="unknown key 'stages.tune.rate'"):
+    with pytest.raises(RellmError, match=r"unknown key 'stages\.tune\.rate'"):
         parse_recipe(GOOD, overrides={"stages.tune.rate": 1})
     with pytest.raises(RellmError, match="key=value"):
         parse_overrides(["lr"])

@@ -37,9 +37,7 @@ class Parrot:
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     base = {"corpus": "toy", "split": "train", "emotion": "sad", "speaker": "s1", "valence": 0.1}
-    rows = [
-        Utterance(**{**base, "key": f"u{i}", "audio": f"wav/{i}.wav", "text": f"line {i}"}) for i in range(7)
-    ] + [
+    rows = [Utterance(**{**base, "key": f"u{i}", "audio": f"wav/{i}.wav", "text": f"line {i}"}) for i in range(7)] + [
         Utterance(**{**base, "key": "long", "audio": "wav/l.wav", "text": "a long line"}),
         Utterance(**{**base, "key": "mute", "audio": "wav/m.wav", "text": " "}),
         Utterance(**{**base, "key": "blank", "audio": "wav/b.wav", "text": "x", "emotion": None}),

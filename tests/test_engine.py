@@ -26,7 +26,11 @@ def test_many_equal_one_by_one_in_their_order(loaded: engine.Engine) -> None:
     together = loaded.respond_many(WAVES, recognize="recognize", batch_size=3, max_new_tokens=8)
     for wave, reply in zip(WAVES, together, strict=True):
         alone = loaded.respond(wave, max_new_tokens=8)
-        assert (reply.response, reply.tokens, reply.finish_reason) == (alone.response, alone.tokens, alone.finish_reason)
+        assert (reply.response, reply.tokens, reply.finish_reason) == (
+            alone.response,
+            alone.tokens,
+            alone.finish_reason,
+        )
         assert reply.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
         assert reply.arousal == pytest.approx(alone.arousal, abs=1e-5)
         assert reply.answer == loaded.recognize(wave).answer

@@ -1,9 +1,9 @@
 """`re-llm mini build`: makes the whole miniature from nothing; resumable, gated, and written down.
 
-    OUT/world         corpora in their genuine layouts
-    OUT/parts/NAME    llm, whisper, emotion: the components
-    OUT/run           the speech LLMs, made by the recipe mini_components through the ordinary stages
-    OUT/assets        what ships: the components, blsp-emo, re-llm, recordings, build.json
+OUT/world         corpora in their genuine layouts
+OUT/parts/NAME    llm, whisper, emotion: the components
+OUT/run           the speech LLMs, made by the recipe mini_components through the ordinary stages
+OUT/assets        what ships: the components, blsp-emo, re-llm, recordings, build.json
 """
 
 from __future__ import annotations
@@ -179,7 +179,9 @@ def build(out: str | os.PathLike[str], *, seed: int = 0, scale: float = 1.0, say
 
 def _write_down(out: Path, seed: int, times: dict[str, float]) -> None:
     """`build.json`: what the build took and how good the parts are."""
-    metrics = {name: json.loads((out / "parts" / name / "metrics.json").read_text()) for name in ("llm", "whisper", "emotion")}
+    metrics = {
+        name: json.loads((out / "parts" / name / "metrics.json").read_text()) for name in ("llm", "whisper", "emotion")
+    }
     reports = {
         name: json.loads((out / "run" / "checkpoints" / stage / "report.json").read_text())
         for stage, name in CHECKPOINTS.items()

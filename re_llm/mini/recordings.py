@@ -57,7 +57,5 @@ def ship(picked: list[Picked], folder: Path) -> None:
         row = item.row
         samples = audio.load(row.audio, start=row.start, duration=row.duration, root=item.manifest.parent)
         soundfile.write(folder / item.name, samples, audio.RATE, subtype="PCM_16", format="FLAC")
-        listing.append(
-            {"recording": item.name, "sentence": row.text, "speaker": row.speaker, "reference": row.emotion}
-        )
+        listing.append({"recording": item.name, "sentence": row.text, "speaker": row.speaker, "reference": row.emotion})
     (folder / "recordings.json").write_text(json.dumps(listing, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Training rows: `prefix | speech | suffix | response` for the student, the transcript in place of speech for the teacher."""
+"""Training rows: `prefix | speech | suffix | response`; the teacher reads the transcript in place of speech."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def _too_long(row: Continuation, options: StageOptions, tokenizer: Any) -> str |
     return None
 
 
-def load_examples(
-    files: Sequence[Path], options: StageOptions, emotions: Sequence[str], tokenizer: Any
-) -> Loaded:
+def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequence[str], tokenizer: Any) -> Loaded:
     """Reads continuation files; filters as the papers do, and counts what it filters.
 
     Raises:
@@ -87,7 +85,9 @@ def load_examples(
                 continue
             index = emotions.index(canonical(row.emotion, emotions, where=where)) if row.emotion else NO_EMOTION
             if index == NO_EMOTION and "input_er" in losses:
-                raise RellmError(f"{where}: no emotion, which the loss input_er needs", todo="Remove the row or the loss")
+                raise RellmError(
+                    f"{where}: no emotion, which the loss input_er needs", todo="Remove the row or the loss"
+                )
             if row.dimensions() is None and "input_er_avd" in losses:
                 raise RellmError(
                     f"{where}: no valence, arousal and dominance, which the loss input_er_avd needs",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import torch
 
 from re_llm import audio
 from re_llm.chat_llm import batches_by_length
-from re_llm.errors import RellmError
 from re_llm.model.outputs import EncodedAudio
 from re_llm.progress import progress_bar
+from re_llm.records import disk_error
 from re_llm.train.data import Example
 
 READ_AHEAD = 256  # utterances decoded and sorted by length at a time: bounds the memory
@@ -105,6 +106,55 @@ def is_complete(folder: Path, wanted: dict[str, str | None], keys: Sequence[str]
     return same and set(keys) <= set(found["keys"])
 
 
+class _Writer:
+    """Appends the states of batches to the files of a store, and writes its index when all are there."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "index.json").unlink(missing_ok=True)
+        self.states = (folder / "states.bin").open("wb")
+        self.frames = (folder / "emotion.bin").open("wb")
+        self.keys: list[str] = []
+        self.lengths: list[int] = []
+        self.pooled: list[np.ndarray] = []
+        self.width = self.frames_width = 0
+
+    def add(self, keys: Sequence[str], encoded: EncodedAudio) -> None:
+        self.width = encoded.speech_states.shape[-1]
+        emotion = encoded.emotion_states
+        for row, key in enumerate(keys):
+            n = int(encoded.speech_lengths[row])
+            self.states.write(_half(encoded.speech_states[row, :n]))
+            if emotion is not None and emotion.dim() == 3:
+                self.frames_width = emotion.shape[-1]
+                self.frames.write(_half(emotion[row, :n]))
+            elif emotion is not None:
+                self.pooled.append(emotion[row].float().cpu().numpy())
+            self.keys.append(key)
+            self.lengths.append(n)
+
+    def close(self) -> None:
+        self.states.close()
+        self.frames.close()
+
+    def finish(self, made_by: dict[str, str | None]) -> None:
+        self.close()
+        if self.pooled:
+            np.save(self.folder / "emotion.npy", np.stack(self.pooled))
+        index = {
+            "fingerprints": made_by,
+            "keys": self.keys,
+            "offsets": [0, *np.cumsum(self.lengths).tolist()],
+            "width": self.width,
+            "emotion": "pooled" if self.pooled else "frames" if self.frames_width else "none",
+            "emotion_width": self.frames_width,
+        }
+        temporary = self.folder / "index.json.tmp"
+        temporary.write_text(json.dumps(index), encoding="utf-8")
+        temporary.replace(self.folder / "index.json")
+
+
 def build_store(
     folder: Path,
     examples: Sequence[Example],
@@ -125,47 +175,18 @@ def build_store(
     for candidate in (folder, *sorted(folder.parent.glob("*"))):
         if is_complete(candidate, made_by, keys):
             return FeatureStore(candidate)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "index.json").unlink(missing_ok=True)
-    frames = model.config.fusion == "frames"
-    lengths, pooled, order, width = [], [], [], 0
-    frames_width = 0
     try:
-        with (folder / "states.bin").open("wb") as states, (folder / "emotion.bin").open("wb") as emotion_frames:
-            with progress_bar("encode", len(examples), show=progress) as advance:
-                for first in range(0, len(examples), READ_AHEAD):
-                    chunk = examples[first : first + READ_AHEAD]
-                    samples = [audio.load(e.audio, start=e.start, duration=e.duration) for e in chunk]
-                    for batch in batches_by_length([len(s) for s in samples], batch_size):
-                        encoded = _encode(model, processor, [samples[i] for i in batch])
-                        width = encoded.speech_states.shape[-1]
-                        for row, i in enumerate(batch):
-                            n = int(encoded.speech_lengths[row])
-                            states.write(_half(encoded.speech_states[row, :n]))
-                            if encoded.emotion_states is not None and frames:
-                                frames_width = encoded.emotion_states.shape[-1]
-                                emotion_frames.write(_half(encoded.emotion_states[row, :n]))
-                            elif encoded.emotion_states is not None:
-                                pooled.append(encoded.emotion_states[row].float().cpu().numpy())
-                            lengths.append(n)
-                            order.append(chunk[i].key)
-                        advance(len(batch))
-        if pooled:
-            np.save(folder / "emotion.npy", np.stack(pooled))
-        kind = "pooled" if pooled else "frames" if frames_width else "none"
-        index = {
-            "fingerprints": made_by,
-            "keys": order,
-            "offsets": [0, *np.cumsum(lengths).tolist()],
-            "width": width,
-            "emotion": kind,
-            "emotion_width": frames_width,
-        }
-        temporary = folder / "index.json.tmp"
-        temporary.write_text(json.dumps(index))
-        temporary.replace(folder / "index.json")
+        with closing(_Writer(folder)) as writer, progress_bar("encode", len(examples), show=progress) as advance:
+            for first in range(0, len(examples), READ_AHEAD):
+                chunk = examples[first : first + READ_AHEAD]
+                samples = [audio.load(e.audio, start=e.start, duration=e.duration) for e in chunk]
+                for batch in batches_by_length([len(s) for s in samples], batch_size):
+                    encoded = _encode(model, processor, [samples[i] for i in batch])
+                    writer.add([chunk[i].key for i in batch], encoded)
+                    advance(len(batch))
+            writer.finish(made_by)
     except OSError as error:
-        raise RellmError(f"cannot write {folder}: {error.strerror or error}", todo="Free space and run again") from error
+        raise disk_error(folder, error) from error
     return FeatureStore(folder)
 
 

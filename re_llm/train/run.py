@@ -231,7 +231,9 @@ def _trainer(
 
 
 def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(asdict(value), default=lambda v: v.model_dump() if hasattr(v, "model_dump") else str(v)))
+    return json.loads(
+        json.dumps(asdict(value), default=lambda v: v.model_dump() if hasattr(v, "model_dump") else str(v))
+    )
 
 
 def _same_plan(out: Path, plan: Plan) -> None:

@@ -81,9 +81,7 @@ class ReLlmTrainer(Trainer):
             teacher = dict(inputs["teacher"])
             of_target = teacher.pop("of_target")
             taught = model.text_forward(**teacher).logits
-            terms["response_kl"] = losses.response_kl(
-                logits[of_target], taught, temperature=self.options.temperature
-            )
+            terms["response_kl"] = losses.response_kl(logits[of_target], taught, temperature=self.options.temperature)
         if {"input_er", "input_er_avd"} & set(weights):
             emotion_logits, dimensions = model.perceive(speech)
             if "input_er" in weights:

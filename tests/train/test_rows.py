@@ -46,9 +46,7 @@ def test_the_offline_filter_counts_what_it_drops(tmp_path: Path) -> None:
     ]
     loaded = load(tmp_path, rows)
     assert [e.key for e in loaded.examples] == ["toy/kept"]
-    assert loaded.dropped == Counter(
-        {"shorter than 1 s": 1, "longer than 30 s": 1, "more than 256 text tokens": 1}
-    )
+    assert loaded.dropped == Counter({"shorter than 1 s": 1, "longer than 30 s": 1, "more than 256 text tokens": 1})
     assert [key for key, _ in loaded.dropped_keys] == ["short", "long", "wordy"]
     assert loaded.examples[0].audio == str(tmp_path / "kept.wav")
 
