@@ -86,6 +86,11 @@ class Engine:
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def context(self) -> int | None:
+        """Longest row of the LLM in tokens, the answer included; None when its config names no limit."""
+        return getattr(self.model.config.text_config.get_text_config(), "max_position_embeddings", None)
+
     def samples(self, item: Audio) -> np.ndarray:
         """16 kHz mono float32 samples of a path, or of an array that is that already.
 
@@ -125,11 +130,13 @@ class Engine:
         ids = [self.tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in around]
         return [*ids[0], *([self.model.config.speech_token_id] * len(heard.embeddings)), *ids[1]]
 
-    def _inputs(self, heard: Sequence[Heard], rows: Sequence[list[int]]) -> dict[str, Any]:
-        """Left-padded prompt rows with their speech tokens."""
+    def _inputs(self, heard: Sequence[Heard] | None, rows: Sequence[list[int]]) -> dict[str, Any]:
+        """Left-padded prompt rows with their speech tokens, if they have any."""
         width = max(map(len, rows))
         ids = torch.tensor([[self.pad] * (width - len(r)) + r for r in rows], device=self.device)
         mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=self.device)
+        if heard is None:
+            return {"input_ids": ids, "attention_mask": mask}
         lengths = torch.tensor([len(h.embeddings) for h in heard], device=self.device)
         embeddings = torch.nn.utils.rnn.pad_sequence([h.embeddings for h in heard], batch_first=True)
         return {
@@ -152,7 +159,19 @@ class Engine:
         """The LLM's answers to one prompt about one batch of utterances. `sampling` goes to `generate`."""
         chosen = get_prompt(prompt) if isinstance(prompt, str) else prompt
         around = split_chat(self.tokenizer, chosen, history)
-        inputs = self._inputs(heard, [self._row(h, around) for h in heard])
+        rows = [self._row(h, around) for h in heard]
+        return self.answer_rows(rows, heard, max_new_tokens=max_new_tokens, **sampling)
+
+    @torch.inference_mode()
+    def answer_rows(
+        self, rows: Sequence[list[int]], heard: Sequence[Heard] | None = None, *, max_new_tokens: int, **sampling: Any
+    ) -> list[Answer]:
+        """The LLM's answers to one batch of finished rows of token ids.
+
+        Args:
+            heard: speech of each row, as many embeddings as the row has placeholders; None for rows of text alone.
+        """
+        inputs = self._inputs(heard, rows)
         options = {"do_sample": False, **sampling}
         with self._lock:
             out = self.model.generate(
@@ -202,7 +221,8 @@ class Engine:
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        yield from _stripped(piece for piece in streamer if piece)
+        trim = Trimmer()
+        yield from filter(None, map(trim.feed, streamer))
         thread.join()
         if failure:
             raise failure[0]
@@ -245,16 +265,19 @@ class Engine:
         return replies  # type: ignore[return-value]
 
 
-def _stripped(pieces: Iterator[str]) -> Iterator[str]:
-    """The pieces without white space at the ends of the whole: what `read_answers` cuts off as well."""
-    begun, held = False, ""
-    for piece in pieces:
-        text = held + piece if begun else piece.lstrip()
-        held = text[len(text.rstrip()) :]
-        text = text.rstrip()
-        if text:
-            begun = True
-            yield text
+class Trimmer:
+    """Takes white space off the ends of a text that comes in pieces: what `read_answers` cuts off as well."""
+
+    def __init__(self) -> None:
+        self._begun, self._held = False, ""
+
+    def feed(self, piece: str) -> str:
+        """The text that may be shown now; white space is held back until something follows it."""
+        text = self._held + piece if self._begun else piece.lstrip()
+        shown = text.rstrip()
+        self._held = text[len(shown) :]
+        self._begun = self._begun or bool(shown)
+        return shown
 
 
 def _reply(estimate: Estimate, answer: Answer) -> Reply:

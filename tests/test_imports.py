@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "re_llm"
 GROUND = {"audio", "config", "emotions", "errors", "progress", "prompts", "provenance", "records", "version"}
 HEAVY = ("torch", "transformers", "peft", "accelerate", "sklearn", "scipy", "matplotlib")
 STAGES = {"continuations", "corpora", "evaluate", "leakage", "manifest", "replies", "report", "train"}
-USE = {"chat", "cli", "demo", "doctor", "engine", "reproduce", "serve", "systems", "web"}
+USE = {"chat", "cli", "conversation", "demo", "doctor", "engine", "reproduce", "serve", "systems", "web"}
 
 
 def modules() -> list[str]:
