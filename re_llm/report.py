@@ -253,7 +253,8 @@ def _provenance(given: dict[str, Any], files: Sequence[Path]) -> list[Block]:
         # Folders tell files of one name apart (replies/CORPUS/SYSTEM.SEED.jsonl).
         hashes["/".join(Path(path).parts[-3:])] = file_hash(Path(path))
     rows: list[list[Value | str]] = [[quote(name), quote(text)] for name, text in _flat(given) if text != "None"]
-    rows += [[quote(f"sha256 of {name}"), f"`{digest}`"] for name, digest in hashes.items()]
+    told = {text for _, text in _flat(given)}
+    rows += [[quote(f"sha256 of {name}"), f"`{digest}`"] for name, digest in hashes.items() if digest not in told]
     return [Heading(2, "How this was made"), Table(["what", "value"], rows, (0, 1))]
 
 

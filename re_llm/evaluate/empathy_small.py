@@ -238,6 +238,7 @@ class SmallScorer:
     """Scores responses with the shipped weights; see the module."""
 
     name = "small"
+    window = None
 
     def __init__(self, arrays: dict[str, npt.NDArray[Any]], meta: dict[str, Any]):
         self.arrays, self.meta = arrays, meta

@@ -65,9 +65,16 @@ Empathy: TypeAlias = dict[str, Level]
 
 @runtime_checkable
 class EmpathyScorer(Protocol):
-    """Anything that scores responses to seekers."""
+    """Anything that scores responses to seekers.
+
+    Attributes:
+        name: stands in the scores. window: tokens that it reads of each text, None for all of them.
+    """
 
     name: str
+
+    @property
+    def window(self) -> int | None: ...
 
     def score(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
         """Levels of ER, IP and EX, one entry per response; `seekers` and `responses` have the same length."""

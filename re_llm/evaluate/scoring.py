@@ -156,7 +156,9 @@ def _score(group: Group, metric: str, value: float, key: str, more: dict[str, An
     return Score(key=key, system=system, metric=metric, value=value, corpus=corpus, seed=seed, **more)
 
 
-def _empathy_scores(group: Group, rows: list[_Row], levels: list[Empathy], metric: str, scorer: str) -> list[Score]:
+def _empathy_scores(
+    group: Group, rows: list[_Row], levels: list[Empathy], metric: str, scorer: EmpathyScorer
+) -> list[Score]:
     out = []
     for row, each in zip(rows, levels, strict=True):
         got = each[metric]
@@ -169,7 +171,8 @@ def _empathy_scores(group: Group, rows: list[_Row], levels: list[Empathy], metri
     values = [each[metric].level for each in levels]
     spread = stdev(values) if len(values) > 1 else 0.0
     expected = fmean(each[metric].expected for each in levels)
-    more = {"std": round(spread, 6), "count": len(values), "expected": round(expected, 4), "scorer": scorer}
+    more = {"std": round(spread, 6), "count": len(values), "expected": round(expected, 4)}
+    more |= {"scorer": scorer.name, "window": scorer.window}
     return [*out, _score(group, metric, fmean(values), "*", more)]
 
 
@@ -238,7 +241,7 @@ def score_file(
         own = [rows[i] for i in members]
         entry: dict[str, object] = {"system": group[0], "corpus": group[1], "seed": group[2], "replies": len(own)}
         for metric in asked:
-            scores += _empathy_scores(group, own, [levels[i] for i in members], metric, judge.name)
+            scores += _empathy_scores(group, own, [levels[i] for i in members], metric, judge)
             entry[metric] = scores[-1].value
         if "SER" in wanted and any(row.emotion and row.answered for row in own):
             found, result = _recognition_scores(group, own, labels or label_order(names[group[1]]))

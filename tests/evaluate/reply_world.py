@@ -25,6 +25,7 @@ class Keywords:
     """ER by `sorry`, EX by the question mark, IP by `you sound`."""
 
     name = "keywords"
+    window = None
 
     def score(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
         signs = dict(zip(MECHANISMS, ("sorry", "you sound", "?"), strict=True))
