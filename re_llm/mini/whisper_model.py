@@ -189,6 +189,7 @@ def transcribe(
 
 def save_whisper(model: WhisperForConditionalGeneration, processor: WhisperProcessor, out: Path) -> None:
     """Write model (float16), processor and generation settings so that plain transformers loads them."""
-    weights = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
+    # The output projection is the decoder's embedding; as a copy in half precision it would be stored twice.
+    weights = {name: t.to(torch.float16) for name, t in model.state_dict().items() if name != "proj_out.weight"}
     model.save_pretrained(out, state_dict=weights)
     processor.save_pretrained(out)
