@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from re_llm.cli import corpora, mini, stages, use
-from re_llm.cli.common import CommandGroup, quiet_libraries
+from re_llm.cli.common import CommandGroup, prepare_environment
 from re_llm.version import __version__
 
 app = typer.Typer(
@@ -44,6 +44,8 @@ for _function, _panel in (
     (use.doctor, _USE),
     (use.respond, _USE),
     (use.recognize, _USE),
+    (use.chat, _USE),
+    (use.serve, _USE),
     (corpora.prepare, _STAGES),
     (stages.continue_, _STAGES),
     (stages.train, _STAGES),
@@ -52,10 +54,11 @@ for _function, _panel in (
     (stages.reproduce, _STAGES),
 ):
     app.command(_function.__name__.rstrip("_"), rich_help_panel=_panel)(_function)
+app.command("convert", rich_help_panel=_MORE)(stages.convert)
 app.add_typer(mini.app, name="mini", rich_help_panel=_MORE)
 
 
 def main() -> None:
     """Entry point of the command `re-llm`."""
-    quiet_libraries()
+    prepare_environment()
     app(prog_name="re-llm")

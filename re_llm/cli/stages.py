@@ -179,3 +179,29 @@ def reproduce(
     chosen = load_recipe(recipe, parse_overrides(overrides))
     done = run(chosen, out or Path("runs") / chosen.name, say=partial(typer.echo, err=True), until=until)
     print_report(done, as_json)
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Released checkpoint or Qwen 1: folder or hub id.")],
+    out: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; it must not exist, or be empty.")],
+    to: Annotated[
+        str | None, typer.Option(help="re-llm, or blsp-emo for the way back. Default: what the source is not.")
+    ] = None,
+    emotion_encoder: Annotated[
+        str | None, typer.Option(help="RE-LLM's emotion encoder, folder or hub id, when it is not audeering's own.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder with qwen.tiktoken or tokenizer.json, when the source has neither.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Turn a released checkpoint of BLSP-Emo, RE-LLM or Qwen 1 into one of this package, or back.
+
+    Example:
+
+        re-llm convert downloads/blsp-emo checkpoints/blsp-emo
+    """
+    from re_llm.model.convert import convert as run
+
+    made = run(source, out, to=to, emotion_encoder=emotion_encoder, tokenizer=tokenizer)
+    print_report(made, as_json)

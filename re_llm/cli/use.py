@@ -1,4 +1,4 @@
-"""Commands that use a trained model: demo, doctor, respond, recognize."""
+"""Commands that use a trained model: demo, doctor, respond, recognize, chat, serve."""
 
 from __future__ import annotations
 
@@ -130,6 +130,85 @@ def recognize(
     """
     job = _Job(None, prompt, batch_size=batch_size, system=system)
     _answer(inputs, job, _Place(model, device, dtype), out, split, as_json)
+
+
+def chat(
+    model: Model = DEFAULT_MODEL,
+    prompt: Annotated[str, typer.Option(help="Id of the prompt that is answered.")] = "chat-empathetic",
+    remember: Annotated[int, typer.Option(min=0, help="Earlier exchanges that the model sees.")] = 4,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Annotated[float, typer.Option(help="0 answers greedily, up to 2 more freely.")] = 0.0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Talk to a model in the terminal.
+
+    Each line is the path of a recording, or text. Shows what was heard and the answer as it is decoded. /reset forgets
+    the conversation, /quit leaves. Example:
+
+        re-llm chat --model checkpoints/re-llm
+    """
+    if get_prompt(prompt).needs_emotion:
+        raise RellmError(f"prompt {prompt!r} tells the model the emotion that it should hear", allowed=_prompts())
+    from rich.console import Console
+
+    from re_llm import chat as module
+    from re_llm.conversation import Decoding
+    from re_llm.engine import load
+
+    decoding = Decoding(max_new_tokens, temperature)
+    with Console(stderr=True).status(f"loading {model}"):
+        engine = load(model, device=device, dtype=dtype)
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(module.HELP, markup=False, style="dim")
+    module.run(module.Chat(engine, console, decoding, prompt, remember))
+
+
+def serve(
+    model: Model = DEFAULT_MODEL,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Others than this machine reach 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="RE_LLM_API_KEY", help="Key that clients have to send. Better by environment.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in the API.")] = None,
+    prompt: Annotated[
+        str, typer.Option(help="Id of the prompt, unless a request brings a system text.")
+    ] = "chat-empathetic",
+    max_body_mb: Annotated[float, typer.Option(help="Largest request, in MB.")] = 16.0,
+    max_audio_seconds: Annotated[float, typer.Option(help="Longest audio of one request, in seconds.")] = 60.0,
+    max_new_tokens: MaxNewTokens = 256,
+    queue_size: Annotated[int, typer.Option(min=1, help="Requests that may wait; the next one is refused.")] = 16,
+    timeout: Annotated[float, typer.Option(help="Longest time to an answer, in seconds.")] = 120.0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Serve a model over HTTP: OpenAI's chat API with audio, and a page with a microphone.
+
+    Needs the extra serve. Nothing that is said is stored or logged. Example:
+
+        re-llm serve --port 8000
+    """
+    from re_llm import serve as module
+
+    module.require()
+    options = module.ServeOptions(
+        name=name,
+        prompt=prompt,
+        api_key=api_key,
+        max_body_mb=max_body_mb,
+        max_audio_seconds=max_audio_seconds,
+        max_new_tokens=max_new_tokens,
+        queue_size=queue_size,
+        timeout_seconds=timeout,
+    )
+    if host not in module.LOOPBACK and api_key is None:
+        typer.echo(f"Anyone who reaches {host} can use this server: set RE_LLM_API_KEY to ask for a key.", err=True)
+    typer.echo(f"Loading {model}; then at http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
+    module.run(model, options, host=host, port=port, device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)
