@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Reference values of the original systems: RE_LLM_GOLDEN, the copy in tests/golden, or a folder beside the clone."""
+    """Reference values of the original systems: RE_LLM_GOLDEN, tests/golden, or a folder beside the clone."""
     places = [os.environ.get("RE_LLM_GOLDEN"), ROOT / "tests" / "golden", ROOT.parent / "shared" / "golden"]
     for place in places:
         if place and (Path(place) / "inputs.safetensors").is_file():

@@ -195,7 +195,9 @@ def convert(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Turn a released checkpoint of BLSP-Emo, RE-LLM or Qwen 1 into one of this package, or back.
+    """Convert released checkpoints: BLSP-Emo, RE-LLM, Qwen 1.
+
+    They become checkpoints of this package; `--to blsp-emo` is the way back.
 
     Example:
 

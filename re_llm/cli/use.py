@@ -186,7 +186,9 @@ def serve(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Serve a model over HTTP: OpenAI's chat API with audio, and a page with a microphone.
+    """Serve a model over HTTP, as OpenAI's chat API with audio.
+
+    The address itself shows a page with a microphone.
 
     Needs the extra serve. Nothing that is said is stored or logged. Example:
 
