@@ -138,7 +138,7 @@ def _ship_checkpoint(source: Path, target: Path) -> None:
     names = {"llm": "llm", "speech_encoder": "whisper", "emotion_encoder": "emotion"}
     for component, folder in names.items():
         if model.component_sources.get(component):
-            model.component_sources[component] = str(parts / folder)
+            model.component_sources[component] = str((parts / folder).resolve())
     model.save_pretrained(target)
     ReLlmProcessor.from_pretrained(source).save_pretrained(target)
     shutil.copy2(source / "report.json", target / "report.json")
