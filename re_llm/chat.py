@@ -1,0 +1,130 @@
+"""`re-llm chat`: a conversation in the terminal, turn by turn, with recordings or text."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from re_llm import audio
+from re_llm.errors import RellmError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from re_llm.conversation import Decoding, Turn
+    from re_llm.engine import Engine, Estimate
+
+HELP = """\
+Type the path of a recording (or drop the file here): it is heard and answered.
+Anything else is a text turn, answered by the same LLM, which then hears no voice.
+  /reset  forget the conversation    /help  this list    /quit  leave (so does Ctrl-D)"""
+PROMPT = "you> "
+LIKELY = 3  # emotions that are shown
+BAR = 12  # characters
+
+
+@dataclass
+class Chat:
+    """A conversation and where it is shown.
+
+    Attributes:
+        remember: earlier exchanges that the LLM sees; 0 makes every turn the first.
+    """
+
+    engine: Engine
+    console: Console
+    decoding: Decoding
+    prompt: str = "chat-empathetic"
+    remember: int = 4
+    turns: list[Turn] = field(default_factory=list)
+
+    def take(self, line: str) -> bool:
+        """One line of the user's; False when they want to leave."""
+        line = line.strip()
+        if line in ("/quit", "/exit", "/q"):
+            return False
+        if line == "/reset":
+            self.turns.clear()
+            self.console.print("[dim]The conversation is forgotten.[/]")
+        elif line in ("/help", "/?"):
+            self.console.print(HELP, markup=False)
+        elif line.startswith("/") and not _file(line) and " " not in line and line.count("/") == 1:
+            self.console.print(f"There is no {line}. /help lists what there is.", style="yellow", markup=False)
+        elif line:
+            self._answer(line)
+        return True
+
+    def _answer(self, line: str) -> None:
+        """Hears or reads the turn and answers it. What cannot be used is told, and is no turn of the conversation."""
+        from re_llm.conversation import Turn, reply
+
+        try:
+            part: Any = line
+            if path := _file(line):
+                (part,) = self.engine.hear([self.engine.samples(path)])
+                self._show(part.estimate)
+            elif _looks_like_audio(line):
+                raise RellmError(f"no such file: {line}", todo="Check the path")
+            turns = [*self.turns, Turn("user", (part,))]
+            said = reply(self.engine, turns, prompt=self.prompt, decoding=self.decoding, on_text=self._piece)
+        except RellmError as error:
+            self.console.print(str(error), style="red", markup=False)
+            return
+        self.console.print(" …" if said.finish_reason == "length" else "", style="yellow")
+        self.turns = [*turns, Turn("assistant", (said.text,))]
+        self.turns = self.turns[max(len(self.turns) - 2 * self.remember, 0) :]
+
+    def _piece(self, text: str) -> None:
+        self.console.print(text, style="green", end="", markup=False, soft_wrap=True)
+
+    def _show(self, estimate: Estimate) -> None:
+        ranked = sorted(estimate.probabilities.items(), key=lambda pair: -pair[1])[:LIKELY]
+        for name, value in ranked:
+            self.console.print(f"  [dim]{name:10}[/] [cyan]{'█' * round(BAR * value):{BAR}}[/] {value:4.0%}")
+        values = {name: getattr(estimate, name) for name in ("valence", "arousal", "dominance")}
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in values.items() if value is not None)
+        if shown:
+            self.console.print(f"  [dim]{shown}[/]")
+
+
+def _file(line: str) -> str | None:
+    """The file that a line names: as it is, or quoted as terminals paste dropped files."""
+    if audio.locate(line).path.is_file():
+        return line
+    try:
+        words = shlex.split(line)
+    except ValueError:  # an apostrophe in a sentence
+        return None
+    path = Path(words[0]).expanduser() if len(words) == 1 else None
+    return str(path) if path and path.is_file() else None
+
+
+def _looks_like_audio(line: str) -> bool:
+    """A path that was misspelt rather than something said."""
+    return Path(line).suffix.lower() in audio.SUFFIXES and (" " not in line or "/" in line)
+
+
+def _lines() -> Iterator[str]:
+    """What a person types, or the lines of standard input."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    with contextlib.suppress(ImportError):  # not on every system
+        import readline  # noqa: F401  (gives `input` its history and editing)
+    while True:
+        try:
+            yield input(PROMPT)
+        except EOFError:
+            return
+
+
+def run(chat: Chat, lines: Iterable[str] | None = None) -> None:
+    """Takes lines until they end or one of them is `/quit`."""
+    for line in _lines() if lines is None else lines:
+        if not chat.take(line):
+            return

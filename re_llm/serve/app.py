@@ -1,0 +1,261 @@
+"""Routes of the server: the API, what a supervisor asks for, and the page."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from re_llm import web
+from re_llm.conversation import Said
+from re_llm.demo import listing
+from re_llm.engine import SHIPPED_MODEL, Engine, shipped_recordings
+from re_llm.errors import RellmError
+from re_llm.serve import ServeOptions, metrics, protocol
+from re_llm.serve.protocol import ApiError, Writer
+from re_llm.serve.worker import Event, Job, Started, Worker
+
+POLL_SECONDS = 1.0  # between looks whether the client is still there
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+def build(engine: Engine, options: ServeOptions) -> FastAPI:
+    """The application over a loaded model. Its worker runs between startup and shutdown of the application."""
+    worker = Worker(engine, options)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        worker.start()
+        yield
+        await asyncio.to_thread(worker.close)
+
+    # The pages of the API's schema would load scripts from elsewhere.
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    name = options.model_id(engine.name)
+    _add_errors(app)
+    _add_api(app, worker, name)
+    _add_health(app, worker, name)
+    _add_page(app, engine)
+    app.add_middleware(_Counted, worker=worker, routes={getattr(route, "path", "") for route in app.routes})
+    return app
+
+
+def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
+    options, started = worker.options, int(time.time())
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        _authorise(request, options.api_key)
+        model = {"id": name, "object": "model", "created": started, "owned_by": "re-llm"}
+        return {"object": "list", "data": [model]}
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        _authorise(request, options.api_key)
+        body = await _body(request, int(options.max_body_mb * 1e6), options.timeout_seconds)
+        # Decoding megabytes of base64 would hold up everybody else.
+        question = await asyncio.to_thread(protocol.parse, body, model=name, max_new_tokens=options.max_new_tokens)
+        del body
+        call = _Call(request, question, options.timeout_seconds)
+        worker.submit(call.job)
+        writer = Writer(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), name)
+        with call.watched():
+            first = await call.next()  # what cannot be heard is told with a status, in streams too
+        assert isinstance(first, Started), first
+        if question.stream:
+            headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+            return StreamingResponse(_stream(call, writer, first), media_type="text/event-stream", headers=headers)
+        with call.watched():
+            while not isinstance(event := await call.next(), Said):
+                pass
+        return JSONResponse(writer.completion(event, first.estimate))
+
+
+async def _stream(call: _Call, writer: Writer, first: Started) -> AsyncIterator[str]:
+    try:
+        yield writer.opening(first.estimate)
+        while not isinstance(event := await call.next(), Said):
+            yield writer.piece(str(event))
+        for chunk in writer.closing(event, call.job.question.usage):
+            yield chunk
+    except ApiError as error:
+        yield writer.failure(error)
+    finally:  # also when the client has gone: nobody waits for the rest
+        call.job.cancelled.set()
+
+
+class _Call:
+    """A job, seen from the event loop."""
+
+    def __init__(self, request: Request, question: protocol.Question, timeout: float):
+        self._request, self._timeout = request, timeout
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + timeout
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self.job = Job(question, self._emit)
+
+    def _emit(self, event: Event) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the loop was closed in the middle of an answer
+            self.job.cancelled.set()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Cancels the job when whoever waits for it gives up."""
+        try:
+            yield
+        except BaseException:
+            self.job.cancelled.set()
+            raise
+
+    async def next(self) -> Event:
+        """The next event.
+
+        Raises:
+            ApiError: the job failed, it took too long (504), or the client is gone (499).
+        """
+        while True:
+            left = self._deadline - self._loop.time()
+            if left <= 0:
+                raise ApiError(504, f"no answer within {self._timeout:g} s", code="timeout")
+            try:
+                event = await asyncio.wait_for(self._events.get(), min(left, POLL_SECONDS))
+            except TimeoutError:
+                if await self._request.is_disconnected():
+                    raise ApiError(499, "the client closed the connection", code="client_gone") from None
+                continue
+            if isinstance(event, ApiError):
+                raise event
+            return event
+
+
+def _authorise(request: Request, key: str | None) -> None:
+    if key is None:
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
+        raise ApiError(401, "this server needs its key: Authorization: Bearer KEY", code="invalid_api_key")
+
+
+async def _body(request: Request, limit: int, timeout: float) -> bytes:
+    """The body, read no further than the limit.
+
+    Raises:
+        ApiError: 413 too large, 415 not JSON (which also keeps forms of foreign web pages out), 408 too slow.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "the body has to be JSON: Content-Type: application/json", code="unsupported_media_type")
+    too_large = ApiError(413, f"the request is larger than {limit / 1e6:g} MB", code="body_too_large")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > limit:
+                    raise too_large
+    except ClientDisconnect:
+        raise ApiError(499, "the client closed the connection", code="client_gone") from None
+    except TimeoutError:
+        raise ApiError(408, f"the request did not arrive within {timeout:g} s", code="timeout") from None
+    return bytes(body)
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def api_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        headers = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(error.status)
+        return JSONResponse(error.body(), error.status, headers)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse(ApiError(error.status_code, str(error.detail)).body(), error.status_code, error.headers)
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+
+
+def _add_health(app: FastAPI, worker: Worker, name: str) -> None:
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        status = {"status": "ok" if worker.alive else "stopping", "model": name}
+        return JSONResponse(status, 200 if worker.alive else 503)
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        return Response(worker.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+
+def _add_page(app: FastAPI, engine: Engine) -> None:
+    examples = _examples(engine)
+
+    @app.get("/")
+    async def page() -> Response:
+        return HTMLResponse(
+            web.page(), headers={"Content-Security-Policy": web.POLICY, "Referrer-Policy": "no-referrer"}
+        )
+
+    @app.get("/examples")
+    async def list_examples() -> list[dict[str, str]]:
+        """Recordings to try; there are some for the shipped miniature alone."""
+        return [{"name": file.name, **about} for file, about in examples.values()]
+
+    @app.get("/examples/{name}")
+    async def example(name: str) -> Response:
+        if name not in examples:
+            raise ApiError(404, "there is no such example")
+        return FileResponse(examples[name][0], media_type="audio/flac")
+
+
+def _examples(engine: Engine) -> dict[str, tuple[Path, dict[str, str]]]:
+    if engine.name != SHIPPED_MODEL:
+        return {}
+    folder = shipped_recordings()
+    try:
+        entries = listing(folder)
+    except RellmError:  # a miniature of one's own may have been built without them
+        return {}
+    return {
+        e["recording"]: (folder / e["recording"], {"sentence": e["sentence"], "emotion": e["reference"]})
+        for e in entries
+        if (folder / e["recording"]).is_file()
+    }
+
+
+class _Counted:
+    """ASGI middleware that counts requests by route and status. Unknown paths share one name."""
+
+    def __init__(self, app: Any, worker: Worker, routes: set[str]):
+        self._app, self._worker, self._routes = app, worker, routes
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        route = "/examples/{name}" if path.startswith("/examples/") else path
+        route = route if route in self._routes else "other"
+
+        async def counting(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                self._worker.metrics.request(route, message["status"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counting)
+        except Exception:
+            self._worker.metrics.request(route, 500)
+            raise

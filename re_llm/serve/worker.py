@@ -1,0 +1,178 @@
+"""One thread that owns the model, and the bounded queue in front of it."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from re_llm import audio
+from re_llm.conversation import Said, Turn, reply
+from re_llm.engine import Engine, Estimate
+from re_llm.errors import RellmError
+from re_llm.serve import ServeOptions
+from re_llm.serve.metrics import Metrics
+from re_llm.serve.protocol import ApiError, Question, Recording
+
+log = logging.getLogger(__name__)
+JOIN_SECONDS = 10.0  # a cancelled answer ends after its next token
+
+
+@dataclass(frozen=True)
+class Started:
+    """The answer begins. From here on nothing is wrong with the request.
+
+    Attributes:
+        estimate: what was heard in the last recording; None without any.
+    """
+
+    estimate: Estimate | None
+
+
+Event = Started | str | Said | ApiError
+
+
+@dataclass
+class Job:
+    """A question on its way. `emit` is called from the worker's thread: `Started`, pieces, `Said`; or an error."""
+
+    question: Question
+    emit: Callable[[Event], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class Worker:
+    """Answers jobs one after another, in the order they came.
+
+    Args:
+        engine: used by this thread alone.
+    """
+
+    def __init__(self, engine: Engine, options: ServeOptions):
+        self.engine, self.options = engine, options
+        self._jobs: queue.Queue[Job | None] = queue.Queue(options.queue_size)
+        self.metrics = Metrics(self._jobs.qsize)
+        self._thread = threading.Thread(target=self._work, name="re-llm-worker", daemon=True)
+        self._closing = threading.Event()
+        self._current: Job | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive() and not self._closing.is_set()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Puts a job into the queue.
+
+        Raises:
+            ApiError: 429 when it is full, 503 when the server is stopping.
+        """
+        if not self.alive:
+            raise ApiError(503, "the server is stopping", code="stopping")
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            message = f"{self.options.queue_size} requests are waiting already; try again in a moment"
+            raise ApiError(429, message, code="queue_full") from None
+
+    def close(self) -> None:
+        """Ends the running answer, tells the waiting ones, and waits for the thread."""
+        self._closing.set()
+        if self._current:
+            self._current.cancelled.set()
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job:
+                job.emit(ApiError(503, "the server is stopping", code="stopping"))
+        self._jobs.put(None)
+        self._thread.join(JOIN_SECONDS)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._current = job
+            if job.cancelled.is_set():
+                self.metrics.add("cancelled")
+                continue
+            try:
+                self._answer(job)
+            except ApiError as error:
+                job.emit(error)
+            except RellmError as error:
+                job.emit(ApiError(400, str(error)))
+            except Exception as error:
+                # Its message might quote what was said, so only its kind and place are logged.
+                where = "".join(traceback.format_tb(error.__traceback__))
+                log.error("%s while answering\n%s", type(error).__name__, where)
+                job.emit(ApiError(500, "the server failed to answer; its log says where", code="internal_error"))
+
+    def _answer(self, job: Job) -> None:
+        turns, estimate = self._hear(job.question)
+        begun = False
+
+        def begin() -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                self.metrics.began(time.monotonic() - job.arrived)
+                job.emit(Started(estimate))
+
+        def on_text(piece: str) -> None:
+            begin()
+            job.emit(piece)
+
+        said = reply(
+            self.engine,
+            turns,
+            prompt=self.options.prompt,
+            system=job.question.system,
+            decoding=job.question.decoding,
+            on_text=on_text,
+            cancelled=job.cancelled.is_set,
+        )
+        self.metrics.add("prompt_tokens", said.prompt_tokens)
+        self.metrics.add("answer_tokens", said.tokens)
+        if job.cancelled.is_set():
+            self.metrics.add("cancelled")
+            job.emit(ApiError(503, "the answer was cut off: the server is stopping", code="stopping"))
+            return
+        begin()  # an answer may be empty
+        self.metrics.answered(time.monotonic() - job.arrived)
+        job.emit(said)
+
+    def _hear(self, question: Question) -> tuple[list[Turn], Estimate | None]:
+        """Turns with their recordings heard, and what was heard in the last of them."""
+        recordings = [part for _, parts in question.turns for part in parts if isinstance(part, Recording)]
+        left, samples = self.options.max_audio_seconds, []
+        for recording in recordings:
+            try:
+                samples.append(audio.load(recording.data, max_seconds=max(left, 0.0)))
+            except RellmError as error:
+                raise ApiError(
+                    400, self._explained(error, left), param=recording.where, code="unusable_audio"
+                ) from None
+            left -= len(samples[-1]) / audio.RATE
+        heard = self.engine.hear(samples) if samples else []
+        self.metrics.add("audio_seconds", self.options.max_audio_seconds - left)
+        ready = iter(heard)
+        turns = [
+            Turn(role, tuple(next(ready) if isinstance(part, Recording) else part for part in parts))
+            for role, parts in question.turns
+        ]
+        return turns, heard[-1].estimate if heard else None
+
+    def _explained(self, error: RellmError, left: float) -> str:
+        """The error in the words of the API: a client cannot raise the server's limit."""
+        if "too long" not in error.what:
+            return str(error)
+        limit = f"{self.options.max_audio_seconds:g} s of audio in one request"
+        return f"{error.what}. Allowed: {limit}. Cut the recording, or leave out earlier ones."
