@@ -127,9 +127,14 @@ def lora_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
     Raises:
         RellmError: the file is missing or truncated.
     """
-    moved = folder / _LORA_FOLDER / LORA_WEIGHTS
-    path = moved if moved.is_file() else folder / LORA_WEIGHTS
+    path = lora_file(folder)
     return read_file(path), str(path)
+
+
+def lora_file(folder: Path) -> Path:
+    """Where the PEFT weights of a checkpoint are."""
+    moved = folder / _LORA_FOLDER / LORA_WEIGHTS
+    return moved if moved.is_file() else folder / LORA_WEIGHTS
 
 
 def _save_config(model: Any, named: Mapping[str, str], target: Path) -> None:

@@ -29,8 +29,9 @@ def read_weights(folder: Path, prefixes: Sequence[str] = ("",), *, allow_pickle:
         return read_file(folder / WEIGHTS, prefixes)
     if (folder / WEIGHTS_INDEX).is_file():
         weights: dict[str, Tensor] = {}
-        for shard in _shards(folder / WEIGHTS_INDEX, prefixes):
-            weights.update(read_file(folder / shard, prefixes))
+        for shard, names in read_shards(folder / WEIGHTS_INDEX).items():
+            if any(name.startswith(tuple(prefixes)) for name in names):
+                weights.update(read_file(folder / shard, prefixes))
         return weights
     pickled = folder / PICKLED
     if pickled.is_file() and allow_pickle:
@@ -42,15 +43,23 @@ def read_weights(folder: Path, prefixes: Sequence[str] = ("",), *, allow_pickle:
     )
 
 
-def _shards(index: Path, prefixes: Sequence[str]) -> list[str]:
+def read_shards(index: Path) -> dict[str, list[str]]:
+    """Shard file -> names of its tensors, as an index file has it.
+
+    Raises:
+        RellmError: it is no such index, or names a file outside of its folder.
+    """
     try:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        wanted = sorted({file for key, file in files.items() if key.startswith(tuple(prefixes))})
-    except (ValueError, KeyError, AttributeError) as error:
+        placed = sorted((str(file), str(name)) for name, file in files.items())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise RellmError(f"{index} is not an index of weights: {error!r}") from error
-    if any(Path(file).name != file for file in wanted):
+    if any(Path(file).name != file for file, _ in placed):
         raise RellmError(f"{index} names a file outside of its folder")
-    return wanted
+    shards: dict[str, list[str]] = {}
+    for file, name in placed:
+        shards.setdefault(file, []).append(name)
+    return shards
 
 
 def read_file(path: Path, prefixes: Sequence[str] = ("",)) -> dict[str, Tensor]:

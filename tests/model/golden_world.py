@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -171,3 +173,43 @@ def text_rows() -> tuple[Tensor, Tensor, Tensor]:
     """Text row of the recorded batch: ids, mask and labels, [3, L]."""
     given, names = inputs(), ("start", "instruction", "input", "suffix")
     return tuple(torch.cat([given[f"{name}_{k}"] for name in names], dim=1) for k in ("ids", "mask", "labels"))
+
+
+def close(found: Tensor, expected: Tensor, atol: float = 2e-4, rtol: float = 1e-3) -> None:
+    torch.testing.assert_close(found, expected, atol=atol, rtol=rtol)
+
+
+def padded_pass(model: Any, ids: Tensor, mask: Tensor, embeddings: Tensor | None = None) -> Tensor:
+    """A pass as the originals made it: padding inside of rows, positions count columns."""
+    speech = (ids == SPEECH_ID) if embeddings is not None else None
+    embed = model.get_input_embeddings()
+    inputs = embed(ids if speech is None else ids.masked_fill(speech, 0))
+    if speech is not None:
+        inputs = inputs.masked_scatter(speech[..., None], embeddings)
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    with model.partial_lora.using(speech, tuple(ids.shape)):
+        return model.language_model(inputs_embeds=inputs, attention_mask=mask, position_ids=positions).logits
+
+
+@contextmanager
+def released_rounding(model: Any) -> Iterator[None]:
+    """Inside, speech rows are rounded as the released RE-LLM does it.
+
+    It casts the input embeddings of a speech row to bfloat16, and so the first RMSNorm returns its normalised value in
+    bfloat16 as well, in front of its float32 gain; everything behind is float32.
+    """
+    norm = model.language_model.model.layers[0].input_layernorm
+
+    def rounded(hidden: Tensor) -> Tensor:
+        hidden = hidden.bfloat16().float()
+        scaled = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.variance_epsilon)
+        return norm.weight * scaled.bfloat16().float()
+
+    first = model.language_model.model.layers[0]
+    handle = first.register_forward_pre_hook(lambda _, args: (args[0].bfloat16().float(), *args[1:]))
+    norm.forward = rounded
+    try:
+        yield
+    finally:
+        del norm.forward
+        handle.remove()

@@ -3,6 +3,7 @@
 import golden_world as golden
 import pytest
 import torch
+from golden_world import close, padded_pass
 
 from re_llm.model import losses
 from re_llm.model.adapter import Subsampler
@@ -14,10 +15,6 @@ from re_llm.model.recordings import normalized
 pytestmark = pytest.mark.skipif(not golden.FOLDER.is_dir(), reason=f"no recordings in {golden.FOLDER}")
 CASES = ("blsp_a_nolora", "blsp_b_lora_audio", "rellm")
 BLSP = CASES[:2]
-
-
-def close(found, expected, atol=2e-4, rtol=1e-3):
-    torch.testing.assert_close(found, expected, atol=atol, rtol=rtol)
 
 
 @pytest.fixture(scope="module")
@@ -119,18 +116,6 @@ def test_golden_from_waveform_to_heads(models):
 
 
 # --- the LLM ---
-
-
-def padded_pass(model, ids, mask, embeddings=None):
-    """A pass as the originals made it: padding inside of rows, positions count columns."""
-    speech = (ids == golden.SPEECH_ID) if embeddings is not None else None
-    embed = model.get_input_embeddings()
-    inputs = embed(ids if speech is None else ids.masked_fill(speech, 0))
-    if speech is not None:
-        inputs = inputs.masked_scatter(speech[..., None], embeddings)
-    positions = torch.arange(ids.shape[1]).expand_as(ids)
-    with model.partial_lora.using(speech, tuple(ids.shape)):
-        return model.language_model(inputs_embeds=inputs, attention_mask=mask, position_ids=positions).logits
 
 
 @torch.no_grad()

@@ -1,0 +1,148 @@
+"""Released checkpoints of BLSP-Emo and RE-LLM, and Qwen version 1, as checkpoints of this package, and back.
+
+Tensors pass through one at a time. Names and shapes are checked against the model that the config describes before
+anything is written, and the new folder takes its name when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from re_llm.errors import RellmError
+from re_llm.model import convert_config
+from re_llm.model.convert_checkpoint import plan, plan_qwen
+from re_llm.model.convert_job import Job, write
+from re_llm.model.convert_released import plan as plan_back
+from re_llm.model.hub import locate
+
+TARGETS = ("re-llm", "blsp-emo")
+Name = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What became of a checkpoint.
+
+    Attributes:
+        source, target: formats: `blsp-emo`, `re-llm (released)`, `qwen`; `re-llm`, `qwen2`, `blsp-emo`.
+        tensors: written to the weight files; lora: written to the PEFT file.
+        left_out: tensor of the source -> why it has no place in the result.
+        added: tensor of the result that the source has not -> what it holds.
+        notes: what else a user should know.
+    """
+
+    source: str
+    target: str
+    folder: Path
+    tensors: int
+    lora: int = 0
+    gigabytes: float = 0.0
+    left_out: dict[str, str] = field(default_factory=dict)
+    added: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """For a person."""
+        lora = f" and {self.lora} of LoRA" if self.lora else ""
+        count = f"{self.tensors} tensors{lora}, {self.gigabytes:.3g} GB"
+        lines = [f"{self.source} -> {self.target}: {count}, {self.folder}"]
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for name, reason in self.left_out.items():
+            reasons[reason].append(name)
+        for reason, names in reasons.items():
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            lines.append(f"  left out: {names[0]}{more} ({reason})")
+        lines += [f"  added: {name} ({what})" for name, what in self.added.items()]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def convert(
+    src: Name,
+    dst: Name,
+    *,
+    to: str | None = None,
+    emotion_encoder: Name | None = None,
+    tokenizer: Name | None = None,
+    progress: bool = True,
+) -> ConvertReport:
+    """Converts a model folder; which format it is in is read from it.
+
+    A released checkpoint of BLSP-Emo or RE-LLM becomes a checkpoint of this package that stands alone; a Qwen version
+    1 becomes a Qwen2; with `to="blsp-emo"` a checkpoint of this package becomes a released one (in the names of
+    RE-LLM if it has an emotion encoder). Weights may be safetensors or, read with torch's restricted unpickler,
+    `pytorch_model*.bin`.
+
+    Args:
+        src: folder or hub id of the model.
+        dst: folder to write; it must not exist, or be empty.
+        to: `re-llm` or `blsp-emo`; by default what the source is not.
+        emotion_encoder: folder or hub id of RE-LLM's emotion encoder: its config, and its weights if the checkpoint
+            does not embed them. Not needed for audeering's own sizes.
+        tokenizer: folder with `qwen.tiktoken` or a `tokenizer.json`, when the source has neither.
+        progress: show a bar on a terminal.
+
+    Raises:
+        RellmError: an unknown format, a file or tensor that is missing, broken or of another shape, a target folder
+            that is not empty. Nothing is left behind then.
+    """
+    target = Path(dst).expanduser()
+    _check_target(target)
+    source = locate(src)
+    given = convert_config.read_json(source / "config.json")
+    kind = convert_config.kind_of(given, source / "config.json")
+    _check_direction(kind, to)
+    names = {"emotion_encoder": emotion_encoder, "tokenizer": tokenizer}
+    folders = {name: None if value is None else locate(value) for name, value in names.items()}
+    if kind == "re-llm":
+        job = plan_back(source)
+    elif kind == "qwen":
+        job = plan_qwen(source, given, folders["tokenizer"])
+    else:
+        job = plan(source, given, folders["emotion_encoder"], folders["tokenizer"])
+    return _carry_out(job, target, progress)
+
+
+def _check_target(target: Path) -> None:
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise RellmError(f"{target} is there already and not empty", todo="Name a new folder, or remove this one")
+
+
+def _check_direction(kind: str, to: str | None) -> None:
+    if to not in (None, *TARGETS):
+        raise RellmError(f"to is {to!r}", allowed=", ".join(TARGETS))
+    if kind == "re-llm" and to != "blsp-emo":
+        raise RellmError("this is a checkpoint of re-llm already", allowed="--to blsp-emo")
+    if kind != "re-llm" and to == "blsp-emo":
+        raise RellmError(f"a {kind} model cannot become blsp-emo", allowed="a checkpoint of re-llm")
+
+
+def _carry_out(job: Job, target: Path, progress: bool) -> ConvertReport:
+    """Writes beside the target and renames at the end."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    size = sum(recipe.nbytes for recipe in job.model.values())
+    free = shutil.disk_usage(target.parent).free
+    if size > free:
+        raise RellmError(f"{size / 1e9:.3g} GB to write, and {free / 1e9:.3g} GB free in {target.parent}")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as room:
+        new = Path(room) / "new"
+        new.mkdir()
+        total = write(job, new, progress)
+        job.finish(new)
+        os.replace(new, target)
+    return ConvertReport(
+        source=job.source,
+        target=job.target,
+        folder=target,
+        tensors=len(job.model) + len(job.added),
+        lora=len(job.lora),
+        gigabytes=total / 1e9,
+        left_out=job.left_out,
+        added={name: "zeros" for name in job.added},
+        notes=job.notes,
+    )

@@ -1,0 +1,186 @@
+"""A checkpoint of this package in the released format of BLSP-Emo, or of RE-LLM when it has an emotion encoder."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from re_llm.errors import RellmError
+from re_llm.model import convert_config, partial_lora
+from re_llm.model.configuration import ReLlmConfig
+from re_llm.model.convert_files import Stored, stored_file, stored_tensors
+from re_llm.model.convert_job import Job, Recipe
+from re_llm.model.convert_names import Layout, Piece, join
+from re_llm.model.convert_tokenizer import TIKTOKEN, write_ranks
+from re_llm.model.storage import lora_file, own_weights
+from re_llm.model.weights import check_same
+
+_NO_PLACE = {
+    "ctc_blank": "the blank of the adapter_ctc loss, which the released code has not",
+    "dimension_head.weight": "BLSP-Emo has no dimensional head",
+}
+
+
+def plan(source: Path) -> Job:
+    """What the conversion will do.
+
+    Raises:
+        RellmError: the checkpoint has parts that the released format cannot express, or is broken.
+    """
+    from re_llm.model.components import read_config
+    from re_llm.model.convert_checkpoint import config_model
+
+    config = read_config(source)
+    _check(config, source)
+    fused = config.emotion_config is not None
+    layout = Layout(
+        llm="qwen_model.model." if config.lora is not None else "qwen_model.",
+        adapter="w2v2cat_adapter." if fused else "adapter.",
+        plain_adapter=config.adapter["kind"] != "subsampler",
+    )
+    given = convert_config.released_config(config, str(source))
+    stored = stored_tensors(source)
+    lora = config.lora_settings
+    config.lora = None
+    with torch.device("meta"):
+        model = config_model(config)
+        if lora is not None:
+            model.add_lora(lora)
+    expected = own_weights(model, model.state_dict(), {})
+    check_same(expected, {name: each.meta() for name, each in stored.items()}, source)
+    left_out = {name: why for name, why in _NO_PLACE.items() if name in expected and not (fused and "head" in name)}
+    notes: list[str] = []
+    made = _weights(config, layout, stored, left_out, notes)
+    if lora is not None:
+        peft = stored_file(lora_file(source))
+        below = {k.removeprefix("language_model."): v for k, v in model.state_dict().items() if ".lora_" in k}
+        names = partial_lora.split_weights(below)[1]
+        check_same(names, {name: each.meta() for name, each in peft.items()}, lora_file(source))
+        made |= _lora(layout, peft, given, notes)
+        stored = {**stored, **peft}
+    return Job(
+        source="re-llm",
+        target="re-llm (released)" if fused else "blsp-emo",
+        stored=stored,
+        model=made,
+        finish=lambda folder: _finish(folder, source, given),
+        left_out=left_out,
+        notes=notes,
+    )
+
+
+def _check(config: ReLlmConfig, source: Path) -> None:
+    elsewhere = [f"{name} in {place}" for name, place in config.components.items() if place is not None]
+    if elsewhere:
+        raise RellmError(
+            f"the checkpoint {source} keeps its {elsewhere[0]}, not in its own files",
+            todo="Store it whole first: ReLlmForConditionalGeneration.from_pretrained(OLD).save_pretrained(NEW, "
+            "self_contained=True)",
+        )
+    if config.fusion == "frames":
+        what = f"the fusion of {source} is `frames`, and the released code repeats one vector"
+        raise RellmError(what, allowed="pooled, none")
+
+
+def _weights(
+    config: ReLlmConfig, layout: Layout, stored: Mapping[str, Stored], left_out: Mapping[str, str], notes: list[str]
+) -> dict[str, Recipe]:
+    """All but LoRA."""
+    groups: dict[str, list[tuple[Piece, str]]] = defaultdict(list)
+    for name in stored:
+        if name not in left_out:
+            piece = layout.find(name)
+            groups[piece.name].append((piece, name))
+    made = {}
+    for name, parts in groups.items():
+        parts.sort(key=lambda each: each[0].part or 0)
+        made[name] = _joined([piece for piece, _ in parts], [ours for _, ours in parts], stored)
+    released = convert_config.emotion_names(len(config.emotions))
+    if sorted(released) == sorted(config.emotions):
+        rows = tuple(config.emotions.index(name) for name in released)
+        head = Piece("hidden2emotion.weight", rows=rows)
+        made[head.name] = _joined([head], ["emotion_head.weight"], stored)
+    else:
+        notes.append(f"the outputs of hidden2emotion are {', '.join(config.emotions)}; the released order is another")
+    return made
+
+
+def _joined(parts: list[Piece], sources: list[str], stored: Mapping[str, Stored]) -> Recipe:
+    def make(*values: Tensor) -> Tensor:
+        return join(zip(parts, values, strict=True))
+
+    return Recipe(tuple(sources), make, sum(stored[name].meta().nbytes for name in sources))
+
+
+# --- LoRA ------------------------------------------------------------------------------------------------------------
+
+
+def _lora(
+    layout: Layout, peft: Mapping[str, Stored], given: dict[str, Any], notes: list[str]
+) -> dict[str, Recipe]:
+    """LoRA on the fused layer: one A for q, k and v where they still share it, else all three A below each other.
+
+    In the second case B becomes block diagonal and the rank three times as high; every other layer is padded with
+    zeros to that rank, and alpha grows with it, so that the function stays the same.
+    """
+    groups: dict[str, dict[int, tuple[str, str]]] = defaultdict(dict)
+    for name in peft:
+        if ".lora_A." in name:
+            piece = layout.find_llm(name.removeprefix(partial_lora.PEFT_PREFIX).partition(".lora_A.")[0] + ".")
+            groups[piece.name][piece.part or 0] = (name, name.replace(".lora_A.", ".lora_B."))
+    shared = all(
+        torch.equal(peft[parts[0][0]].read(), peft[parts[part][0]].read())
+        for parts in groups.values()
+        for part in parts
+    )
+    times = 1 if shared else 3
+    if not shared:
+        config = given["lora_config"]
+        config["r"], config["lora_alpha"] = times * config["r"], times * config["lora_alpha"]
+        notes.append("q, k and v have learned a LoRA of their own: the rank is tripled, the function is the same")
+    made = {}
+    for released, parts in groups.items():
+        order = [parts[part] for part in sorted(parts)]
+        first, second = [a for a, _ in order], [b for _, b in order]
+        for kind, names, make in (("A", first, _fuse_a), ("B", second, _fuse_b)):
+            made[f"{released}lora_{kind}.default.weight"] = Recipe(tuple(names), partial(make, times=times))
+    return made
+
+
+def _fuse_a(*values: Tensor, times: int) -> Tensor:
+    if times == 1:
+        return values[0]
+    return torch.cat([*values, *[torch.zeros_like(values[0])] * (times - len(values))])
+
+
+def _fuse_b(*values: Tensor, times: int) -> Tensor:
+    if times == 1:
+        return torch.cat(values)
+    rank = values[0].shape[1]
+    fused = values[0].new_zeros(sum(len(value) for value in values), times * rank)
+    row = 0
+    for i, value in enumerate(values):
+        fused[row : row + len(value), i * rank : (i + 1) * rank] = value
+        row += len(value)
+    return fused
+
+
+# --- what is not weights ---------------------------------------------------------------------------------------------
+
+
+def _finish(folder: Path, source: Path, given: Mapping[str, Any]) -> None:
+    (folder / "config.json").write_text(json.dumps(given, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if not (source / "tokenizer.json").is_file():
+        return
+    from re_llm.model.processing import ReLlmProcessor
+
+    processor = ReLlmProcessor.from_pretrained(source)
+    processor.feature_extractor.save_pretrained(folder)
+    write_ranks(processor.tokenizer, folder / TIKTOKEN)

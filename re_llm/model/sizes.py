@@ -1,0 +1,101 @@
+"""How large the model of the paper is, part by part, without a single weight: built on torch's meta device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
+
+# Order of the regression head of audeering's model.
+AUDEERING_OUTPUTS = ("arousal", "dominance", "valence")
+
+
+def whisper_large_v2_config() -> Any:
+    """Of openai/whisper-large-v2."""
+    from transformers import WhisperConfig
+
+    return WhisperConfig(
+        d_model=1280,
+        encoder_layers=32,
+        encoder_attention_heads=20,
+        encoder_ffn_dim=5120,
+        decoder_layers=32,
+        decoder_attention_heads=20,
+        decoder_ffn_dim=5120,
+        num_mel_bins=80,
+        vocab_size=51865,
+    )
+
+
+def audeering_config() -> Any:
+    """Of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim: wav2vec2-large, 12 layers."""
+    from transformers import Wav2Vec2Config
+
+    return Wav2Vec2Config(
+        hidden_size=1024,
+        num_hidden_layers=12,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        conv_bias=True,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        id2label=dict(enumerate(AUDEERING_OUTPUTS)),
+    )
+
+
+def qwen_7b_config() -> Any:
+    """Of Qwen/Qwen-7B-Chat, converted."""
+    from transformers import Qwen2Config
+
+    return Qwen2Config(
+        vocab_size=151936,
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        max_position_embeddings=8192,
+        rope_theta=10000.0,
+        tie_word_embeddings=False,
+    )
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """Parameters of one part, and how many of them are trained in the paper's last stage."""
+
+    name: str
+    parameters: int
+    trained: int
+
+
+@cache
+def paper_sizes() -> tuple[PartSize, ...]:
+    """The model of RE-LLM section II: Whisper-large-v2, audeering's wav2vec2, fused adapter, heads, Qwen-7B, LoRA."""
+    from re_llm.model.modeling import ReLlmForConditionalGeneration
+
+    config = ReLlmConfig(
+        text_config=qwen_7b_config(),
+        speech_config=whisper_large_v2_config(),
+        emotion_config=audeering_config(),
+        emotion_outputs=AUDEERING_OUTPUTS,
+        adapter=AdapterSettings(),
+    )
+    with torch.device("meta"):
+        model = ReLlmForConditionalGeneration(config)
+        model.add_lora(LoraSettings())
+    return part_sizes(model)
+
+
+def part_sizes(model: Any) -> tuple[PartSize, ...]:
+    """Parameters of a model by part, with those that would be trained beside frozen components."""
+    names = {"speech_encoder": 0, "emotion_encoder": 0, "adapter": 0, "heads": 0, "llm": 0, "lora": 0}
+    for name, parameter in model.named_parameters():
+        part = model._part_of(name)
+        names["speech_encoder" if part == "fixed" else part] += parameter.numel()
+    trained = ("adapter", "heads", "lora")
+    return tuple(PartSize(part, count, count if part in trained else 0) for part, count in names.items() if count)
