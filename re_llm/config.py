@@ -302,14 +302,14 @@ def parse_recipe(text: str, source: str = "recipe", overrides: dict[str, Any] | 
         return Recipe.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        line = _line_of(tree, first["loc"])
-        place = f"{source}:{line}" if line else source
+        number = _line_of(tree, first["loc"])
+        where = f"{source}:{number}" if number else source
         key = ".".join(str(p) for p in first["loc"])
         if first["type"] == "extra_forbidden":
             allowed = _allowed_at(first["loc"])
-            raise RellmError(f"{place}: unknown key {key!r}", allowed=allowed, todo="Correct the key") from None
+            raise RellmError(f"{where}: unknown key {key!r}", allowed=allowed, todo="Correct the key") from None
         what = first["msg"].removeprefix("Value error, ")
-        raise RellmError(f"{place}: {key + ': ' if key else ''}{what}") from None
+        raise RellmError(f"{where}: {key + ': ' if key else ''}{what}") from None
 
 
 def find_recipe(name: str | os.PathLike[str]) -> Path:

@@ -96,7 +96,7 @@ def _continuation(row: Utterance, audio: str, prompt: Prompt, llm: str, answer: 
     return Continuation(
         key=row.key,
         audio=audio,
-        text=row.text,
+        text=row.text or "",
         instruction=prompt.with_emotion(row.emotion).before,
         output=answer.text,
         early_stop=answer.finish_reason == "length",
@@ -128,11 +128,12 @@ def continue_manifest(
     """
     manifest, out = Path(manifest), Path(out)
     asked = get_prompt(prompt)
-    report = ContinueReport(dropped_file=out.with_suffix(".dropped.jsonl"))
+    dropped_file = out.with_suffix(".dropped.jsonl")
+    report = ContinueReport(dropped_file=dropped_file)
     begun = time.monotonic()
     rows = list(_wanted(read_records(manifest, Utterance), asked, set(splits) if splits else None))
     _unique([row.key for row, _ in rows], manifest)
-    with RecordAppender(out) as kept, RecordAppender(report.dropped_file) as dropped:
+    with RecordAppender(out) as kept, RecordAppender(dropped_file) as dropped:
         todo = [(row, why) for row, why in rows if row.key not in kept.keys and row.key not in dropped.keys]
         report.resumed = len(kept.keys)
         for row, why in todo:
@@ -150,7 +151,8 @@ def continue_manifest(
                 answers = llm.answer(  # type: ignore[union-attr]
                     asked_rows, max_new_tokens=max_new_tokens, batch_size=batch_size, on_batch=advance
                 )
-                good, bad = [], []
+                good: list[Continuation] = []
+                bad: list[Continuation] = []
                 for row, answer in zip(chunk, answers, strict=True):
                     record = _continuation(row, _audio_for(row, manifest, out), asked, llm.name, answer)  # type: ignore[union-attr]
                     reason = refusal(answer.text)

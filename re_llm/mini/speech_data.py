@@ -88,8 +88,8 @@ def _msp_clip(folder: Path, row: dict[str, str]) -> Clip:
 def _rows(path: Path, delimiter: str, columns: Sequence[str]) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-            reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting)
+            tabs = delimiter == "\t"
+            reader = csv.DictReader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
             rows = list(reader)
     except FileNotFoundError:
         raise RellmError(f"{path} is missing", todo="Build the world's recordings first") from None

@@ -44,13 +44,10 @@ class Recipe:
     full_batch: int = 2
     full_weight: float = 0.15
     """Weight of their loss beside the batch's."""
-    token_noise: float = 0.25
-    """Share of the decoder's input tokens that are replaced by random ones while the encoder is frozen."""
 
     def __post_init__(self) -> None:
-        for name in ("pad_share", "token_noise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise RellmError(f"{name} is {getattr(self, name)}", allowed="0 to 1")
+        if not 0 <= self.pad_share <= 1:
+            raise RellmError(f"pad_share is {self.pad_share}", allowed="0 to 1")
 
 
 class CtcHeads(nn.Module):
@@ -125,34 +122,6 @@ class WhisperTask(nn.Module):
             values["full_ce"] = padded["ce"]
             values["loss"] = values["loss"] + recipe.full_weight * padded["loss"]
         return values
-
-    def decoder_terms(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Loss of a step on the decoder alone, the encoder frozen.
-
-        The decoder learns the training sentences by heart long before the encoder is good, and then completes from
-        memory what it should hear. With false tokens among its inputs memory is of less use than the recording.
-        """
-        rng = np.random.default_rng([seed, step, 1])
-        full = self.recipe.full_every and step % self.recipe.full_every == self.recipe.full_every - 1
-        if full:
-            chosen = rng.permutation(len(self.order))[: 2 * self.recipe.full_batch]
-            silence = FULL_FRAMES - self.mels.lengths[chosen]
-        else:
-            chosen = speech_data.like_lengths(self.order, self.recipe.batch, rng)
-            silence = self._silence(len(chosen), rng)
-        mels, frames = gather([self.mels[i] for i in chosen], silence)
-        mels = spec_augment(mels, self.mels.lengths[chosen], rng)
-        inputs, labels = self._teacher_forcing([self.tokens[i] for i in chosen])
-        end, prefix = self.processor.tokenizer.eos_token_id, len(self.prefix)
-        false = torch.from_numpy(rng.random(inputs.shape) < self.recipe.token_noise) & (inputs != end)
-        false[:, :prefix] = False
-        inputs = torch.where(false, torch.from_numpy(rng.integers(0, end, inputs.shape)), inputs)
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                states, lengths = encode(self.model, mels, frames)
-            logits = decode(self.model, inputs, states, lengths)
-            ce = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
-        return {"loss": ce * (self.recipe.full_weight if full else 1.0), "full_ce" if full else "ce": ce}
 
     def _silence(self, size: int, rng: np.random.Generator) -> np.ndarray | None:
         """Frames of silence after each utterance, for some of the batches."""
