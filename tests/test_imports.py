@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "re_llm"
 GROUND = {"audio", "config", "emotions", "errors", "progress", "prompts", "provenance", "records", "version"}
 HEAVY = ("torch", "transformers", "peft", "accelerate", "sklearn", "scipy", "matplotlib")
-STAGES = {"continuations", "corpora", "evaluate", "leakage", "manifest", "replies", "report", "train"}
+STAGES = {"continuations", "corpora", "evaluate", "interchange", "leakage", "manifest", "replies", "report", "train"}
 USE = {"chat", "cli", "conversation", "demo", "doctor", "engine", "reproduce", "serve", "systems", "web"}
 
 
@@ -79,7 +79,10 @@ FORBIDDEN = {
     "corpora": ({"corpora", "manifest", "leakage"}, {"model", "train", "evaluate", "report", "mini", *USE}),
     "continuations": ({"continuations"}, {"model", "train", "corpora", "evaluate", "report", "mini", *USE}),
     "evaluate": ({"evaluate", "report"}, {"model", "train", "corpora", "continuations", "mini", *USE}),
-    "engine": ({"engine", "systems", "replies"}, {"train", "corpora", "evaluate", "report", "mini", "cli"}),
+    "engine": (
+        {"chat", "conversation", "engine", "replies", "serve", "systems", "transcribe", "web"},
+        {"train", "corpora", "evaluate", "report", "mini", "reproduce", "cli"},
+    ),
     "all but the command line": ({part(m) for m in modules()} - {"cli", "__main__"}, {"cli"}),
 }
 
