@@ -37,7 +37,7 @@ def train_emotion(
     world: Path,
     *,
     seed: int = 0,
-    steps: int = 2500,
+    steps: int = 1300,
     threads: int = 1,
     progress: bool = True,
     size: EmotionSize | None = None,
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the miniature's emotion encoder.")
     parser.add_argument("--world", type=Path, required=True, help="folder of the built world")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model; resumes what is there")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)

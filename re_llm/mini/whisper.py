@@ -41,8 +41,7 @@ def train_whisper(
     world: Path,
     *,
     seed: int = 0,
-    steps: int = 3500,
-    decoder_steps: int = 600,
+    steps: int = 2300,
     threads: int = 1,
     progress: bool = True,
     size: WhisperSize | None = None,
@@ -52,9 +51,8 @@ def train_whisper(
 ) -> dict[str, Any]:
     """Train on `speech` train and the transcripts of `msp_podcast` Train; writes a Hugging Face folder to `out`.
 
-    First everything for `steps`, then the decoder alone for `decoder_steps`; the encoder in `out` is final after the
-    first. The training states, the curves and the cached log-mels live in `out/state`; a run that was killed goes on
-    from there. `plan` (of the first part) replaces `seed`, `steps` and `threads`.
+    The training state, the curve and the cached log-mels live in `out/state`; a run that was killed goes on from
+    there. `plan` replaces `seed`, `steps` and `threads`.
 
     Returns:
         What `metrics.json` holds: the results of `evaluate_whisper`, steps, seed, threads, seconds, sizes.
@@ -72,22 +70,16 @@ def train_whisper(
     state = out / "state"
     mels = MelStore.build(state, clips, progress=progress)
     task = WhisperTask(processor, size, recipe, clips, mels)
-    fitted = [fit(task, partial(task.terms, seed=plan.seed), plan, state, progress=progress)]
+    fitted = fit(task, partial(task.terms, seed=plan.seed), plan, state, progress=progress)
     save_whisper(task.model, processor, out)
     save_file(task.heads.characters.state_dict(), state / CTC_HEAD)
-    if decoder_steps:
-        alone = Plan(decoder_steps, 5e-4, warmup=decoder_steps // 10, seed=plan.seed, threads=plan.threads)
-        decoder = task.model.model.decoder
-        terms = partial(task.decoder_terms, seed=plan.seed)
-        fitted.append(fit(decoder, terms, alone, state / "decoder", progress=progress))
-        save_whisper(task.model, processor, out)
     metrics = {
         **evaluate_whisper(out, world),
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "clips": len(clips),
         "hours": round(float(mels.lengths.sum()) / speech_data.MEL_RATE / 3600, 2),
-        "steps": [part.steps for part in fitted],
-        "seconds": round(sum(part.seconds for part in fitted), 1),
+        "steps": fitted.steps,
+        "seconds": round(fitted.seconds, 1),
         "plan": asdict(plan),
         "recipe": asdict(recipe),
         "size": asdict(size),
@@ -197,20 +189,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the miniature's Whisper.")
     parser.add_argument("--world", type=Path, required=True, help="folder of the built world")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model; resumes what is there")
-    parser.add_argument("--steps", type=int, default=3500)
-    parser.add_argument("--decoder-steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=2300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
     try:
-        metrics = train_whisper(
-            given.out,
-            given.world,
-            seed=given.seed,
-            steps=given.steps,
-            decoder_steps=given.decoder_steps,
-            threads=given.threads,
-        )
+        metrics = train_whisper(given.out, given.world, seed=given.seed, steps=given.steps, threads=given.threads)
     except RellmError as error:
         sys.stderr.write(f"{error}\n")
         return 1
