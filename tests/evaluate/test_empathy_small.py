@@ -26,7 +26,8 @@ def levels(response: str, seeker: str = SEEKER) -> dict[str, int]:
 def test_plain_cases():
     assert levels("I'm so sorry to hear that.")["ER"] == 2
     assert levels("I'm so sorry to hear that.")["EX"] == 0
-    assert levels("What happened? Why do you think nobody cares about your exam?")["EX"] == 2
+    assert levels("Why do you think that nobody cares about your exam?")["EX"] == 2
+    assert levels("What happened?")["EX"] == 1
     assert levels("You should study more next time.") == {"ER": 0, "IP": 0, "EX": 0}
     assert levels("I failed mine as well last year and felt so alone, I know what you are going through.")["IP"] > 0
 
