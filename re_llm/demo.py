@@ -155,19 +155,20 @@ def _show(console: Any, heard: list[Heard], folder: Path, command: tuple[str, ..
 
     console.print(f"[bold]{len(heard)} recordings in[/] {folder}")
     console.print("[dim]Synthetic voices that no part of the miniature was trained on.[/]")
-    sentence = None
+    before: Heard | None = None
     for item in heard:
-        if item.sentence != sentence:
-            sentence = item.sentence
-            console.print(f"\n[bold]“{escape(sentence)}”[/]")
-        console.print(f"\n  [cyan]{item.recording}[/]  spoken [bold]{item.reference}[/]")
+        if before is None or item.sentence != before.sentence:
+            console.print(f"\n[bold]“{escape(item.sentence)}”[/]")
+            before = None
+        # What a reader makes of the same words is the same: it is shown once.
+        if before is None or (item.transcript, item.text_only) != (before.transcript, before.text_only):
+            read = (f"[dim]“{escape(item.transcript)}”[/]", f"[yellow]{escape(item.text_only)}[/]")
+            _print_pairs(console, ("who only reads", read[0]), ("answers", read[1]))
         if command:
             _play(command, folder / item.recording)
         _show_one(console, item)
-    right = sum(item.emotion == item.reference for item in heard)
-    console.print(
-        f"\nEmotion as spoken: {right} of {len(heard)}. The text-only LLM cannot tell: it read the same words."
-    )
+        before = item
+    _summarize(console, heard)
     console.print("\n[bold]Next[/]")
     example = folder / heard[0].recording
     for line, why in NEXT:
@@ -179,13 +180,36 @@ def _show_one(console: Any, item: Heard) -> None:
 
     ranked = sorted(item.probabilities.items(), key=lambda pair: -pair[1])[:3]
     likely = ", ".join(f"{name} {100 * value:.0f} %" for name, value in ranked)
-    dimensions = [
-        f"{name} {value:.2f}"
-        for name, value in (("valence", item.valence), ("arousal", item.arousal), ("dominance", item.dominance))
-        if value is not None
-    ]
-    mark = "[green]=[/]" if item.emotion == item.reference else "[yellow]≠[/]"
-    console.print(f"    words      [dim]{escape(item.transcript)}[/]")
-    console.print(f"    heard    {mark} {likely}   [dim]{', '.join(dimensions)}[/]")
-    console.print(f"    answers    [green]{escape(item.response)}[/]")
-    console.print(f"    text only  [dim]{escape(item.text_only)}[/]")
+    named = {"valence": item.valence, "arousal": item.arousal, "dominance": item.dominance}
+    dimensions = ", ".join(f"{name} {value:.2f}" for name, value in named.items() if value is not None)
+    mark = "[green]✓[/]" if item.emotion == item.reference else "[red]✗[/]"
+    console.print(f"  [cyan]{item.recording}[/]  spoken [bold]{item.reference}[/]")
+    heard = f"{mark} {likely}\n[dim]{dimensions}[/]" if dimensions else f"{mark} {likely}"
+    _print_pairs(console, ("heard", heard), ("answers", f"[green]{escape(item.response)}[/]"))
+
+
+def _print_pairs(console: Any, *pairs: tuple[str, str]) -> None:
+    """Names to the right of a column, texts wrapped beside them."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(justify="right", width=16)
+    grid.add_column(overflow="fold")
+    for name, text in pairs:
+        grid.add_row(name, text)
+    console.print(grid)
+
+
+def _summarize(console: Any, heard: list[Heard]) -> None:
+    right = sum(item.emotion == item.reference for item in heard)
+    console.print(f"\nEmotion as spoken: {right} of {len(heard)}; guessing among five would give {len(heard) / 5:.0f}.")
+    by_sentence: dict[str, list[Heard]] = {}
+    for item in heard:
+        by_sentence.setdefault(item.sentence, []).append(item)
+    same = max(by_sentence.values(), key=len)
+    if len(same) > 1:
+        hearing, reading = ({getattr(item, name) for item in same} for name in ("response", "text_only"))
+        console.print(
+            f"One sentence, spoken {len(same)} times in {len({item.reference for item in same})} emotions: "
+            f"{len(hearing)} different answers from who hears, {len(reading)} from who only reads."
+        )

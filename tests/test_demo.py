@@ -57,5 +57,5 @@ def test_json(assets: Path) -> None:
 def test_page(assets: Path) -> None:
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 0, result.output
-    for word in ("words", "heard", "answers", "text only", "Next", "re-llm respond"):
+    for word in ("who only reads", "heard", "answers", "Emotion as spoken", "Next", "re-llm respond"):
         assert word in result.stdout
