@@ -189,7 +189,8 @@ def train(
     final = {k: v for entry in trainer.state.log_history[-2:] for k, v in entry.items() if k != "epoch"}
     rate = steps * plan.stage.batch_size * plan.stage.accumulate / max(result.metrics["train_runtime"], 1e-9)
     report = TrainReport(out, steps, len(loaded.examples), dict(loaded.dropped), seconds, rate, final)
-    (out / "report.json").write_text(json.dumps(_as_json(report), indent=2) + "\n", encoding="utf-8")
+    told = {name: value for name, value in _as_json(report).items() if name != "out"}  # a folder may be moved
+    (out / "report.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     if not keep_checkpoints:
         _remove_checkpoints(Path(trainer.args.output_dir))
     return report
