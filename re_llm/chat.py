@@ -94,14 +94,14 @@ class Chat:
 
 def _file(line: str) -> str | None:
     """The file that a line names: as it is, or quoted as terminals paste dropped files."""
-    if audio.locate(line).path.is_file():
-        return line
     try:
+        if audio.locate(line).path.is_file():
+            return line
         words = shlex.split(line)
-    except ValueError:  # an apostrophe in a sentence
+        path = Path(words[0]).expanduser() if len(words) == 1 else None
+        return str(path) if path and path.is_file() else None
+    except (ValueError, OSError, RuntimeError):  # an apostrophe, too long for a name, ~nobody: something said
         return None
-    path = Path(words[0]).expanduser() if len(words) == 1 else None
-    return str(path) if path and path.is_file() else None
 
 
 def _looks_like_audio(line: str) -> bool:

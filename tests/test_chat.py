@@ -80,7 +80,8 @@ def test_a_dropped_file_is_found_however_the_terminal_quotes_it(recording) -> No
     path = recording("a recording of mine.wav")
     for line in (str(path), shlex.quote(str(path)), str(path).replace(" ", "\\ ")):
         assert chat._file(line) == str(path)
-    assert chat._file("I don't know") is None
+    for said in ("I don't know", "long " * 1000, "~nobody-of-that-name/x", "a\0b"):
+        assert chat._file(said) is None
     assert chat._file(".") is None
 
 

@@ -23,7 +23,7 @@ def test_the_machine(machine: doctor.Machine) -> None:
     assert all(machine.packages[name] for name in doctor.CORE)
     assert machine.cores >= 1
     assert machine.disk_free > 0
-    assert {"serve", "web", "judge", "mini", "data", "vad", "track", "av", "dev"} <= set(machine.extras)
+    assert {"serve", "judge", "mini", "data", "vad", "track", "av", "dev"} <= set(machine.extras)
     assert machine.extras["dev"] == []
 
 
