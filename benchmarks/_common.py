@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from re_llm.cli.common import prepare_environment
 from re_llm.provenance import git_revision, machine, versions
+
+prepare_environment()  # as the command line does, before torch is imported
 
 COMMAND = str(Path(sys.executable).with_name("re-llm"))
 
