@@ -248,6 +248,11 @@ def _continue_adapter(model: Any, config: ReLlmConfig, weights: dict[str, Tensor
     if width == model.config.speech_width + model.config.emotion_width and settings == model.config.adapter_settings:
         load_into(model.adapter, given, f"{folder}: adapter")
         return
+    if "cformer" in (settings.kind, model.config.adapter_settings.kind):
+        raise RellmError(
+            f"the adapter of {folder} cannot start this one: {settings}, {width} channels",
+            todo="Keep the adapter and the encoders of the checkpoint, or start fresh",
+        )
     source = type(model.adapter)(width, config.llm_width, settings)
     load_into(source, given, f"{folder}: adapter")
     copy_widened(source, model.adapter, scale=scale)

@@ -59,14 +59,16 @@ class _Settings:
 
 @dataclass(frozen=True)
 class AdapterSettings(_Settings):
-    """The subsampler between the encoders and the LLM (RE-LLM section II-A; widths from the released code).
+    """The adapter between the encoders and the LLM (RE-LLM section II-A; widths from the released code).
 
     Attributes:
-        kind: `subsampler`.
+        kind: `subsampler`, or `cformer` (BLSP-Emo's code), whose number of tokens depends on the recording.
         conv_layers: number of convolutions, each followed by a GLU and shortening the sequence by `stride`.
         kernel_size: odd; the padding is kernel_size // 2.
         bottleneck: width of the residual bottleneck behind the convolutions.
         hidden_layers: Whisper encoder layers inside the bottleneck, in place of its GELU.
+        pre_layers, post_layers: of a cformer, layers in front of integrate-and-fire and behind it.
+        feed_forward: of a cformer, inner width of these layers; None = four times their width.
     """
 
     kind: str = "subsampler"
@@ -75,19 +77,32 @@ class AdapterSettings(_Settings):
     stride: int = 2
     bottleneck: int = 512
     hidden_layers: int = 0
+    pre_layers: int = 4
+    post_layers: int = 4
+    feed_forward: int | None = None
 
     def __post_init__(self) -> None:
-        _require("adapter.kind", self.kind, ("subsampler",))
+        _require("adapter.kind", self.kind, ("subsampler", "cformer"))
         if self.kernel_size % 2 == 0:
             raise RellmError(f"adapter.kernel_size is {self.kernel_size}", allowed="odd numbers")
         for name in ("conv_layers", "kernel_size", "stride", "bottleneck"):
             if getattr(self, name) < 1:
                 raise RellmError(f"adapter.{name} is {getattr(self, name)}", allowed="1 or more")
-        if self.hidden_layers < 0:
-            raise RellmError(f"adapter.hidden_layers is {self.hidden_layers}", allowed="0 or more")
+        for name in ("hidden_layers", "pre_layers", "post_layers"):
+            if getattr(self, name) < 0:
+                raise RellmError(f"adapter.{name} is {getattr(self, name)}", allowed="0 or more")
 
     def token_count(self, states: int) -> int:
-        """Speech tokens that `states` encoder states give: floor((L - 1) / stride) + 1 per convolution."""
+        """Speech tokens that `states` encoder states give: floor((L - 1) / stride) + 1 per convolution.
+
+        Raises:
+            RellmError: the adapter is a cformer, and the number depends on the recording.
+        """
+        if self.kind == "cformer":
+            raise RellmError(
+                "the number of speech tokens of a cformer adapter depends on the recording",
+                todo="Call the model's encode_speech first, and lay out the rows by its lengths",
+            )
         for _ in range(self.conv_layers):
             states = (states - 1) // self.stride + 1
         return states

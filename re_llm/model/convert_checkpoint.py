@@ -37,10 +37,11 @@ def plan(source: Path, given: Mapping[str, Any], emotion_folder: Path | None, to
     """
     where = str(source / "config.json")
     stored = stored_tensors(source)
-    layout = Layout.of(stored)
+    cformer = given.get("adapter_type") == "cformer"
+    layout = Layout.of(stored, plain_adapter=cformer)
     emotion, outputs, extra = _emotion(layout, stored, emotion_folder, source)
     stored = {**stored, **extra}
-    layout = Layout.of(stored)
+    layout = Layout.of(stored, plain_adapter=cformer)
     text = convert_config.qwen2_config(given["qwen_config"], f"{where}, qwen_config")
     tokenizer, notes = find_tokenizer(source, tokenizer_folder, text.vocab_size)
     generation = generation_config(tokenizer, text)
@@ -50,7 +51,7 @@ def plan(source: Path, given: Mapping[str, Any], emotion_folder: Path | None, to
         speech_config=convert_config.whisper_config(given["whisper_config"]),
         emotion_config=emotion,
         emotion_outputs=outputs,
-        adapter=convert_config.adapter_settings(given, where),
+        adapter=convert_config.adapter_settings(given, where, _feed_forward(stored, layout)),
         emotions=convert_config.emotion_names(int(given.get("num_emotions") or (head.shape[0] if head else 5))),
         speech_token_id=_speech_token(tokenizer, text.vocab_size),
         dtype=stored_dtype(given, stored.get(f"{layout.llm}lm_head.weight") or next(iter(stored.values()))),
@@ -81,6 +82,12 @@ def plan(source: Path, given: Mapping[str, Any], emotion_folder: Path | None, to
     if config.speech_token_id < text.vocab_size:
         generation.suppress_tokens = [config.speech_token_id]
     return job
+
+
+def _feed_forward(stored: Mapping[str, Stored], layout: Layout) -> int | None:
+    """Inner width of a CFormer's layers."""
+    first = stored.get(f"{layout.adapter}pre_cif_layers.0.fc1.weight")
+    return first.shape[0] if first is not None else None
 
 
 def config_model(config: ReLlmConfig) -> Any:

@@ -136,14 +136,23 @@ def whisper_config(given: Mapping[str, Any]) -> WhisperConfig:
     return WhisperConfig(**{name: given[name] for name in _WHISPER if name in given})
 
 
-def adapter_settings(given: Mapping[str, Any], where: str) -> AdapterSettings:
+def adapter_settings(given: Mapping[str, Any], where: str, feed_forward: int | None = None) -> AdapterSettings:
     """Options of the adapter.
+
+    Args:
+        feed_forward: inner width of a CFormer's layers, which only its weights tell.
 
     Raises:
         RellmError: another adapter than the released ones.
     """
     options = Options(given, where)
-    options.one_of("adapter_type", {"subsampler": "subsampler"}, "subsampler")
+    if options.one_of("adapter_type", {"subsampler": "subsampler", "cformer": "cformer"}, "subsampler") == "cformer":
+        return AdapterSettings(
+            kind="cformer",
+            pre_layers=options.whole("num_pre_cif_layers", 4, least=0),
+            post_layers=options.whole("num_post_cif_layers", 4, least=0),
+            feed_forward=feed_forward,
+        )
     layers = options.whole("adapter_hidden_layers", 0, least=0)
     if layers:
         raise RellmError(f"{where}: adapter_hidden_layers is {layers}", allowed="0, as released")
@@ -217,6 +226,8 @@ def released_config(config: ReLlmConfig, where: str) -> dict[str, Any]:
 
 
 def _released_adapter(settings: AdapterSettings, where: str) -> dict[str, Any]:
+    if settings.kind == "cformer":
+        return {"num_pre_cif_layers": settings.pre_layers, "num_post_cif_layers": settings.post_layers}
     if settings.hidden_layers or settings.stride != 2:
         raise RellmError(f"the adapter of {where} is {settings}", allowed="stride 2, no hidden layers, as released")
     return {

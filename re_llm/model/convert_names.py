@@ -43,6 +43,7 @@ LORA_TARGETS = {
 }
 # Tensors that a released checkpoint holds and that play no part in its answers.
 UNUSED = (
+    ("adapter.lm_head.", "an output layer of the CFormer that neither losses nor answers use"),
     ("adapter.", "the adapter of BLSP-Emo; RE-LLM answers through w2v2cat_adapter"),
     ("w2v2_adapter.", "a projection of the emotion embedding that the answers do not use"),
     ("w2v2_hidden2emotion.", "a head that neither losses nor answers use"),

@@ -24,7 +24,7 @@ from transformers.initialization import no_init_weights
 
 from re_llm.errors import RellmError
 from re_llm.model import losses, partial_lora
-from re_llm.model.adapter import Subsampler
+from re_llm.model.cformer import make_adapter
 from re_llm.model.configuration import DIMENSIONS, ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder, align_frames
 from re_llm.model.outputs import EncodedAudio, ReLlmOutput, SpeechTokens
@@ -66,7 +66,8 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
             emotion_encoder = EmotionEncoder(config.emotion_config, config.emotion_outputs)
         self.speech_encoder = speech_encoder or SpeechEncoder(config.speech_config, config.speech_window)
         self.emotion_encoder = emotion_encoder
-        self.adapter = Subsampler(config.speech_width + config.emotion_width, config.llm_width, config.adapter_settings)
+        heard = config.speech_width + config.emotion_width
+        self.adapter = make_adapter(heard, config.llm_width, config.adapter_settings)
         self.emotion_head = nn.Linear(config.llm_width, len(config.emotions), bias=False)
         self.dimension_head = nn.Linear(config.llm_width, len(DIMENSIONS), bias=False)
         self.ctc_blank = nn.Parameter(torch.zeros(config.llm_width)) if config.ctc_blank else None
@@ -118,10 +119,12 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         emotion_values: Tensor | None = None,
         emotion_lengths: Tensor | None = None,
         encoded: EncodedAudio | None = None,
+        token_lengths: Tensor | None = None,
     ) -> SpeechTokens:
         """Speech tokens of a batch of utterances; the one way in for training, generation, chat and serving.
 
-        Takes the audio inputs of `encode_audio`, or its result as `encoded`.
+        Takes the audio inputs of `encode_audio`, or its result as `encoded`; for training a CFormer also the number
+        of transcript tokens [B].
         """
         if encoded is None:
             if input_features is None or feature_lengths is None:
@@ -135,7 +138,8 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
             if emotion.dim() == 2:
                 emotion = emotion[:, None].expand(-1, states.shape[1], -1)
             states = torch.cat([states, emotion], dim=-1)
-        return self.adapter(states, encoded.speech_lengths)
+        known = {} if token_lengths is None else {"token_lengths": token_lengths}
+        return self.adapter(states, encoded.speech_lengths, **known)
 
     def perceive(self, speech: SpeechTokens) -> tuple[Tensor, Tensor]:
         """What the heads hear: emotion logits [B, E], and valence, arousal, dominance [B, 3] (RE-LLM eq. 7-9)."""

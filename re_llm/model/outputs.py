@@ -69,6 +69,7 @@ class SpeechTokens:
     embeddings: Tensor  # [B, S, D], zero behind each utterance
     lengths: Tensor  # [B] speech tokens, long
     pooled: Tensor  # [B, D], mean over the utterance's tokens
+    fired: Tensor | None = None  # [B], sum of the CFormer's weights: the number of tokens it expects
 
     def mask(self) -> Tensor:
         """True where a speech token is real, [B, S]."""

@@ -213,3 +213,28 @@ def released_rounding(model: Any) -> Iterator[None]:
     finally:
         del norm.forward
         handle.remove()
+
+
+@torch.no_grad()
+def decode(model: Any, case: str, *, stops: tuple[int, ...] = (158, 159), steps: int = 12) -> Tensor:
+    """Greedy decoding of a padded batch as recorded: positions are columns, a stop word ends one step late."""
+    given, expected = inputs(), outputs(case)
+    speech = torch.full_like(expected["adapter_mask"], SPEECH_ID)
+    ids = torch.cat([given["gen_prefix_ids"], speech, given["gen_suffix_ids"]], dim=1)
+    parts = [given["gen_prefix_mask"], expected["adapter_mask"], given["gen_suffix_mask"]]
+    mask = torch.cat(parts, dim=1)
+    done, said = torch.zeros(len(ids), dtype=torch.bool), []
+    for _ in range(steps):
+        logits = padded_pass(model, ids, mask, expected["adapter_embeds"])[:, -1]
+        new = logits.argmax(-1)
+        if not said:
+            new = logits.index_fill(1, torch.tensor([EOS]), -torch.inf).argmax(-1)  # one token at least
+        else:
+            new[torch.isin(said[-1], torch.tensor(stops))] = EOS
+        new[done] = EOS
+        done |= new == EOS
+        said.append(new)
+        ids, mask = torch.cat([ids, new[:, None]], dim=1), torch.cat([mask, torch.ones_like(new)[:, None]], dim=1)
+        if done.all():
+            break
+    return torch.stack(said, dim=1)

@@ -190,39 +190,14 @@ def test_golden_converted_rellm_gradients(models):
 # --- generation ---
 
 
-@torch.no_grad()
-def decode(model, case, rows, steps=12, stops=(158, 159)):
-    """Greedy decoding of a padded batch as recorded: positions are columns, a stop word ends one step late."""
-    given, expected = golden.inputs(), golden.outputs(case)
-    speech = torch.full_like(expected["adapter_mask"], golden.SPEECH_ID)
-    ids = torch.cat([given["gen_prefix_ids"], speech, given["gen_suffix_ids"]], dim=1)[rows]
-    parts = [given["gen_prefix_mask"], expected["adapter_mask"], given["gen_suffix_mask"]]
-    mask = torch.cat(parts, dim=1)[rows]
-    done, said = torch.zeros(len(ids), dtype=torch.bool), []
-    for _ in range(steps):
-        logits = padded_pass(model, ids, mask, expected["adapter_embeds"][rows])[:, -1]
-        new = logits.argmax(-1)
-        if not said:
-            new = logits.index_fill(1, torch.tensor([golden.EOS]), -torch.inf).argmax(-1)  # one token at least
-        else:
-            new[torch.isin(said[-1], torch.tensor(stops))] = golden.EOS
-        new[done] = golden.EOS
-        done |= new == golden.EOS
-        said.append(new)
-        ids, mask = torch.cat([ids, new[:, None]], dim=1), torch.cat([mask, torch.ones_like(new)[:, None]], dim=1)
-        if done.all():
-            break
-    return torch.stack(said, dim=1)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_golden_converted_batch_with_the_padding_of_the_original(models, case):
     expected = golden.outputs(case)
     prefix = "nocast." if case == RELLM else ""
-    found = decode(models[case], case, slice(None))
+    found = golden.decode(models[case], case)
     assert found.tolist() == expected[f"{prefix}gen_batch_ids"][:, 1:].tolist()
     stop = golden.scalars(case)[f"{prefix}stop_word_id"]
-    stopped = decode(models[case], case, slice(None), stops=(stop,))
+    stopped = golden.decode(models[case], case, stops=(stop,))
     recorded = expected[f"{prefix}gen_stop_ids"][:, 1:]
     assert stopped.tolist() == recorded.tolist()
     assert (recorded == stop).any()
@@ -230,7 +205,7 @@ def test_golden_converted_batch_with_the_padding_of_the_original(models, case):
 
 def test_golden_converted_batch_with_the_rounding_of_the_released_code(models):
     with released_rounding(models[RELLM]):
-        found = decode(models[RELLM], RELLM, slice(None))
+        found = golden.decode(models[RELLM], RELLM)
     assert found.tolist() == golden.outputs(RELLM)["gen_batch_ids"][:, 1:].tolist()
 
 
@@ -255,11 +230,14 @@ def test_golden_converted_answers(models, case, sample):
         input_ids=ids, attention_mask=torch.ones_like(ids), **audio, eos_token_id=golden.EOS, **options
     )[0, ids.shape[1] :].tolist()
     assert found == recorded
-    stop = next(token for token in recorded if token != recorded[0])
+    others = [token for token in recorded if token != recorded[0]]
+    if not others:  # one token over and over: there is no later stop word to choose
+        return
+    # Behind a stop word the original writes one end token, which says nothing more.
     stopped = model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), **audio, eos_token_id=[golden.EOS, stop], **options
+        input_ids=ids, attention_mask=torch.ones_like(ids), **audio, eos_token_id=[golden.EOS, others[0]], **options
     )[0, ids.shape[1] :].tolist()
-    assert stopped == recorded[: recorded.index(stop) + 1]
+    assert stopped == recorded[: recorded.index(others[0]) + 1]
 
 
 # --- long context ---
