@@ -21,11 +21,11 @@ class DimensionEstimator:
     """The regression head of a speech emotion encoder in audeering's format, on batches of recordings.
 
     Attributes:
-        name: what `vad_source` says, `pseudo:MODEL`.
+        name: of the model; `vad_source` says `pseudo:NAME`.
     """
 
     def __init__(self, encoder: EmotionEncoder, name: str, *, normalize: bool):
-        self.encoder, self.name, self.normalize = encoder, f"pseudo:{name}", normalize
+        self.encoder, self.name, self.normalize = encoder, name, normalize
 
     @classmethod
     def load(cls, name: str, *, device: str = "auto", allow_pickle: bool = False) -> DimensionEstimator:

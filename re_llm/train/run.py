@@ -133,7 +133,6 @@ def _arguments(plan: Plan, out: Path, device: torch.device, rows: int) -> Traini
         warmup_steps=min(stage.warmup, steps // 2),
         lr_scheduler_type=stage.schedule,
         bf16=stage.precision == "bf16",
-        gradient_checkpointing=stage.gradient_checkpointing,
         logging_steps=10,
         save_steps=stage.save_every,
         save_total_limit=1,
@@ -145,6 +144,8 @@ def _arguments(plan: Plan, out: Path, device: torch.device, rows: int) -> Traini
         report_to=[],
         disable_tqdm=True,
         log_level="error",
+        # Only when asked for: transformers is about to rename the argument, and says so each time.
+        **({"gradient_checkpointing": True} if stage.gradient_checkpointing else {}),
     )
 
 

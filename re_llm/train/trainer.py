@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from re_llm.config import StageOptions
 from re_llm.errors import RellmError
@@ -35,6 +35,7 @@ class ReLlmTrainer(Trainer):
     def __init__(self, *args: Any, options: StageOptions, sampler: BucketedSampler, log_file: Path, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.options, self.sampler, self.log_file = options, sampler, log_file
+        self.remove_callback(PrinterCallback)  # standard output belongs to the command
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
         # The loss is a mean over this micro-batch; the Trainer divides it by the accumulation steps.
         self.model_accepts_loss_kwargs = False
