@@ -87,13 +87,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a recipe needs. `missing` says, one line each, what is not here and how to get it."""
+    """What a recipe needs. `missing` says, one line each, what is not here and how to get it.
+
+    trained: parameters that training adds (adapter, heads, LoRA), when the components are those of the papers.
+    """
 
     recipe: str
     parts: list[Part]
     memory: dict[str, int]
     corpora: dict[str, str]
     missing: list[str]
+    trained: dict[str, int] = field(default_factory=dict)
 
 
 def examine_machine() -> Machine:
@@ -270,7 +274,12 @@ def examine_recipe(recipe: Recipe, machine: Machine) -> Needs:
         missing.append(f"memory: about {_gb(memory['4-bit'])} even in 4 bit, {_gb(have)} here; choose a smaller LLM")
     if any(root == "mini" for root in roots.values()) and machine.extras.get("mini"):
         missing.append('extra mini, which writes the miniature corpora: pip install "re-llm[mini]"')
-    return Needs(recipe.name, parts, memory, roots, missing)
+    trained: dict[str, int] = {}
+    if _version("torch") is not None:
+        from re_llm.model.sizes import trained_parameters
+
+        trained = trained_parameters(recipe.components.model_dump(), recipe.model)
+    return Needs(recipe.name, parts, memory, roots, missing, trained)
 
 
 def _how(part: Part) -> str:
@@ -321,6 +330,9 @@ def _show_needs(console: Any, needs: Needs, machine: Machine) -> None:
         count = f"{part.parameters / 1e6:,.1f} M" if part.parameters else "?"
         state = "[green]here[/]" if part.here else f"[yellow]{download}[/]"
         table.add_row(part.role, count, *(_gb(part.memory.get(name)) for name in BYTES), state)
+    for name, trained in needs.trained.items():
+        size = [_gb(int(trained * BYTES["bf16"]))] * len(BYTES)
+        table.add_row(name, f"{trained / 1e6:,.1f} M", *size, "made by training")
     table.add_row("to answer", "", *(_gb(needs.memory.get(name)) for name in BYTES), "with activations")
     console.print()
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -52,6 +53,13 @@ def speech_config(folder: Path) -> Any:
     return config
 
 
+def _model_type(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # transformers will say what is wrong
+
+
 def load_llm(folder: Path, config: Any = None, **options: Any) -> Any:
     """A causal LM from a folder.
 
@@ -61,6 +69,11 @@ def load_llm(folder: Path, config: Any = None, **options: Any) -> Any:
     Raises:
         RellmError: weights are missing, truncated or of another shape.
     """
+    if _model_type(folder) == "qwen":
+        raise RellmError(
+            f"the LLM in {folder} is a Qwen version 1, which transformers no longer reads",
+            todo=f"Convert it once, and name the result instead: re-llm convert {folder} FOLDER",
+        )
     try:
         read: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, use_safetensors=True, output_loading_info=True, **options

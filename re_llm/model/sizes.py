@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 
+from re_llm.config import ModelOptions
 from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
 
 # Order of the regression head of audeering's model.
@@ -73,21 +75,40 @@ class PartSize:
     trained: int
 
 
+# The components of the papers, by their names on the hub; BLSP-Emo has no emotion encoder.
+PAPER_COMPONENTS = {
+    "llm": ("Qwen/Qwen-7B-Chat", "Qwen/Qwen-7B"),
+    "speech_encoder": ("openai/whisper-large-v2",),
+    "emotion_encoder": ("audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim", None),
+}
+
+
 @cache
-def paper_sizes() -> tuple[PartSize, ...]:
-    """The model of RE-LLM section II: Whisper-large-v2, audeering's wav2vec2, fused adapter, heads, Qwen-7B, LoRA."""
+def paper_sizes(
+    adapter: AdapterSettings = AdapterSettings(),  # noqa: B008 - frozen
+    lora: LoraSettings | None = LoraSettings(),  # noqa: B008
+    *,
+    emotion_encoder: bool = True,
+) -> tuple[PartSize, ...]:
+    """The model of RE-LLM section II: Whisper-large-v2, audeering's wav2vec2, fused adapter, heads, Qwen-7B, LoRA.
+
+    Args:
+        adapter, lora: options that differ from the paper's.
+        emotion_encoder: False gives BLSP-Emo.
+    """
     from re_llm.model.modeling import ReLlmForConditionalGeneration
 
     config = ReLlmConfig(
         text_config=qwen_7b_config(),
         speech_config=whisper_large_v2_config(),
-        emotion_config=audeering_config(),
-        emotion_outputs=AUDEERING_OUTPUTS,
-        adapter=AdapterSettings(),
+        emotion_config=audeering_config() if emotion_encoder else None,
+        emotion_outputs=AUDEERING_OUTPUTS if emotion_encoder else None,
+        adapter=adapter,
     )
     with torch.device("meta"):
         model = ReLlmForConditionalGeneration(config)
-        model.add_lora(LoraSettings())
+        if lora is not None:
+            model.add_lora(lora)
     return part_sizes(model)
 
 
@@ -99,3 +120,21 @@ def part_sizes(model: Any) -> tuple[PartSize, ...]:
         names["speech_encoder" if part == "fixed" else part] += parameter.numel()
     trained = ("adapter", "heads", "lora")
     return tuple(PartSize(part, count, count if part in trained else 0) for part, count in names.items() if count)
+
+
+def trained_parameters(components: Mapping[str, str | None], options: ModelOptions) -> dict[str, int]:
+    """What training adds to the components of the papers: parameters by part. Empty for other components.
+
+    Args:
+        components: their names, as a recipe has them. options: how the recipe joins them.
+    """
+    emotion = None if options.fusion == "none" else components.get("emotion_encoder")
+    named = {**components, "emotion_encoder": emotion}
+    if any(named.get(part) not in names for part, names in PAPER_COMPONENTS.items()):
+        return {}
+    found = paper_sizes(
+        AdapterSettings(bottleneck=options.bottleneck, hidden_layers=options.adapter_hidden_layers),
+        None if options.lora is None else LoraSettings.read(options.lora.model_dump()),
+        emotion_encoder=emotion is not None,
+    )
+    return {part.name: part.trained for part in found if part.trained}

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from re_llm.cli import app
 from re_llm.errors import RellmError
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor, convert_files
+from re_llm.model.components import load_llm
 from re_llm.model.convert import convert
 
 pytestmark = pytest.mark.skipif(not golden.FOLDER.is_dir(), reason=f"no recordings in {golden.FOLDER}")
@@ -251,6 +252,8 @@ def small_qwen(ranks, folder):
 def test_a_qwen_on_its_own_becomes_qwen2(ranks, tmp_path):
     tensors, size = small_qwen(ranks, tmp_path / "qwen")
     torch.save(tensors, tmp_path / "qwen" / "pytorch_model.bin")
+    with pytest.raises(RellmError, match=r"Qwen version 1.*re-llm convert"):
+        load_llm(tmp_path / "qwen")
     report = convert(tmp_path / "qwen", tmp_path / "out", progress=False)
     assert (report.source, report.target, report.left_out) == ("qwen", "qwen2", {})
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

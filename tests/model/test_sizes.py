@@ -1,0 +1,78 @@
+"""Parameter counts of the model of the paper, part by part, against counts by hand."""
+
+import pytest
+
+from re_llm import doctor
+from re_llm.config import load_recipe
+from re_llm.model.sizes import paper_sizes
+
+
+@pytest.fixture(scope="module")
+def sizes():
+    return {part.name: part for part in paper_sizes()}
+
+
+def linear(inputs: int, outputs: int, bias: bool = True) -> int:
+    return inputs * outputs + bias * outputs
+
+
+def norm(width: int) -> int:
+    return 2 * width
+
+
+def test_whisper_large_v2_encoder(sizes):
+    attention = 3 * linear(1280, 1280) + linear(1280, 1280, bias=False)  # k has no bias
+    layer = attention + linear(1280, 5120) + linear(5120, 1280) + 2 * norm(1280)
+    convolutions = linear(80 * 3, 1280) + linear(1280 * 3, 1280)
+    expected = convolutions + 1500 * 1280 + 32 * layer + norm(1280)
+    assert sizes["speech_encoder"].parameters == expected == 636_784_640
+
+
+def test_audeering_wav2vec2(sizes):
+    kernels = [10, 3, 3, 3, 3, 2, 2]
+    front = sum(linear((512 if i else 1) * kernel, 512) + norm(512) for i, kernel in enumerate(kernels))
+    front += norm(512) + linear(512, 1024) + 1024  # projection, and the mask vector of SpecAugment
+    positions = 128 + 1024 * 64 * 128 + 1024  # weight norm over the kernel's 128 taps, 16 groups of 64 channels
+    layer = 4 * linear(1024, 1024) + linear(1024, 4096) + linear(4096, 1024) + 2 * norm(1024)
+    head = linear(1024, 1024) + linear(1024, 3)
+    expected = front + positions + 12 * layer + norm(1024) + head
+    assert sizes["emotion_encoder"].parameters == expected == 165_336_707
+
+
+def test_fused_adapter_and_heads(sizes):
+    width = 1280 + 1024
+    convolutions = 2 * linear(5 * width, 2 * width) + linear(5 * width, 2 * 4096)
+    bottleneck = 2 * 4096 * 512 + norm(4096)
+    assert sizes["adapter"].parameters == convolutions + bottleneck == 204_760_064
+    assert sizes["heads"].parameters == 4096 * (5 + 3)
+
+
+def test_qwen_7b(sizes):
+    attention = 3 * linear(4096, 4096) + linear(4096, 4096, bias=False)
+    layer = attention + 3 * 4096 * 11008 + 2 * 4096
+    expected = 2 * 151_936 * 4096 + 32 * layer + 4096
+    assert sizes["llm"].parameters == expected == 7_721_324_544
+
+
+def test_lora(sizes):
+    attention = 4 * 16 * (4096 + 4096)
+    up_and_gate = 2 * 16 * (4096 + 11008)
+    assert sizes["lora"].parameters == 32 * (attention + up_and_gate) == 32_243_712
+
+
+def test_what_is_trained(sizes):
+    trained = {name for name, part in sizes.items() if part.trained}
+    assert trained == {"adapter", "heads", "lora"}
+    assert sum(part.trained for part in sizes.values()) == 204_760_064 + 32_768 + 32_243_712
+
+
+def test_the_doctor_shows_them(sizes, capsys):
+    machine = doctor.examine_machine()
+    needs = doctor.examine_recipe(load_recipe("re_llm"), machine)
+    assert needs.trained == {"adapter": 204_760_064, "heads": 32_768, "lora": 32_243_712}
+    for part in needs.parts:  # the doctor's table of known models agrees with the models themselves
+        assert doctor.KNOWN[part.name].millions == round(sizes[part.role].parameters / 1e6)
+    doctor.show(machine, needs)
+    assert "204.8 M" in capsys.readouterr().out
+    assert doctor.examine_recipe(load_recipe("blsp"), machine).trained.keys() == {"adapter", "heads"}
+    assert doctor.examine_recipe(load_recipe("mini"), machine).trained == {}
