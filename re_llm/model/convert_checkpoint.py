@@ -22,7 +22,6 @@ from re_llm.model.processing import ReLlmProcessor, add_speech_token, emotion_in
 from re_llm.model.storage import own_weights
 
 _EMBEDDED = "w2v2."
-_HEADS = ("hidden2emotion.weight", "emotion_head.weight"), ("hidden2w2v2.weight", "dimension_head.weight")
 
 
 def plan(source: Path, given: Mapping[str, Any], emotion_folder: Path | None, tokenizer_folder: Path | None) -> Job:
@@ -45,14 +44,15 @@ def plan(source: Path, given: Mapping[str, Any], emotion_folder: Path | None, to
     text = convert_config.qwen2_config(given["qwen_config"], f"{where}, qwen_config")
     tokenizer, notes = find_tokenizer(source, tokenizer_folder, text.vocab_size)
     generation = generation_config(tokenizer, text)
-    head = stored.get(_HEADS[0][0])
+    head = stored.get("hidden2emotion.weight")
+    emotions = convert_config.Options(given, where).whole("num_emotions", head.shape[0] if head else 5)
     config = ReLlmConfig(
         text_config=text,
-        speech_config=convert_config.whisper_config(given["whisper_config"]),
+        speech_config=convert_config.whisper_config(given["whisper_config"], f"{where}, whisper_config"),
         emotion_config=emotion,
         emotion_outputs=outputs,
         adapter=convert_config.adapter_settings(given, where, _feed_forward(stored, layout)),
-        emotions=convert_config.emotion_names(int(given.get("num_emotions") or (head.shape[0] if head else 5))),
+        emotions=convert_config.emotion_names(emotions),
         speech_token_id=_speech_token(tokenizer, text.vocab_size),
         dtype=stored_dtype(given, stored.get(f"{layout.llm}lm_head.weight") or next(iter(stored.values()))),
     )

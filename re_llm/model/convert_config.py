@@ -25,6 +25,9 @@ _WHISPER = (
     "scale_embedding", "vocab_size", "decoder_layers", "decoder_attention_heads", "decoder_ffn_dim",
     "max_target_positions", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id",
 )  # fmt: skip
+_WHISPER_SIZES = (
+    "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins", "max_source_positions",
+)  # fmt: skip
 # Qwen version 1 has these switches; other values would be another model than the one that was released.
 _FIXED = {"rotary_pct": 1.0, "no_bias": True, "scale_attn_weights": True, "tie_word_embeddings": False}
 
@@ -131,8 +134,15 @@ def stored_dtype(given: Mapping[str, Any], sample: Stored) -> str:
     return str(named) if named in ("float32", "float16", "bfloat16") else str(sample.dtype).removeprefix("torch.")
 
 
-def whisper_config(given: Mapping[str, Any]) -> WhisperConfig:
-    """Whisper's config without what newer versions of transformers keep elsewhere."""
+def whisper_config(given: Mapping[str, Any], where: str) -> WhisperConfig:
+    """Whisper's config without what newer versions of transformers keep elsewhere.
+
+    Raises:
+        RellmError: a size that is not a whole number.
+    """
+    options = Options(given, where)
+    for name in _WHISPER_SIZES:
+        options.whole(name)
     return WhisperConfig(**{name: given[name] for name in _WHISPER if name in given})
 
 

@@ -1,6 +1,7 @@
 """Tensors of a folder, read one at a time, and written shard by shard: a model of any size passes through.
 
-Memory: one tensor and one unfinished shard. Pickles are mapped into memory, not read, where their format allows it.
+Memory: one tensor and one unfinished shard at most. Pickles are mapped into memory where their format allows it, so
+that whole tensors pass from file to file.
 """
 
 from __future__ import annotations
@@ -150,7 +151,8 @@ class ShardWriter:
         size = tensor.numel() * tensor.element_size()
         if self._open and self._bytes + size > self.limit:
             self._write()
-        self._open[name] = tensor.contiguous()
+        shares = tensor.untyped_storage().nbytes() != size  # a view of a buffer that other tensors lie in as well
+        self._open[name] = tensor.clone() if shares else tensor.contiguous()
         self._bytes += size
         self.total += size
 

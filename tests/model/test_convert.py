@@ -156,6 +156,19 @@ def test_an_unexpected_shape(source, name, shape, needed):
     refused(source, rf"model\.safetensors: {name} has shape .*, its config needs {needed}")
 
 
+def test_tensors_that_share_a_buffer(source, tmp_path):
+    """As some training frameworks save them."""
+    tensors = load_file(source / "model.safetensors")
+    flat = torch.cat([value.flatten() for value in tensors.values()])
+    views = dict(zip(tensors, flat.split([value.numel() for value in tensors.values()]), strict=True))
+    (source / "model.safetensors").unlink()
+    torch.save({name: view.view(tensors[name].shape) for name, view in views.items()}, source / "pytorch_model.bin")
+    convert(source, tmp_path / "out", progress=False)
+    convert(tmp_path / "out", tmp_path / "back", to="blsp-emo", progress=False)
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert all(torch.equal(back[name], value) for name, value in tensors.items())
+
+
 def test_quantised_weights(source):
     name = "qwen_model.model.transformer.h.0.mlp.w1.weight"
     spoil(source, **{name: torch.zeros(64, 64, dtype=torch.int8)})
@@ -178,7 +191,8 @@ def test_an_unknown_tensor_is_listed(source, tmp_path):
      ({"adapter_hidden_layers": 2}, "adapter_hidden_layers is 2"), ({"conv_kernel_sizes": "5,3"}, "conv_kernel_sizes"),
      ({"lora_config": {"r": 4, "lora_alpha": 4, "target_modules": ["wte"]}}, r"LoRA on \['wte'\]"),
      ({"qwen_config": {"tie_word_embeddings": True}}, "tie_word_embeddings is True"),
-     ({"qwen_config": {"hidden_size": "wide"}}, "hidden_size is 'wide'")],
+     ({"qwen_config": {"hidden_size": "wide"}}, "hidden_size is 'wide'"), ({"num_emotions": "five"}, "num_emotions"),
+     ({"whisper_config": {"d_model": -1}}, r"whisper_config: d_model is -1\. Allowed: a whole number")],
 )  # fmt: skip
 def test_an_unknown_config(source, changes, expected):
     config_of(source, **changes)
