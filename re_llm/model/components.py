@@ -242,7 +242,11 @@ def continue_from(model: Any, folder: Path, *, fresh_adapter: bool = False, scal
     weights = read_weights(folder, ("adapter.", "emotion_head.", "dimension_head.", "ctc_blank"))
     if not fresh_adapter:
         _continue_adapter(model, config, weights, folder, scale)
-    heads = ["dimension_head"] + ["emotion_head"] * (config.emotions == model.config.emotions)
+    same = sorted(config.emotions) == sorted(model.config.emotions)
+    if same and "emotion_head.weight" in weights:  # in another order, as in the released checkpoints
+        rows = [config.emotions.index(name) for name in model.config.emotions]
+        weights["emotion_head.weight"] = weights["emotion_head.weight"][rows]
+    heads = ["dimension_head"] + ["emotion_head"] * same
     for head in heads:
         load_into(getattr(model, head), _below(weights, f"{head}."), f"{folder}: {head}")
     if len(heads) == 1:

@@ -356,3 +356,10 @@ def test_auto_classes(world, batch, tmp_path, self_contained):
     again = processor(text=TEXTS, audio=WAVES)
     assert all(torch.equal(again[key], batch[key]) for key in batch)
     assert AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_emotions_in_another_order_keep_their_rows(world, tmp_path):
+    first = world.model(emotions=["calm", "angry", "sad"])
+    first.save_pretrained(tmp_path / "first")
+    then = world.model(emotions=["sad", "calm", "angry"], init_adapter_from=tmp_path / "first")
+    assert torch.equal(then.emotion_head.weight, first.emotion_head.weight[[2, 0, 1]])
