@@ -106,8 +106,9 @@ def write_world(
             }  # fmt: skip
             _write_lines(marker, [json.dumps(summary)])
         summaries[corpus] = json.loads(marker.read_text())
-    parts = [path.read_text() for name in CORPORA if (path := root / "done" / f"{name}.truth.jsonl").exists()]
-    _write_lines(root / "truth.jsonl", "".join(parts).splitlines())
+    if sentences is not None:  # something was rendered
+        parts = [path.read_text() for name in CORPORA if (path := root / "done" / f"{name}.truth.jsonl").exists()]
+        _write_lines(root / "truth.jsonl", "".join(parts).splitlines())
     return summaries
 
 
