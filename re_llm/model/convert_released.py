@@ -122,9 +122,7 @@ def _joined(parts: list[Piece], sources: list[str], stored: Mapping[str, Stored]
 # --- LoRA ------------------------------------------------------------------------------------------------------------
 
 
-def _lora(
-    layout: Layout, peft: Mapping[str, Stored], given: dict[str, Any], notes: list[str]
-) -> dict[str, Recipe]:
+def _lora(layout: Layout, peft: Mapping[str, Stored], given: dict[str, Any], notes: list[str]) -> dict[str, Recipe]:
     """LoRA on the fused layer: one A for q, k and v where they still share it, else all three A below each other.
 
     In the second case B becomes block diagonal and the rank three times as high; every other layer is padded with
