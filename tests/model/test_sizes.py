@@ -69,7 +69,9 @@ def test_what_is_trained(sizes):
 def test_the_doctor_shows_them(sizes, capsys):
     machine = doctor.examine_machine()
     needs = doctor.examine_recipe(load_recipe("re_llm"), machine)
-    assert needs.trained == {"adapter": 204_760_064, "heads": 32_768, "lora": 32_243_712}
+    # The recipe's LoRA covers the down projection as well: 32 layers of 16 x (11,008 + 4,096).
+    lora = 32_243_712 + 32 * 16 * (11_008 + 4_096)
+    assert needs.trained == {"adapter": 204_760_064, "heads": 32_768, "lora": lora}
     for part in needs.parts:  # the doctor's table of known models agrees with the models themselves
         assert doctor.KNOWN[part.name].millions == round(sizes[part.role].parameters / 1e6)
     doctor.show(machine, needs)
