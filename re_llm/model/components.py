@@ -38,6 +38,10 @@ def read_config(folder: Path) -> Any:
     Raises:
         RellmError: it is missing or broken, or its model type is unknown.
     """
+    if not (folder / "config.json").is_file():
+        raise RellmError(
+            f"{folder} holds no config.json", todo="Give the folder of a finished checkpoint; a training writes it last"
+        )
     try:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:

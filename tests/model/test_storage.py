@@ -310,6 +310,9 @@ def test_an_index_that_points_outside_is_refused(world, tmp_path):
 def test_names_that_are_no_folders(world, tmp_path):
     with pytest.raises(RellmError, match="there is no folder"):
         read(tmp_path / "nowhere")
+    with pytest.raises(RellmError, match=r"holds no config\.json"):
+        read(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
     with pytest.raises(RellmError, match=r"config\.json cannot be used"):
         read(tmp_path)
     with pytest.raises(RellmError, match="is a qwen2 model"):
