@@ -59,14 +59,19 @@ class ModelOptions(Options):
 
 
 class TaskOptions(Options):
-    """One kind of training row: the student answers `prompt` on speech; its target is a field of the continuation."""
+    """One kind of training row: the student answers `prompt` on speech.
+
+    target: the LLM's answer to the transcript (`output`), or the name of the emotion.
+    continuation: the prompt that answer was given to; None = the stage's.
+    """
 
     prompt: str
     target: Literal["output", "emotion"] = "output"
     share: float = Field(default=1.0, gt=0.0)
+    continuation: str | None = None
     teacher_prompt: str | None = None  # the text pass of response_kl; None = `prompt`
 
-    @field_validator("prompt", "teacher_prompt")
+    @field_validator("prompt", "teacher_prompt", "continuation")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
         if value is not None and value not in PROMPTS:
@@ -109,6 +114,11 @@ class StageOptions(Options):
     max_seconds: float = 30.0
     max_text_tokens: int = 256
     save_every: int = Field(default=200, ge=1)
+
+    def continuations(self) -> tuple[str, ...]:
+        """Ids of the prompts whose answers the stage trains, its own first."""
+        others = (task.continuation for task in self.tasks if task.target == "output" and task.continuation)
+        return tuple(dict.fromkeys((self.continuation, *others)))
 
     @field_validator("losses", "warm_losses")
     @classmethod

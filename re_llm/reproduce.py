@@ -149,10 +149,11 @@ class Run:
             self.say(f"{corpus}: {report.rows} continuations, {report.rate:.0f}/s, dropped {dict(report.dropped) or 0}")
 
     def _wanted_continuations(self) -> set[tuple[str, str]]:
-        wanted = {(c, s.continuation) for s in self.recipe.stages.values() for c in s.data}
+        wanted = {(c, prompt) for s in self.recipe.stages.values() for c in s.data for prompt in s.continuations()}
         for system in self.recipe.systems.values():
             if system.stage in self.recipe.stages and system.per_corpus:
-                wanted |= {(c, self.recipe.stage_for(system).continuation) for c in self.evaluated()}
+                prompts = self.recipe.stage_for(system).continuations()
+                wanted |= {(c, prompt) for c in self.evaluated() for prompt in prompts}
         return wanted
 
     def evaluated(self) -> list[str]:
@@ -184,7 +185,7 @@ class Run:
 
     def stage_job(self, name: str) -> TrainJob:
         stage = self.recipe.stages[name]
-        data = tuple(self.continuation(c, stage.continuation) for c in stage.data)
+        data = tuple(self.continuation(c, prompt) for c in stage.data for prompt in stage.continuations())
         features = self.out / "features" / "+".join(stage.data)
         model = ModelOptions.model_validate({**self.recipe.model.model_dump(exclude_unset=True), **stage.model})
         out = self.out / "checkpoints" / name
@@ -193,7 +194,7 @@ class Run:
     def tuning_job(self, name: str, corpus: str, seed: int) -> TrainJob:
         system = self.recipe.systems[name]
         stage = self.recipe.stage_for(system)
-        data = (self.continuation(corpus, stage.continuation),)
+        data = tuple(self.continuation(corpus, prompt) for prompt in stage.continuations())
         out = self.checkpoint(name, corpus, seed)
         features = self.out / "features" / corpus
         model = self.recipe.model_for(system)

@@ -32,6 +32,7 @@ def recipe(tmp_path: Path, tiny_checkpoint: Path) -> Path:
         "model": {"bottleneck": 16, "lora": {"r": 2}, "speech_window": "trimmed"},
         "stages": {
             "emotion": {
+                "continuation": "continue-emotion",
                 "losses": {"response_ce": 1.0, "input_er": 1.0, "input_er_avd": 1.0},
                 "lr": 1e-3, "batch_size": 2, "max_steps": 2, "warmup": 0, "precision": "fp32", "min_seconds": 0.5,
             }

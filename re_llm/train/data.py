@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,20 @@ NO_EMOTION = -100  # index that cross-entropy passes over
 
 
 @dataclass(frozen=True)
+class Target:
+    """What the LLM answered to a transcript. `early_stop`: it was cut, so no end is trained."""
+
+    output: str
+    early_stop: bool
+
+
+@dataclass(frozen=True)
 class Example:
     """One utterance with everything that does not depend on the task.
 
     Attributes:
         audio: absolute path (or zip member) of the recording.
+        targets: the LLM's answers by the id of the prompt that they answer.
         emotion: index into the recipe's emotions, or NO_EMOTION.
         dimensions: (valence, arousal, dominance) on 0..1, or None.
     """
@@ -33,8 +42,7 @@ class Example:
     start: float
     duration: float | None
     text: str
-    output: str
-    early_stop: bool
+    targets: Mapping[str, Target]
     emotion_name: str | None
     emotion: int
     dimensions: tuple[float, float, float] | None
@@ -67,47 +75,82 @@ def _too_long(row: Continuation, options: StageOptions, tokenizer: Any) -> str |
     return None
 
 
+def _check_labels(row: Continuation, losses: set[str], where: str) -> None:
+    if row.emotion is None and "input_er" in losses:
+        raise RellmError(f"{where}: no emotion, which the loss input_er needs", todo="Remove the row or the loss")
+    if row.dimensions() is None and "input_er_avd" in losses:
+        raise RellmError(
+            f"{where}: no valence, arousal and dominance, which the loss input_er_avd needs",
+            todo="Prepare the corpus with --pseudo-vad, or drop the loss",
+        )
+
+
+def _example(row: Continuation, file: Path, emotions: Sequence[str], where: str) -> Example:
+    name, *member = row.audio.split(":", 1)
+    return Example(
+        key=_key(row, file),
+        audio=":".join([str((file.parent / name).resolve()), *member]),
+        start=row.start,
+        duration=row.duration,
+        text=row.text,
+        targets={},
+        emotion_name=row.emotion,
+        emotion=emotions.index(canonical(row.emotion, emotions, where=where)) if row.emotion else NO_EMOTION,
+        dimensions=row.dimensions(),
+    )
+
+
+def _key(row: Continuation, file: Path) -> str:
+    """One name for an utterance in all files of its corpus (`esd.continue-emotion.jsonl`, `esd.cascade.jsonl`)."""
+    return f"{row.corpus or file.name.partition('.')[0]}/{row.key}"
+
+
 def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequence[str], tokenizer: Any) -> Loaded:
     """Reads continuation files; filters as the papers do, and counts what it filters.
 
+    Rows of one utterance are joined: a stage may train several prompts' answers. Imported rows that do not say what
+    they answer count as answers to `options.continuation`.
+
     Raises:
         RellmError: a broken line, an emotion outside the recipe's `emotions`, a missing V/A/D or emotion that a loss
-            of the stage needs, or nothing left; names file and line.
+            of the stage needs, an answer that no task asks for or that comes twice, or nothing left; names file and
+            line.
     """
     loaded = Loaded()
     losses = set(options.losses) | set(options.warm_losses or {})
+    wanted = options.continuations()
+    found: dict[str, tuple[Example, dict[str, Target]]] = {}
+    too_long: dict[str, tuple[str, str]] = {}  # an utterance stands in several files and is dropped once
     for file in files:
         for number, row in enumerate(read_records(file, Continuation), start=1):
             where = f"{file}:{number}"
+            prompt = row.prompt or options.continuation
+            if prompt not in wanted:
+                raise RellmError(
+                    f"{where}: an answer to the prompt {prompt!r}, which no task of the stage trains",
+                    allowed=", ".join(wanted),
+                    todo="Give other files, or set the stage's `continuation`",
+                )
+            key = _key(row, file)
             reason = _too_long(row, options, tokenizer)
             if reason:
-                loaded.drop(row.key, reason)
+                too_long.setdefault(key, (row.key, reason))
                 continue
-            index = emotions.index(canonical(row.emotion, emotions, where=where)) if row.emotion else NO_EMOTION
-            if index == NO_EMOTION and "input_er" in losses:
-                raise RellmError(
-                    f"{where}: no emotion, which the loss input_er needs", todo="Remove the row or the loss"
-                )
-            if row.dimensions() is None and "input_er_avd" in losses:
-                raise RellmError(
-                    f"{where}: no valence, arousal and dominance, which the loss input_er_avd needs",
-                    todo="Prepare the corpus with --pseudo-vad, or drop the loss",
-                )
-            name, *member = row.audio.split(":", 1)
-            loaded.examples.append(
-                Example(
-                    key=f"{row.corpus or file.stem}/{row.key}",
-                    audio=":".join([str((file.parent / name).resolve()), *member]),
-                    start=row.start,
-                    duration=row.duration,
-                    text=row.text,
-                    output=row.output,
-                    early_stop=row.early_stop,
-                    emotion_name=row.emotion,
-                    emotion=index,
-                    dimensions=row.dimensions(),
-                )
-            )
+            _check_labels(row, losses, where)
+            if key not in found:
+                found[key] = (_example(row, file, emotions, where), {})
+            example, targets = found[key]
+            if prompt in targets:
+                raise RellmError(f"{where}: a second answer of {key!r} to the prompt {prompt!r}", todo="Remove one")
+            targets[prompt] = Target(row.output, row.early_stop)
+    for key, reason in too_long.values():
+        loaded.drop(key, reason)
+    for example, targets in found.values():
+        missing = [prompt for prompt in wanted if prompt not in targets]
+        if missing:
+            loaded.drop(example.key, f"no answer to the prompt {missing[0]}")
+        else:
+            loaded.examples.append(replace(example, targets=targets))
     if not loaded.examples:
         raise RellmError(
             f"no row of {', '.join(map(str, files))} can be trained on; dropped: {dict(loaded.dropped) or 'none'}"
@@ -148,8 +191,8 @@ def end_ids(tokenizer: Any) -> list[int]:
 class RowMaker:
     """Turns (example, task) into token ids; prompts are tokenised once."""
 
-    def __init__(self, tokenizer: Any, tasks: Sequence[TaskOptions]):
-        self.tokenizer, self.tasks = tokenizer, tasks
+    def __init__(self, tokenizer: Any, options: StageOptions):
+        self.tokenizer, self.tasks, self.continuation = tokenizer, options.tasks, options.continuation
         self.end = tuple(end_ids(tokenizer))
         self._around: dict[tuple[str, str | None], tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
@@ -171,7 +214,8 @@ class RowMaker:
         if task.target == "emotion":
             response = self._ids(example.emotion_name or "") + self.end
         else:
-            response = self._ids(example.output) + (() if example.early_stop else self.end)
+            target = example.targets[task.continuation or self.continuation]
+            response = self._ids(target.output) + (() if target.early_stop else self.end)
         return Row(
             index=index,
             prefix=prefix,

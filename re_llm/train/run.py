@@ -209,7 +209,7 @@ def _trainer(
 ) -> ReLlmTrainer:
     stage = plan.stage
     encode, counts = _speech_inputs(model, processor, store)
-    maker = RowMaker(processor.tokenizer, stage.tasks)
+    maker = RowMaker(processor.tokenizer, stage)
     lengths = [store.length(e.key) if store else int((e.duration or 1.0) * 50) for e in examples]
     pad = processor.tokenizer.pad_token_id
     collator = Collator(

@@ -13,7 +13,7 @@ from re_llm.config import StageOptions, TaskOptions
 from re_llm.errors import RellmError
 from re_llm.records import Continuation, write_records
 from re_llm.train.collate import Collator, predicting
-from re_llm.train.data import BucketedSampler, Example, RowMaker, TrainingRows, bucketed_order, load_examples
+from re_llm.train.data import BucketedSampler, Example, RowMaker, Target, TrainingRows, bucketed_order, load_examples
 
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")
 VAD = {"valence": 0.2, "arousal": 0.6, "dominance": 0.4}
@@ -64,6 +64,37 @@ def test_a_row_that_a_loss_cannot_use_is_named(tmp_path: Path, row: dict, losses
         load(tmp_path, [continuation("a"), continuation("b", **row)], losses=losses)
 
 
+CHAT = [{"prompt": "continue"}, {"prompt": "chat-empathetic", "continuation": "cascade"}]
+
+
+def test_answers_to_several_prompts_are_joined(tmp_path: Path) -> None:
+    files = {"toy.continue.jsonl": ("continue", "so I stay"), "toy.cascade.jsonl": ("cascade", "what a pity")}
+    for name, (prompt, output) in files.items():
+        rows = [
+            continuation("a", prompt=prompt, output=output, corpus=None),
+            continuation("b", duration=0.1, corpus=None),
+        ]
+        if prompt == "cascade":  # the LLM refused the other one
+            rows.append(continuation("c", prompt=prompt, corpus=None))
+        write_records(tmp_path / name, rows)
+    stage = options(tasks=CHAT)
+    loaded = load_examples([tmp_path / name for name in files], stage, EMOTIONS, tiny_world.tokenizer())
+    assert [e.key for e in loaded.examples] == ["toy/a"]
+    assert loaded.examples[0].targets == {p: Target(o, early_stop=False) for p, o in files.values()}
+    assert loaded.dropped == Counter({"shorter than 1 s": 1, "no answer to the prompt continue": 1})
+    maker = RowMaker(tiny_world.tokenizer(), stage)
+    answers = [maker.make(0, loaded.examples[0], task).response for task in stage.tasks]
+    encoded = [tuple(maker.tokenizer(text, add_special_tokens=False)["input_ids"]) for _, text in files.values()]
+    assert answers == [ids + maker.end for ids in encoded]
+
+
+def test_an_answer_that_nobody_trains_or_that_comes_twice_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RellmError, match=r"c\.jsonl:1: an answer to the prompt 'cascade'"):
+        load(tmp_path, [continuation("a", prompt="cascade")])
+    with pytest.raises(RellmError, match=r"c\.jsonl:2: a second answer of 'toy/a'"):
+        load(tmp_path, [continuation("a"), continuation("a")])
+
+
 def test_nothing_left_says_why(tmp_path: Path) -> None:
     with pytest.raises(RellmError, match="shorter than 1 s"):
         load(tmp_path, [continuation("a", duration=0.2)])
@@ -71,8 +102,9 @@ def test_nothing_left_says_why(tmp_path: Path) -> None:
 
 def example(**changes: object) -> Example:
     base = {
-        "key": "toy/a", "audio": "a.wav", "start": 0.0, "duration": 2.0, "text": "it rains", "output": "so I stay",
-        "early_stop": False, "emotion_name": "sad", "emotion": 1, "dimensions": (0.2, 0.6, 0.4),
+        "key": "toy/a", "audio": "a.wav", "start": 0.0, "duration": 2.0, "text": "it rains",
+        "targets": {"continue": Target("so I stay", early_stop=False)},
+        "emotion_name": "sad", "emotion": 1, "dimensions": (0.2, 0.6, 0.4),
     }  # fmt: skip
     return Example(**{**base, **changes})
 
@@ -80,7 +112,7 @@ def example(**changes: object) -> Example:
 def test_a_row_is_the_chat_template_with_speech_in_place_of_the_words() -> None:
     tokenizer = tiny_world.tokenizer()
     task = TaskOptions(prompt="continue-speech", teacher_prompt="continue-emotion")
-    row = RowMaker(tokenizer, [task]).make(0, example(), task)
+    row = RowMaker(tokenizer, options(tasks=[task])).make(0, example(), task)
 
     def text(*parts: tuple[int, ...]) -> str:
         return tokenizer.decode([i for part in parts for i in part]).replace(" ", "")
@@ -97,8 +129,8 @@ def test_a_row_is_the_chat_template_with_speech_in_place_of_the_words() -> None:
 
 def test_a_cut_continuation_trains_no_end() -> None:
     tokenizer = tiny_world.tokenizer()
-    maker = RowMaker(tokenizer, [TaskOptions(prompt="continue")])
-    cut = maker.make(0, example(early_stop=True), maker.tasks[0])
+    maker = RowMaker(tokenizer, options())
+    cut = maker.make(0, example(targets={"continue": Target("so I stay", early_stop=True)}), maker.tasks[0])
     whole = maker.make(0, example(), maker.tasks[0])
     assert whole.response[: len(cut.response)] == cut.response
     assert whole.response[len(cut.response) :] == maker.end
@@ -107,7 +139,7 @@ def test_a_cut_continuation_trains_no_end() -> None:
 
 def test_tasks_are_drawn_by_share_and_again_the_same() -> None:
     tasks = [TaskOptions(prompt="continue", share=0.7), TaskOptions(prompt="recognize", target="emotion", share=0.3)]
-    maker = RowMaker(tiny_world.tokenizer(), tasks)
+    maker = RowMaker(tiny_world.tokenizer(), options(tasks=tasks))
     rows = TrainingRows([example()] * 400, maker, seed=3)
     taught = [rows[0, i].has_teacher for i in range(400)]
     assert 0.6 < sum(taught) / 400 < 0.8
@@ -132,8 +164,8 @@ def test_the_order_is_a_permutation_with_batches_of_similar_length() -> None:
 def test_a_batch_asks_for_the_logits_that_predict_the_response() -> None:
     tokenizer = tiny_world.tokenizer()
     tasks = [TaskOptions(prompt="continue"), TaskOptions(prompt="recognize", target="emotion")]
-    maker = RowMaker(tokenizer, tasks)
-    examples = [example(), example(output="no", dimensions=None)]
+    maker = RowMaker(tokenizer, options(tasks=tasks))
+    examples = [example(), example(targets={"continue": Target("no", early_stop=False)}, dimensions=None)]
     rows = [maker.make(0, examples[0], tasks[0]), maker.make(1, examples[1], tasks[1])]
     collate = Collator(
         examples, lambda chosen: {"n": len(chosen)}, lambda _: [3, 5], speech_token=999, pad_token=0, teacher=True
