@@ -11,6 +11,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import golden_folder
 import numpy as np
 import pytest
 import soundfile
@@ -18,14 +19,19 @@ import soundfile
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A set of recordings that somebody named is used whole, or the run does not begin."""
+    wrong = golden_folder.complaint() if os.environ.get("RE_LLM_GOLDEN") else None
+    if wrong:
+        raise pytest.UsageError(f"RE_LLM_GOLDEN: {wrong}")
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Reference values of the original systems: RE_LLM_GOLDEN, tests/golden, or a folder beside the clone."""
-    places = [os.environ.get("RE_LLM_GOLDEN"), ROOT / "tests" / "golden", ROOT.parent / "shared" / "golden"]
-    for place in places:
-        if place and (Path(place) / "inputs.safetensors").is_file():
-            return Path(place)
-    pytest.skip("no reference values: set RE_LLM_GOLDEN to their folder")
+    """Recorded values of the original systems: tests/golden, or the folder that RE_LLM_GOLDEN names."""
+    wrong = golden_folder.complaint()
+    assert wrong is None, wrong
+    return golden_folder.FOLDER
 
 
 @pytest.fixture(scope="session")
