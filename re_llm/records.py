@@ -6,11 +6,12 @@ a torn last line, left by a process that died while writing, is repaired on resu
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +20,8 @@ from re_llm.errors import RellmError
 DIMENSIONS = ("valence", "arousal", "dominance")
 # A record is a few hundred bytes; a line of this size is not one of ours (and would fill the memory).
 MAX_LINE_BYTES = 4 * 2**20
+
+_BEGINNING = b'{"key":'  # of every line that `Record.to_line` writes
 
 Unit = Field(default=None, ge=0.0, le=1.0)
 
@@ -220,55 +223,122 @@ def disk_error(path: Path, error: OSError) -> RellmError:
 class RecordAppender:
     """Appends whole lines to a JSON-lines file; opening it repairs a torn last line and reads the keys present.
 
+    One process writes at a time: a second one is refused, because the two would write every row twice. The lock goes
+    with the process, however it ends.
+
     Attributes:
-        keys: keys of the records that the file already holds.
+        keys: keys of the records that the file holds.
+        rows: number of its records; more than `keys` when keys are repeated.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.keys: set[str] = set()
-        self._repair()
-        self._file = self.path.open("ab")
+        self.rows = 0
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: nothing waits in memory that a failed write would try to write again on closing.
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+        try:
+            _lock(self._file, self.path)
+            self._repair()
+        except BaseException:
+            self._file.close()
+            raise
 
     def _repair(self) -> None:
-        if not self.path.exists():
-            return
         good = 0
         with self.path.open("rb") as lines:
             for line in lines:
                 if not line.endswith(b"\n"):
+                    self._check_torn(line)
                     break
                 good += len(line)
                 if line.strip():
                     self.keys.add(self._key(line))
+                    self.rows += 1
         if good != self.path.stat().st_size:
             os.truncate(self.path, good)
+
+    def _check_torn(self, line: bytes) -> None:
+        """The beginning of a record (or zeros, after a power cut) may be cut off; somebody's notes may not."""
+        if line.strip(b"\0") and line[: len(_BEGINNING)] != _BEGINNING[: len(line)]:
+            raise self._no_record(line)
 
     def _key(self, line: bytes) -> str:
         try:
             return str(json.loads(line)["key"])
         except (ValueError, KeyError, TypeError):
-            raise RellmError(
-                f"{self.path} holds a line that is not a record: {line[:80]!r}",
-                todo="Move the file away, or give another --out",
-            ) from None
+            raise self._no_record(line) from None
+
+    def _no_record(self, line: bytes) -> RellmError:
+        return RellmError(
+            f"{self.path} holds a line that is not a record: {line[:80]!r}",
+            todo="Move the file away, or give another --out",
+        )
 
     def append(self, records: Iterable[Record]) -> None:
-        """Appends the records as one write, so that a kill leaves at most one torn line."""
+        """Appends the records as one write, so that a kill leaves at most one torn line.
+
+        Raises:
+            RellmError: the disk is full or the file cannot be written; whole lines that reached it stay.
+        """
         batch = list(records)
+        data = memoryview("".join(r.to_line() for r in batch).encode())
+        done = 0
         try:
-            self._file.write("".join(r.to_line() for r in batch).encode())
-            self._file.flush()
+            while done < len(data):
+                done += self._file.write(data[done:])
         except OSError as error:
+            whole = bytes(data[:done]).rfind(b"\n") + 1
+            os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - (done - whole))
             raise disk_error(self.path, error) from error
         self.keys.update(r.key for r in batch)
+        self.rows += len(batch)
 
     def close(self) -> None:
-        self._file.close()
+        """Closes the file; what the system still holds back goes to the disk.
+
+        Raises:
+            RellmError: the disk is full (network file systems tell it only now).
+        """
+        if self._file.closed:
+            return
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            # Pipes and some special files cannot be synchronised, and need not be.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise disk_error(self.path, error) from error
+        finally:
+            self._file.close()
 
     def __enter__(self) -> RecordAppender:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Takes the file for this process.
+
+    Raises:
+        RellmError: another process is writing it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RellmError(
+            f"another process is writing {path}", todo="Wait for it to end, or give another --out"
+        ) from None
+    except OSError as error:
+        # Some network file systems have no locks.
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise

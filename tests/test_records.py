@@ -58,10 +58,48 @@ def test_a_torn_last_line_is_repaired_and_its_row_written_again(tmp_path: Path) 
 
 def test_appending_to_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
-    path.write_text("my notes\n")
-    with pytest.raises(RellmError, match="not a record"):
-        RecordAppender(path)
-    assert path.read_text() == "my notes\n"
+    for notes in ("my notes\n", "my notes", '{"my": "notes"'):
+        path.write_text(notes)
+        with pytest.raises(RellmError, match="not a record"):
+            RecordAppender(path)
+        assert path.read_text() == notes
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"key":"b","corp', "\0\0\0"])
+def test_only_the_beginning_of_a_record_is_cut_off(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(row("a").to_line() + torn)
+    with RecordAppender(path) as out:
+        assert (out.keys, out.rows) == ({"a"}, 1)
+    assert path.read_text() == row("a").to_line()
+
+
+def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+    with (
+        RecordAppender(tmp_path / "m.jsonl"),
+        pytest.raises(RellmError, match="another process is writing"),
+    ):
+        RecordAppender(tmp_path / "m.jsonl")
+    RecordAppender(tmp_path / "m.jsonl").close()
+
+
+def test_a_full_disk_keeps_the_whole_lines_that_fitted(tmp_path: Path) -> None:
+    """The limit on the size of a file stands for the full disk; both fail in the middle of a write."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "m.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    line = len(row("r0").to_line())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * line + 7, limits[1]))
+    try:
+        with pytest.raises(RellmError, match=r"cannot write .*m\.jsonl: File too large"), RecordAppender(path) as out:
+            out.append([row("r0")])
+            out.append(row(f"r{i}") for i in range(1, 5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "".join(row(f"r{i}").to_line() for i in range(3))
+    with RecordAppender(path) as out:
+        out.append(row(f"r{i}") for i in range(5) if f"r{i}" not in out.keys)
+    assert [r.key for r in read_records(path, Utterance)] == [f"r{i}" for i in range(5)]
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path) -> None:

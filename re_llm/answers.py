@@ -1,0 +1,42 @@
+"""What a text LLM answers, and what it must be able to do, whether it runs in this process or behind a server.
+
+No torch here: the client of a server does not pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from re_llm.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an LLM said. `finish_reason` is "stop" when it ended by itself, "length" when it was cut.
+
+    `refused` names why there is no answer to this row (a server's limit of context, its content filter); else None.
+    """
+
+    text: str
+    tokens: int
+    finish_reason: str
+    refused: str | None = None
+
+
+class TextLlm(Protocol):
+    """Answers rows of text: `chat_llm.ChatLlm` here, `chat_server.ChatServer` elsewhere."""
+
+    name: str
+
+    def answer(
+        self,
+        rows: Sequence[tuple[Prompt, str]],
+        *,
+        max_new_tokens: int = 128,
+        batch_size: int = 16,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Answers to (prompt, content) rows, in their order; `on_batch` hears how many more are done."""
+        ...
