@@ -235,7 +235,7 @@ def adopt_generation_config(model: Any) -> None:
 
 
 def continue_from(model: Any, folder: Path, *, fresh_adapter: bool = False, scale: float = 0.1) -> None:
-    """Takes over what an earlier stage's checkpoint has learned, in place: adapter, heads, LoRA.
+    """Takes over what an earlier stage's checkpoint has learned, in place: adapter (its CTC blank too), heads, LoRA.
 
     Raises:
         RellmError: the adapter options, the LLM or the LoRA options of the two differ.
@@ -255,7 +255,8 @@ def continue_from(model: Any, folder: Path, *, fresh_adapter: bool = False, scal
         load_into(getattr(model, head), _below(weights, f"{head}."), f"{folder}: {head}")
     if len(heads) == 1:
         log.warning("the categorical head starts fresh: %s has the emotions %s", folder, config.emotions)
-    if model.ctc_blank is not None and "ctc_blank" in weights:
+    if "ctc_blank" in weights and not fresh_adapter:  # it belongs to what the adapter has learned
+        model.add_ctc_blank()
         model.ctc_blank.data.copy_(weights["ctc_blank"])
     if model.config.lora is not None and config.lora is not None:
         from re_llm.model.storage import lora_weights

@@ -198,6 +198,17 @@ def test_a_fused_adapter_continues_from_the_earlier_stage(world, tmp_path):
     assert torch.equal(fresh.dimension_head.weight, earlier.dimension_head.weight)
 
 
+def test_the_blank_of_the_ctc_continues_with_its_adapter(world, tmp_path):
+    model = world.model(emotion=False)
+    model.add_ctc_blank()
+    model.ctc_blank.data.normal_()
+    model.save_pretrained(tmp_path / "words")
+    later = world.model(emotion=False, init_adapter_from=tmp_path / "words")
+    assert torch.equal(later.ctc_blank, model.ctc_blank) and later.config.ctc_blank
+    fresh = world.model(emotion=False, init_adapter_from=tmp_path / "words", init_adapter="fresh")
+    assert fresh.ctc_blank is None
+
+
 def test_lora_continues_from_the_earlier_stage(world, tmp_path):
     earlier = stage_two(world, tmp_path)
     torch.manual_seed(77)
