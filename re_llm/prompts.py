@@ -102,35 +102,78 @@ def get_prompt(name: str) -> Prompt:
 
 
 _CONTENT = "\N{OBJECT REPLACEMENT CHARACTER}content\N{OBJECT REPLACEMENT CHARACTER}"
+# Options that some chat templates know and the others pass over. Qwen 3 would think aloud before it answers; Llama 3
+# would write today's date into the prompt, so that a checkpoint read another prompt every day than it was trained on.
+_TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 def split_chat(tokenizer: Any, prompt: Prompt, history: list[dict[str, str]] | None = None) -> tuple[str, str]:
     """Text in front of the content and text behind it, as the tokenizer's chat template lays them out.
 
     The suffix ends where the assistant begins to speak. `history` holds earlier turns in chat-message form.
-    Templates without a system role (Gemma) get the system text at the head of the first user turn.
+    Templates that refuse a system role (Gemma, Mistral) or drop it get the system text at the head of the first user
+    turn.
 
     Raises:
-        RellmError: the tokenizer has no chat template.
+        RellmError: the tokenizer has no chat template, or the template refuses the conversation.
     """
+    turns = [*(history or []), {"role": "user", "content": prompt.before + _CONTENT + prompt.after}]
+    text = _laid_out(tokenizer, [{"role": "system", "content": prompt.system}, *turns])
+    if isinstance(text, Exception) or prompt.system.strip() not in text:
+        refusal = text
+        first = {**turns[0], "content": f"{prompt.system}\n\n{turns[0]['content']}"}
+        text = _laid_out(tokenizer, [first, *turns[1:]])
+        if isinstance(text, Exception):
+            raise RellmError(
+                f"the chat template of {_name(tokenizer)} refuses a conversation: {text}",
+                todo="Use a chat LLM whose template takes user and assistant in turn",
+            ) from (refusal if isinstance(refusal, Exception) else text)
+    prefix, found, suffix = text.partition(_CONTENT)
+    if not found:
+        raise RellmError(f"the chat template of {_name(tokenizer)} drops what the user says: {text[:200]!r}")
+    return prefix, suffix
+
+
+def _laid_out(tokenizer: Any, messages: list[dict[str, str]], *, open_turn: bool = True) -> str | Exception:
+    """A conversation as the chat template writes it, or what the template raised."""
+    from jinja2 import TemplateError
+
     if not getattr(tokenizer, "chat_template", None):
         raise RellmError(
-            f"the tokenizer {getattr(tokenizer, 'name_or_path', '')!r} has no chat template",
+            f"the tokenizer {_name(tokenizer)} has no chat template",
             todo="Use a chat LLM, or set `tokenizer.chat_template`",
         )
-    user = {"role": "user", "content": prompt.before + _CONTENT + prompt.after}
-    messages = [{"role": "system", "content": prompt.system}, *(history or []), user]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # jinja2 raises its own types; the template decides
-        if "system" not in str(error).lower():
-            raise
-        turns = [dict(m) for m in messages[1:]]
-        turns[0]["content"] = f"{prompt.system}\n\n{turns[0]['content']}"
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    prefix, found, suffix = text.partition(_CONTENT)
-    assert found, f"the chat template dropped the content of prompt {prompt.id}: {text!r}"
-    return prefix, suffix
+        return str(
+            tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=open_turn, **_TEMPLATE_OPTIONS
+            )
+        )
+    except TemplateError as error:
+        return error
+
+
+def _name(tokenizer: Any) -> str:
+    return repr(getattr(tokenizer, "name_or_path", ""))
+
+
+def turn_end(tokenizer: Any) -> list[int]:
+    """Ids that close the assistant's turn, as the tokenizer's chat template writes it; the last of them ends it.
+
+    `<|im_end|>` of ChatML, `<|eot_id|>` of Llama 3, `<end_of_turn>` of Gemma, `</s>` of Mistral. The end-of-sequence
+    token when the template writes no special token there.
+
+    Raises:
+        RellmError: see `split_chat`.
+    """
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _CONTENT}]
+    text = _laid_out(tokenizer, messages, open_turn=False)
+    if isinstance(text, Exception):
+        raise RellmError(f"the chat template of {_name(tokenizer)} refuses an assistant's turn: {text}") from text
+    ids: list[int] = tokenizer(text.partition(_CONTENT)[2], add_special_tokens=False)["input_ids"]
+    special = {token for token, held in tokenizer.added_tokens_decoder.items() if held.special}
+    end = next((i for i, token in enumerate(ids) if token in special), None)
+    return [tokenizer.eos_token_id] if end is None else ids[: end + 1]
 
 
 def tokenize_row(

@@ -32,8 +32,9 @@ _TARGETS = {
     "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h"),
     "falcon": ("query_key_value", "dense", "dense_h_to_4h"),
     "bloom": ("query_key_value", "dense", "dense_h_to_4h"),
-    "gpt2": ("c_attn", "c_proj", "c_fc"),
 }
+# The same layers under the names that other families give them; those that an LLM has are taken.
+_SYNONYMS = (*_USUAL_TARGETS, "qkv_proj", "query_key_value", "out_proj", "gate_up_proj", "fc1", "c_fc")
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,11 @@ def peft_config(settings: LoraSettings, language_model: Any) -> Any:
     """
     from peft import LoraConfig
 
-    targets = settings.targets or default_targets(language_model.config)
     names = [name for name, module in language_model.named_modules() if isinstance(module, nn.Linear)]
+    targets = settings.targets or default_targets(language_model.config)
+    if settings.targets is None and language_model.config.model_type not in _TARGETS:
+        there = {name.rpartition(".")[2] for name in names}
+        targets = tuple(name for name in _SYNONYMS if name in there) or targets
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             linear = sorted({re.split(r"\.", name)[-1] for name in names} - {"lm_head"})

@@ -12,7 +12,7 @@ from typing import Any
 from re_llm.config import StageOptions, TaskOptions
 from re_llm.emotions import canonical
 from re_llm.errors import RellmError
-from re_llm.prompts import get_prompt, split_chat
+from re_llm.prompts import get_prompt, split_chat, turn_end
 from re_llm.records import Continuation, read_records
 
 NO_EMOTION = -100  # index that cross-entropy passes over
@@ -180,12 +180,13 @@ class Row:
 def end_ids(tokenizer: Any) -> list[int]:
     """Ids that close the assistant's turn in the tokenizer's own chat template.
 
-    ChatML models get `<|im_end|>\\n<|endoftext|>` (paper: the row's layout); others their end-of-sequence token.
+    ChatML models get `<|im_end|>\\n<|endoftext|>` (paper: the row's layout); see `turn_end` for the others.
     """
+    end = turn_end(tokenizer)
     vocabulary = tokenizer.get_vocab()
-    if "<|im_end|>" in vocabulary and "<|endoftext|>" in vocabulary:
+    if "<|endoftext|>" in vocabulary and end == [vocabulary.get("<|im_end|>")]:
         return tokenizer("<|im_end|>\n<|endoftext|>", add_special_tokens=False)["input_ids"]
-    return [tokenizer.eos_token_id]
+    return end
 
 
 class RowMaker:
