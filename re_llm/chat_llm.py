@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from re_llm.errors import RellmError
-from re_llm.prompts import Prompt, tokenize_row
+from re_llm.prompts import Prompt, tokenize_row, turn_end
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,13 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def stop_ids(tokenizer: Any, model: Any) -> list[int]:
-    """Ids that end a turn: the generation config's, the tokenizer's, and ChatML's end mark."""
+    """Ids that end a turn: the generation config's, the tokenizer's, and the chat template's."""
     found: list[int] = []
     configured = model.generation_config.eos_token_id
     candidates = configured if isinstance(configured, list) else [configured]
-    for token in (*candidates, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")):
-        if token is not None and token != tokenizer.unk_token_id and token not in found:
+    written = turn_end(tokenizer)[-1:] if tokenizer.chat_template else []
+    for token in (*candidates, tokenizer.eos_token_id, *written):
+        if token is not None and token not in found:
             found.append(int(token))
     return found
 
