@@ -11,16 +11,17 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from re_llm.errors import MissingExtra, RellmError
+from re_llm import audio_av
+from re_llm.errors import RellmError
 
 RATE = 16_000  # Hz, what both encoders take
 MIN_SECONDS = 0.05  # shorter than one window of the encoders with its neighbours: nothing can be heard in it
@@ -37,6 +38,7 @@ _MEMBER = re.compile(r"^(?P<archive>.+\.(?:zip|tar)):(?P<offset>\d+):(?P<length>
 
 Samples = npt.NDArray[np.float32]
 Source = str | os.PathLike[str] | bytes
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def open_bytes(source: Source, root: str | os.PathLike[str] | None = None) -> It
 def _unreadable(name: str, why: object) -> RellmError:
     return RellmError(
         f"{name} is not audio that can be read: {why}",
-        allowed="wav, flac, ogg, opus, mp3; m4a and mp4 with the extra `av`",
+        allowed="wav, flac, ogg, opus, mp3; m4a, mp4, webm, avi with the extra `av`",
+        todo="Store the members of the archive without compression (zip -0)" if _MEMBER.match(name) else None,
     )
 
 
@@ -148,7 +151,7 @@ def _valid(info: AudioInfo, name: str) -> AudioInfo:
 
 
 def _needs_av(name: str) -> bool:
-    return Path(name).suffix.lower() in WITH_AV
+    return os.path.splitext(name)[1].lower() in WITH_AV
 
 
 def _handle(file: IO[bytes]) -> IO[bytes] | int:
@@ -163,16 +166,44 @@ def info(source: Source, *, root: str | os.PathLike[str] | None = None) -> Audio
         RellmError: missing, empty or unreadable file.
         MissingExtra: an m4a or mp4 file, and PyAV is not installed.
     """
+    with open_bytes(source, root) as (file, _, name):
+        return _first_that_reads(name, file, lambda: _native_info(file, name), lambda: _av_info(file, name))
+
+
+def _native_info(file: IO[bytes], name: str) -> AudioInfo:
     import soundfile
 
-    with open_bytes(source, root) as (file, _, name):
-        if _needs_av(name):
-            return _valid(_av_info(file, name), name)
-        try:
-            with soundfile.SoundFile(_handle(file), closefd=False) as sound:
-                return _valid(AudioInfo(sound.samplerate, sound.frames, sound.channels), name)
-        except soundfile.LibsndfileError as error:
-            raise _unreadable(name, error.error_string) from error
+    with soundfile.SoundFile(_handle(file), closefd=False) as sound:
+        return _valid(AudioInfo(sound.samplerate, sound.frames, sound.channels), name)
+
+
+def _av_info(file: IO[bytes], name: str) -> AudioInfo:
+    return _valid(AudioInfo(*audio_av.probe(file, name)), name)
+
+
+def _first_that_reads(name: str, file: IO[bytes], native: Callable[[], R], av: Callable[[], R]) -> R:
+    """libsndfile first, PyAV for what it cannot read. A recording of an unknown suffix may be of any kind."""
+    if _needs_av(name):
+        return av()
+    import soundfile
+
+    try:
+        return native()
+    except soundfile.LibsndfileError as error:
+        unreadable = _unreadable(name, error.error_string)
+        if not audio_av.installed():
+            raise unreadable from error
+    _rewind(file)
+    try:
+        return av()
+    except RellmError:
+        raise unreadable from None
+
+
+def _rewind(file: IO[bytes]) -> None:
+    if isinstance(descriptor := _handle(file), int):
+        os.lseek(descriptor, 0, os.SEEK_SET)  # libsndfile has moved it behind the back of the file object
+    file.seek(0)
 
 
 def load(
@@ -202,10 +233,8 @@ def load(
     if start < 0 or (duration is not None and duration <= 0):
         raise RellmError(f"start={start}, duration={duration} is not a segment", allowed="start >= 0, duration > 0")
     with open_bytes(source, root) as (file, _, name):
-        if _needs_av(name):
-            samples, native = _av_samples(file, name, start, duration, max_seconds)
-        else:
-            samples, native = _native_samples(file, name, start, duration, max_seconds)
+        wanted = (file, name, start, duration, max_seconds)
+        samples, native = _first_that_reads(name, file, lambda: _native_samples(*wanted), lambda: _av_samples(*wanted))
     if not np.isfinite(samples).all():
         raise RellmError(f"{name} holds {int((~np.isfinite(samples)).sum())} samples that are not finite (NaN, inf)")
     return resample(samples, native, rate)
@@ -247,75 +276,31 @@ def _native_samples(
 ) -> tuple[Samples, int]:
     import soundfile
 
-    try:
-        with soundfile.SoundFile(_handle(file), closefd=False) as sound:
-            header = _valid(AudioInfo(sound.samplerate, sound.frames, sound.channels), name)
-            first, frames = _segment(header, name, start, duration, max_seconds)
-            if first:
-                sound.seek(first)
-            samples = np.empty(frames, dtype=np.float32)
-            done = 0
-            while done < frames:
-                block = sound.read(min(BLOCK_FRAMES, frames - done), dtype="float32", always_2d=True)
-                if not len(block):
-                    break
-                samples[done : done + len(block)] = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-                done += len(block)
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(name, error.error_string) from error
+    with soundfile.SoundFile(_handle(file), closefd=False) as sound:
+        header = _valid(AudioInfo(sound.samplerate, sound.frames, sound.channels), name)
+        first, frames = _segment(header, name, start, duration, max_seconds)
+        if first:
+            sound.seek(first)
+        samples = np.empty(frames, dtype=np.float32)
+        done = 0
+        while done < frames:
+            block = sound.read(min(BLOCK_FRAMES, frames - done), dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            samples[done : done + len(block)] = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
+            done += len(block)
     if frames - done > END_TOLERANCE * header.rate:
         raise RellmError(f"{name} breaks off: {done} of {frames} frames could be decoded", todo="Copy the file again")
     return samples[:done], header.rate
 
 
-def _av(name: str) -> Any:
-    try:
-        import av
-    except ImportError:
-        raise MissingExtra("av", "av", f"Reading {name}") from None
-    return av
-
-
-@contextmanager
-def _av_stream(file: IO[bytes], name: str) -> Iterator[tuple[Any, Any, AudioInfo]]:
-    av = _av(name)
-    try:
-        with av.open(file) as container:
-            if not container.streams.audio:
-                raise _unreadable(name, "it has no sound track")
-            stream = container.streams.audio[0]
-            if stream.duration is not None:
-                seconds = float(stream.duration * stream.time_base)
-            else:
-                seconds = (container.duration or 0) / 1e6
-            header = AudioInfo(stream.rate or 0, round(seconds * (stream.rate or 0)), stream.channels)
-            yield container, stream, _valid(header, name)
-    except av.FFmpegError as error:
-        raise _unreadable(name, error) from error
-
-
-def _av_info(file: IO[bytes], name: str) -> AudioInfo:
-    with _av_stream(file, name) as (_, _, header):
-        return header
-
-
 def _av_samples(
     file: IO[bytes], name: str, start: float, duration: float | None, max_seconds: float
 ) -> tuple[Samples, int]:
-    # Compressed streams are decoded from their beginning: a seek lands on a packet, not on a sample.
-    with _av_stream(file, name) as (container, stream, header):
-        first, frames = _segment(header, name, start, duration, max_seconds)
-        resampler = _av(name).AudioResampler(format="fltp", rate=header.rate)
-        pieces: list[Samples] = []
-        at = 0
-        for decoded in container.decode(stream):
-            for frame in resampler.resample(decoded):
-                block = frame.to_ndarray().mean(axis=0, dtype=np.float32)
-                pieces.append(block[max(first - at, 0) : max(first + frames - at, 0)])
-                at += len(block)
-            if at >= first + frames:
-                break
-    samples = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.float32)
+    header = _valid(AudioInfo(*audio_av.probe(file, name)), name)
+    first, frames = _segment(header, name, start, duration, max_seconds)
+    _rewind(file)
+    samples = audio_av.decode(file, name, header.rate, first, frames)
     if frames - len(samples) > END_TOLERANCE * header.rate:
         raise RellmError(f"{name} breaks off: {len(samples)} of {frames} frames could be decoded")
     return samples, header.rate

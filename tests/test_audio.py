@@ -199,20 +199,92 @@ def test_m4a_asks_for_its_extra(tmp_path, monkeypatch):
         audio.load(tmp_path / "a.m4a")
 
 
-def test_m4a_is_read_with_its_extra(tmp_path):
+def encoded(kind: str, codec: str, wave: np.ndarray, rate: int, *, seekable: bool = True) -> bytes:
+    """A recording [T] in a container that libsndfile does not write."""
     av = pytest.importorskip("av", reason="the extra `av` is not installed")
-    path = tmp_path / "a.m4a"
-    wave = tone(1.0, 44_100)[:, 0].astype(np.float32)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44_100, layout="mono")
-        for at in range(0, len(wave), 1024):
-            frame = av.AudioFrame.from_ndarray(wave[None, at : at + 1024], format="fltp", layout="mono")
-            frame.rate, frame.pts = 44_100, at
+    buffer = io.BytesIO()
+    if not seekable:
+        buffer.seekable = lambda: False  # the length cannot be written into the beginning afterwards
+        buffer.seek = None
+    with av.open(buffer, "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        for at in range(0, len(wave), 960):
+            block = wave[None, at : at + 960].astype(np.float32)
+            planar = stream.codec_context.format.name == "fltp"
+            block = block if planar else (block * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(block, format="fltp" if planar else "s16", layout="mono")
+            frame.rate, frame.pts = rate, at
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    assert audio.info(path).rate == 44_100
+    return buffer.getvalue()
+
+
+CONTAINERS = [
+    ("a.m4a", "ipod", "aac", True), ("a.mp4", "mp4", "aac", True), ("a.aac", "adts", "aac", True),
+    ("a.avi", "avi", "pcm_s16le", True), ("a.mkv", "matroska", "libopus", True), ("a.webm", "webm", "libopus", True),
+    ("recorded-in-a-browser.webm", "webm", "libopus", False), ("a.opus", "ogg", "libopus", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind", "codec", "seekable"), CONTAINERS, ids=[c[0] for c in CONTAINERS])
+def test_containers(tmp_path, name, kind, codec, seekable):
+    path = tmp_path / name
+    path.write_bytes(encoded(kind, codec, tone(1.0, 48_000)[:, 0], 48_000, seekable=seekable))
+    header = audio.info(path)
+    assert (header.rate, header.channels) == (48_000, 1) and header.seconds == pytest.approx(1.0, abs=0.06)
     samples = audio.load(path, start=0.25, duration=0.5)
     assert len(samples) == 8000 and spectrum_peak(samples) == pytest.approx(440, abs=5)
-    path.write_bytes(b"no such thing")
-    with pytest.raises(RellmError, match="not audio"):
-        audio.info(path)
+    # Whatever it is called: bytes have no name, members of archives and wrongly named files another one.
+    assert len(audio.load(path.read_bytes(), start=0.25, duration=0.5)) == 8000
+    renamed = path.rename(tmp_path / "renamed.wav")
+    assert audio.info(renamed) == header and spectrum_peak(audio.load(renamed)) == pytest.approx(440, abs=5)
+    whole = tmp_path / "b.zip"
+    with zipfile.ZipFile(whole, "w") as out:
+        out.write(renamed, name)
+        offset = 30 + len(name)
+    assert audio.info(f"{whole}:{offset}:{renamed.stat().st_size}") == header
+
+
+def test_broken_containers(tmp_path):
+    whole = encoded("ipod", "aac", tone(2.0, 48_000)[:, 0], 48_000)
+    for name, data in {
+        "a.m4a": b"no such thing",
+        "b.mp4": whole[: len(whole) // 2],
+        "c.webm": b"\x1a\x45\xdf\xa3",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(RellmError, match=r"not audio|breaks off"):
+            audio.load(tmp_path / name)
+
+
+def test_a_recording_opens_no_other_file(tmp_path):
+    pytest.importorskip("av", reason="the extra `av` is not installed")
+    saved(tmp_path / "secret.wav", tone())
+    lists = {
+        "a.m4a": f"ffconcat version 1.0\nfile '{tmp_path}/secret.wav'\n",
+        "b.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n",
+    }
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(RellmError, match="not audio"):
+            audio.load(tmp_path / name)
+
+
+def test_a_compressed_member_says_what_to_do(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as out:
+        out.write(saved(tmp_path / "a.wav", tone()), "a.wav")
+        size = out.getinfo("a.wav").compress_size
+    with pytest.raises(RellmError, match="without compression") as error:
+        audio.load(tmp_path / f"a.zip:35:{size}")
+    assert "zip -0" in error.value.todo
+
+
+def test_hours_are_read_by_segment_with_little_memory(tmp_path):
+    path = tmp_path / "day.flac"
+    with soundfile.SoundFile(path, "w", 8_000, 1) as out:
+        for _ in range(180):
+            out.write(np.zeros(60 * 8_000, np.int16))
+    assert audio.info(path).seconds == 3 * 3600
+    assert len(audio.load(path, start=10_000, duration=2)) == 32_000
+    with pytest.raises(RellmError, match="too long: 10800"):
+        audio.load(path)

@@ -1,0 +1,86 @@
+"""Containers that libsndfile does not read (m4a, mp4, webm, avi, aac), through PyAV, the extra `av`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from re_llm.errors import MissingExtra, RellmError
+
+# Formats that name other files or addresses (playlists) are not among them: a recording opens nothing but itself.
+FORMATS = "aac,asf,avi,caf,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,ogg,wav,w64"
+OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "pipe"}
+
+Samples = npt.NDArray[np.float32]
+
+
+def installed() -> bool:
+    """Whether PyAV can be imported."""
+    try:
+        return find_spec("av") is not None
+    except ValueError:  # imported under that name as something that is no module
+        return False
+
+
+def _av(name: str) -> Any:
+    try:
+        import av
+    except ImportError:
+        raise MissingExtra("av", "av", f"Reading {name}") from None
+    return av
+
+
+@contextmanager
+def _stream(file: IO[bytes], name: str) -> Iterator[tuple[Any, Any]]:
+    """(container, its first sound track).
+
+    Raises:
+        RellmError: it is none, or holds no sound.
+        MissingExtra: PyAV is not installed.
+    """
+    av = _av(name)
+    try:
+        with av.open(file, options=dict(OPTIONS)) as container:
+            if not container.streams.audio:
+                raise RellmError(f"{name} is not audio that can be read: it has no sound track")
+            yield container, container.streams.audio[0]
+    except av.FFmpegError as error:
+        raise RellmError(f"{name} is not audio that can be read: {error}") from error
+
+
+def probe(file: IO[bytes], name: str) -> tuple[int, int, int]:
+    """(rate in Hz, frames per channel, channels) of a recording.
+
+    What a browser has recorded says nothing about its length: it is decoded to be counted.
+    """
+    with _stream(file, name) as (container, stream):
+        rate, channels = stream.rate or 0, stream.channels
+        if stream.duration is not None:
+            return rate, round(float(stream.duration * stream.time_base) * rate), channels
+        if container.duration is not None:
+            return rate, round(container.duration / 1e6 * rate), channels
+        return rate, sum(frame.samples for frame in container.decode(stream)), channels
+
+
+def decode(file: IO[bytes], name: str, rate: int, first: int, frames: int) -> Samples:
+    """Samples [frames] from frame `first` on, the mean of the channels; fewer where the recording breaks off.
+
+    Decoded from the beginning, since a seek in a compressed stream lands on a packet, not on a sample.
+    """
+    with _stream(file, name) as (container, stream):
+        resampler = _av(name).AudioResampler(format="fltp", rate=rate)
+        pieces: list[Samples] = []
+        at = 0
+        for decoded in container.decode(stream):
+            for frame in resampler.resample(decoded):
+                block = frame.to_ndarray().mean(axis=0, dtype=np.float32)
+                pieces.append(block[max(first - at, 0) : max(first + frames - at, 0)])
+                at += len(block)
+            if at >= first + frames:
+                break
+    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.float32)
