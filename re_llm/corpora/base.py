@@ -23,6 +23,8 @@ from re_llm.records import Utterance
 
 UNSPACED = frozenset({"zh", "ja", "th", "yue"})  # languages written without blanks: length is counted in characters
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".7z", ".rar")
+
 T = TypeVar("T")
 
 
@@ -154,6 +156,16 @@ class Scan:
         except (TypeError, ValueError):
             raise RellmError(f"option {name}={value!r} is not valid", allowed=f"a value such as {default!r}") from None
 
+    def is_folder(self) -> None:
+        """Raises a RellmError when the root is no folder: missing, an archive, or another file."""
+        if self.root.is_dir():
+            return
+        if not self.root.exists():
+            raise RellmError(f"no such folder: {self.root}", todo="Check --root")
+        if self.root.name.lower().endswith(ARCHIVES):
+            raise RellmError(f"{self.root} is an archive", todo="Unpack it, and give the folder as --root")
+        raise RellmError(f"{self.root} is a file, not the folder of a corpus", todo="Check --root")
+
     def path_root(self, contains: Callable[[Path], bool], expected: str) -> Path:
         """The root, when it is the folder that a reader expects.
 
@@ -162,11 +174,11 @@ class Scan:
         """
         if contains(self.root):
             return self.root
-        if not self.root.is_dir():
-            raise RellmError(f"no such folder: {self.root}", todo="Check --root")
-        inside = next((p for p in sorted(self.root.iterdir()) if p.is_dir() and contains(p)), None)
-        if inside is not None:
-            raise RellmError(f"{self.root} is one level too high: {expected}", todo=f"Give --root {inside}")
+        self.is_folder()
+        for pattern, levels in (("*/", "one level"), ("*/*/", "two levels")):
+            inside = next((p for p in sorted(self.root.glob(pattern)) if contains(p)), None)
+            if inside is not None:
+                raise RellmError(f"{self.root} is {levels} too high: {expected}", todo=f"Give --root {inside}")
         above = next((p for p in list(self.root.resolve().parents)[:3] if contains(p)), None)
         if above is not None:
             raise RellmError(f"{self.root} is too deep: {expected}", todo=f"Give --root {above}")

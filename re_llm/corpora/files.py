@@ -8,7 +8,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +20,8 @@ FIELD_BYTES = 1 << 20  # longest field of a table
 TEXT_BYTES = 1 << 28  # longest transcript or label file that is read whole
 ITEM_BYTES = 1 << 27  # longest item of a JSON array that is read item by item
 BLOCK = 1 << 20
+HEAD_BYTES = 1 << 16  # of a table: its encoding is told from them
+_RUNS = re.compile(rb"[\x80-\xff]{4,}")
 # C1 control characters that are really cp1252 punctuation, decoded as Latin-1 by whoever wrote the table (MELD).
 _C1 = {code: bytes([code]).decode("cp1252", errors="ignore") for code in range(0x80, 0xA0)}
 
@@ -43,15 +45,37 @@ def decode_text(data: bytes) -> str:
 
 
 def _decode_legacy(data: bytes) -> str:
+    return data.decode("gb18030" if _is_chinese(data) else "latin-1")
+
+
+def _is_chinese(data: bytes) -> bool:
     # Nearly every pair of bytes is valid GB 18030, also an accented Latin-1 letter before another: what tells them
-    # apart is that Chinese text has long runs of bytes above 0x7f.
+    # apart is that Chinese text has many bytes above 0x7f, in runs.
     high = sum(byte > 0x7F for byte in data)
-    if high > len(data) // 10:
-        try:
-            return data.decode("gb18030")
-        except UnicodeDecodeError:
-            pass
-    return data.decode("latin-1")
+    if high <= len(data) // 10 or 2 * sum(map(len, _RUNS.findall(data))) < high:
+        return False
+    try:
+        data.decode("gb18030")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def table_encoding(head: bytes) -> str:
+    """Encoding of a table, from its first bytes; what is not Unicode or Chinese is decided field by field.
+
+    UTF-16 is what spreadsheets save as "Unicode text"; single fields of MELD and CMU-MOSEI are cp1252 in a UTF-8 file.
+    """
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if head.count(0) > len(head) // 8:
+        return "utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be"
+    whole = head[: head.rfind(b"\n") + 1] or head  # a character may be cut in two at the end
+    try:
+        whole.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return "gb18030" if _is_chinese(whole) else "utf-8-sig"
+    return "utf-8-sig"
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -76,7 +100,7 @@ def read_table(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row by column name) of a table with a header line; rows of another width are problems.
 
-    Streams: the memory does not grow with the file.
+    Streams: the memory does not grow with the file. Encodings: `table_encoding`.
 
     Args:
         quoted: whether `"` quotes a field (in Common Voice it does not).
@@ -85,7 +109,9 @@ def read_table(
         RellmError: the file is missing or lacks a column.
     """
     try:
-        file = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+        with path.open("rb") as raw:
+            encoding = table_encoding(raw.read(HEAD_BYTES))
+        file = path.open(encoding=encoding, errors="surrogateescape", newline="")
     except OSError as error:
         raise RellmError(f"cannot read {path}: {error.strerror or error}", todo="Check --root") from error
     with file:
@@ -104,7 +130,7 @@ def read_table(
                     scan.problem(path, f"{len(row)} columns instead of {len(header)}", rows.line_num)
                 elif row:
                     yield rows.line_num, dict(zip(header, (_text(v) for v in row), strict=True))
-        except csv.Error as error:
+        except (csv.Error, UnicodeError) as error:
             raise RellmError(f"{path}:{rows.line_num}: {error}") from error
 
 
@@ -138,8 +164,7 @@ def tree_root(scan: Scan, pattern: re.Pattern[str], expected: str) -> Path:
     Raises:
         RellmError: there is no such folder, or no such recording in it.
     """
-    if not scan.root.is_dir():
-        raise RellmError(f"no such folder: {scan.root}", todo="Check --root")
+    scan.is_folder()
     if not any(pattern.fullmatch(path.stem) for path in recordings(scan.root)):
         raise RellmError(f"{scan.root} does not look like this corpus: expected {expected}", todo="Check --root")
     return scan.root
@@ -158,6 +183,15 @@ def coded_names(scan: Scan, root: Path, pattern: re.Pattern[str], form: str) -> 
             scan.problem(path, f"the name is not {form}")
         else:
             yield path, match
+
+
+def without_row(scan: Scan, folders: Iterable[Path], named: Container[str], table: Path | str) -> None:
+    """Counts the recordings of some folders that no row of a table names (paths as text), and tells the first."""
+    for folder in folders:
+        loose = [path for path in recordings(folder) if str(path) not in named]
+        if loose:
+            first = loose[0].relative_to(folder).as_posix()
+            scan.drop(f"recording in {folder.name} without a row in {Path(table).name}, such as {first}", len(loose))
 
 
 def read_json_lines(scan: Scan, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

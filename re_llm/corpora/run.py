@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import os
 from collections import Counter
@@ -130,13 +131,24 @@ def _filters(info: CorpusInfo, scan: Scan) -> Filters:
 
 
 def _unique(scan: Scan, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
-    seen: set[str] = set()
+    """Utterances with a key of their own. Some archives hold a corpus twice (RAVDESS and TESS at Kaggle)."""
+    seen: dict[str, str] = {}  # recording by key
     for utterance in utterances:
-        if utterance.key in seen:
-            scan.problem(utterance.audio, f"the key {utterance.key} occurs twice; the first is kept")
-        else:
-            seen.add(utterance.key)
+        first = seen.get(utterance.key)
+        if first is None:
+            seen[utterance.key] = utterance.audio
             yield utterance
+        elif first != utterance.audio and _same_file(first, utterance.audio):
+            scan.drop("second copy of a recording")
+        else:
+            scan.problem(utterance.audio, f"the key {utterance.key} occurs twice; the first is kept")
+
+
+def _same_file(first: str, second: str) -> bool:
+    try:
+        return filecmp.cmp(first, second, shallow=False)
+    except OSError:
+        return False
 
 
 def _split_by_speaker(scan: Scan, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
@@ -209,6 +221,8 @@ def _kept(scan: Scan, filters: Filters, checked: Iterable[Checked]) -> Iterator[
             scan.problem(utterance.audio, error.what)
         elif (why := filters.refuses_length(utterance)) is not None:
             scan.drop(why)
+        elif utterance.duration and utterance.duration > audio.MAX_SECONDS:
+            scan.problem(utterance.audio, f"too long: {utterance.duration:.0f} s, at most {audio.MAX_SECONDS:.0f} s")
         else:
             yield utterance
 
