@@ -6,23 +6,15 @@ Knows no speech. B batch, L tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from re_llm.answers import Answer as Answer
+from re_llm.config import resolve_component
 from re_llm.errors import RellmError
-from re_llm.prompts import Prompt, tokenize_row, turn_end
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What an LLM said. `finish_reason` is "stop" when it ended by itself, "length" when it was cut."""
-
-    text: str
-    tokens: int
-    finish_reason: str
+from re_llm.prompts import Prompt, split_chat, tokenize_row, turn_end
 
 
 def pick_device(name: str) -> torch.device:
@@ -95,29 +87,46 @@ class ChatLlm:
     Args:
         name: folder or hub id.
         device, dtype: see `pick_device`, `pick_dtype`.
+        tokens: `pieces` tokenises the text around the content and the content each on its own, as training does;
+            `joined` tokenises the whole turn at once, as chat servers and the released code do. They differ where a
+            token may reach across the seam (`style: ` and `I` against `style:` and ` I`).
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str):
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+    def __init__(self, model: Any, tokenizer: Any, name: str, tokens: str = "pieces"):
+        if tokens not in ("pieces", "joined"):
+            raise RellmError(f"unknown way to cut a row into tokens: {tokens!r}", allowed="pieces, joined")
+        self.model, self.tokenizer, self.name, self.tokens = model, tokenizer, name, tokens
         self.stops = stop_ids(tokenizer, model)
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stops[0]
 
     @classmethod
-    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto") -> ChatLlm:
-        """Loads safetensors weights only.
+    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto", tokens: str = "pieces") -> ChatLlm:
+        """Loads safetensors weights only; `mini:NAME` is a component that ships with the package.
 
         Raises:
             RellmError: not a folder or hub id that holds a chat LLM.
         """
-        where = pick_device(device)
+        where, source = pick_device(device), resolve_component(name)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(dtype, where), use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=pick_dtype(dtype, where), use_safetensors=True)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             todo = "Give the folder of a chat LLM in Hugging Face format, or a hub id this machine can reach"
             raise RellmError(f"cannot load the LLM {name!r}: {reason}", todo=todo) from None
-        return cls(model.to(where).eval(), tokenizer, name)
+        return cls(model.to(where).eval(), tokenizer, name, tokens)
+
+    @property
+    def decoding(self) -> dict[str, str]:
+        """What of this LLM decides an answer, besides its name."""
+        return {"asked": "local", "dtype": str(self.model.dtype).removeprefix("torch."), "tokens": self.tokens}
+
+    def _ids(self, prompt: Prompt, content: str) -> list[int]:
+        if self.tokens == "pieces":
+            return tokenize_row(self.tokenizer, prompt, content)
+        before, after = split_chat(self.tokenizer, prompt)
+        ids: list[int] = self.tokenizer(before + content + after, add_special_tokens=False)["input_ids"]
+        return ids
 
     @torch.inference_mode()
     def generate(self, rows: list[list[int]], *, max_new_tokens: int) -> list[Answer]:
@@ -148,7 +157,7 @@ class ChatLlm:
         Args:
             on_batch: called with the number of rows of every finished batch.
         """
-        tokens = [tokenize_row(self.tokenizer, prompt, content) for prompt, content in rows]
+        tokens = [self._ids(prompt, content) for prompt, content in rows]
         answers: list[Answer | None] = [None] * len(rows)
         for batch in batches_by_length([len(t) for t in tokens], batch_size):
             said = self.generate([tokens[i] for i in batch], max_new_tokens=max_new_tokens)

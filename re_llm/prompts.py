@@ -104,7 +104,7 @@ def get_prompt(name: str) -> Prompt:
 _CONTENT = "\N{OBJECT REPLACEMENT CHARACTER}content\N{OBJECT REPLACEMENT CHARACTER}"
 # Options that some chat templates know and the others pass over. Qwen 3 would think aloud before it answers; Llama 3
 # would write today's date into the prompt, so that a checkpoint read another prompt every day than it was trained on.
-_TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 def split_chat(tokenizer: Any, prompt: Prompt, history: list[dict[str, str]] | None = None) -> tuple[str, str]:
@@ -145,9 +145,7 @@ def _laid_out(tokenizer: Any, messages: list[dict[str, str]], *, open_turn: bool
         )
     try:
         return str(
-            tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=open_turn, **_TEMPLATE_OPTIONS
-            )
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn, **TEMPLATE_OPTIONS)
         )
     except TemplateError as error:
         return error

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import tiny_world
 
-from re_llm import continuations
-from re_llm.chat_llm import Answer, ChatLlm, batches_by_length
+from re_llm.answers import Answer
+from re_llm.chat_llm import ChatLlm, batches_by_length
 from re_llm.continuations import continue_manifest, refusal
 from re_llm.errors import RellmError
 from re_llm.prompts import Prompt
@@ -62,18 +62,15 @@ def test_rows_carry_what_training_needs(manifest: Path, tmp_path: Path) -> None:
     assert report.dropped_file is not None and "mute" in report.dropped_file.read_text()
 
 
-def test_a_killed_run_goes_on_and_equals_a_whole_one(
-    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(continuations, "CHUNK", 3)
+def test_a_killed_run_goes_on_and_equals_a_whole_one(manifest: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
-    continue_manifest(manifest, whole, llm=Parrot())
+    continue_manifest(manifest, whole, llm=Parrot(), chunk=3)
     with pytest.raises(KeyboardInterrupt):
-        continue_manifest(manifest, broken, llm=Parrot(dies_after=3))
+        continue_manifest(manifest, broken, llm=Parrot(dies_after=3), chunk=3)
     with broken.open("ab") as out:  # and the last line was torn
         out.write(b'{"key":"u4","audio"')
     again = Parrot()
-    report = continue_manifest(manifest, broken, llm=again)
+    report = continue_manifest(manifest, broken, llm=again, chunk=3)
     assert broken.read_bytes() == whole.read_bytes()
     assert len(again.asked) == 5 and report.resumed == 3
     assert broken.with_suffix(".dropped.jsonl").read_bytes() == whole.with_suffix(".dropped.jsonl").read_bytes()

@@ -1,0 +1,292 @@
+"""The requests of `chat_server.ChatServer`: one coroutine a row, with its tries, pauses and limits.
+
+httpx2 does the HTTP. What is ours is what must hold here: a deadline for the whole request, a bound on the size of an
+answer, no redirects, no proxies or `.netrc` from the environment, and which failures are tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+
+from re_llm.answers import Answer
+from re_llm.chat_server import ServerOptions
+from re_llm.errors import RellmError
+from re_llm.prompts import TEMPLATE_OPTIONS, Prompt
+from re_llm.version import __version__
+
+MAX_ANSWER_BYTES = 2**20  # of one response; 48 tokens are a few hundred
+MAX_PAUSE = 60.0  # s between two tries of a row
+MAX_HOLD = 600.0  # s that a server may ask to be left alone
+_AGAIN = frozenset({408, 409, 425, 429})  # beside all 5xx
+_STOPS = frozenset({"stop", "eos_token", "stop_sequence", "end_turn"})
+# What servers write when one row is too long for the model; the others may still be answered.
+_TOO_LONG = re.compile(r"context.?(length|size|window)|maximum model length|too long|must be <=", re.IGNORECASE)
+_FILTERED = re.compile(r"content_filter|content_policy|content management policy", re.IGNORECASE)
+# What our requests have that some servers or chat templates do not know, and how they say so.
+_EXTRAS = {
+    "system": re.compile(r"system.{0,20}role|role.{0,20}system|roles must alternate", re.IGNORECASE),
+    "template options": re.compile(r"chat_template_kwargs|extra (fields|inputs)", re.IGNORECASE),
+}
+_TODO = "Rows that were answered are kept: run the same command again to go on"
+
+
+class _Again(Exception):
+    """A failure that may pass. `kind` is counted; `after` is what the server asks to wait, in seconds."""
+
+    def __init__(self, kind: str, what: str, after: float | None = None):
+        super().__init__(what)
+        self.kind, self.after = kind, after
+
+
+class _WithoutExtra(Exception):
+    """The server does not know an extra of the request: it is left out from now on."""
+
+
+class _Pace:
+    """Spaces requests evenly, and lets all of them wait when the server asks for it."""
+
+    def __init__(self, rate: float | None):
+        self._gap = 60.0 / rate if rate else 0.0
+        self._free_at = 0.0
+        self._turn = asyncio.Lock()
+
+    async def wait(self) -> None:
+        async with self._turn:
+            clock = asyncio.get_running_loop().time
+            while (left := self._free_at - clock()) > 0:
+                await asyncio.sleep(left)
+            self._free_at = max(self._free_at, clock() + self._gap)
+
+    def hold(self, seconds: float) -> None:
+        self._free_at = max(self._free_at, asyncio.get_running_loop().time() + seconds)
+
+
+class Requests:
+    """A client of one server; lives in one event loop."""
+
+    def __init__(self, options: ServerOptions, retries: Counter[str]):
+        self.options, self.retries = options, retries
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"re-llm/{__version__}"}
+        if options.key:
+            headers["Authorization"] = f"Bearer {options.key}"
+        limits = httpx2.Limits(
+            max_connections=options.concurrency, max_keepalive_connections=options.concurrency, keepalive_expiry=30.0
+        )
+        self._client = httpx2.AsyncClient(
+            headers=headers, limits=limits, timeout=None, follow_redirects=False, trust_env=False
+        )
+        self._free = asyncio.Semaphore(options.concurrency)
+        self._pace = _Pace(options.rate)
+        self._without: set[str] = set()
+        self._reached = False
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def answer(self, prompt: Prompt, content: str, max_new_tokens: int) -> Answer:
+        """The server's answer to one row.
+
+        Raises:
+            RellmError: the server refuses, or has failed `tries` times.
+        """
+        attempt = 0
+        while True:
+            try:
+                async with self._free:
+                    await self._pace.wait()
+                    return await self._once(prompt, content, max_new_tokens)
+            except _WithoutExtra:
+                continue
+            except _Again as failure:
+                attempt += 1
+                if attempt == self.options.tries:
+                    raise RellmError(
+                        f"{self.options.url} failed {attempt} times for one row, the last time with: {failure}",
+                        todo=_TODO,
+                    ) from None
+                self.retries[failure.kind] += 1
+                pause = min(MAX_PAUSE, self.options.pause * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+                if failure.after is not None:
+                    self._pace.hold(failure.after)
+                    pause = max(0.0, pause - failure.after)
+            await asyncio.sleep(pause)
+
+    async def _once(self, prompt: Prompt, content: str, max_new_tokens: int) -> Answer:
+        without = frozenset(self._without)
+        body = request_body(self.options.model, prompt, content, max_new_tokens, without=without)
+        try:
+            async with asyncio.timeout(self.options.timeout):
+                status, headers, raw = await self._send("POST", "/chat/completions", body)
+        except TimeoutError:
+            raise _Again("timeout", f"no answer within {self.options.timeout:g} s") from None
+        except httpx2.ConnectError as error:
+            if not self._reached:
+                raise RellmError(
+                    f"{self.options.url} cannot be reached: {error}", todo="Check the address, and that the server runs"
+                ) from None
+            raise _Again("connection", f"cannot connect: {error}") from None
+        except httpx2.RequestError as error:
+            raise _Again("connection", f"the connection broke: {error or type(error).__name__}") from None
+        self._reached = True
+        if status == 200:
+            return read_answer(raw)
+        message = self._message(raw)
+        if status in _AGAIN or status >= 500:
+            if "insufficient_quota" in message:
+                raise RellmError(f"{self.options.url} gives no more answers to this key: {message}", todo=_TODO)
+            raise _Again(f"status {status}", f"status {status}: {message}", retry_after(headers.get("retry-after")))
+        if status in (400, 413, 422):
+            return self._refused(status, message, without)
+        raise await self._refusal(status, message, headers.get("location"))
+
+    async def _send(self, method: str, path: str, body: Any = None) -> tuple[int, httpx2.Headers, bytes]:
+        url = self.options.url.rstrip("/") + path
+        got = bytearray()
+        async with self._client.stream(method, url, json=body) as response:
+            async for piece in response.aiter_raw():
+                got += piece
+                if len(got) > MAX_ANSWER_BYTES:
+                    raise RellmError(f"{url} answers with more than {MAX_ANSWER_BYTES} bytes")
+        return response.status_code, response.headers, bytes(got)
+
+    def _refused(self, status: int, message: str, without: frozenset[str]) -> Answer:
+        """What a refusal of one request means: the row is left out, an extra is, or the run is."""
+        for extra, said in _EXTRAS.items():
+            if extra not in without and said.search(message):
+                self._without.add(extra)
+                raise _WithoutExtra
+        if _TOO_LONG.search(message):
+            return Answer("", 0, "refused", refused="server-context-length")
+        if _FILTERED.search(message):
+            return Answer("", 0, "refused", refused="server-content-filter")
+        raise RellmError(f"{self.options.url} refuses the request with status {status}: {message}")
+
+    async def _refusal(self, status: int, message: str, location: str | None) -> RellmError:
+        where = self.options.url
+        if status in (401, 403):
+            return RellmError(
+                f"{where} does not accept the key: {message}",
+                todo="Name the environment variable that holds it: --key-env NAME",
+            )
+        if location is not None and 300 <= status < 400:
+            return RellmError(
+                f"{where} redirects to {self._shown(location)}, which is not followed",
+                todo="Give that address, if you trust it",
+            )
+        if status == 404:
+            return RellmError(
+                f"{where} has no model {self.options.model!r}, or no /chat/completions: {message}",
+                allowed=await self._models(),
+                todo="An address usually ends in /v1",
+            )
+        return RellmError(f"{where} refuses the request with status {status}: {message}")
+
+    async def _models(self) -> str | None:
+        """Names of the models at the server, or None."""
+        try:
+            async with asyncio.timeout(self.options.timeout):
+                _, _, raw = await self._send("GET", "/models")
+            names = [self._shown(model["id"]) for model in json.loads(raw)["data"]]
+        except (TimeoutError, httpx2.RequestError, RellmError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return ", ".join(names[:20]) or None
+
+    def _message(self, raw: bytes) -> str:
+        """What a server says about an error, in one short line."""
+        try:
+            document = json.loads(raw)
+            said = document.get("error", document)
+            said = " ".join(str(said[k]) for k in ("code", "message") if said.get(k)) if "message" in said else said
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            said = raw.decode("utf-8", "replace")
+        return self._shown(str(said)) or "no message"
+
+    def _shown(self, text: str) -> str:
+        # A server may repeat the key in what it says.
+        hidden = text.replace(self.options.key, "***") if self.options.key else text
+        return " ".join("".join(c if c.isprintable() else " " for c in hidden[:4096]).split())[:300]
+
+
+def request_body(
+    model: str, prompt: Prompt, content: str, max_new_tokens: int, *, without: Iterable[str] = ()
+) -> dict[str, Any]:
+    """A request for a greedy answer, with the messages that `prompts.split_chat` lays out for a local LLM."""
+    user = prompt.before + content + prompt.after
+    system = [{"role": "system", "content": prompt.system}]
+    if "system" in without:
+        system, user = [], f"{prompt.system}\n\n{user}"
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [*system, {"role": "user", "content": user}],
+        "temperature": 0,
+        "max_tokens": max_new_tokens,
+    }
+    if "template options" not in without:
+        body["chat_template_kwargs"] = dict(TEMPLATE_OPTIONS)
+    return body
+
+
+def read_answer(raw: bytes) -> Answer:
+    """The answer in a chat completion.
+
+    Raises:
+        _Again: it holds none, or the server gave up before the end.
+    """
+    try:
+        document = json.loads(raw)
+        choice = document["choices"][0]
+        text, reason = choice["message"].get("content") or "", choice["finish_reason"]
+        used = (document.get("usage") or {}).get("completion_tokens") or 0
+        if not isinstance(text, str):
+            raise TypeError("the content is no text")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise _Again("unreadable", f"an answer that is no chat completion: {raw[:80]!r}") from None
+    if reason == "content_filter":
+        return Answer("", 0, "refused", refused="server-content-filter")
+    if reason != "length" and reason not in _STOPS:
+        raise _Again("unreadable", f"an answer that ended with finish_reason {reason!r}")
+    # Half a character, where the limit of tokens cut one, cannot be written as UTF-8.
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
+    return Answer(whole, used if isinstance(used, int) else 0, "length" if reason == "length" else "stop")
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds of a `Retry-After` header, which holds seconds or a date; at most MAX_HOLD."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), MAX_HOLD) if seconds == seconds else None
+
+
+async def opened(options: ServerOptions, retries: Counter[str]) -> Requests:
+    """A client, made inside the loop that it lives in."""
+    return Requests(options, retries)
+
+
+async def result(task: asyncio.Task[Answer]) -> Answer:
+    return await task
+
+
+async def ended(tasks: Iterable[asyncio.Task[Answer]]) -> None:
+    """Cancels what is still under way and waits until it has gone."""
+    under_way = list(tasks)
+    for task in under_way:
+        task.cancel()
+    await asyncio.gather(*under_way, return_exceptions=True)

@@ -1,0 +1,122 @@
+"""How a manifest is cut: chunks that are answered together, shards that are answered apart.
+
+A chunk is always the same rows, whatever an earlier run finished and whichever shard it is in: its batches are then the
+same too, and so is every last bit of what the LLM computes. That makes a resumed run, and merged shards, equal to one
+uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from re_llm.errors import RellmError
+from re_llm.records import Utterance, read_numbered
+
+CHUNK = 256  # rows answered between two writes, and the unit of a shard: what a kill can cost
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` (from 0) of `count`: the chunks whose number leaves `index` when divided by `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise RellmError(f"there is no shard {self}", allowed="I/N with I from 0 to N-1: 0/4, 1/4, 2/4, 3/4")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """The shard that `I/N` names.
+
+        Raises:
+            RellmError: it names none.
+        """
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+        if not found:
+            raise RellmError(f"{text!r} is not a shard", allowed="I/N with I from 0 to N-1: 0/4, 1/4, 2/4, 3/4")
+        return cls(int(found[1]), int(found[2]))
+
+    def holds(self, chunk: int) -> bool:
+        return chunk % self.count == self.index
+
+
+WHOLE = Shard()  # the only shard of a run that is not cut
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows of a manifest that a run answers, in order.
+
+    Attributes:
+        splits: only these; None takes all.
+        chunk: rows in a chunk. Chunks are counted over the rows of the splits, unusable ones included.
+    """
+
+    manifest: Path
+    splits: frozenset[str] | None = None
+    chunk: int = CHUNK
+    shard: Shard = WHOLE
+
+    def rows(self) -> Iterator[tuple[int, Utterance]]:
+        """(number of its chunk, utterance) of all shards, read from the file one by one.
+
+        Raises:
+            RellmError: the manifest is missing or a line of it is broken.
+        """
+        number = 0
+        for _, row in read_numbered(self.manifest, Utterance):
+            if self.splits is None or row.split in self.splits:
+                yield number // self.chunk, row
+                number += 1
+
+    def chunks(self) -> Iterator[list[Utterance]]:
+        """The chunks of this shard."""
+        gathered: list[Utterance] = []
+        current = None
+        for chunk, row in self.rows():
+            if not self.shard.holds(chunk):
+                continue
+            if chunk != current and gathered:
+                yield gathered
+                gathered = []
+            current = chunk
+            gathered.append(row)
+        if gathered:
+            yield gathered
+
+    def keys(self) -> dict[str, int]:
+        """Keys of the rows of all shards, in order, with the number of their chunk.
+
+        Raises:
+            RellmError: two rows share a key, or no row is in the splits.
+        """
+        found: dict[str, int] = {}
+        other: set[str] = set()
+        number = 0
+        for line, row in read_numbered(self.manifest, Utterance):
+            if self.splits is not None and row.split not in self.splits:
+                other.add(row.split)
+                continue
+            if row.key in found:
+                raise RellmError(
+                    f"{self.manifest}:{line}: the key {row.key!r} stands in an earlier line too",
+                    todo="Give every utterance its own key; `re-llm prepare check` lists them",
+                )
+            found[row.key] = number // self.chunk
+            number += 1
+        if not found:
+            wanted = ", ".join(sorted(self.splits or ())) or "any split"
+            raise RellmError(
+                f"{self.manifest} has no utterance in {wanted}",
+                allowed=", ".join(sorted(other)) or None,
+                todo="Name another --split",
+            )
+        return found

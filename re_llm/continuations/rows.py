@@ -1,0 +1,118 @@
+"""From utterances to continuations: one batch of rows, no files. Whatever runs the rows, it calls this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from re_llm.answers import Answer, TextLlm
+from re_llm.audio import locate
+from re_llm.continuations.cleaning import refusal
+from re_llm.prompts import Prompt, get_prompt
+from re_llm.records import Continuation, Utterance
+
+# What training needs of the utterance beside its text.
+_CARRIED = (
+    "valence",
+    "arousal",
+    "dominance",
+    "vad_source",
+    "corpus",
+    "split",
+    "start",
+    "duration",
+    "speaker",
+    "emotion",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one utterance.
+
+    Attributes:
+        record: the continuation; the utterance itself when it could not be asked (`no-text`, `no-emotion`).
+        dropped: why the row is left out, or None.
+    """
+
+    record: Continuation | Utterance
+    dropped: str | None = None
+
+    @property
+    def key(self) -> str:
+        return self.record.key
+
+    def filed(self) -> Continuation | Utterance:
+        """The record as it is written: a dropped one says why, in the field `dropped`."""
+        return self.record.model_copy(update={"dropped": self.dropped}) if self.dropped else self.record
+
+
+def moved(row: Utterance, old: Path, new: Path) -> Utterance:
+    """The row with its audio path, which is relative to the folder `old`, relative to the folder `new`."""
+    path, *member = row.audio.rsplit(":", 2) if locate(row.audio).length is not None else [row.audio]
+    return row.model_copy(update={"audio": ":".join([os.path.relpath(old / path, new), *member])})
+
+
+def unusable(row: Utterance, prompt: Prompt) -> str | None:
+    """Why the prompt cannot ask about this utterance, or None."""
+    if not (row.text and row.text.strip()):
+        return "no-text"
+    if prompt.needs_emotion and row.emotion is None:
+        return "no-emotion"
+    return None
+
+
+def question(row: Utterance, prompt: Prompt) -> tuple[Prompt, str]:
+    """What the LLM is asked about a usable utterance."""
+    return prompt.with_emotion(row.emotion), row.text or ""
+
+
+def outcome(row: Utterance, prompt: Prompt, llm: str, answer: Answer | None) -> Outcome:
+    """What becomes of an utterance with this answer; None for an unusable one."""
+    if answer is None:
+        return Outcome(row, unusable(row, prompt))
+    known = row.model_dump(exclude_none=True)
+    record = Continuation(
+        key=row.key,
+        audio=row.audio,
+        text=row.text or "",
+        instruction=prompt.with_emotion(row.emotion).before,
+        output=answer.text,
+        early_stop=answer.finish_reason == "length",
+        llm=llm,
+        prompt=prompt.id,
+        **{name: known[name] for name in _CARRIED if name in known},
+    )
+    return Outcome(record, answer.refused or refusal(answer.text))
+
+
+def continue_rows(
+    rows: Sequence[Utterance],
+    llm: TextLlm,
+    prompt: str | Prompt = "continue-emotion",
+    *,
+    max_new_tokens: int = 48,
+    batch_size: int = 32,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[Outcome]:
+    """What becomes of each utterance, in their order: a continuation, kept or dropped.
+
+    The same rows in the same order give the same outcomes; other company in a batch may change the last bit of a
+    logit, so a run that must be repeatable keeps its calls the same. `audio` of the records is that of the rows.
+
+    Args:
+        prompt: id of a prompt, or one of your own.
+        on_batch: called with the number of further rows that were answered.
+
+    Raises:
+        RellmError: there is no such prompt, or the LLM (a server) gives no answers.
+    """
+    asked = get_prompt(prompt) if isinstance(prompt, str) else prompt
+    usable = [row for row in rows if unusable(row, asked) is None]
+    answers: Iterator[Answer] = iter(())
+    if usable:
+        questions = [question(row, asked) for row in usable]
+        answers = iter(llm.answer(questions, max_new_tokens=max_new_tokens, batch_size=batch_size, on_batch=on_batch))
+    return [outcome(row, asked, llm.name, None if unusable(row, asked) else next(answers)) for row in rows]

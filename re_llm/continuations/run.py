@@ -1,0 +1,241 @@
+"""A whole manifest to a file of continuations: resumable after any kill, in the manifest's order."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from re_llm.answers import TextLlm
+from re_llm.continuations import identity
+from re_llm.continuations.identity import Settings
+from re_llm.continuations.plan import CHUNK, WHOLE, Plan, Shard
+from re_llm.continuations.rows import Outcome, continue_rows, moved, outcome, question, unusable
+from re_llm.errors import RellmError
+from re_llm.progress import progress_bar
+from re_llm.prompts import Prompt, get_prompt
+from re_llm.records import RecordAppender, Utterance
+
+if TYPE_CHECKING:
+    from re_llm.chat_server import ChatServer
+
+# Of an LLM that does not say how it decodes.
+_LOCAL: Mapping[str, Any] = {"asked": "local", "dtype": None, "tokens": "pieces"}
+
+
+@dataclass
+class ContinueReport:
+    """What a run did, or a merge.
+
+    Attributes:
+        rows: continuations that the file holds now.
+        resumed: those of them that an earlier run had written.
+        early_stops: continuations that were cut at the limit of tokens.
+        seconds: time of this run.
+        dropped: rows left out, by reason; a refusal is counted under the first pattern that it matches.
+        dropped_file: where they are listed, or None when there are none.
+        retries: requests to a server that had to be sent again, by reason.
+    """
+
+    rows: int = 0
+    resumed: int = 0
+    early_stops: int = 0
+    seconds: float = 0.0
+    dropped: Counter[str] = field(default_factory=Counter)
+    dropped_file: Path | None = None
+    retries: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rate(self) -> float:
+        """Rows per second of this run."""
+        return (self.rows - self.resumed) / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is asked of whom, about which rows."""
+
+    plan: Plan
+    prompt: Prompt
+    out: Path
+    max_new_tokens: int
+    batch_size: int
+
+    def chunks(self) -> Iterator[list[Utterance]]:
+        """Chunks of the plan, their audio paths relative to the new file instead of the manifest."""
+        for rows in self.plan.chunks():
+            yield [moved(row, self.plan.manifest.parent, self.out.parent) for row in rows]
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The two open files of a run. Each is written in the manifest's order."""
+
+    kept: RecordAppender
+    dropped: RecordAppender
+
+    def holds(self, key: str) -> bool:
+        return key in self.kept.keys or key in self.dropped.keys
+
+    @property
+    def rows(self) -> int:
+        return self.kept.rows + self.dropped.rows
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Writes the outcomes that are not there yet."""
+        new = [each for each in outcomes if not self.holds(each.key)]
+        self.kept.append(each.filed() for each in new if not each.dropped)
+        self.dropped.append(each.filed() for each in new if each.dropped)
+
+    def check(self, wanted: Collection[str]) -> None:
+        """Whether they hold rows of this run's shard only, each once.
+
+        Raises:
+            RellmError: they do not; names the first wrong key.
+        """
+        for file in (self.kept, self.dropped):
+            if file.rows != len(file.keys):
+                raise RellmError(f"{file.path} holds a key twice", todo="Move the file away, or give another --out")
+            strange = next((key for key in file.keys if key not in wanted), None)
+            if strange is not None:
+                raise RellmError(
+                    f"{file.path} holds the key {strange!r}, which is none of this run's rows",
+                    todo="Move the file away, or give another --out",
+                )
+        if both := self.kept.keys & self.dropped.keys:
+            raise RellmError(f"the key {min(both)!r} stands in {self.kept.path} and in {self.dropped.path}")
+
+
+def continue_manifest(
+    manifest: str | Path,
+    out: str | Path,
+    *,
+    llm: str | TextLlm,
+    prompt: str = "continue-emotion",
+    splits: Iterable[str] | None = ("train",),
+    batch_size: int = 32,
+    max_new_tokens: int = 48,
+    device: str = "auto",
+    dtype: str = "auto",
+    tokens: str = "pieces",
+    shard: str | Shard = WHOLE,
+    chunk: int = CHUNK,
+    progress: bool = True,
+) -> ContinueReport:
+    """Writes the LLM's continuation of every transcript, in the manifest's order; goes on where an earlier run ended.
+
+    Refusals and rows without what the prompt needs go to `NAME.dropped.jsonl`, with the reason. A run that was killed
+    and started again writes the same bytes as one that was not: chunks of rows are fixed, and one that was not written
+    whole is answered again as a whole. `NAME.provenance.json` holds what the file was made with. Memory: the keys of
+    the manifest, and one chunk of rows.
+
+    Args:
+        llm: folder, hub id, `mini:NAME`, or anything with the methods of `TextLlm`, e.g. a `ChatServer`.
+        splits: only these splits; None takes all.
+        device, dtype, tokens: of an LLM that is named; see `ChatLlm.load`.
+        shard: the part of the chunks to answer; `merge_shards` joins the files.
+        chunk: rows answered between two writes.
+
+    Raises:
+        RellmError: the manifest or the LLM cannot be read, two rows share a key, `out` was begun with other settings,
+            another process is writing it, the disk is full, or a server gives no answers. What is written stays.
+    """
+    part = Shard.parse(shard) if isinstance(shard, str) else shard
+    plan = Plan(Path(manifest), frozenset(splits) if splits else None, chunk, part)
+    job = _Job(plan, get_prompt(prompt), Path(out), max_new_tokens, batch_size)
+    begun = time.monotonic()
+    wanted = {key for key, number in plan.keys().items() if part.holds(number)}
+    how = _local(device, dtype, tokens) if isinstance(llm, str) else getattr(llm, "decoding", _LOCAL)
+    settings = Settings.of(plan, job.prompt, llm if isinstance(llm, str) else llm.name, max_new_tokens, how)
+    report = ContinueReport()
+    dropped_file = identity.dropped_file(job.out)
+    with RecordAppender(job.out) as kept, RecordAppender(dropped_file) as dropped:
+        files = _Files(kept, dropped)
+        side = identity.read_side(job.out) if files.rows else None
+        if files.rows:
+            identity.check_same(job.out, side, settings)
+            files.check(wanted)
+        report.resumed = kept.rows
+        if side is None or files.rows < len(wanted):
+            side = identity.begin(job.out, settings, side, {"device": device, "batch_size": batch_size})
+        if files.rows < len(wanted):
+            if isinstance(llm, str):
+                llm = _load(llm, device, dtype, tokens)
+            with progress_bar("continue", len(wanted), done=files.rows, show=progress) as advance:
+                for outcomes in _outcomes(job, llm, files, advance):
+                    files.add(outcomes)
+            report.retries = Counter(getattr(llm, "retries", {}))
+        assert side is not None and files.rows == len(wanted), (files.rows, len(wanted))
+    count(job.out, report)
+    if not side.get("complete"):
+        identity.write_side(job.out, {**side, "complete": True, "dropped": dict(report.dropped)})
+    report.seconds = time.monotonic() - begun
+    return report
+
+
+def _local(device: str, dtype: str, tokens: str) -> Mapping[str, Any]:
+    from re_llm.chat_llm import pick_device, pick_dtype
+
+    return {**_LOCAL, "dtype": str(pick_dtype(dtype, pick_device(device))).removeprefix("torch."), "tokens": tokens}
+
+
+def _load(llm: str, device: str, dtype: str, tokens: str) -> TextLlm:
+    from re_llm.chat_llm import ChatLlm
+
+    return ChatLlm.load(llm, device=device, dtype=dtype, tokens=tokens)
+
+
+def _outcomes(job: _Job, llm: TextLlm, files: _Files, advance: Callable[[int], None]) -> Iterator[list[Outcome]]:
+    """Outcomes of the rows that are missing in the files, in order, as they become known."""
+    if hasattr(llm, "stream"):
+        yield from _from_server(job, llm, files, advance)  # type: ignore[arg-type]
+        return
+    for rows in job.chunks():
+        # Written in part counts as not written: in other company its rows might round to other words.
+        if not all(files.holds(row.key) for row in rows):
+            yield continue_rows(
+                rows, llm, job.prompt, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size, on_batch=advance
+            )
+
+
+def _from_server(
+    job: _Job, server: ChatServer, files: _Files, advance: Callable[[int], None]
+) -> Iterator[list[Outcome]]:
+    """As `_outcomes`, row by row: a server batches by itself, and every answer may have been paid for."""
+    waiting: deque[Utterance] = deque()
+
+    def questions() -> Iterator[tuple[Prompt, str]]:
+        for row in (row for rows in job.chunks() for row in rows if not files.holds(row.key)):
+            waiting.append(row)
+            if unusable(row, job.prompt) is None:
+                yield question(row, job.prompt)
+
+    for answer in server.stream(questions(), max_new_tokens=job.max_new_tokens):
+        ready = []
+        while unusable(waiting[0], job.prompt):
+            ready.append(outcome(waiting.popleft(), job.prompt, server.name, None))
+        yield [*ready, outcome(waiting.popleft(), job.prompt, server.name, answer)]
+        advance(1)
+    yield [outcome(row, job.prompt, server.name, None) for row in waiting]
+
+
+def reasons(out: Path) -> Counter[str]:
+    """Why rows of `out` were dropped, counted."""
+    with identity.dropped_file(out).open(encoding="utf-8") as lines:
+        return Counter(json.loads(line)["dropped"] for line in lines)
+
+
+def count(out: Path, report: ContinueReport) -> None:
+    """Fills in what the finished files of `out` hold; an empty file of dropped rows is removed."""
+    with out.open(encoding="utf-8") as lines:
+        stops = [json.loads(line)["early_stop"] for line in lines]
+    report.rows, report.early_stops = len(stops), sum(stops)
+    report.dropped = reasons(out)
+    if report.dropped:
+        report.dropped_file = identity.dropped_file(out)
+    else:
+        identity.dropped_file(out).unlink()
