@@ -1,4 +1,4 @@
-"""Tables of one's own, and corpora that come as tables: RESD, MER2023, SpeechAlpaca, EmoBox."""
+"""Tables of one's own, and corpora that come as tables: RESD, MER2023, SpeechAlpaca."""
 
 import json
 
@@ -122,39 +122,3 @@ def test_speech_alpaca(tmp_path):
     prepare("speech_alpaca", file, tmp_path / "m.jsonl")
     (row,) = rows(tmp_path / "m.jsonl")
     assert (row.emotion, row.speaker, row.split) == ("happy", "en-US-JasonNeural", "test")
-
-
-def emobox(tmp_path):
-    folder = tmp_path / "EmoBox/data/aesdd"
-    audio = tmp_path / "EmoBox/downloads/aesdd/anger"
-    lines = {}
-    for name in ("a06 (5)b", "h08 (1)"):
-        worlds.sound(audio / f"{name}.wav", 0.2)
-        key = "aesdd-" + name.replace(" ", "-").replace("(", "").replace(")", "")
-        row = {
-            "key": key,
-            "dataset": "aesdd",
-            "wav": f"downloads/aesdd/anger/{name}.wav",
-            "type": "raw",
-            "emo": name[0],
-            "channel": 1,
-        }
-        lines[name] = json.dumps({**row, "sample_rate": 44100, "num_frame": 8820.0, "task": "category", "length": 0.2})
-    worlds.write(folder / "label_map.json", '{"a": "Angry", "h": "Happy"}')
-    worlds.write(folder / "aesdd.jsonl", "\n".join(lines.values()))
-    worlds.write(folder / "fold_1/aesdd_train_fold_1.jsonl", lines["a06 (5)b"])
-    worlds.write(folder / "fold_1/aesdd_test_fold_1.jsonl", lines["h08 (1)"])
-    return folder
-
-
-def test_emobox(tmp_path):
-    folder = emobox(tmp_path)
-    assert prepare("emobox", folder, tmp_path / "m.jsonl").by_emotion == {"angry": 1, "happy": 1}
-    report = prepare("emobox", folder, tmp_path / "m.jsonl", protocol="fold")
-    assert report.by_split == {"train": 1, "test": 1} and rows(tmp_path / "m.jsonl")[0].corpus == "aesdd"
-    assert prepare("emobox", folder / "aesdd.jsonl", tmp_path / "m.jsonl").rows == 2
-    with pytest.raises(RellmError, match="has no fold 7"):
-        prepare("emobox", folder, tmp_path / "m.jsonl", protocol="fold", options={"fold": "7"})
-    with (folder / "aesdd.jsonl").open("a") as out:
-        out.write('\n{"key": "x"}\n')
-    assert [p.line for p in prepare("emobox", folder, tmp_path / "m.jsonl").problems] == [3]
