@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import WhisperProcessor
+from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
 from re_llm.errors import RellmError
 from re_llm.mini import speech_data
@@ -44,10 +46,16 @@ class Recipe:
     full_batch: int = 2
     full_weight: float = 0.15
     """Weight of their loss beside the batch's."""
+    warp_share: float = 0.7
+    """Share of the rows whose frequencies are stretched, as a longer or shorter vocal tract would."""
+    warp: float = 0.12
+    """How much at most. Unseen voices are what the model gets wrong."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.pad_share <= 1:
             raise RellmError(f"pad_share is {self.pad_share}", allowed="0 to 1")
+        if not 0 <= self.warp < 0.5:
+            raise RellmError(f"warp is {self.warp}", allowed="0 to 0.5")
 
 
 class CtcHeads(nn.Module):
@@ -131,6 +139,7 @@ class WhisperTask(nn.Module):
         self, chosen: np.ndarray, silence: np.ndarray | None, rng: np.random.Generator
     ) -> dict[str, torch.Tensor]:
         mels, frames = gather([self.mels[i] for i in chosen], silence)
+        mels = warp_frequencies(mels, self.recipe.warp_share, self.recipe.warp, rng)
         mels = spec_augment(mels, self.mels.lengths[chosen], rng)
         tokens = [self.tokens[i] for i in chosen]
         inputs, labels = self._teacher_forcing(tokens)
@@ -152,6 +161,27 @@ class WhisperTask(nn.Module):
             inputs[row, : len(self.prefix) + len(ids)] = torch.tensor(self.prefix + ids)
             labels[row, len(self.prefix) - 1 : len(self.prefix) + len(ids)] = torch.tensor([*ids, end])
         return inputs, labels
+
+
+@cache
+def _mel_centres() -> np.ndarray:
+    """Centre of each of Whisper's 80 mel bands, Hz."""
+    ends = hertz_to_mel(np.array([0.0, speech_data.SAMPLE_RATE / 2]), mel_scale="slaney")
+    return mel_to_hertz(np.linspace(*ends, 82)[1:-1], mel_scale="slaney")
+
+
+def warp_frequencies(mels: torch.Tensor, share: float, most: float, rng: np.random.Generator) -> torch.Tensor:
+    """Rows of [B, 80, F] with band m read at its frequency times a factor, 1 - `most` to 1 + `most`.
+
+    Vocal tract length perturbation (Jaitly and Hinton, 2013), on the log-mels instead of the waveform.
+    """
+    bands, centres = np.arange(len(_mel_centres())), _mel_centres()
+    factors = np.where(rng.random(len(mels)) < share, rng.uniform(1 - most, 1 + most, len(mels)), 1.0)
+    at = np.stack([np.interp(centres * factor, centres, bands) for factor in factors])
+    low = torch.from_numpy(np.minimum(at.astype(np.int64), len(bands) - 2))
+    part = (torch.from_numpy(at).float() - low)[..., None]
+    rows = torch.arange(len(mels))[:, None]
+    return (1 - part) * mels[rows, low] + part * mels[rows, low + 1]
 
 
 def spec_augment(mels: torch.Tensor, frames: np.ndarray, rng: np.random.Generator) -> torch.Tensor:

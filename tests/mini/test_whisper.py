@@ -24,7 +24,15 @@ from re_llm.mini.whisper_model import (
     train_tokenizer,
     transcribe,
 )
-from re_llm.mini.whisper_task import CHARACTERS, CtcHeads, Recipe, character_ids, read_characters, spec_augment
+from re_llm.mini.whisper_task import (
+    CHARACTERS,
+    CtcHeads,
+    Recipe,
+    character_ids,
+    read_characters,
+    spec_augment,
+    warp_frequencies,
+)
 from tests.mini import speech_world
 
 TINY = WhisperSize(width=32, encoder_layers=1, decoder_layers=1, heads=2, vocabulary=280)
@@ -125,6 +133,16 @@ def test_ctc_loss_ignores_frames_beyond_the_length() -> None:
     states[1, 24:] += 5.0
     after = heads.losses(states, lengths, ["abc", "de"], [[1, 2], [3]])
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_warped_tone_is_found_at_another_frequency() -> None:
+    tone = torch.zeros(64, 80, 3)
+    tone[:, 40] = 1.0
+    warped = warp_frequencies(tone, 1.0, 0.12, np.random.default_rng(0))
+    peaks = warped[:, :, 0].argmax(1)
+    assert 36 <= peaks.min() < 40 < peaks.max() <= 44
+    assert torch.equal(warped[:, :, 0], warped[:, :, 2])
+    assert torch.equal(warp_frequencies(tone, 0.0, 0.12, np.random.default_rng(0)), tone)
 
 
 def test_spec_augment_masks_little_of_real_speech() -> None:
