@@ -54,6 +54,7 @@ for _function, _panel in (
     (stages.reproduce, _STAGES),
 ):
     app.command(_function.__name__.rstrip("_"), rich_help_panel=_panel)(_function)
+app.command("continue-merge", rich_help_panel=_MORE)(stages.continue_merge)
 app.command("convert", rich_help_panel=_MORE)(stages.convert)
 app.add_typer(mini.app, name="mini", rich_help_panel=_MORE)
 

@@ -12,19 +12,46 @@ from re_llm.cli.common import BatchSize, Device, Dtype, JsonFlag, Overrides, See
 from re_llm.errors import RellmError
 
 if TYPE_CHECKING:
+    from re_llm.chat_server import ChatServer
     from re_llm.config import ModelOptions, Recipe, StageOptions
+
+_WHO = "Name who continues: --llm NAME, or --server URL --model NAME"
 
 
 def continue_(
     manifest: Annotated[Path, typer.Argument(help="manifest.jsonl, as `re-llm prepare` writes it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="continuations.jsonl; a second run goes on where it ended.")],
-    llm: Annotated[str, typer.Option(help="Chat LLM, the one that will be trained on: folder, hub id, or mini:llm.")],
-    prompt: Annotated[str, typer.Option(help="Id of the prompt: continue, continue-emotion, ...")] = "continue-emotion",
+    llm: Annotated[
+        str | None, typer.Option(help="Chat LLM, the one that will be trained on: folder, hub id, or mini:llm.")
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(help="Id of the prompt: continue, continue-emotion, continue-emotion-code, ...")
+    ] = "continue-emotion",
     split: Annotated[list[str], typer.Option("--split", help="Splits to continue; may be repeated.")] = ["train"],
     batch_size: BatchSize = 32,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a continuation, in tokens.")] = 48,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    tokens: Annotated[
+        str, typer.Option(help="`pieces`: instruction and transcript apart, as in training; `joined`: as servers do.")
+    ] = "pieces",
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Answer part I (from 0) of N; `continue-merge` joins the files.")
+    ] = "0/1",
+    chunk: Annotated[
+        int, typer.Option(min=1, help="Rows between two writes: what a kill can cost, and the unit of a shard.")
+    ] = 256,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="OpenAI-compatible server instead of --llm: http://HOST:PORT/v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model at the server.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at once.")] = 32,
+    rate: Annotated[float | None, typer.Option(help="Requests a minute, at most.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = 120.0,
+    tries: Annotated[int, typer.Option(min=1, help="How often a row is asked before the run stops.")] = 8,
+    key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Environment variable with the server's key: OPENAI_API_KEY, ...")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Let the LLM continue every transcript: the targets of training.
@@ -32,15 +59,48 @@ def continue_(
     Example:
 
         re-llm continue manifest.jsonl --out continuations.jsonl --llm Qwen/Qwen2.5-7B-Instruct
+
+        re-llm continue manifest.jsonl --out c.jsonl --server http://127.0.0.1:8000/v1 --model Qwen2.5-7B-Instruct
     """
-    from re_llm.config import resolve_component
     from re_llm.continuations import continue_manifest
 
+    own = {"--llm": llm, "--device": device != "auto", "--dtype": dtype != "auto", "--tokens": tokens != "pieces"}
+    foreign = {"--model": model, "--rate": rate, "--key-env": key_env}
+    for name, given in (own if server else foreign).items():
+        if given:
+            other = "a model of this machine, and --server is given" if server else "--server, which is not given"
+            raise RellmError(f"{name} is an option of {other}", todo=_WHO)
+    asked: str | ChatServer
+    if server and model:
+        from re_llm.chat_server import ChatServer, ServerOptions, key_from
+
+        asked = ChatServer(ServerOptions(server, model, concurrency, rate, timeout, tries, key=key_from(key_env)))
+    elif llm and not server:
+        asked = llm
+    else:
+        raise RellmError("no LLM is named", todo=_WHO)
     report = continue_manifest(
-        manifest, out, llm=resolve_component(llm), prompt=prompt, splits=split, batch_size=batch_size,
-        max_new_tokens=max_new_tokens, device=device, dtype=dtype,
+        manifest, out, llm=asked, prompt=prompt, splits=split, batch_size=batch_size, max_new_tokens=max_new_tokens,
+        device=device, dtype=dtype, tokens=tokens, shard=shard, chunk=chunk,
     )  # fmt: skip
     print_report(report, as_json)
+
+
+def continue_merge(
+    manifest: Annotated[Path, typer.Argument(help="The manifest that the shards were made from.")],
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARD...", help="Files of `continue --shard`, all of them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The continuations.jsonl to write.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Join the shards of `continue`, after a proof that no row is missing.
+
+    Example:
+
+        re-llm continue-merge manifest.jsonl c.0.jsonl c.1.jsonl --out continuations.jsonl
+    """
+    from re_llm.continuations import merge_shards
+
+    print_report(merge_shards(manifest, shards, out), as_json)
 
 
 def train(

@@ -161,7 +161,8 @@ def continue_manifest(
             files.check(wanted)
         report.resumed = kept.rows
         if side is None or files.rows < len(wanted):
-            side = identity.begin(job.out, settings, side, {"device": device, "batch_size": batch_size})
+            start = {"device": device, "batch_size": batch_size} if settings.asked == "local" else {}
+            side = identity.begin(job.out, settings, side, start)
         if files.rows < len(wanted):
             if isinstance(llm, str):
                 llm = _load(llm, device, dtype, tokens)
