@@ -27,6 +27,7 @@ from re_llm.transcribe import FIXED
 Say = Callable[[str], None]
 MAX_ASSET_BYTES = 25 * 2**20
 CORPORA = ("speech", "msp_podcast", "iemocap", "esd")
+COMPONENTS = ("llm", "whisper", "emotion")
 CHECKPOINTS = {"emotion": "blsp-emo", "re_llm": "re-llm"}  # stage of the recipe -> name it ships under
 
 
@@ -97,7 +98,7 @@ def package(out: Path) -> Path:
     from re_llm.mini.recordings import pick, ship
 
     assets = out / "assets"
-    for name in ("llm", "whisper", "emotion"):
+    for name in COMPONENTS:
         _copy_model(out / "parts" / name, assets / name)
     for stage, name in CHECKPOINTS.items():
         _ship_checkpoint(out / "run" / "checkpoints" / stage, assets / name)
@@ -158,33 +159,43 @@ def build(out: str | os.PathLike[str], *, seed: int = 0, scale: float = 1.0, say
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    times: dict[str, float] = {}
-
-    def timed(name: str, work: Callable[[], Any]) -> None:
-        begun = time.monotonic()
-        say(f"== {name}")
-        work()
-        times[name] = round(time.monotonic() - begun, 1)
-
     world = out / "world" / f"x{scale:g}"
-    timed("world", lambda: write_world(world, seed=seed, scale=scale))
-    timed("components", lambda: train_parts(out, world, seed=seed, say=say))
+    say("== world")
+    write_world(world, seed=seed, scale=scale)
+    say("== components")
+    train_parts(out, world, seed=seed, say=say)
     recipe = load_recipe("mini_components.yaml", {"seeds": [seed], **{f"corpora.{c}.scale": scale for c in CORPORA}})
     os.environ["RE_LLM_MINI"] = str((out / "parts").resolve())
-    timed("speech LLMs", lambda: reproduce(recipe, out / "run", world=out / "world", say=say))
-    timed("package", lambda: package(out))
-    _write_down(out, seed, times)
+    say("== speech LLMs")
+    reproduce(recipe, out / "run", world=out / "world", say=say)
+    say("== package")
+    package(out)
+    _write_down(out, world, seed)
     return out / "assets"
 
 
-def _write_down(out: Path, seed: int, times: dict[str, float]) -> None:
-    """`build.json`: what the build took and how good the parts are."""
-    metrics = {
-        name: json.loads((out / "parts" / name / "metrics.json").read_text()) for name in ("llm", "whisper", "emotion")
+def _write_down(out: Path, world: Path, seed: int) -> None:
+    """`build.json`: what the build took and how good the parts are.
+
+    The seconds come from what each part wrote about itself, so that they hold for a build made in several runs.
+    """
+
+    def read(file: Path) -> dict[str, Any]:
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    metrics = {name: read(out / "parts" / name / "metrics.json") for name in COMPONENTS}
+    trained = {
+        folder.parent.name: read(folder) for folder in sorted((out / "run" / "checkpoints").glob("*/report.json"))
     }
-    reports = {
-        name: json.loads((out / "run" / "checkpoints" / stage / "report.json").read_text())
-        for stage, name in CHECKPOINTS.items()
+    seconds = {
+        "world": sum(read(file)["seconds"] for file in (world / "done").glob("*.json")),
+        **{name: metrics[name].get("training_seconds") or metrics[name]["seconds"] for name in COMPONENTS},
+        **{name: report["seconds"] for name, report in trained.items()},
     }
-    record = {**provenance(seed=seed), "seconds": times, "components": metrics, "checkpoints": reports}
+    record = {
+        **provenance(seed=seed),
+        "seconds": {name: round(value) for name, value in seconds.items()},
+        "components": metrics,
+        "checkpoints": {name: trained[stage] for stage, name in CHECKPOINTS.items()},
+    }
     (out / "assets" / "build.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
