@@ -5,6 +5,8 @@ Shapes: B utterances, T encoder states, S speech tokens, C input channels, D LLM
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from transformers import WhisperConfig
@@ -17,6 +19,15 @@ from re_llm.model.configuration import AdapterSettings
 from re_llm.model.outputs import SpeechTokens, time_mask
 
 HEADS = 8
+
+
+class Shares(NamedTuple):
+    """Encoder states and how they are dealt out to speech tokens."""
+
+    states: Tensor  # [B, T, C - 1]
+    weights: Tensor  # [B, T], summing up to `counts` in each row, zero behind an utterance
+    counts: Tensor  # [B] speech tokens, long
+    fired: Tensor  # [B], sum of the weights before they were scaled to `counts`
 
 
 class CFormer(nn.Module):
@@ -61,6 +72,18 @@ class CFormer(nn.Module):
             token_lengths: [B], tokens of each transcript, while it is known (training); by default as many as the
                 weights sum up to, and at least one.
         """
+        shares = self.weigh(states, lengths, keep_padding=keep_padding, token_lengths=token_lengths)
+        counts = shares.counts
+        hidden = self.cif_proj(integrate(shares.states, shares.weights, counts))
+        hidden = self.token_embed_proj(self._layers(self.post_cif_layers, hidden, counts))
+        mask = time_mask(counts, hidden.shape[1])[..., None]
+        embeddings = hidden if keep_padding else hidden * mask
+        return SpeechTokens(embeddings, counts, (hidden * mask).sum(1) / counts[:, None], shares.fired)
+
+    def weigh(
+        self, states: Tensor, lengths: Tensor, *, keep_padding: bool = False, token_lengths: Tensor | None = None
+    ) -> Shares:
+        """How much of a token each encoder state carries; arguments as in `forward`."""
         hidden = states.to(self.dtype)
         if not keep_padding:
             hidden = hidden * time_mask(lengths, hidden.shape[1])[..., None]
@@ -68,11 +91,7 @@ class CFormer(nn.Module):
         weights = torch.sigmoid(hidden[..., -1].float()) * time_mask(lengths, hidden.shape[1])
         fired = weights.sum(1)
         counts = fired.detach().round().long().clamp(min=1) if token_lengths is None else token_lengths
-        hidden = self.cif_proj(integrate(hidden[..., :-1], weights * (counts / fired)[:, None], counts))
-        hidden = self.token_embed_proj(self._layers(self.post_cif_layers, hidden, counts))
-        mask = time_mask(counts, hidden.shape[1])[..., None]
-        embeddings = hidden if keep_padding else hidden * mask
-        return SpeechTokens(embeddings, counts, (hidden * mask).sum(1) / counts[:, None], fired)
+        return Shares(hidden[..., :-1], weights * (counts / fired)[:, None], counts, fired)
 
     def _layers(self, layers: nn.ModuleList, hidden: Tensor, lengths: Tensor | None) -> Tensor:
         mask = None

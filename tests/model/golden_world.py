@@ -1,20 +1,19 @@
 """Models with the weights of the recorded original systems (tests/golden/MANIFEST.md), mapped name by name.
 
-RE_LLM_GOLDEN names another folder of recordings.
+Sizes, ids and lengths are read from the recordings: RE_LLM_GOLDEN may name a set with others.
+
+Shapes: B utterances, R rows, L row length, F mel frames, S speech tokens, V vocabulary, D LLM width.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from golden_folder import FOLDER
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, Qwen2Config, WhisperConfig, WhisperFeatureExtractor
@@ -23,11 +22,7 @@ from re_llm.model import LoraSettings, ReLlmConfig, ReLlmForConditionalGeneratio
 from re_llm.model.emotion_encoder import checkpoint_weights
 from re_llm.model.weights import check_same
 
-FOLDER = Path(os.environ.get("RE_LLM_GOLDEN") or Path(__file__).parents[1] / "golden")
-SPEECH_ID = 160  # the vocabulary ends at 159
-EOS = 157
 OUTPUTS = ["arousal", "dominance", "valence"]  # order of the emotion encoder's regression head
-EMOTIONS = ["e0", "e1", "e2", "e3", "e4"]
 
 
 @cache
@@ -50,24 +45,54 @@ def weights(case: str) -> dict[str, Tensor]:
     return {key: value.float() for key, value in load_file(FOLDER / case / "model.safetensors").items()}
 
 
+@cache
+def config(case: str) -> dict[str, Any]:
+    return json.loads((FOLDER / case / "config.json").read_text())
+
+
+class SpecialIds(NamedTuple):
+    """Ids with a meaning, as the recorded rows hold them."""
+
+    start: int  # of a turn
+    end: int  # of a turn
+    last: int  # of a document; also fills rows
+
+
+@cache
+def special() -> SpecialIds:
+    labels = inputs()["suffix_labels"][0]
+    spoken = labels[labels >= 0].tolist()  # ... end of turn, newline, end of document
+    return SpecialIds(int(inputs()["start_ids"][0, 0]), spoken[-3], spoken[-1])
+
+
+def speech_id(case: str) -> int:
+    """Id of the placeholder: the first behind the vocabulary."""
+    return config(case)["qwen_config"]["vocab_size"]
+
+
+def emotion_names(case: str) -> list[str]:
+    return [f"e{i}" for i in range(len(weights(case)["hidden2emotion.weight"]))]
+
+
 def below(case: str, prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in weights(case).items() if k.startswith(prefix)}
 
 
 def waves() -> list[np.ndarray]:
-    return [inputs()[f"wav_{i}"].numpy().astype(np.float32) / 32768 for i in range(3)]
+    count = len(inputs()["features_mask"])
+    return [inputs()[f"wav_{i}"].numpy().astype(np.float32) / 32768 for i in range(count)]
 
 
 def features() -> tuple[Tensor, Tensor]:
-    """Recorded log-mel frames [3, 80, 3000] and the number of real ones [3]."""
-    head, fill = inputs()["features_head"], inputs()["features_pad_value"]
-    whole = fill[:, None, None].expand(-1, 80, 3000).clone()
+    """Recorded log-mel frames [B, M, F] of whole windows, and the number of real ones [B]."""
+    head, fill, mask = (inputs()[f"features_{name}"] for name in ("head", "pad_value", "mask"))
+    whole = fill[:, None, None].expand(-1, head.shape[1], mask.shape[1]).clone()
     whole[:, :, : head.shape[2]] = head
-    return whole, inputs()["features_mask"].long().sum(1)
+    return whole, mask.long().sum(1)
 
 
 def feature_extractor() -> WhisperFeatureExtractor:
-    return WhisperFeatureExtractor()
+    return WhisperFeatureExtractor(feature_size=inputs()["features_head"].shape[1])
 
 
 def adapter_weights(case: str, name: str = "adapter.") -> dict[str, Tensor]:
@@ -107,26 +132,29 @@ def qwen2_weights(case: str, prefix: str) -> tuple[dict[str, Tensor], dict[str, 
 
 def model(case: str, *, scope: str = "speech") -> ReLlmForConditionalGeneration:
     """The whole recorded system."""
-    given = json.loads((FOLDER / case / "config.json").read_text())
+    given = config(case)
     qwen = given["qwen_config"]
     text = Qwen2Config(
         vocab_size=qwen["vocab_size"], hidden_size=qwen["hidden_size"], num_hidden_layers=qwen["num_hidden_layers"],
         intermediate_size=qwen["intermediate_size"] // 2, num_attention_heads=qwen["num_attention_heads"],
         num_key_value_heads=qwen["num_attention_heads"], rms_norm_eps=qwen["layer_norm_epsilon"],
         rope_theta=qwen["rotary_emb_base"], max_position_embeddings=qwen["seq_length"], tie_word_embeddings=False,
-        bos_token_id=None, eos_token_id=EOS, pad_token_id=EOS,
+        bos_token_id=None, eos_token_id=special().last, pad_token_id=special().last,
     )  # fmt: skip
     fused = case == "rellm"
-    config = ReLlmConfig(
+    kernels = given["conv_kernel_sizes"].split(",")
+    made_of = ReLlmConfig(
         text_config=text,
         speech_config=WhisperConfig(**given["whisper_config"]),
         emotion_config=AutoConfig.from_pretrained(FOLDER / "audeering") if fused else None,
         emotion_outputs=OUTPUTS if fused else None,
-        adapter={"bottleneck": given["adapter_inner_dim"]},
-        emotions=EMOTIONS,
-        speech_token_id=SPEECH_ID,
-    )
-    made = ReLlmForConditionalGeneration(config).eval()
+        adapter={
+            "bottleneck": given["adapter_inner_dim"], "conv_layers": len(kernels), "kernel_size": int(kernels[0])
+        },
+        emotions=emotion_names(case),
+        speech_token_id=speech_id(case),
+    )  # fmt: skip
+    made = ReLlmForConditionalGeneration(made_of).eval()
     own, lora = qwen2_weights(case, "qwen_model.model." if given["lora_config"] else "qwen_model.")
     if lora:
         peft = given["lora_config"]
@@ -160,9 +188,9 @@ def load(made: Any, state: dict[str, Tensor], own: dict[str, Tensor], lora: dict
 
 
 def speech_rows(case: str, adapter_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Speech row of the recorded batch: ids, mask and labels, [3, L], padding inside as recorded."""
+    """Speech row of the recorded batch: ids, mask and labels, [R, L], padding inside as recorded."""
     given = inputs()
-    ids = torch.full_like(adapter_mask, SPEECH_ID)
+    ids = torch.full_like(adapter_mask, speech_id(case))
     none = torch.full_like(adapter_mask, -100)
     parts = [("start", None), ("audio_instruction", None), (None, (ids, adapter_mask, none)), ("suffix", None)]
     columns = [tensors or tuple(given[f"{name}_{k}"] for k in ("ids", "mask", "labels")) for name, tensors in parts]
@@ -170,7 +198,7 @@ def speech_rows(case: str, adapter_mask: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def text_rows() -> tuple[Tensor, Tensor, Tensor]:
-    """Text row of the recorded batch: ids, mask and labels, [3, L]."""
+    """Text row of the recorded batch: ids, mask and labels, [R, L]."""
     given, names = inputs(), ("start", "instruction", "input", "suffix")
     return tuple(torch.cat([given[f"{name}_{k}"] for name in names], dim=1) for k in ("ids", "mask", "labels"))
 
@@ -181,60 +209,11 @@ def close(found: Tensor, expected: Tensor, atol: float = 2e-4, rtol: float = 1e-
 
 def padded_pass(model: Any, ids: Tensor, mask: Tensor, embeddings: Tensor | None = None) -> Tensor:
     """A pass as the originals made it: padding inside of rows, positions count columns."""
-    speech = (ids == SPEECH_ID) if embeddings is not None else None
+    speech = (ids == model.config.speech_token_id) if embeddings is not None else None
     embed = model.get_input_embeddings()
     inputs = embed(ids if speech is None else ids.masked_fill(speech, 0))
     if speech is not None:
-        inputs = inputs.masked_scatter(speech[..., None], embeddings)
+        inputs = inputs.masked_scatter(speech[..., None], embeddings.to(inputs.dtype))
     positions = torch.arange(ids.shape[1]).expand_as(ids)
     with model.partial_lora.using(speech, tuple(ids.shape)):
         return model.language_model(inputs_embeds=inputs, attention_mask=mask, position_ids=positions).logits
-
-
-@contextmanager
-def released_rounding(model: Any) -> Iterator[None]:
-    """Inside, speech rows are rounded as the released RE-LLM does it.
-
-    It casts the input embeddings of a speech row to bfloat16, and so the first RMSNorm returns its normalised value in
-    bfloat16 as well, in front of its float32 gain; everything behind is float32.
-    """
-    norm = model.language_model.model.layers[0].input_layernorm
-
-    def rounded(hidden: Tensor) -> Tensor:
-        hidden = hidden.bfloat16().float()
-        scaled = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.variance_epsilon)
-        return norm.weight * scaled.bfloat16().float()
-
-    first = model.language_model.model.layers[0]
-    handle = first.register_forward_pre_hook(lambda _, args: (args[0].bfloat16().float(), *args[1:]))
-    norm.forward = rounded
-    try:
-        yield
-    finally:
-        del norm.forward
-        handle.remove()
-
-
-@torch.no_grad()
-def decode(model: Any, case: str, *, stops: tuple[int, ...] = (158, 159), steps: int = 12) -> Tensor:
-    """Greedy decoding of a padded batch as recorded: positions are columns, a stop word ends one step late."""
-    given, expected = inputs(), outputs(case)
-    speech = torch.full_like(expected["adapter_mask"], SPEECH_ID)
-    ids = torch.cat([given["gen_prefix_ids"], speech, given["gen_suffix_ids"]], dim=1)
-    parts = [given["gen_prefix_mask"], expected["adapter_mask"], given["gen_suffix_mask"]]
-    mask = torch.cat(parts, dim=1)
-    done, said = torch.zeros(len(ids), dtype=torch.bool), []
-    for _ in range(steps):
-        logits = padded_pass(model, ids, mask, expected["adapter_embeds"])[:, -1]
-        new = logits.argmax(-1)
-        if not said:
-            new = logits.index_fill(1, torch.tensor([EOS]), -torch.inf).argmax(-1)  # one token at least
-        else:
-            new[torch.isin(said[-1], torch.tensor(stops))] = EOS
-        new[done] = EOS
-        done |= new == EOS
-        said.append(new)
-        ids, mask = torch.cat([ids, new[:, None]], dim=1), torch.cat([mask, torch.ones_like(new)[:, None]], dim=1)
-        if done.all():
-            break
-    return torch.stack(said, dim=1)
