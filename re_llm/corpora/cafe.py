@@ -1,7 +1,8 @@
 """CaFE: twelve actors of Québec, six sentences, seven emotions in two intensities (Gournay et al. 2018).
 
 `08-P-2-1.wav` is actor, emotion (Colère, Dégoût, Joie, Neutre, Peur, Surprise, Tristesse), intensity, sentence. The
-accents in the names of the folders are often broken by the archive, so that only the names of the files are read.
+accents in the names of the folders are often broken by the archive, so that only the names of the files are read. The
+release holds everything at 48 kHz and at 192 kHz: where both are there, the copies at 192 kHz are left out.
 """
 
 from __future__ import annotations
@@ -32,13 +33,18 @@ INFO = CorpusInfo(
 EMOTIONS = {
     "C": "angry", "D": "disgust", "J": "happy", "N": "neutral", "P": "fear", "S": "surprise", "T": "sad",
 }  # fmt: skip
+HIGH, LOW = "CaFE_192k", "CaFE_48k"
 _NAME = re.compile(r"(\d\d)-([CDJNPST])-([12])-([1-6])")
 
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by folder and name."""
     root = tree_root(scan, _NAME, INFO.root)
+    twice = (root / LOW).is_dir() and (root / HIGH).is_dir()
     for path, name in coded_names(scan, root, _NAME, "ACTOR-EMOTION-INTENSITY-SENTENCE"):
+        if twice and HIGH in path.relative_to(root).parts:
+            scan.drop("copy at 192 kHz")
+            continue
         actor, raw, intensity, sentence = name.groups()
         yield Utterance(
             key=f"cafe-{path.stem}",

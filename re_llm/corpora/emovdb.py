@@ -39,7 +39,9 @@ def read(scan: Scan) -> Iterator[Utterance]:
     root = tree_root(scan, _NAME, INFO.root)
     words = _arctic(root / "cmuarctic.data")
     for path, name in coded_names(scan, root, _NAME, "EMOTION_FIRST-LAST_SENTENCE"):
-        speaker, _, state = "_".join(path.relative_to(root).parts[:-1]).partition("_")
+        speaker, _, state = path.parent.name.partition("_")
+        if not state:
+            speaker, state = path.absolute().parent.parent.name, path.parent.name
         emotion = scan.emotion(state, path, extra=SLEEPY)
         if speaker not in SPEAKERS or emotion is None:
             if speaker not in SPEAKERS:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from re_llm.corpora.base import CorpusInfo, Filters, Scan, pseudo_random_order
-from re_llm.corpora.files import read_lines, visible
+from re_llm.corpora.files import read_lines, recordings, visible
 from re_llm.errors import RellmError
 from re_llm.records import Utterance
 
@@ -50,7 +50,9 @@ CHINESE = {
     "中立": "neutral", "生气": "angry", "愤怒": "angry", "开心": "happy", "快乐": "happy",
     "伤心": "sad", "悲伤": "sad", "惊喜": "surprise", "惊讶": "surprise",
 }  # fmt: skip
-_LINE = re.compile(r"^(?P<key>\d{4}_\d{6})\s+(?P<rest>\S.*)$")
+_LINE = re.compile(r"^(?P<key>\d{4}_\d{6})\s*(?P<rest>\S.*)$")
+# Some lines have blanks in place of the tabs, or nothing at all: `... every day.Surprise`.
+_LABEL = re.compile(rf"^(?P<text>.*\S)\s*(?P<label>Neutral|Angry|Happy|Sad|Surprise|{'|'.join(CHINESE)})$")
 _FILE = re.compile(r"^(?P<speaker>\d{4})_(?P<number>\d{6})$")
 
 
@@ -126,7 +128,7 @@ def _speaker(scan: Scan, folder: Path) -> Iterator[Row]:
         scan.problem(listing, "the transcripts of the speaker are missing")
     lines = dict(_transcripts(scan, listing)) if listing.is_file() else {}
     found = set()
-    for path in visible(folder.rglob("*.wav")):
+    for path in recordings(folder):
         raw = path.relative_to(folder).parts[0]
         match = _FILE.match(path.stem)
         if match is None or match["speaker"] != folder.name:
@@ -154,12 +156,12 @@ def _transcripts(scan: Scan, listing: Path) -> Iterator[tuple[str, tuple[int, st
         if match is None:
             scan.problem(listing, f"not a transcript: {line[:80]!r}", number)
             continue
-        words = match["rest"].split()
-        label = CHINESE.get(words[-1]) or words[-1].lower()
-        if label in INFO.emotions and len(words) > 1:
-            yield match["key"], (number, match["rest"].rstrip()[: -len(words[-1])].strip(), label)
-        else:
+        labelled = _LABEL.match(match["rest"].strip())
+        if labelled is None:
             yield match["key"], (number, match["rest"].strip(), None)
+        else:
+            label = CHINESE.get(labelled["label"]) or labelled["label"].lower()
+            yield match["key"], (number, labelled["text"], label)
 
 
 def test_sentences(present: set[int], protocol: str, seed: int) -> set[int]:

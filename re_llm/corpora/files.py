@@ -30,7 +30,7 @@ def decode_text(data: bytes) -> str:
     """Text of a label or transcript file whose encoding is not known.
 
     Byte order marks decide first, then NUL bytes (UTF-16 without a mark), then UTF-8; what is left is GB 18030 when
-    it decodes to Chinese characters, and Latin-1 otherwise.
+    it decodes to Chinese characters, and Latin-1 (with the punctuation of cp1252) otherwise.
     """
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if data.startswith(mark):
@@ -45,7 +45,7 @@ def decode_text(data: bytes) -> str:
 
 
 def _decode_legacy(data: bytes) -> str:
-    return data.decode("gb18030" if _is_chinese(data) else "latin-1")
+    return data.decode("gb18030") if _is_chinese(data) else data.decode("latin-1").translate(_C1)
 
 
 def _is_chinese(data: bytes) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from re_llm.corpora.base import CorpusInfo, Filters, Scan, dimensions
-from re_llm.corpora.files import read_lines, visible
+from re_llm.corpora.files import read_lines, recordings, visible
 from re_llm.errors import RellmError
 from re_llm.records import Utterance
 
@@ -44,13 +44,13 @@ _TURN = re.compile(
     r"^\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\s+(?P<key>Ses\w+)\s+(?P<label>\w+)\s+"
     r"\[(?P<valence>[-\d.]+),\s*(?P<arousal>[-\d.]+),\s*(?P<dominance>[-\d.]+)\]\s*$"
 )
-_WORDS = re.compile(r"^(?P<key>Ses\w+)\s*\[[\d.\s-]*\]:\s*(?P<text>.*)$")
+_WORDS = re.compile(r"^(?P<key>Ses\w+)\s*\[[\d.\s-]*\]\s*:?\s*(?P<text>.*)$")
 _KEY = re.compile(r"^Ses(?P<session>\d\d)[FM]_\w+_(?P<speaker>[FM])\w+$")
 
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by session and dialogue, in the order of time."""
-    root = scan.path_root(lambda p: (p / "Session1").is_dir(), f"expected {INFO.root} in it")
+    root = scan.path_root(lambda p: next(p.glob("Session[1-5]"), None) is not None, f"expected {INFO.root} in it")
     test = scan.option("test_session", 5, int)
     sessions = list(visible(root.glob("Session[1-5]")))
     if test not in range(1, 6):
@@ -65,6 +65,7 @@ def read(scan: Scan) -> Iterator[Utterance]:
             scan.problem(labels, "no label files")
         for file in files:
             yield from _dialogue(scan, session, file, split)
+        _unlabelled(scan, session, files)
 
 
 def _dialogue(scan: Scan, session: Path, labels: Path, split: str) -> Iterator[Utterance]:
@@ -101,6 +102,14 @@ def _dialogue(scan: Scan, session: Path, labels: Path, split: str) -> Iterator[U
             emotion_raw=label,
             **dimensions(scan, ratings, SCALE, labels, number),
         )
+
+
+def _unlabelled(scan: Scan, session: Path, files: list[Path]) -> None:
+    """Counts dialogues that have recordings and no label file."""
+    labelled = {file.stem for file in files}
+    for folder in visible((session / "sentences" / "wav").glob("Ses*")):
+        if folder.name not in labelled:
+            scan.drop(f"recording of {folder.name}, which has no label file", sum(1 for _ in recordings(folder)))
 
 
 def _speaker(key: str) -> str:

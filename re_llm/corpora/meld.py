@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from re_llm.corpora.base import BLSP_EMO, CorpusInfo, Scan
-from re_llm.corpora.files import read_table
-from re_llm.errors import RellmError
+from re_llm.corpora.files import read_table, without_row
 from re_llm.records import Utterance
 
 INFO = CorpusInfo(
@@ -44,8 +43,16 @@ def read(scan: Scan) -> Iterator[Utterance]:
             scan.problem(root / f"{part}_sent_emo.csv", "the table is missing")
             continue
         clips = _clips(root, part)
+        if clips is None:
+            scan.problem(table, f"no clips of {part}: unpack {part}.tar.gz in {root}")
+            scan.drop(f"{part}: no clips are there", sum(1 for _ in read_table(scan, table, COLUMNS)))
+            continue
+        named = set()
         for line, row in read_table(scan, table, COLUMNS):
-            yield _utterance(scan, part, clips, table, line, row)
+            utterance = _utterance(scan, part, clips, table, line, row)
+            named.add(utterance.audio)
+            yield utterance
+        without_row(scan, [clips], named, table)
 
 
 def _table(root: Path, part: str) -> Path | None:
@@ -53,13 +60,10 @@ def _table(root: Path, part: str) -> Path | None:
     return next((p for p in (root / name, root / part / name) if p.is_file()), None)
 
 
-def _clips(root: Path, part: str) -> Path:
+def _clips(root: Path, part: str) -> Path | None:
     name = FOLDERS[part]
     candidates = (root / part / name, root / name, root / f"{part}_splits", root / "wav" / part)
-    found = next((p for p in candidates if p.is_dir()), None)
-    if found is None:
-        raise RellmError(f"{root} has no clips of {part}: {candidates[0]}", todo=f"Unpack {part}.tar.gz in {root}")
-    return found
+    return next((p for p in candidates if p.is_dir()), None)
 
 
 def _utterance(scan: Scan, part: str, clips: Path, table: Path, line: int, row: dict[str, str]) -> Utterance:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from re_llm.corpora.base import CorpusInfo, Filters, Scan
-from re_llm.corpora.files import read_table
+from re_llm.corpora.files import read_table, without_row
 from re_llm.emotions import PROMPT_EMOTIONS
 from re_llm.records import Utterance
 
@@ -51,11 +51,13 @@ def read(scan: Scan) -> Iterator[Utterance]:
         if not file.is_file():
             scan.problem(file, f"the labels of {part} are missing")
             continue
+        named: set[str] = set()
         for line, row in read_table(scan, file, ("name", "discrete")):
             clip = _clip(root, part, row["name"])
             if clip is None:
                 scan.problem(file, f"no clip {row['name']} in {part}", line)
                 continue
+            named.add(str(clip))
             yield Utterance(
                 key=f"merbench-{row['name']}",
                 corpus="merbench",
@@ -66,6 +68,7 @@ def read(scan: Scan) -> Iterator[Utterance]:
                 emotion=scan.emotion(row["discrete"], file, line, WORRIED),
                 emotion_raw=row["discrete"],
             )
+        without_row(scan, {Path(clip).parent for clip in named}, named, file)
 
 
 def _clip(root: Path, part: str, name: str) -> Path | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from re_llm.corpora.base import CorpusInfo, Scan, dimensions, pseudo_random_order
-from re_llm.corpora.files import TEXT_BYTES, decode_text, read_lines, read_table
+from re_llm.corpora.files import TEXT_BYTES, decode_text, read_lines, read_table, without_row
 from re_llm.errors import RellmError
 from re_llm.records import Utterance
 
@@ -60,6 +60,7 @@ LABEL_FILES = (
 )
 FIELDS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Split_Set")
 NOBODY = frozenset({"", "unknown"})
+GENDERS = frozenset({"female", "male"})
 _TEXT_LINE = re.compile(
     r"^(?P<file>[\w.-]+\.wav);\s*(?P<code>\w)\w*;\s*A:\s*(?P<a>[-\d.]+);\s*V:\s*(?P<v>[-\d.]+);\s*D:\s*(?P<d>[-\d.]+);"
 )
@@ -76,6 +77,7 @@ class Row:
     dominance: float
     speaker: str | None
     split: str
+    gender: str | None
     line: int | None
 
 
@@ -85,15 +87,24 @@ def read(scan: Scan) -> Iterator[Utterance]:
     labels = _label_file(root)
     assert labels is not None, root
     audio = next((root / name for name in ("Audios", "Audio") if (root / name).is_dir()), root / "Audios")
-    rows: Iterator[Row] = _rows(scan, labels)
+    named: set[str] = set()
+    rows = _noted(_rows(scan, labels), audio, named)
     if scan.protocol is not None:
         rows = iter(_sample(scan, list(rows)))
     for row in rows:
         yield _utterance(scan, root, audio, labels, row)
+    without_row(scan, [audio], named, labels)  # the labels of Test3 are kept secret
+
+
+def _noted(rows: Iterator[Row], audio: Path, named: set[str]) -> Iterator[Row]:
+    for row in rows:
+        named.add(str(audio / row.file))
+        yield row
 
 
 def _label_file(root: Path) -> Path | None:
-    candidates = (folder / name for name in LABEL_FILES for folder in (root / "Labels", root))
+    folders = (root / "Labels", root / "Label", root / "labels", root / "label", root)
+    candidates = (folder / name for name in LABEL_FILES for folder in folders)
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -119,7 +130,11 @@ def _row(scan: Scan, labels: Path, fields: dict[str, str], line: int | None) -> 
         scan.problem(labels, f"{fields['FileName']}: ratings are not numbers", line)
         return None
     speaker = None if str(fields["SpkrID"]).strip().lower() in NOBODY else str(fields["SpkrID"]).strip()
-    return Row(fields["FileName"], fields["EmoClass"].strip(), valence, arousal, dominance, speaker, split, line)
+    gender = fields.get("Gender", "").strip().lower()
+    return Row(
+        fields["FileName"], fields["EmoClass"].strip(), valence, arousal, dominance, speaker, split,
+        gender if gender in GENDERS else None, line,
+    )  # fmt: skip
 
 
 def _json_rows(scan: Scan, labels: Path) -> Iterator[Row | None]:
@@ -210,6 +225,7 @@ def _utterance(scan: Scan, root: Path, audio: Path, labels: Path, row: Row) -> U
         speaker=row.speaker,
         emotion=known,
         emotion_raw=code,
+        gender=row.gender,  # type: ignore[call-arg]
         **dimensions(scan, ratings, SCALE, labels, row.line),
     )
 

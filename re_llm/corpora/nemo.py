@@ -1,6 +1,7 @@
 """nEMO: nine Polish actors, ninety sentences, six emotions (Christop 2024).
 
-Quirk: speaker ids in `data.tsv` can be padded with blanks.
+Quirk: speaker ids in `data.tsv` are padded with blanks. The edition on the Hugging Face hub (parquet) is read by `hf`
+with the options `corpus=nemo`, `default_language=pl` and `extract`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.files import read_table
+from re_llm.corpora.files import read_table, without_row
 from re_llm.records import Utterance
 
 INFO = CorpusInfo(
@@ -31,8 +32,10 @@ def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances in the order of `data.tsv`."""
     root = scan.path_root(lambda p: (p / "data.tsv").is_file(), f"expected {INFO.root} in it")
     table = root / "data.tsv"
+    named = set()
     for line, row in read_table(scan, table, COLUMNS, delimiter="\t", quoted=False):
         file = row["file_id"] if row["file_id"].endswith(".wav") else f"{row['file_id']}.wav"
+        named.add(str(root / "samples" / file))
         yield Utterance(
             key=f"nemo-{file.removesuffix('.wav')}",
             corpus="nemo",
@@ -45,3 +48,4 @@ def read(scan: Scan) -> Iterator[Utterance]:
             emotion_raw=row["emotion"],
             gender=row["gender"],  # type: ignore[call-arg]
         )
+    without_row(scan, [root / "samples"], named, table)

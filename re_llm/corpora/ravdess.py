@@ -1,7 +1,7 @@
 """RAVDESS: 24 actors, two sentences, eight emotions in two intensities (Livingstone and Russo 2018).
 
 Quirks: five files have two channels, two are byte-identical (a check reports them); songs and videos of the full
-release follow the same naming and are left out.
+release follow the same naming and are left out; the copy at Kaggle holds every recording twice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ INFO = CorpusInfo(
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise")
 STATEMENTS = ("Kids are talking by the door.", "Dogs are sitting by the door.")
-SPEECH, VIDEO_ONLY = "01", "02"
+SPEECH, AUDIO_ONLY = "01", "03"
 _NAME = re.compile(r"(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
 _FORM = "MODALITY-CHANNEL-EMOTION-INTENSITY-STATEMENT-REPETITION-ACTOR"
 
@@ -41,8 +41,8 @@ def read(scan: Scan) -> Iterator[Utterance]:
     root = scan.path_root(lambda p: any(p.glob("Actor_[0-9][0-9]")), f"expected {INFO.root} in it")
     for path, name in coded_names(scan, root, _NAME, _FORM):
         modality, channel, emotion, intensity, statement, repetition, actor = name.groups()
-        if channel != SPEECH or modality == VIDEO_ONLY:
-            scan.drop("song" if channel != SPEECH else "video without sound")
+        if channel != SPEECH or modality != AUDIO_ONLY:
+            scan.drop("song" if channel != SPEECH else "video")
         elif path.parent.name != f"Actor_{actor}":
             scan.problem(path, f"the file of actor {actor} lies in {path.parent.name}")
         else:

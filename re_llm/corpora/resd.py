@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from re_llm.corpora.base import CorpusInfo, Filters, Scan
 from re_llm.corpora.columns import Table, read_utterances
+from re_llm.corpora.files import without_row
 from re_llm.emotions import PROMPT_EMOTIONS
 from re_llm.records import Utterance
 
@@ -39,8 +40,11 @@ def read(scan: Scan) -> Iterator[Utterance]:
         if file.is_file():
             columns = {"audio": "path", "emotion": "emotion"}
             table = Table(file, "resd", root / split, split=split, language="ru", columns=columns, labels=LABELS)
+            named = set()
             for utterance in read_utterances(scan, table):
+                named.add(utterance.audio)
                 utterance.key = f"resd-{split}-{utterance.key.removeprefix('resd-')}"
                 yield utterance
+            without_row(scan, [root / split], named, file)
         else:
             scan.problem(file, "the table is missing")

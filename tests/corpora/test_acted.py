@@ -115,10 +115,47 @@ def test_ravdess_leaves_songs_out_and_has_five_classes_in_blsp_emo(tmp_path):
     for emotion in range(1, 9):
         worlds.sound(root / f"Actor_01/03-01-{emotion:02}-01-01-01-01.wav", 0.1)
     worlds.sound(root / "Actor_01/03-02-03-01-01-01-01.wav", 0.1)
+    worlds.sound(root / "Actor_01/01-01-03-01-01-01-01.wav", 0.1)
     report = prepare("ravdess", root, tmp_path / "m.jsonl", protocol="blsp-emo")
     assert set(report.by_emotion) == {"neutral", "happy", "sad", "angry", "surprise"}
-    assert report.dropped == {"song": 1, "emotion calm": 1, "emotion fear": 1, "emotion disgust": 1}
+    assert report.dropped == {"song": 1, "video": 1, "emotion calm": 1, "emotion fear": 1, "emotion disgust": 1}
     assert report.by_split == {"test": 5}
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "again"),
+    [
+        ("ravdess", "Actor_01", "audio_speech_actors_01-24/Actor_01"),
+        ("tess", "OAF_Sad", "TESS Toronto emotional speech set data/OAF_Sad"),
+    ],
+)
+def test_copies_of_kaggle_hold_everything_twice(tmp_path, name, path, again):
+    file = {"ravdess": "03-01-05-01-01-01-01.wav", "tess": "OAF_pool_sad.wav"}[name]
+    first = worlds.sound(tmp_path / name / path / file, 0.1)
+    second = tmp_path / name / again / file
+    second.parent.mkdir(parents=True)
+    second.write_bytes(first.read_bytes())
+    report = prepare(name, tmp_path / name, tmp_path / "m.jsonl", strict=True)
+    assert report.rows == 1 and report.dropped == {"second copy of a recording": 1}
+    worlds.sound(second, 0.2)
+    report = prepare(name, tmp_path / name, tmp_path / "m.jsonl")
+    assert report.rows == 1 and "occurs twice" in report.problems[0].what, "another recording of that name"
+
+
+def test_cafe_at_two_rates(tmp_path):
+    for folder in ("CaFE_48k", "CaFE_192k"):
+        worlds.sound(tmp_path / f"cafe/{folder}/Peur/Fort/08-P-2-1.wav", 0.1)
+    report = prepare("cafe", tmp_path / "cafe", tmp_path / "m.jsonl", strict=True)
+    assert report.dropped == {"copy at 192 kHz": 1}
+    assert "48k" in next(read_records(tmp_path / "m.jsonl", Utterance)).audio
+
+
+@pytest.mark.parametrize("given", [".", "EmoV-DB/bea", "EmoV-DB/bea/Sleepy"])
+def test_emovdb_from_any_level(tmp_path, given):
+    worlds.sound(tmp_path / "EmoV-DB/bea/Sleepy/Sleepiness_1-28_0012.wav", 0.1)
+    prepare("emovdb", tmp_path / given, tmp_path / "m.jsonl", strict=True)
+    (row,) = read_records(tmp_path / "m.jsonl", Utterance)
+    assert (row.speaker, row.emotion, row.emotion_raw) == ("bea", "other", "Sleepy")
 
 
 def test_crema_d_perceived(tmp_path):
@@ -138,11 +175,15 @@ def test_nemo(tmp_path):
     worlds.sound(root / "samples" / "EB0_anger_1.wav", 0.1)
     header = "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage"
     worlds.write(
-        root / "data.tsv", f'{header}\nEB0_anger_1.wav\tanger\t"To" jest zdanie.\tto jest zdanie\tEB0 \tfemale\t40\n'
+        root / "data.tsv",
+        f'{header}\nEB0_anger_1.wav\tanger\t"To" jest zdanie.\tto jest zdanie\t        EB0\tfemale\t40\n',
     )
     assert prepare("nemo", root, tmp_path / "m.jsonl").problems == []
     row = next(read_records(tmp_path / "m.jsonl", Utterance))
     assert (row.emotion, row.speaker, row.text) == ("angry", "EB0", '"To" jest zdanie.')
+    worlds.sound(root / "samples" / "EB0_fear_1.wav", 0.1)
+    dropped = prepare("nemo", root, tmp_path / "m.jsonl").dropped
+    assert dropped == {"recording in samples without a row in data.tsv, such as EB0_fear_1.wav": 1}
 
 
 def test_mead_needs_transcripts_for_its_protocol(tmp_path):

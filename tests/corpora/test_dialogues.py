@@ -1,10 +1,8 @@
 """MELD and CMU-MOSEI: tables beside clips, segments of long recordings."""
 
 import corpus_worlds as worlds
-import pytest
 
 from re_llm.corpora import prepare
-from re_llm.errors import RellmError
 from re_llm.records import Utterance, read_records
 
 
@@ -58,8 +56,18 @@ def test_meld_in_blsp_emo(tmp_path):
 def test_meld_not_unpacked(tmp_path):
     root = meld(tmp_path / "meld")
     (root / "train/train_splits").rename(tmp_path / "elsewhere")
-    with pytest.raises(RellmError, match=r"Unpack train\.tar\.gz"):
-        prepare("meld", root, tmp_path / "m.jsonl")
+    report = prepare("meld", root, tmp_path / "m.jsonl")
+    assert report.by_split == {"dev": 1, "test": 1} and report.dropped == {"train: no clips are there": 3}
+    assert "unpack train.tar.gz" in report.problems[0].what and report.problems[0].file == "train_sent_emo.csv"
+
+
+def test_meld_clips_without_a_row(tmp_path):
+    root = meld(tmp_path / "meld")
+    for name in ("final_videos_testdia2_utt1", "dia9_utt9"):
+        worlds.sound(root / f"test/output_repeated_splits_test/{name}.wav", 0.1)
+    report = prepare("meld", root, tmp_path / "m.jsonl")
+    (why,) = report.dropped
+    assert report.dropped[why] == 2 and "without a row in test_sent_emo.csv, such as dia9_utt9.wav" in why
 
 
 def mosei(root):

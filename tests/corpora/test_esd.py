@@ -99,6 +99,17 @@ def test_missing_and_contradicting_files_are_problems(tmp_path):
     assert (root / "0011/0011.txt").read_text().splitlines()[line - 1].startswith("0011_001052")
 
 
+def test_lines_that_lost_their_tabs(tmp_path):
+    root = worlds.esd(tmp_path / "esd", sentences=4)
+    text = (root / "0011/0011.txt").read_text()
+    text = text.replace("Café number 1 opens at nine.\tSad", "Café number 1 opens at nine.Sad")
+    text = text.replace("0011_001053\t", "0011_001053")
+    (root / "0011/0011.txt").write_text(text)
+    found = {u.key: u for u in rows(root, tmp_path / "m.jsonl")}
+    assert found["esd-0011_001052"].text == "Café number 1 opens at nine."
+    assert found["esd-0011_001053"].text == "Café number 2 opens at nine."
+
+
 def test_wrong_folder(root, tmp_path):
     with pytest.raises(RellmError, match="too deep"):
         prepare("esd", root / "0011", tmp_path / "m.jsonl")

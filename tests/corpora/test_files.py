@@ -47,6 +47,19 @@ def test_tables(tmp_path):
     assert [(p.line, p.what) for p in problems] == [(4, "1 columns instead of 2")]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "gb18030"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_in_other_encodings(tmp_path, encoding, end):
+    text = end.join(["a,b", *(f"sample_{n},今天的天气真不错我们出去走走" for n in range(40))])
+    rows, problems = table(tmp_path, text.encode(encoding))
+    assert problems == [] and len(rows) == 40 and rows[7] == (9, {"a": "sample_7", "b": "今天的天气真不错我们出去走走"})
+
+
+def test_a_table_in_latin_1(tmp_path):
+    rows, _ = table(tmp_path, "a,b\r\nL'été,déjà vu\r\n".encode("latin-1"))
+    assert rows == [(2, {"a": "L'été", "b": "déjà vu"})]
+
+
 def test_damaged_apostrophes(tmp_path):
     # cp1252 bytes as they are, and as Latin-1 decoded and then written as UTF-8.
     rows, _ = table(tmp_path, b"a,b\nit\x92s,it\xc2\x92s\n")

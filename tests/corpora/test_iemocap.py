@@ -90,6 +90,13 @@ def test_broken_lines_are_listed_with_file_and_line(tmp_path):
     assert not (tmp_path / "s.jsonl").exists()
 
 
+def test_recordings_of_a_dialogue_without_labels_are_counted(tmp_path):
+    root = worlds.iemocap(tmp_path / "corpus")
+    worlds.sound(root / "Session3/sentences/wav/Ses03F_impro09/Ses03F_impro09_F000.wav")
+    report = prepare("iemocap", root, tmp_path / "m.jsonl", strict=True)
+    assert report.dropped == {"recording of Ses03F_impro09, which has no label file": 1}
+
+
 def test_a_missing_session_is_a_problem(tmp_path):
     root = worlds.iemocap(tmp_path / "corpus")
     (root / "Session4").rename(tmp_path / "elsewhere")

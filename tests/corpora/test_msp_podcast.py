@@ -31,7 +31,7 @@ def test_everything(root, tmp_path):
     assert [u.emotion for u in found if u.emotion_raw == "X"] == [None, None]
     assert found[6].arousal == 1.0 - 1.0 * (6 % 7 != 6), "the scale is 1..7"
     assert found[6].valence == 0.5 and found[6].dominance == 0.25
-    assert found[0].text == "and then story number 0 went on"
+    assert found[0].text == "and then story number 0 went on" and found[0].model_extra["gender"] == "male"
 
 
 def test_sample_is_repeatable_and_of_the_wanted_size(root, tmp_path):
@@ -99,6 +99,14 @@ def test_broken_rows_are_listed(tmp_path):
     lines_told = {p.line: p.what for p in report.problems if p.file.endswith(".csv")}
     assert set(lines_told) == {2, 3, 4, 5} and "'Q'" in lines_told[5] and "'Test9'" in lines_told[2]
     assert [p.what for p in report.problems if p.file.endswith(".txt")] == ["the transcript is missing"]
+
+
+def test_recordings_without_a_label_are_counted(tmp_path):
+    root = worlds.msp_podcast(tmp_path / "msp")
+    worlds.sound(root / "Audios/MSP-PODCAST_test3_0001.wav")
+    report = prepare("msp_podcast", root, tmp_path / "m.jsonl", protocol="re-llm", options=SMALL, strict=True)
+    (why,) = (why for why in report.dropped if "without a row" in why)
+    assert report.dropped[why] == 1 and "MSP-PODCAST_test3_0001.wav" in why
 
 
 def test_a_table_without_a_column_names_it(tmp_path):
