@@ -325,6 +325,38 @@ def problems(samples: Samples) -> list[str]:
     return found
 
 
+def refuse_silence(samples: Samples, name: str) -> Samples:
+    """The samples [T], when there is something to hear in them.
+
+    A model asked about silence names an emotion and answers all the same; whoever asked would take it for heard.
+
+    Raises:
+        RellmError: nothing in them rises above -80 dBFS, a constant offset left aside.
+    """
+    if len(samples) and float(np.ptp(samples)) < SILENCE_PEAK:
+        raise RellmError(
+            f"{name} is silent: nothing can be heard in it",
+            allowed="recordings with a peak above -80 dBFS",
+            todo="Check the microphone, or the file",
+        )
+    return samples
+
+
+def refuse_long(samples: Samples, name: str, longest: float) -> Samples:
+    """The samples [T] at `RATE`, when they last at most `longest` seconds: what `Engine.longest` gave.
+
+    Raises:
+        RellmError: they last longer than the LLM that is to read them has room for.
+    """
+    if len(samples) > longest * RATE:
+        raise RellmError(
+            f"{name} is too long for this LLM: {len(samples) / RATE:.1f} s",
+            allowed=f"up to {longest:g} s beside the prompt and the answer",
+            todo="Cut the recording, or lower --max-new-tokens",
+        )
+    return samples
+
+
 def sha256(source: Source, *, root: str | os.PathLike[str] | None = None) -> str:
     """Hash of the bytes of the file (or of the member), as hexadecimal text."""
     with open_bytes(source, root) as (file, _, _):

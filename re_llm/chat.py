@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from re_llm import audio
 from re_llm.errors import RellmError
+from re_llm.terminal import dimensions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,9 +87,7 @@ class Chat:
         ranked = sorted(estimate.probabilities.items(), key=lambda pair: -pair[1])[:LIKELY]
         for name, value in ranked:
             self.console.print(f"  [dim]{name:10}[/] [cyan]{'█' * round(BAR * value):{BAR}}[/] {value:4.0%}")
-        values = {name: getattr(estimate, name) for name in ("valence", "arousal", "dominance")}
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in values.items() if value is not None)
-        if shown:
+        if shown := dimensions(estimate):
             self.console.print(f"  [dim]{shown}[/]")
 
 

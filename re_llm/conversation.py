@@ -33,7 +33,7 @@ class Turn:
     parts: tuple[str | Heard, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Said(Answer):
     """An answer, and the length of the row it answers."""
 

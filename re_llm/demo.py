@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from re_llm.errors import RellmError
+from re_llm.terminal import dimensions, likely, print_pairs
 
 PROMPT = "chat-empathetic"
 MAX_NEW_TOKENS = 64
+WIDTH = 16  # characters in front of what was heard and said
 PLAYERS = (("aplay", "-q"), ("afplay",), ("ffplay", "-nodisp", "-autoexit", "-loglevel", "quiet"))
 NEXT = (
     ("re-llm respond {recording}", "the same for a recording of yours"),
@@ -163,7 +165,7 @@ def _show(console: Any, heard: list[Heard], folder: Path, command: tuple[str, ..
         # What a reader makes of the same words is the same: it is shown once.
         if before is None or (item.transcript, item.text_only) != (before.transcript, before.text_only):
             read = (f"[dim]“{escape(item.transcript)}”[/]", f"[yellow]{escape(item.text_only)}[/]")
-            _print_pairs(console, ("who only reads", read[0]), ("answers", read[1]))
+            print_pairs(console, ("who only reads", read[0]), ("answers", read[1]), width=WIDTH)
         if command:
             _play(command, folder / item.recording)
         _show_one(console, item)
@@ -178,26 +180,16 @@ def _show(console: Any, heard: list[Heard], folder: Path, command: tuple[str, ..
 def _show_one(console: Any, item: Heard) -> None:
     from rich.markup import escape
 
-    ranked = sorted(item.probabilities.items(), key=lambda pair: -pair[1])[:3]
-    likely = ", ".join(f"{name} {100 * value:.0f} %" for name, value in ranked)
-    named = {"valence": item.valence, "arousal": item.arousal, "dominance": item.dominance}
-    dimensions = ", ".join(f"{name} {value:.2f}" for name, value in named.items() if value is not None)
     mark = "[green]✓[/]" if item.emotion == item.reference else "[red]✗[/]"
     console.print(f"  [cyan]{item.recording}[/]  spoken [bold]{item.reference}[/]")
-    heard = f"{mark} {likely}\n[dim]{dimensions}[/]" if dimensions else f"{mark} {likely}"
-    _print_pairs(console, ("heard", heard), ("answers", f"[green]{escape(item.response)}[/]"))
-
-
-def _print_pairs(console: Any, *pairs: tuple[str, str]) -> None:
-    """Names to the right of a column, texts wrapped beside them."""
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(justify="right", width=16)
-    grid.add_column(overflow="fold")
-    for name, text in pairs:
-        grid.add_row(name, text)
-    console.print(grid)
+    told = dimensions(item)
+    print_pairs(
+        console,
+        ("heard", f"{mark} {likely(item.probabilities)}"),
+        ("", f"[dim]{told}[/]" if told else ""),
+        ("answers", f"[green]{escape(item.response)}[/]"),
+        width=WIDTH,
+    )
 
 
 def _summarize(console: Any, heard: list[Heard]) -> None:

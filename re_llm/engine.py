@@ -5,8 +5,10 @@ B batch, S speech tokens, L tokens, E emotions.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +23,14 @@ from re_llm.config import mini_assets, resolve_component
 from re_llm.emotions import parse_answer
 from re_llm.errors import RellmError
 from re_llm.prompts import Prompt, get_prompt, split_chat
+from re_llm.vocabulary import require_words
 
 Audio = str | os.PathLike[str] | np.ndarray
 DEFAULT_PROMPT = "chat-empathetic"
 RECOGNIZE_PROMPT = "recognize"
 SHIPPED_MODEL = "mini:re-llm"
+ANSWER_TOKENS = 128  # unless asked otherwise
+NAME_TOKENS = 16  # of the answer to a recognition prompt, which is one short sentence
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,10 @@ class Engine:
         return self.model.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
     def context(self) -> int | None:
         """Longest row of the LLM in tokens, the answer included; None when its config names no limit."""
         return getattr(self.model.config.text_config.get_text_config(), "max_position_embeddings", None)
@@ -95,20 +104,46 @@ class Engine:
         """16 kHz mono float32 samples of a path, or of an array that is that already.
 
         Raises:
-            RellmError: see `re_llm.audio.load`; or the array is not one-dimensional and finite.
+            RellmError: see `re_llm.audio.load`; or the array is not one-dimensional and finite; or it is silent.
         """
         if not isinstance(item, np.ndarray):
-            return audio.load(item)
+            return audio.refuse_silence(audio.load(item), os.fspath(item))
         array = np.asarray(item, dtype=np.float32)
         if array.ndim != 1:
             raise RellmError(f"audio array of shape {array.shape}", allowed="one dimension: 16 kHz mono samples")
         if not np.isfinite(array).all():
             raise RellmError("the audio array holds NaN or infinite samples")
-        return array
+        return audio.refuse_silence(array, "the audio array")
+
+    def longest(self, *asked: tuple[str | Prompt | None, int]) -> float:
+        """Seconds of speech that a row of the LLM has room for; infinite when that is more than can be loaded.
+
+        Args:
+            asked: every prompt that will stand around the speech, with the tokens that its answer may have; a prompt
+                that is None is not asked. Nothing counts the speech alone.
+        """
+        if self.context is None:
+            return math.inf
+        room = self.context - max((self._around(prompt) + tokens for prompt, tokens in asked if prompt), default=0)
+        tenths = range(1, round(10 * audio.MAX_SECONDS) + 1)
+        fit = bisect_right(tenths, room, key=lambda n: self.processor.speech_token_count(n * audio.RATE // 10))
+        return math.inf if fit == len(tenths) else fit / 10
+
+    def _around(self, prompt: str | Prompt) -> int:
+        """Tokens of a prompt without the speech."""
+        chosen = get_prompt(prompt) if isinstance(prompt, str) else prompt
+        return sum(len(self._tokens(piece)) for piece in split_chat(self.tokenizer, chosen))
 
     @torch.inference_mode()
     def hear(self, samples: Sequence[np.ndarray]) -> list[Heard]:
-        """Encodes one batch of recordings (16 kHz mono)."""
+        """Encodes one batch of recordings (16 kHz mono).
+
+        Raises:
+            RellmError: one is so long that the LLM could not read it, whatever it is asked.
+        """
+        longest = self.longest()
+        for each in samples:
+            audio.refuse_long(each, "the recording", longest)
         inputs = {k: v.to(self.device) for k, v in self.processor.audio_inputs(list(samples)).items()}
         with self._lock:
             speech = self.model.encode_speech(**inputs)
@@ -127,8 +162,11 @@ class Engine:
         return Estimate(max(by_name, key=by_name.__getitem__), by_name, valence, arousal, dominance)
 
     def _row(self, heard: Heard, around: tuple[str, str]) -> list[int]:
-        ids = [self.tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in around]
+        ids = [self._tokens(piece) for piece in around]
         return [*ids[0], *([self.model.config.speech_token_id] * len(heard.embeddings)), *ids[1]]
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _inputs(self, heard: Sequence[Heard] | None, rows: Sequence[list[int]]) -> dict[str, Any]:
         """Left-padded prompt rows with their speech tokens, if they have any."""
@@ -153,7 +191,7 @@ class Engine:
         prompt: str | Prompt = DEFAULT_PROMPT,
         *,
         history: list[dict[str, str]] | None = None,
-        max_new_tokens: int = 128,
+        max_new_tokens: int = ANSWER_TOKENS,
         **sampling: Any,
     ) -> list[Answer]:
         """The LLM's answers to one prompt about one batch of utterances. `sampling` goes to `generate`."""
@@ -196,7 +234,7 @@ class Engine:
     def recognize(self, item: Audio, *, prompt: str = RECOGNIZE_PROMPT) -> Estimate:
         """Asks the model which emotion it hears in one recording."""
         (heard,) = self.hear([self.samples(item)])
-        (answer,) = self.answer([heard], prompt, max_new_tokens=16)
+        (answer,) = self.answer([heard], prompt, max_new_tokens=NAME_TOKENS)
         return self._named(heard.estimate, answer)
 
     def _named(self, estimate: Estimate, answer: Answer) -> Estimate:
@@ -234,6 +272,7 @@ class Engine:
         prompt: str | Prompt | None = DEFAULT_PROMPT,
         recognize: str | None = None,
         batch_size: int = 16,
+        max_new_tokens: int = ANSWER_TOKENS,
         on_batch: Callable[[list[int], list[Reply]], None] | None = None,
         **options: Any,
     ) -> list[Reply]:
@@ -246,16 +285,24 @@ class Engine:
 
         Returns:
             Replies in the order of `items`.
+
+        Raises:
+            RellmError: a recording cannot be used, or is too long for the LLM; nothing has been answered then.
         """
         samples = [self.samples(item) for item in items]
+        longest = self.longest((prompt, max_new_tokens), (recognize, NAME_TOKENS))
+        for item, each in zip(items, samples, strict=True):
+            audio.refuse_long(each, "a recording" if isinstance(item, np.ndarray) else os.fspath(item), longest)
         replies: list[Reply | None] = [None] * len(samples)
         for batch in batches_by_length([len(s) for s in samples], batch_size):
             heard = self.hear([samples[i] for i in batch])
             estimates = [h.estimate for h in heard]
             if recognize:
-                asked = self.answer(heard, recognize, max_new_tokens=16)
+                asked = self.answer(heard, recognize, max_new_tokens=NAME_TOKENS)
                 estimates = [self._named(e, a) for e, a in zip(estimates, asked, strict=True)]
-            answers = self.answer(heard, prompt, **options) if prompt else [Answer("", 0, "stop")] * len(heard)
+            answers = [Answer("", 0, "stop")] * len(heard)
+            if prompt:
+                answers = self.answer(heard, prompt, max_new_tokens=max_new_tokens, **options)
             done = [_reply(e, a) for e, a in zip(estimates, answers, strict=True)]
             for i, reply in zip(batch, done, strict=True):
                 replies[i] = reply
@@ -300,7 +347,12 @@ def load(name: str | os.PathLike[str] = SHIPPED_MODEL, *, device: str = "auto", 
     folder = resolve_component(str(name))
     where = pick_device(device)
     model = ReLlmForConditionalGeneration.from_pretrained(folder, dtype=pick_dtype(dtype, where))
-    processor = ReLlmProcessor.from_pretrained(folder)
+    try:
+        processor = ReLlmProcessor.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"{folder} lacks what prepares text and audio, or holds it broken: {str(error).splitlines()[0]}"
+        raise RellmError(what, todo="Copy or download the whole folder again") from None
+    require_words(processor.tokenizer, folder)
     return Engine(model.to(where), processor, name=str(name))
 
 

@@ -1,21 +1,26 @@
 """`re-llm respond`: a system's reply to every utterance of a manifest, appended to `replies.jsonl` as they come.
 
-An interrupted run goes on where it stopped. A recording that cannot be used is not skipped in silence: it is listed
-with the reason in `<out stem>.dropped.jsonl` and counted.
+An interrupted run goes on where it stopped, with the model and options that the file was begun with: they stand in
+`NAME.provenance.json`. A recording that cannot be used is not skipped in silence: it is listed with the reason in
+`NAME.dropped.jsonl` and counted.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from re_llm import audio
+from re_llm.config import resolve_component
 from re_llm.errors import RellmError
 from re_llm.progress import progress_bar
+from re_llm.prompts import get_prompt
+from re_llm.provenance import begin_side, check_same, file_hash, fingerprint, read_side, write_side
 from re_llm.records import RecordAppender, Reply, Utterance, read_records
 
 if TYPE_CHECKING:
@@ -27,6 +32,18 @@ if TYPE_CHECKING:
 # Utterances decoded to samples at once: half an hour of speech is about 100 MB, and batches are sorted by length
 # within it. Also what a kill can cost a text system; a speech system writes every batch.
 CHUNK = 256
+
+# What a setting is called where a file is refused that was begun with another one.
+_OPTIONS = {
+    "model": "--model",
+    "checkpoint": "with another training of the model",
+    "system": "--system",
+    "prompt": "--prompt",
+    "recognize": "--recognize",
+    "wording": "when its prompts had other words",
+    "max_new_tokens": "--max-new-tokens",
+    "dtype": "--dtype",
+}
 
 
 class RowSystem(Protocol):
@@ -98,34 +115,76 @@ def rows_for(files: Iterable[str | os.PathLike[str]]) -> list[Utterance]:
     return list(rows.values())
 
 
-def respond_files(
-    engine: Engine,
-    rows: Sequence[Utterance],
-    *,
-    system: str = "re-llm",
-    prompt: str | None = "chat-empathetic",
-    seed: int | None = None,
-    **options: Any,
-) -> list[Reply]:
-    """Replies to recordings, kept in memory. `options` as for `Engine.respond_many`.
+@dataclass(frozen=True)
+class Ask:
+    """What is asked about every recording.
+
+    Attributes:
+        system: what the one who answers is called in the records and in the report.
+        prompt: id of the prompt to answer; None to recognise only.
+        recognize: id of a recognition prompt to ask as well; None to leave it out.
+        seed: of the training, for the report.
+    """
+
+    system: str = "re-llm"
+    prompt: str | None = "chat-empathetic"
+    recognize: str | None = None
+    batch_size: int = 16
+    max_new_tokens: int = 128
+    seed: int | None = None
+
+    def settings(self, responder: Engine | RowSystem) -> dict[str, Any]:
+        """Everything that decides the replies, as plain values."""
+        name = str(getattr(responder, "name", type(responder).__name__))
+        folder = Path(resolve_component(name))
+        wording = {id: get_prompt(id) for id in (self.prompt, self.recognize) if id}
+        return {
+            # A folder may be moved; what is in it tells whether it is still the same.
+            "model": Path(name).resolve().name if Path(name).is_dir() else name,
+            "checkpoint": fingerprint(folder) if folder.is_dir() else None,
+            "dtype": str(getattr(responder, "dtype", None)).removeprefix("torch."),
+            "system": self.system,
+            "prompt": self.prompt,
+            "recognize": self.recognize,
+            "wording": {id: [each.system, each.before, each.after] for id, each in wording.items()},
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
+
+    def longest(self, responder: Engine | RowSystem) -> float:
+        """Seconds of speech that the LLM has room for; who only reads hears none."""
+        if not hasattr(responder, "longest"):
+            return math.inf
+        from re_llm.engine import NAME_TOKENS
+
+        return responder.longest((self.prompt, self.max_new_tokens), (self.recognize, NAME_TOKENS))
+
+
+def respond_files(engine: Engine, rows: Sequence[Utterance], ask: Ask) -> list[Reply]:
+    """Replies to recordings, kept in memory.
 
     Raises:
         RellmError: a recording cannot be used.
     """
     answers: list[Answer] = []
     for first in range(0, len(rows), CHUNK):
-        samples = [audio.load(row.audio) for row in rows[first : first + CHUNK]]
-        answers += engine.respond_many(samples, prompt=prompt, **options)
-    pairs = zip(rows, answers, strict=True)
-    return [to_record(row, answer, system=system, prompt=prompt, seed=seed) for row, answer in pairs]
+        items = [row.audio for row in rows[first : first + CHUNK]]
+        answers += engine.respond_many(
+            items,
+            prompt=ask.prompt,
+            recognize=ask.recognize,
+            batch_size=ask.batch_size,
+            max_new_tokens=ask.max_new_tokens,
+        )
+    return [to_record(row, answer, ask) for row, answer in zip(rows, answers, strict=True)]
 
 
-def to_record(row: Utterance, reply: Answer, *, system: str, prompt: str | None, seed: int | None = None) -> Reply:
+def to_record(row: Utterance, reply: Answer, ask: Ask) -> Reply:
     """The record of one reply. `perceived` is the categorical head's choice, `recognized` what the LLM named."""
     probabilities = reply.probabilities or None
     return Reply(
         key=row.key,
-        system=system,
+        system=ask.system,
         response=reply.response,
         text=row.text,
         audio=row.audio,
@@ -139,10 +198,10 @@ def to_record(row: Utterance, reply: Answer, *, system: str, prompt: str | None,
         valence=_unit(reply.valence),
         arousal=_unit(reply.arousal),
         dominance=_unit(reply.dominance),
-        prompt=prompt,
-        tokens=reply.tokens if prompt else None,
-        finish_reason=reply.finish_reason if prompt else None,
-        seed=seed,
+        prompt=ask.prompt,
+        tokens=reply.tokens if ask.prompt else None,
+        finish_reason=reply.finish_reason if ask.prompt else None,
+        seed=ask.seed,
     )
 
 
@@ -157,29 +216,28 @@ def _moved(row: Utterance, old: Path, new: Path) -> Utterance:
     return row.model_copy(update={"audio": ":".join([os.path.relpath(old / path, new), *member])})
 
 
-def _load(
-    rows: Sequence[Utterance], root: Path, responder: Engine | RowSystem
-) -> tuple[list[Utterance], list[np.ndarray] | None, list[tuple[Utterance, RellmError]]]:
-    """(usable rows, their samples at 16 kHz, unusable rows with the reason); no samples for who only reads."""
-    if not getattr(responder, "needs_audio", True):
-        return list(rows), None, []
-    good, samples, bad = [], [], []
-    for row in rows:
-        try:
-            samples.append(audio.load(row.audio, start=row.start, duration=row.duration, root=root))
-            good.append(row)
-        except RellmError as error:
-            bad.append((row, error))
-    return good, samples, bad
-
-
 def _rows(manifest: Path, splits: Iterable[str] | None) -> list[Utterance]:
+    """Rows of the splits.
+
+    Raises:
+        RellmError: there are none, or two share a key.
+    """
     found = list(read_records(manifest, Utterance))
+    if not found:
+        raise RellmError(f"{manifest} holds no utterance", todo="Prepare the corpus again")
     wanted = set(splits) if splits else {row.split for row in found}
     rows = [row for row in found if row.split in wanted]
     if not rows:
-        names = ", ".join(sorted({row.split for row in found})) or "none: the file is empty"
+        names = ", ".join(sorted({row.split for row in found}))
         raise RellmError(f"{manifest} holds no utterance of the split {', '.join(sorted(wanted))}", allowed=names)
+    keys: set[str] = set()
+    for row in rows:
+        if row.key in keys:
+            raise RellmError(
+                f"{manifest} holds the key {row.key!r} twice",
+                todo="Give every utterance its own key; `re-llm prepare check` lists them",
+            )
+        keys.add(row.key)
     return rows
 
 
@@ -188,71 +246,138 @@ def respond_manifest(
     manifest: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    system: str = "re-llm",
     splits: Iterable[str] | None = None,
-    prompt: str | None = "chat-empathetic",
-    recognize: str | None = None,
-    batch_size: int = 16,
-    seed: int | None = None,
     strict: bool = False,
     progress: bool = True,
-    **options: Any,
+    **ask: Any,
 ) -> RespondReport:
     """Replies to the utterances of a manifest, as records in `out`; keys that `out` already holds are passed over.
 
     Args:
         responder: an engine, or a text system of `re_llm.systems`.
-        system: what it is called in the records and in the report.
         splits: only these splits; None takes all.
-        prompt: id of the prompt to answer; None to recognise only.
-        recognize: id of a recognition prompt to ask as well; None to leave it out.
         strict: raise at the first unusable recording instead of listing it.
-        options: further arguments of `respond_many` and `respond_rows`, e.g. `max_new_tokens`.
+        ask: fields of `Ask`.
 
     Raises:
-        RellmError: the manifest is missing or broken, no utterance is in the splits, or (strict) a recording is bad.
+        RellmError: the manifest is missing or broken, no utterance is in the splits, `out` was begun with another
+            model or other options, the disk is full, or (strict) a recording is bad. What is written stays.
     """
-    manifest, out = Path(manifest), Path(out)
+    manifest = Path(manifest)
     rows = _rows(manifest, splits)
+    made = {"manifest": manifest.name, "sha256": file_hash(manifest), "splits": sorted(splits or [])}
+    return respond_rows(
+        responder, rows, manifest.parent, Path(out), Ask(**ask), made=made, strict=strict, progress=progress
+    )
+
+
+def respond_rows(
+    responder: Engine | RowSystem,
+    rows: Sequence[Utterance],
+    root: Path,
+    out: Path,
+    ask: Ask,
+    *,
+    made: Mapping[str, Any] | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> RespondReport:
+    """As `respond_manifest`, for rows at hand.
+
+    Args:
+        root: folder that their audio paths are relative to.
+        made: what is said about the rows beside `out`.
+    """
+    report, begun = RespondReport(out), time.monotonic()
     dropped_file = out.with_suffix(".dropped.jsonl")
-    dropped_file.unlink(missing_ok=True)  # a recording that was unusable in an earlier run is tried again
-    report = RespondReport(out)
-    begun = time.monotonic()
-    with RecordAppender(out) as kept, RecordAppender(dropped_file) as dropped:
-        report.resumed = len(kept.keys)
-        todo = [row for row in rows if row.key not in kept.keys]
-        with progress_bar(system, len(rows), done=len(rows) - len(todo), show=progress) as advance:
-            for first in range(0, len(todo), CHUNK):
-                chunk, samples, bad = _load(todo[first : first + CHUNK], manifest.parent, responder)
-                if bad and strict:
-                    raise bad[0][1]
-                dropped.append(row.model_copy(update={"dropped": str(error)}) for row, error in bad)
-                advance(len(bad))
-                moved = [_moved(row, manifest.parent, out.parent) for row in chunk]
-
-                def save(indices: list[int], replies: list[Answer], rows: list[Utterance] = moved) -> None:
-                    pairs = [(rows[i], reply) for i, reply in zip(indices, replies, strict=True)]
-                    kept.append(to_record(row, r, system=system, prompt=prompt, seed=seed) for row, r in pairs)
-                    report.cut += sum(reply.finish_reason == "length" for reply in replies)
-                    advance(len(indices))
-
-                if chunk:
-                    asked = {"prompt": prompt, "recognize": recognize, "batch_size": batch_size, "on_batch": save}
-                    _ask(responder, chunk, samples, **asked, **options)
-        report.rows, report.dropped = len(kept.keys), len(dropped.keys)
+    with RecordAppender(out) as kept:
+        report.resumed = kept.rows
+        side = _begin(responder, out, ask, {**(made or {}), "batch_size": ask.batch_size}, kept)
+        dropped_file.unlink(missing_ok=True)  # a recording that was unusable in an earlier run is tried again
+        with RecordAppender(dropped_file) as dropped:
+            todo = [row for row in rows if row.key not in kept.keys]
+            with progress_bar(ask.system, len(rows), done=len(rows) - len(todo), show=progress) as advance:
+                run = _Run(responder, root, ask, kept, dropped, advance, report, ask.longest(responder))
+                for first in range(0, len(todo), CHUNK):
+                    run.answer(todo[first : first + CHUNK], strict=strict)
+            report.rows, report.dropped = kept.rows, dropped.rows
     if report.dropped:
         report.dropped_file = dropped_file
     else:
         dropped_file.unlink()
+    write_side(out, {**side, "complete": True, "rows": report.rows, "dropped": report.dropped})
     report.seconds = time.monotonic() - begun
     return report
 
 
-def _ask(
-    responder: Engine | RowSystem, rows: Sequence[Utterance], samples: Sequence[np.ndarray] | None, **options: Any
-) -> None:
-    if hasattr(responder, "respond_rows"):
-        responder.respond_rows(rows, samples, **options)
-    else:
-        assert samples is not None, "an engine hears recordings"
-        responder.respond_many(samples, **options)
+def _begin(
+    responder: Engine | RowSystem, out: Path, ask: Ask, made: Mapping[str, Any], kept: RecordAppender
+) -> dict[str, Any]:
+    """Writes beside `out` how its replies are made, once it is clear that those in it were made so."""
+    settings = ask.settings(responder)
+    side = read_side(out) if kept.rows else None
+    if kept.rows:
+        check_same(out, side, settings, _OPTIONS)
+    if kept.rows != len(kept.keys):
+        raise RellmError(f"{out} holds a key twice", todo="Move the file away, or give another --out")
+    return begin_side(out, settings, side, made)
+
+
+@dataclass
+class _Run:
+    """One run over rows: where they come from, who answers, where replies and complaints go."""
+
+    responder: Engine | RowSystem
+    root: Path
+    ask: Ask
+    kept: RecordAppender
+    dropped: RecordAppender
+    advance: Callable[..., None]
+    report: RespondReport
+    longest: float
+    rows: list[Utterance] = field(default_factory=list)
+
+    def answer(self, chunk: Sequence[Utterance], *, strict: bool) -> None:
+        """Answers a chunk; every batch of a speech system is written when it is done."""
+        good, samples, bad = self._load(chunk)
+        if bad and strict:
+            raise bad[0][1]
+        self.dropped.append(row.model_copy(update={"dropped": str(error)}) for row, error in bad)
+        self.advance(len(bad))
+        self.rows = [_moved(row, self.root, self.kept.path.parent) for row in good]
+        if not good:
+            return
+        options: dict[str, Any] = {
+            "prompt": self.ask.prompt,
+            "recognize": self.ask.recognize,
+            "batch_size": self.ask.batch_size,
+            "max_new_tokens": self.ask.max_new_tokens,
+            "on_batch": self._save,
+        }
+        if hasattr(self.responder, "respond_rows"):
+            self.responder.respond_rows(good, samples, **options)
+        else:
+            assert samples is not None, "an engine hears recordings"
+            self.responder.respond_many(samples, **options)
+
+    def _load(
+        self, chunk: Sequence[Utterance]
+    ) -> tuple[list[Utterance], list[np.ndarray] | None, list[tuple[Utterance, RellmError]]]:
+        """(usable rows, their samples at 16 kHz, unusable rows with the reason); no samples for who only reads."""
+        if not getattr(self.responder, "needs_audio", True):
+            return list(chunk), None, []
+        good, samples, bad = [], [], []
+        for row in chunk:
+            try:
+                heard = audio.load(row.audio, start=row.start, duration=row.duration, root=self.root)
+                samples.append(audio.refuse_silence(audio.refuse_long(heard, row.audio, self.longest), row.audio))
+                good.append(row)
+            except RellmError as error:
+                bad.append((row, error))
+        return good, samples, bad
+
+    def _save(self, indices: list[int], replies: list[Answer]) -> None:
+        pairs = [(self.rows[i], reply) for i, reply in zip(indices, replies, strict=True)]
+        self.kept.append(to_record(row, reply, self.ask) for row, reply in pairs)
+        self.report.cut += sum(reply.finish_reason == "length" for reply in replies)
+        self.advance(len(indices))

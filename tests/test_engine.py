@@ -81,7 +81,9 @@ def test_history_changes_the_question(loaded: engine.Engine) -> None:
     [
         (np.zeros((2, 16000), np.float32), "shape"),
         (np.full(16000, np.nan, np.float32), "NaN"),
-        (np.zeros(100, np.float32), "25 ms"),
+        (np.linspace(-1, 1, 100, dtype=np.float32), "25 ms"),
+        (np.full(16000, 0.2, np.float32), "is silent"),
+        (np.random.default_rng(0).normal(0, 0.1, 16000 * 100).astype(np.float32), "too long for this LLM: 100.0 s"),
         ("nothing.wav", "nothing.wav"),
     ],
 )

@@ -12,7 +12,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "re_llm"
-GROUND = {"audio", "audio_av", "config", "emotions", "errors", "progress", "prompts", "provenance", "records", "version"}
+GROUND = {
+    "audio",
+    "audio_av",
+    "config",
+    "emotions",
+    "errors",
+    "progress",
+    "prompts",
+    "provenance",
+    "records",
+    "version",
+    "vocabulary",
+}
 HEAVY = ("torch", "transformers", "peft", "accelerate", "sklearn", "scipy", "matplotlib")
 STAGES = {"continuations", "corpora", "evaluate", "interchange", "leakage", "manifest", "replies", "report", "train"}
 USE = {"chat", "cli", "conversation", "demo", "doctor", "engine", "reproduce", "serve", "systems", "web"}

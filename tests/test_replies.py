@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from re_llm import engine
 from re_llm.errors import RellmError
 from re_llm.records import Reply, Utterance, read_records, write_records
-from re_llm.replies import respond_files, respond_manifest, rows_for, to_record
+from re_llm.replies import Ask, respond_files, respond_manifest, rows_for, to_record
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,70 @@ def test_what_could_not_be_used_is_counted_listed_and_tried_again(
     assert not out.with_suffix(".dropped.jsonl").exists()
 
 
+def test_silence_and_what_the_llm_cannot_read_are_listed_and_cost_nobody_else(
+    loaded: engine.Engine, tmp_path: Path, recording
+) -> None:
+    recording("good.wav", 1.0)
+    recording("long.wav", 90.0, rate=8000)
+    soundfile.write(tmp_path / "silent.wav", np.full(16000, 0.1), 16000)
+    names = ("good", "long", "silent")
+    rows = [Utterance(key=n, corpus="c", split="test", audio=f"{n}.wav") for n in names]
+    write_records(tmp_path / "m.jsonl", rows)
+    report = respond_manifest(loaded, tmp_path / "m.jsonl", tmp_path / "r.jsonl", max_new_tokens=100)
+    assert (report.rows, report.dropped) == (1, 2)
+    reasons = {row.key: row.model_extra["dropped"] for row in read_records(report.dropped_file, Utterance)}
+    assert "is silent" in reasons["silent"]
+    assert "too long for this LLM: 90.0 s" in reasons["long"]
+    # The limit that is told is the true one.
+    longest = float(reasons["long"].partition("up to ")[2].split()[0])
+    noise = np.random.default_rng(0).normal(0, 0.1, round((longest + 1) * 16000)).astype(np.float32)
+    loaded.respond(noise[: round(longest * 16000)], max_new_tokens=100)
+    with pytest.raises(RellmError, match="tokens"):
+        loaded.respond(noise, max_new_tokens=100)
+
+
+def test_a_file_goes_on_only_with_what_it_was_begun_with(
+    loaded: engine.Engine, manifest: Path, tmp_path: Path, recording
+) -> None:
+    out = tmp_path / "replies.jsonl"
+    respond_manifest(loaded, manifest, out, splits=["train"], max_new_tokens=3)
+    before = out.read_bytes()
+    for changed, told in (
+        ({"prompt": "chat"}, "begun with --prompt chat-empathetic, and this run has chat"),
+        ({"system": "other"}, "--system"),
+        ({"max_new_tokens": 4}, "--max-new-tokens 3"),
+        ({"recognize": "recognize"}, "--recognize None"),
+    ):
+        with pytest.raises(RellmError, match=told):
+            respond_manifest(loaded, manifest, out, **{"max_new_tokens": 3, **changed})
+    retrained = tmp_path / "re-llm"
+    shutil.copytree(loaded.name, retrained)
+    other = engine.Engine(loaded.model, loaded.processor, str(retrained))
+    (retrained / "report.json").write_text("{}")
+    with pytest.raises(RellmError, match="another training of the model"):
+        respond_manifest(other, manifest, out, max_new_tokens=3)
+    assert out.read_bytes() == before
+    (retrained / "report.json").unlink()
+    assert respond_manifest(other, manifest, out, max_new_tokens=3).resumed == 1  # a copy is the same model
+    made = json.loads(out.with_suffix(".provenance.json").read_text())
+    assert [run["splits"] for run in made["runs"]] == [["train"], []]
+    assert (made["complete"], made["rows"], made["dropped"]) == (True, 4, 1)
+    out.with_suffix(".provenance.json").unlink()
+    with pytest.raises(RellmError, match=r"replies\.provenance\.json, which tells how they were made, is missing"):
+        respond_manifest(loaded, manifest, out, max_new_tokens=3)
+
+
+def test_rows_that_nobody_could_tell_apart_are_refused(loaded: engine.Engine, tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    write_records(path, [Utterance(key="a", corpus="c", split="test", audio=f"{n}.wav") for n in (1, 2)])
+    with pytest.raises(RellmError, match="holds the key 'a' twice"):
+        respond_manifest(loaded, path, tmp_path / "r.jsonl")
+    path.write_text("")
+    with pytest.raises(RellmError, match="holds no utterance"):
+        respond_manifest(loaded, path, tmp_path / "r.jsonl")
+    assert not (tmp_path / "r.jsonl").exists()
+
+
 def test_strict_stops_at_the_first_unusable_recording(loaded: engine.Engine, manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(RellmError, match=r"gone\.wav"):
         respond_manifest(loaded, manifest, tmp_path / "r.jsonl", strict=True)
@@ -102,7 +170,7 @@ def test_a_text_system_reads_and_needs_no_recordings(manifest: Path, tmp_path: P
     system, out = Echo(), tmp_path / "replies.jsonl"
     report = respond_manifest(system, manifest, out, system="text", prompt="chat", seed=3)
     assert (report.rows, report.dropped) == (5, 0)
-    assert system.seen == [(5, None, "chat", {"recognize": None, "batch_size": 16})]
+    assert system.seen == [(5, None, "chat", {"recognize": None, "batch_size": 16, "max_new_tokens": 128})]
     head = next(reply for reply in read_records(out, Reply) if reply.key == "head")
     assert (head.response, head.system, head.seed) == ("hello", "text", 3)
     assert (head.perceived, head.probabilities) == (None, None)
@@ -110,7 +178,7 @@ def test_a_text_system_reads_and_needs_no_recordings(manifest: Path, tmp_path: P
 
 def test_files_keep_their_order_and_names(loaded: engine.Engine, recording) -> None:
     names = [recording("b.wav", 0.8), recording("a.wav", 1.2)]
-    replies = respond_files(loaded, rows_for(names), max_new_tokens=3)
+    replies = respond_files(loaded, rows_for(names), Ask(max_new_tokens=3))
     assert [reply.key for reply in replies] == [str(name) for name in names]
     with pytest.raises(RellmError, match="named twice"):
         rows_for([names[0], names[0]])
@@ -119,6 +187,6 @@ def test_files_keep_their_order_and_names(loaded: engine.Engine, recording) -> N
 def test_dimensions_outside_of_the_scale_are_stored_at_its_end() -> None:
     row = Utterance(key="k", corpus="c", split="test", audio="a.wav")
     reply = engine.Reply("sad", {"sad": 0.7, "happy": 0.3}, -0.02, 1.07, 0.5, answer="It is sad.", response="Oh.")
-    record = to_record(row, reply, system="s", prompt=None)
+    record = to_record(row, reply, Ask("s", None))
     assert record.dimensions() == (0.0, 1.0, 0.5)
     assert (record.perceived, record.recognized, record.finish_reason) == ("sad", "sad", None)

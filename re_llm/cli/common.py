@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +34,10 @@ Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Utterances decoded at once.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens of the LLM.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
+Engine = Annotated[str, typer.Option(help="local, or ray: the machines of a Ray cluster.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="auto (default), or HOST:PORT of the head of the Ray cluster.")
+]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the recipe; may be repeated.")
 ]
@@ -148,13 +151,3 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_short(each)}" for name, each in value.items())
     return str(value)
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
-
-
-def likely(probabilities: dict[str, float] | None, count: int = 3) -> str:
-    """The most probable emotions, e.g. `angry 81 %, sad 12 %, neutral 5 %`."""
-    ranked: Iterable[tuple[str, float]] = sorted((probabilities or {}).items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {percent(value)}" for name, value in list(ranked)[:count])

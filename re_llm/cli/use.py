@@ -17,15 +17,16 @@ from re_llm.cli.common import (
     JsonFlag,
     MaxNewTokens,
     Model,
-    likely,
     print_json,
     print_report,
 )
 from re_llm.errors import RellmError
 from re_llm.prompts import get_prompt
+from re_llm.terminal import dimensions, likely, print_pairs
 
 if TYPE_CHECKING:
     from re_llm.records import Reply
+    from re_llm.replies import Ask
 
 Inputs = Annotated[
     list[str], typer.Argument(metavar="FILE...|MANIFEST.jsonl", help="Recordings, or one manifest of utterances.")
@@ -104,9 +105,11 @@ def respond(
 
         re-llm respond manifest.jsonl --split test --out replies.jsonl
     """
+    from re_llm.replies import Ask
+
     asked = "recognize" if recognize else None
-    job = _Job(prompt, asked, batch_size=batch_size, max_new_tokens=max_new_tokens, system=system, seed=seed)
-    _answer(inputs, job, _Place(model, device, dtype), out, split, as_json)
+    ask = Ask(system, prompt, asked, batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed)
+    _answer(inputs, ask, _Place(model, device, dtype), out, split, as_json)
 
 
 def recognize(
@@ -128,8 +131,10 @@ def recognize(
 
         re-llm recognize question.wav --json
     """
-    job = _Job(None, prompt, batch_size=batch_size, system=system)
-    _answer(inputs, job, _Place(model, device, dtype), out, split, as_json)
+    from re_llm.replies import Ask
+
+    ask = Ask(system, None, prompt, batch_size=batch_size)
+    _answer(inputs, ask, _Place(model, device, dtype), out, split, as_json)
 
 
 def chat(
@@ -214,18 +219,6 @@ def serve(
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What is asked about every recording. A prompt that is None is not asked."""
-
-    prompt: str | None
-    recognize: str | None
-    batch_size: int
-    system: str
-    max_new_tokens: int = 16
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
 class _Place:
     """Which model, where and in which numbers."""
 
@@ -234,34 +227,36 @@ class _Place:
     dtype: str
 
 
-def _answer(inputs: list[str], job: _Job, place: _Place, out: Path | None, splits: list[str], as_json: bool) -> None:
+def _answer(inputs: list[str], ask: Ask, place: _Place, out: Path | None, splits: list[str], as_json: bool) -> None:
     """Both commands: a manifest goes to a file, recordings go to the screen (and to a file when one is named)."""
-    from re_llm.records import RecordAppender
-    from re_llm.replies import respond_files, respond_manifest, rows_for
+    from re_llm.records import Reply, read_records
+    from re_llm.replies import respond_files, respond_manifest, respond_rows, rows_for
 
-    for name in (job.prompt, job.recognize):
+    for name in (ask.prompt, ask.recognize):
         if name and get_prompt(name).needs_emotion:
             raise RellmError(f"prompt {name!r} tells the model the emotion that it should hear", allowed=_prompts())
     # Wrong paths are told before the model is loaded, which takes seconds.
-    manifest = _manifest(inputs, out)
+    manifest = _manifest(inputs, out, splits)
     rows = [] if manifest else rows_for(inputs)
     from re_llm.engine import load
 
     engine = load(place.model, device=place.device, dtype=place.dtype)
     if manifest and out:
-        print_report(respond_manifest(engine, manifest, out, splits=splits or None, **vars(job)), as_json)
+        print_report(respond_manifest(engine, manifest, out, splits=splits or None, **vars(ask)), as_json)
         return
-    replies = respond_files(engine, rows, **vars(job))
     if out:
-        with RecordAppender(out) as appender:
-            appender.append(reply for reply in replies if reply.key not in appender.keys)
+        respond_rows(engine, rows, Path(), out, ask, strict=True)
+        found = {reply.key: reply for reply in read_records(out, Reply)}
+        replies = [found[row.key] for row in rows]
+    else:
+        replies = respond_files(engine, rows, ask)
     if as_json:
         print_json(replies)
     else:
         _show(replies)
 
 
-def _manifest(inputs: list[str], out: Path | None) -> str | None:
+def _manifest(inputs: list[str], out: Path | None, splits: list[str]) -> str | None:
     manifest = next((name for name in inputs if name.endswith(".jsonl")), None)
     if manifest and len(inputs) > 1:
         raise RellmError(f"{manifest} stands beside other inputs", allowed="recordings, or one manifest")
@@ -269,6 +264,8 @@ def _manifest(inputs: list[str], out: Path | None) -> str | None:
         raise RellmError(f"no such file: {manifest}", todo="Check the path")
     if manifest and out is None:
         raise RellmError("a manifest needs --out", todo=f"Add: --out {Path(manifest).stem}.replies.jsonl")
+    if splits and not manifest:
+        raise RellmError("--split chooses among the utterances of a manifest, and recordings were named")
     return manifest
 
 
@@ -284,15 +281,14 @@ def _show(replies: list[Reply]) -> None:
 
     console = Console(highlight=False)
     for reply in replies:
-        console.print(f"[bold]{escape(reply.key)}[/]")
-        if reply.answer is not None:
-            console.print(f"  names  {reply.recognized or 'no emotion'}  [dim]“{escape(reply.answer)}”[/]")
-        console.print(f"  heard  {likely(reply.probabilities)}{_dimensions(reply)}")
-        if reply.prompt:
-            cut = " [yellow](cut at the token limit)[/]" if reply.finish_reason == "length" else ""
-            console.print(f"  says   [green]{escape(reply.response)}[/]{cut}")
-
-
-def _dimensions(reply: Reply) -> str:
-    values = reply.dimensions()
-    return "" if values is None else "  [dim]valence {:.2f}, arousal {:.2f}, dominance {:.2f}[/]".format(*values)
+        named = f"{reply.recognized or 'no emotion'}  [dim]“{escape(reply.answer or '')}”[/]"
+        cut = " [yellow](cut at the token limit)[/]" if reply.finish_reason == "length" else ""
+        console.print(f"[bold]{escape(reply.key)}[/]", soft_wrap=True)
+        print_pairs(
+            console,
+            ("names", named if reply.answer is not None else ""),
+            ("heard", likely(reply.probabilities)),
+            ("", f"[dim]{dimensions(reply)}[/]" if reply.dimensions() else ""),
+            ("says", f"[green]{escape(reply.response)}[/]{cut}" if reply.prompt else ""),
+            width=7,
+        )

@@ -17,6 +17,7 @@ from re_llm.errors import RellmError
 from re_llm.model.configuration import SPEECH_TOKEN, AdapterSettings, ReLlmConfig
 from re_llm.model.hub import locate
 from re_llm.model.recordings import SAMPLE_RATE, Samples, as_list, checked, flatten_messages, normalized, samples, stack
+from re_llm.vocabulary import require_words
 
 EMOTION_INPUTS = ("raw", "normalized")
 Name = str | os.PathLike[str]
@@ -276,7 +277,7 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise RellmError(f"there is no tokenizer in {folder}: {error}") from error
-    add_speech_token(tokenizer)
+    add_speech_token(require_words(tokenizer, folder))
     return tokenizer
 
 

@@ -19,6 +19,7 @@ from re_llm.serve.metrics import Metrics
 from re_llm.serve.protocol import ApiError, Question, Recording
 
 log = logging.getLogger(__name__)
+NAME = "the recording"  # in messages
 JOIN_SECONDS = 10.0  # a cancelled answer ends after its next token
 
 
@@ -152,10 +153,11 @@ class Worker:
     def _hear(self, question: Question) -> tuple[list[Turn], Estimate | None]:
         """Turns with their recordings heard, and what was heard in the last of them."""
         recordings = [part for _, parts in question.turns for part in parts if isinstance(part, Recording)]
-        left, samples = self.options.max_audio_seconds, []
+        left, samples, longest = self.options.max_audio_seconds, [], self.engine.longest()
         for recording in recordings:
             try:
-                samples.append(audio.load(recording.data, max_seconds=max(left, 0.0)))
+                loaded = audio.load(recording.data, max_seconds=max(left, 0.0))
+                samples.append(audio.refuse_silence(audio.refuse_long(loaded, NAME, longest), NAME))
             except RellmError as error:
                 raise ApiError(
                     400, self._explained(error, left), param=recording.where, code="unusable_audio"
@@ -172,7 +174,7 @@ class Worker:
 
     def _explained(self, error: RellmError, left: float) -> str:
         """The error in the words of the API: a client cannot raise the server's limit."""
-        if "too long" not in error.what:
+        if "is too long:" not in error.what:
             return str(error)
         limit = f"{self.options.max_audio_seconds:g} s of audio in one request"
         return f"{error.what}. Allowed: {limit}. Cut the recording, or leave out earlier ones."
