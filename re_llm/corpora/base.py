@@ -132,7 +132,8 @@ class Scan:
     def problem(self, file: Path | str, what: str, line: int | None = None) -> None:
         """Notes a problem; with `strict`, raises it as a RellmError."""
         place = Path(file)
-        name = str(place.relative_to(self.root)) if place.is_relative_to(self.root) else str(file)
+        folder = self.root.parent if self.root.is_file() else self.root
+        name = str(place.relative_to(folder)) if place.is_relative_to(folder) else str(file)
         found = Problem(name, line, what)
         if self.strict:
             raise RellmError(str(found), todo="Correct the file, or run without strict to have it listed and left out")

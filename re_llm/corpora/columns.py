@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from re_llm.corpora.archives import members
 from re_llm.corpora.base import Scan, dimensions
 from re_llm.corpora.files import read_json_lines, read_table
 from re_llm.errors import RellmError
@@ -15,7 +16,7 @@ from re_llm.records import DIMENSIONS, Utterance
 # Column of a field, by the first of these names that the file has.
 ALIASES = {
     "audio": ("audio", "wav", "path", "file", "file_name", "filename", "audio_path", "audio_filepath"),
-    "key": ("key", "id", "utt_id", "utterance_id"),
+    "key": ("key", "id", "utt_id", "utterance_id", "file_id"),
     "text": ("text", "transcript", "transcription", "sentence", "raw_text"),
     "emotion": ("emotion", "emo", "label", "discrete"),
     "speaker": ("speaker", "spk", "speaker_id", "speaker_name"),
@@ -39,10 +40,11 @@ class Table:
 
     Attributes:
         columns: column of a field, where it is not one of `ALIASES`.
-        audio_root: folder that relative audio paths start from.
+        audio_root: folder that relative audio paths start from, or an archive that holds them uncompressed.
         suffix: added to audio paths that have none.
         scale: range of valence, arousal and dominance.
         labels: emotion labels that only this corpus uses, in lower case.
+        members: where the recordings of an archive are, by their names in it.
     """
 
     file: Path
@@ -54,6 +56,7 @@ class Table:
     suffix: str = ""
     scale: tuple[float, float] = UNIT
     labels: Mapping[str, str] = field(default_factory=dict)
+    members: Mapping[str, str] | None = None
 
 
 def read_utterances(scan: Scan, table: Table) -> Iterator[Utterance]:
@@ -62,6 +65,8 @@ def read_utterances(scan: Scan, table: Table) -> Iterator[Utterance]:
     Raises:
         RellmError: the file is missing, of another kind, or has no column for the audio.
     """
+    if table.audio_root.is_file():
+        table = replace(table, members=members(scan, table.audio_root))
     for line, row in _rows(scan, table):
         utterance = from_row(scan, table, row, line)
         if utterance is not None:
@@ -105,10 +110,31 @@ def _value(row: Mapping[str, Any], column: str | None, aliases: tuple[str, ...])
     return None if value is None or (isinstance(value, str) and not value.strip()) else value
 
 
-def _utterance(scan: Scan, table: Table, found: Mapping[str, Any], line: int | None, audio: str | None) -> Utterance:
-    path = Path(str(found["audio"] or audio))
+def _place(table: Table, path: Path) -> tuple[str, Path]:
+    """(where a recording is, its name) for the path of a row. A path of another machine is looked for by its end.
+
+    Raises:
+        ValueError: the archive has no such member.
+    """
     if table.suffix and not path.suffix:
         path = path.with_name(path.name + table.suffix)
+    if table.members is not None:
+        member = table.members.get(path.as_posix())
+        if member is None:
+            raise ValueError(f"{table.audio_root.name} has no readable member {path.as_posix()}")
+        return member, path
+    if path.is_absolute() and not path.exists():
+        parts = path.parts[1:]
+        ends = (Path(*parts[n:]) for n in range(len(parts)))
+        path = next((end for end in ends if (table.audio_root / end).is_file()), path)
+    if not path.is_absolute():
+        return str(table.audio_root / path), path
+    below = path.is_relative_to(table.audio_root)
+    return str(path), path.relative_to(table.audio_root if below else path.anchor)
+
+
+def _utterance(scan: Scan, table: Table, found: Mapping[str, Any], line: int | None, audio: str | None) -> Utterance:
+    place, name = (audio, Path(audio)) if audio else _place(table, Path(str(found["audio"])))
     raw = None if found["emotion"] is None else str(found["emotion"])
     start = float(found["start"] or 0.0)
     duration = found["duration"]
@@ -116,10 +142,10 @@ def _utterance(scan: Scan, table: Table, found: Mapping[str, Any], line: int | N
         duration = float(found["end"]) - start
     ratings = {name: float(found[name]) for name in DIMENSIONS if found[name] is not None}
     return Utterance(
-        key=str(found["key"] or f"{table.corpus}-{path.with_suffix('').as_posix().replace('/', '-')}"),
+        key=str(found["key"] or f"{table.corpus}-{name.with_suffix('').as_posix().replace('/', '-')}"),
         corpus=table.corpus,
         split=str(found["split"] or table.split),
-        audio=audio or str(table.audio_root / path),
+        audio=place,
         start=start,
         duration=None if duration is None else float(duration),
         text=None if found["text"] is None else str(found["text"]),

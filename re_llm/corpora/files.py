@@ -148,10 +148,14 @@ def visible(paths: Iterable[Path]) -> Iterator[Path]:
     return (path for path in sorted(paths) if not path.name.startswith("."))
 
 
-def recordings(root: Path) -> Iterator[Path]:
-    """Every recording below a folder, in order; files and folders of macOS archives are passed over."""
+def recordings(root: Path, *, deep: bool = True) -> Iterator[Path]:
+    """Every recording below a folder, in order; files and folders of macOS archives are passed over.
+
+    Args:
+        deep: whether the folders in it are read as well.
+    """
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        folders[:] = sorted(name for name in folders if deep and not name.startswith((".", "__MACOSX")))
         for name in sorted(files):
             path = Path(folder, name)
             if path.suffix.lower() in audio.SUFFIXES and not name.startswith("."):
@@ -185,10 +189,12 @@ def coded_names(scan: Scan, root: Path, pattern: re.Pattern[str], form: str) -> 
             yield path, match
 
 
-def without_row(scan: Scan, folders: Iterable[Path], named: Container[str], table: Path | str) -> None:
+def without_row(
+    scan: Scan, folders: Iterable[Path], named: Container[str], table: Path | str, *, deep: bool = True
+) -> None:
     """Counts the recordings of some folders that no row of a table names (paths as text), and tells the first."""
     for folder in folders:
-        loose = [path for path in recordings(folder) if str(path) not in named]
+        loose = [path for path in recordings(folder, deep=deep) if str(path) not in named]
         if loose:
             first = loose[0].relative_to(folder).as_posix()
             scan.drop(f"recording in {folder.name} without a row in {Path(table).name}, such as {first}", len(loose))
@@ -207,6 +213,8 @@ def read_json_lines(scan: Scan, path: Path) -> Iterator[tuple[int, dict[str, Any
         number = 0
         while line := _line(file, path):
             number += 1
+            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise RellmError(f"{path} is in UTF-16", allowed="JSON lines in UTF-8", todo="Convert it with iconv")
             if not line.strip():
                 continue
             try:

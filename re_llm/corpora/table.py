@@ -12,6 +12,7 @@ from pathlib import Path
 
 from re_llm.corpora.base import CorpusInfo, Scan
 from re_llm.corpora.columns import ALIASES, UNIT, Table, read_utterances
+from re_llm.corpora.files import without_row
 from re_llm.emotions import CANONICAL
 from re_llm.errors import RellmError
 from re_llm.records import Utterance
@@ -29,7 +30,7 @@ INFO = CorpusInfo(
     options={
         **{name: f"column of {name}" for name in ALIASES},
         "corpus": "name of the corpus (name of the file)",
-        "audio_root": "folder that audio paths start from (folder of the file)",
+        "audio_root": "folder that audio paths start from (folder of the file), or an uncompressed .zip or .tar",
         "default_split": "split where no column says it (all)",
         "default_language": "language where no column says it",
         "scale": "range of valence, arousal, dominance (0..1), e.g. 1..5",
@@ -46,20 +47,23 @@ _SCALE = re.compile(r"(-?[\d.]+)\.\.(-?[\d.]+)")
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances in the order of the file."""
     file = the_file(scan.root)
-    return read_utterances(
-        scan,
-        Table(
-            file=file,
-            corpus=scan.option("corpus", file.stem, str),
-            audio_root=scan.option("audio_root", file.parent, Path),
-            split=scan.option("default_split", "all", str),
-            language=scan.option("default_language", "", str) or None,
-            columns={name: scan.option(name, "", str) for name in ALIASES if scan.options.get(name)},
-            suffix=scan.option("suffix", "", str),
-            scale=scan.option("scale", UNIT, parse_scale),
-            labels=scan.option("labels", {}, parse_labels),
-        ),
+    table = Table(
+        file=file,
+        corpus=scan.option("corpus", file.stem, str),
+        audio_root=scan.option("audio_root", file.parent, Path),
+        split=scan.option("default_split", "all", str),
+        language=scan.option("default_language", "", str) or None,
+        columns={name: scan.option(name, "", str) for name in ALIASES if scan.options.get(name)},
+        suffix=scan.option("suffix", "", str),
+        scale=scan.option("scale", UNIT, parse_scale),
+        labels=scan.option("labels", {}, parse_labels),
     )
+    named = set()
+    for utterance in read_utterances(scan, table):
+        named.add(utterance.audio)
+        yield utterance
+    if table.audio_root.is_dir():
+        without_row(scan, sorted({Path(name).parent for name in named}), named, file, deep=False)
 
 
 def the_file(root: Path) -> Path:

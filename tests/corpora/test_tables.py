@@ -1,10 +1,14 @@
 """Tables of one's own, and corpora that come as tables: RESD, MER2023, SpeechAlpaca."""
 
 import json
+import tarfile
+import zipfile
 
 import corpus_worlds as worlds
+import numpy as np
 import pytest
 
+from re_llm import audio
 from re_llm.corpora import prepare
 from re_llm.errors import RellmError
 from re_llm.records import Utterance, read_records
@@ -71,6 +75,72 @@ def test_jsonl_and_its_broken_lines(tmp_path):
     report = prepare("table", tmp_path / "m.jsonl", tmp_path / "out.jsonl")
     assert report.rows == 1 and rows(tmp_path / "out.jsonl")[0].turn == 3
     assert [p.line for p in report.problems] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_recordings_in_an_archive(tmp_path, kind):
+    plain = worlds.sound(tmp_path / "clips/one.wav", 0.2)
+    archive = tmp_path / f"clips.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as out:
+            out.writestr("notes.txt", "not a recording")
+            out.write(plain, "deep/one.wav")
+    else:
+        with tarfile.open(archive, "w") as out:
+            out.add(plain, "./deep/one.wav")
+    table = worlds.write(
+        tmp_path / "t.csv", "audio,start,duration\ndeep/one.wav,,\ndeep/one.wav,0.1,0.05\nabsent.wav,,\n"
+    )
+    report = prepare("table", table, tmp_path / "out/m.jsonl", options={"audio_root": str(archive)})
+    assert [p.what for p in report.problems if p.line == 4] == [f"clips.{kind} has no readable member absent.wav"]
+    row = rows(tmp_path / "out/m.jsonl")[0]
+    assert row.audio.startswith(f"../clips.{kind}:") and row.sha256 == audio.sha256(plain)
+    np.testing.assert_array_equal(audio.load(row.audio, root=tmp_path / "out"), audio.load(plain))
+
+
+def test_archives_that_cannot_be_read_in_place(tmp_path):
+    plain = worlds.sound(tmp_path / "one.wav", 0.2)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        for name in ("fine.wav", "../up.wav", "/etc/root.wav", "C:\\windows.wav", "a/../../b.wav"):
+            out.writestr(name, plain.read_bytes())
+        out.write(plain, "packed.wav", compress_type=zipfile.ZIP_DEFLATED)
+    table = worlds.write(tmp_path / "t.csv", "audio\nfine.wav\n../up.wav\npacked.wav\n")
+    options = {"audio_root": str(tmp_path / "a.zip")}
+    report = prepare("table", table, tmp_path / "m.jsonl", options=options)
+    assert report.rows == 1 and sum("leads out of the archive" in p.what for p in report.problems) == 4
+    assert any("1 members are compressed" in p.what and "zip -0" in p.what for p in report.problems)
+    assert {p.line for p in report.problems if p.file == "t.csv"} == {3, 4}
+    with pytest.raises(RellmError, match="leads out of the archive"):
+        prepare("table", table, tmp_path / "m.jsonl", options=options, strict=True)
+    (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:500])
+    with pytest.raises(RellmError, match=r"cannot read .*a\.zip"):
+        prepare("table", table, tmp_path / "m.jsonl", options=options)
+    with pytest.raises(RellmError, match="neither a folder nor an archive"):
+        prepare("table", table, tmp_path / "m.jsonl", options={"audio_root": str(plain)})
+
+
+def test_paths_of_another_machine_are_found_by_their_end(tmp_path):
+    worlds.sound(tmp_path / "corpus/audios/one.wav", 0.2)
+    file = tmp_path / "t.jsonl"
+    file.write_text('{"audio": "/dataset/Somewhere/audios/one.wav"}\n{"audio": "/dataset/Somewhere/audios/two.wav"}\n')
+    report = prepare("table", file, tmp_path / "m.jsonl", options={"audio_root": str(tmp_path / "corpus")})
+    (row,) = rows(tmp_path / "m.jsonl")
+    assert (row.audio, row.key) == ("corpus/audios/one.wav", "t-audios-one")
+    assert report.problems[0].what == "no such file: /dataset/Somewhere/audios/two.wav"
+
+
+def test_files_without_a_row(tmp_path):
+    for name in ("one", "two", "three"):
+        worlds.sound(tmp_path / f"clips/{name}.wav", 0.2)
+    table = worlds.write(tmp_path / "t.csv", "audio\nclips/one.wav\n")
+    report = prepare("table", table, tmp_path / "m.jsonl")
+    assert report.dropped == {"recording in clips without a row in t.csv, such as three.wav": 2}
+
+
+def test_jsonl_in_utf_16_says_so(tmp_path):
+    worlds.write(tmp_path / "t.jsonl", '{"audio": "one.wav"}\n', "utf-16")
+    with pytest.raises(RellmError, match="UTF-16"):
+        prepare("table", tmp_path / "t.jsonl", tmp_path / "m.jsonl")
 
 
 def test_which_file(tmp_path):

@@ -1,0 +1,76 @@
+"""Recordings inside of archives: what is stored without compression is read in place (`clips.zip:offset:length`).
+
+Nothing is ever unpacked, so a name in an archive leads nowhere; names that try to (absolute, or with `..`) are listed
+as problems all the same, and so are members that cannot be read in place.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from re_llm import audio
+from re_llm.corpora.base import Scan
+from re_llm.errors import RellmError
+
+SUFFIXES = (".zip", ".tar")
+_HEADER = 30  # bytes of a local header of a zip file before its name
+ENCRYPTED = 0x1  # flag of a zip member
+
+
+def members(scan: Scan, path: Path) -> dict[str, str]:
+    """Recordings of an archive by their name in it, as `re_llm.audio` reads them.
+
+    Raises:
+        RellmError: it is no archive, or is broken.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise RellmError(f"{path} is neither a folder nor an archive", allowed="a folder, .zip, .tar")
+    read = _zip if path.suffix.lower() == ".zip" else _tar
+    found = {}
+    try:
+        for name, offset, length in read(scan, path):
+            if PurePosixPath(name).suffix.lower() not in audio.SUFFIXES:
+                continue
+            if not _is_safe(name):
+                scan.problem(path, f"the member {name!r} leads out of the archive; it is not read")
+            else:
+                found[PurePosixPath(name).as_posix()] = f"{path}:{offset}:{length}"
+    except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
+        raise RellmError(f"cannot read {path}: {error}", todo="Copy the file again") from error
+    return found
+
+
+def _is_safe(name: str) -> bool:
+    places = (PurePosixPath(name), PureWindowsPath(name))
+    return not any(place.is_absolute() or place.drive or ".." in place.parts for place in places)
+
+
+def _zip(scan: Scan, path: Path) -> Iterator[tuple[str, int, int]]:
+    packed = []
+    with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & ENCRYPTED:
+                packed.append(member.filename)
+                continue
+            # Only the local header tells how long its own fields are.
+            raw.seek(member.header_offset)
+            header = raw.read(_HEADER)
+            if len(header) < _HEADER or header[:4] != b"PK\x03\x04":
+                raise zipfile.BadZipFile(f"no header where {member.filename!r} should be")
+            behind = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+            yield member.filename, member.header_offset + _HEADER + behind, member.file_size
+    if packed:
+        what = f"{len(packed)} members are compressed or encrypted, such as {packed[0]}"
+        scan.problem(path, f"{what}: pack them without compression (zip -0), or unpack them")
+
+
+def _tar(scan: Scan, path: Path) -> Iterator[tuple[str, int, int]]:
+    with tarfile.open(path, "r:") as archive:
+        for member in archive:
+            if member.isfile():
+                yield member.name, member.offset_data, member.size
