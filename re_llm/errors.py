@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RellmError(Exception):
     """Something the user can put right. Raised with up to three parts, shown as one message.
@@ -20,6 +22,16 @@ class RellmError(Exception):
         if todo:
             parts.append(todo.rstrip(".") + ".")
         super().__init__(" ".join(parts))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An error of a worker comes back from another process, whatever arguments its class takes.
+        return _rebuilt, (type(self), self.what, self.allowed, self.todo)
+
+
+def _rebuilt(kind: type[RellmError], what: str, allowed: str | None, todo: str | None) -> RellmError:
+    error = kind.__new__(kind)
+    RellmError.__init__(error, what, allowed=allowed, todo=todo)
+    return error
 
 
 class MissingExtra(RellmError):

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
 
 from re_llm import audio
+from re_llm.distribute import Cluster, ordered_map, run_rows
 from re_llm.emotions import CANONICAL
 from re_llm.errors import RellmError
 from re_llm.leakage import Leakage, Overlap, find_leakage, leakage, own_leakage
@@ -24,15 +23,11 @@ from re_llm.records import DIMENSIONS, Utterance, read_numbered, read_records
 
 HISTOGRAM_SECONDS = 0.5  # width of a bar
 DURATION_TOLERANCE = 0.1  # s between what a manifest says and what the file holds
-AHEAD = 16  # rows a worker may be ahead
 
 __all__ = [
     "CheckReport", "Leakage", "Overlap", "Problem", "Summary", "check", "find_leakage", "leakage", "ordered_map",
     "read_manifest", "summarize",
 ]  # fmt: skip
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -58,24 +53,6 @@ def read_manifest(path: str | os.PathLike[str], *, splits: Iterable[str] | None 
     """
     wanted = None if splits is None else frozenset(splits)
     return (u for u in read_records(path, Utterance) if wanted is None or u.split in wanted)
-
-
-def ordered_map(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
-    """`map` over threads, in order, with a bounded number of results waiting.
-
-    Threads serve here: reading, hashing, decoding and resampling all leave the interpreter lock.
-    """
-    if workers == 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[B]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= workers * AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @dataclass
@@ -158,11 +135,15 @@ def check(
     workers: int = 1,
     emotions: Sequence[str] = CANONICAL,
     max_seconds: float = audio.MAX_SECONDS,
+    cluster: Cluster | None = None,
 ) -> CheckReport:
     """Checks a manifest, and with `decode` every recording in it.
 
     Rows: readable, unique keys, known labels, complete V/A/D. Recordings: readable to the end, finite, neither silent
     nor clipped through, as long as the manifest says. Then duplicates by content, and what training and test share.
+
+    Args:
+        workers: threads that decode; without effect on a `cluster`.
 
     Raises:
         RellmError: the manifest is missing or has no rows. Anything else is a problem in the report.
@@ -170,14 +151,10 @@ def check(
     path = Path(path)
     report = CheckReport(str(path), decode)
     rows = _checked_rows(path, report, frozenset(emotions))
-    digest = lru_cache(maxsize=64)(partial(audio.sha256, root=path.parent))
-
-    def listen(item: tuple[int, Utterance]) -> tuple[int, Utterance, Heard]:
-        return *item, _listen(item[1], path.parent, max_seconds, digest) if decode else Heard()
-
+    work = ListenWork(path.parent, max_seconds, decode=decode)
     seen = _Seen()
     with progress_bar("check", None, show=decode) as advance:
-        for number, utterance, heard in ordered_map(listen, rows, workers):
+        for number, utterance, heard in run_rows(work, rows, cluster=cluster if decode else None, workers=workers):
             report.problems += [Problem(str(path), number, f"{utterance.key}: {what}") for what in heard.problems]
             report.summary.add(utterance)
             seen.add(number, utterance, heard)
@@ -253,6 +230,25 @@ def _row_problems(utterance: Utterance, keys: set[str], emotions: frozenset[str]
         yield "dimensions without vad_source: annotated or pseudo:MODEL"
     if utterance.text is not None and not utterance.text.strip():
         yield "the text is blank"
+
+
+@dataclass(frozen=True)
+class ListenWork:
+    """Rows of a manifest to what is heard in their recordings (re_llm.distribute); rows go in with their line."""
+
+    folder: Path
+    max_seconds: float
+    decode: bool = True
+    device: None = None
+
+    def start(self) -> Callable[[list[tuple[int, Utterance]]], list[tuple[int, Utterance, Heard]]]:
+        digest = lru_cache(maxsize=64)(partial(audio.sha256, root=self.folder))
+
+        def listen(rows: list[tuple[int, Utterance]]) -> list[tuple[int, Utterance, Heard]]:
+            heard = (_listen(row, self.folder, self.max_seconds, digest) if self.decode else Heard() for _, row in rows)
+            return [(*row, found) for row, found in zip(rows, heard, strict=True)]
+
+        return listen
 
 
 def _listen(utterance: Utterance, folder: Path, max_seconds: float, digest: Callable[[str], str]) -> Heard:

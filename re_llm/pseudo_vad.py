@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +24,17 @@ class DimensionEstimator:
 
     Attributes:
         name: of the model; `vad_source` says `pseudo:NAME`.
+        device: as it was asked for. Sent to another process, the estimator is loaded there from its name.
     """
 
-    def __init__(self, encoder: EmotionEncoder, name: str, *, normalize: bool):
+    def __init__(
+        self, encoder: EmotionEncoder, name: str, *, normalize: bool, device: str = "auto", allow_pickle: bool = False
+    ):
         self.encoder, self.name, self.normalize = encoder, name, normalize
+        self.device, self.allow_pickle = device, allow_pickle
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self).load, device=self.device, allow_pickle=self.allow_pickle), (self.name,)
 
     @classmethod
     def load(cls, name: str, *, device: str = "auto", allow_pickle: bool = False) -> DimensionEstimator:
@@ -40,7 +49,9 @@ class DimensionEstimator:
             raise RellmError(
                 f"{name} has no head for valence, arousal and dominance", todo="Use one in audeering's format"
             )
-        return cls(encoder.to(pick_device(device)), name, normalize=emotion_input_kind(folder) == "normalized")
+        normalize = emotion_input_kind(folder) == "normalized"
+        where = pick_device(device)
+        return cls(encoder.to(where), name, normalize=normalize, device=device, allow_pickle=allow_pickle)
 
     @torch.inference_mode()
     def __call__(self, waves: Sequence[np.ndarray]) -> list[tuple[float, float, float]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from re_llm.cli.common import FAILED, Device, JsonFlag, Seed, print_json
+from re_llm.cli.common import FAILED, Device, Engine, JsonFlag, RayAddress, Seed, print_json
+from re_llm.distribute import Where
 from re_llm.errors import RellmError
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def prepare(
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read recordings.")] = 2,
     device: Device = "auto",
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the corpora, or describe NAME.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -58,10 +61,11 @@ def prepare(
 
         re-llm prepare export manifest.jsonl --to lhotse --out cuts.jsonl.gz
     """
+    where = Where(engine, ray_address)
     if show_list:
         _list(name, as_json)
     elif name == "check":
-        _check(manifest, against, page, workers, as_json)
+        _check(manifest, against, page, workers, where, as_json)
     elif name == "export":
         _export(manifest, to, out, as_json)
     elif name is None:
@@ -73,7 +77,7 @@ def prepare(
             missing = "--root" if root is None else "--out"
             raise RellmError(f"{missing} is missing", todo=f"re-llm prepare {name} --root FOLDER --out manifest.jsonl")
         report = _prepare(
-            name, root, out, protocol=protocol, options=_options(option), pseudo_vad=pseudo_vad, device=device,
+            name, root, out, where, protocol=protocol, options=_options(option), pseudo_vad=pseudo_vad, device=device,
             seed=seed, strict=strict, hash=not no_hash, workers=workers,
         )  # fmt: skip
         if as_json:
@@ -82,7 +86,16 @@ def prepare(
             _show_report(report, out)
 
 
-def _prepare(name: str, root: Path, out: Path, *, pseudo_vad: str | None, device: str, **options: Any) -> PrepareReport:
+def _prepare(
+    name: str,
+    root: Path,
+    out: Path,
+    where: Where,
+    *,
+    pseudo_vad: str | None,
+    device: str,
+    **options: Any,
+) -> PrepareReport:
     from re_llm import corpora
 
     estimator = None
@@ -90,7 +103,8 @@ def _prepare(name: str, root: Path, out: Path, *, pseudo_vad: str | None, device
         from re_llm.pseudo_vad import DimensionEstimator
 
         estimator = DimensionEstimator.load(pseudo_vad, device=device)
-    return corpora.prepare(name, root, out, pseudo_vad=estimator, **options)
+    with where.connect() as cluster:
+        return corpora.prepare(name, root, out, pseudo_vad=estimator, cluster=cluster, **options)
 
 
 def _options(items: list[str]) -> dict[str, str]:
@@ -177,13 +191,21 @@ def _export(manifest: Path | None, to: str | None, out: Path | None, as_json: bo
         typer.echo(f"{rows} utterances as {to}: {out}")
 
 
-def _check(manifest: Path | None, against: list[Path], page: Path | None, workers: int, as_json: bool) -> None:
+def _check(
+    manifest: Path | None,
+    against: list[Path],
+    page: Path | None,
+    workers: int,
+    where: Where,
+    as_json: bool,
+) -> None:
     from re_llm.leakage import TEST_SPLITS, TRAIN_SPLITS, leakage
     from re_llm.manifest import check
 
     if manifest is None:
         raise RellmError("no manifest is named", todo="re-llm prepare check manifest.jsonl")
-    report = check(manifest, workers=workers)
+    with where.connect() as cluster:
+        report = check(manifest, workers=workers, cluster=cluster)
     other = None
     if against:
         tested = [split for split in report.summary.splits if split in TEST_SPLITS] or None

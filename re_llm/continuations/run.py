@@ -15,6 +15,8 @@ from re_llm.continuations import identity
 from re_llm.continuations.identity import Settings
 from re_llm.continuations.plan import CHUNK, WHOLE, Plan, Shard
 from re_llm.continuations.rows import Outcome, continue_rows, moved, outcome, question, unusable
+from re_llm.continuations.work import ContinueWork
+from re_llm.distribute import Cluster
 from re_llm.errors import RellmError
 from re_llm.progress import progress_bar
 from re_llm.prompts import Prompt, get_prompt
@@ -125,6 +127,7 @@ def continue_manifest(
     shard: str | Shard = WHOLE,
     chunk: int = CHUNK,
     progress: bool = True,
+    cluster: Cluster | None = None,
 ) -> ContinueReport:
     """Writes the LLM's continuation of every transcript, in the manifest's order; goes on where an earlier run ended.
 
@@ -139,6 +142,7 @@ def continue_manifest(
         device, dtype, tokens: of an LLM that is named; see `ChatLlm.load`.
         shard: the part of the chunks to answer; `merge_shards` joins the files.
         chunk: rows answered between two writes.
+        cluster: machines that answer, a chunk each (re_llm.distribute.Where), when the LLM is named.
 
     Raises:
         RellmError: the manifest or the LLM cannot be read, two rows share a key, `out` was begun with other settings,
@@ -150,6 +154,8 @@ def continue_manifest(
     begun = time.monotonic()
     wanted = {key for key, number in plan.keys().items() if part.holds(number)}
     how = _local(device, dtype, tokens) if isinstance(llm, str) else getattr(llm, "decoding", _LOCAL)
+    if cluster is not None and not isinstance(llm, str):
+        raise RellmError("a cluster loads the LLM itself, by its name", todo="Give --llm NAME, or leave --engine out")
     settings = Settings.of(plan, job.prompt, llm if isinstance(llm, str) else llm.name, max_new_tokens, how)
     report = ContinueReport()
     dropped_file = identity.dropped_file(job.out)
@@ -164,10 +170,16 @@ def continue_manifest(
             start = {"device": device, "batch_size": batch_size} if settings.asked == "local" else {}
             side = identity.begin(job.out, settings, side, start)
         if files.rows < len(wanted):
-            if isinstance(llm, str):
+            if isinstance(llm, str) and cluster is None:
                 llm = _load(llm, device, dtype, tokens)
             with progress_bar("continue", len(wanted), done=files.rows, show=progress) as advance:
-                for outcomes in _outcomes(job, llm, files, advance):
+                if isinstance(llm, str):
+                    assert cluster is not None
+                    work = ContinueWork(llm, job.prompt, max_new_tokens, batch_size, device, how["dtype"], tokens)
+                    answered = _from_cluster(job, work, cluster, files, advance)
+                else:
+                    answered = _outcomes(job, llm, files, advance)
+                for outcomes in answered:
                     files.add(outcomes)
             report.retries = Counter(getattr(llm, "retries", {}))
         assert side is not None and files.rows == len(wanted), (files.rows, len(wanted))
@@ -195,12 +207,23 @@ def _outcomes(job: _Job, llm: TextLlm, files: _Files, advance: Callable[[int], N
     if hasattr(llm, "stream"):
         yield from _from_server(job, llm, files, advance)  # type: ignore[arg-type]
         return
-    for rows in job.chunks():
-        # Written in part counts as not written: in other company its rows might round to other words.
-        if not all(files.holds(row.key) for row in rows):
-            yield continue_rows(
-                rows, llm, job.prompt, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size, on_batch=advance
-            )
+    for rows in _missing(job, files):
+        yield continue_rows(
+            rows, llm, job.prompt, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size, on_batch=advance
+        )
+
+
+def _missing(job: _Job, files: _Files) -> Iterator[list[Utterance]]:
+    """Chunks to answer. Written in part counts as not written: in other company its rows might round to other words."""
+    return (rows for rows in job.chunks() if not all(files.holds(row.key) for row in rows))
+
+
+def _from_cluster(
+    job: _Job, work: ContinueWork, cluster: Cluster, files: _Files, advance: Callable[[int], None]
+) -> Iterator[list[Outcome]]:
+    for outcomes in cluster.map(work, _missing(job, files)):
+        yield outcomes
+        advance(len(outcomes))
 
 
 def _from_server(

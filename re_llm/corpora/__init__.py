@@ -16,8 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from re_llm.corpora.base import CorpusInfo, Filters, Reader, Scan
-from re_llm.corpora.run import PrepareReport, VadEstimator
+from re_llm.corpora.recordings import VadEstimator
+from re_llm.corpora.run import PrepareReport
 from re_llm.corpora.run import run as _run
+from re_llm.distribute import Cluster
 from re_llm.errors import RellmError
 from re_llm.manifest import Problem
 
@@ -78,6 +80,7 @@ def prepare(
     strict: bool = False,
     options: Mapping[str, Any] | None = None,
     pseudo_vad: VadEstimator | None = None,
+    cluster: Cluster | None = None,
 ) -> PrepareReport:
     """Reads a corpus and writes its manifest; `OUT_STEM.problems.jsonl` beside it lists what could not be used.
 
@@ -88,11 +91,12 @@ def prepare(
         protocol: named selection and split of the corpus; None takes everything that it holds.
         seed: for protocols that sample or shuffle.
         hash: whether every recording is hashed (needed for the search for duplicates and leakage).
-        workers: threads that read headers and hash.
+        workers: threads that read headers and hash; without effect on a cluster.
         strict: the first problem is an error.
         options: settings of the reader (`INFO.options`), and of every reader: `min_words`, `min_seconds`,
             `max_seconds` and `limit`.
         pseudo_vad: estimates valence, arousal and dominance where the corpus has none.
+        cluster: machines that read the recordings (re_llm.distribute.Where); None does it in this process.
 
     Raises:
         RellmError: unknown corpus, protocol or option; a root that is not this corpus; not one utterance found.
@@ -110,4 +114,5 @@ def prepare(
         strict=strict,
         options=options or {},
         pseudo_vad=pseudo_vad,
+        cluster=cluster,
     )

@@ -8,17 +8,18 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from re_llm import audio
 from re_llm.corpora.base import CorpusInfo, Filters, Reader, Scan
 from re_llm.corpora.files import read_json_lines
+from re_llm.corpora.recordings import BATCH, Checked, HeaderWork, PseudoLabelWork, VadEstimator
+from re_llm.distribute import Cluster, batched, run_batches, run_rows
 from re_llm.errors import RellmError
-from re_llm.manifest import Problem, ordered_map
+from re_llm.manifest import Problem
 from re_llm.progress import progress_bar
-from re_llm.records import DIMENSIONS, Utterance, disk_error, write_records
+from re_llm.records import Utterance, disk_error, write_records
 
 COMMON_OPTIONS = {
     "test_speakers": "comma-separated speakers that become the test set; all others the training set",
@@ -28,21 +29,6 @@ COMMON_OPTIONS = {
     "max_seconds": "longest recording",
     "limit": "stop after so many utterances",
 }
-BATCH = 16  # recordings given to the estimator of pseudo labels at once
-DIGITS = 6  # of durations: microseconds
-
-Checked = tuple[Utterance, RellmError | None]
-
-
-class VadEstimator(Protocol):
-    """Estimates dimensions of recordings: `name` goes into `vad_source`.
-
-    Called with recordings [T] at 16 kHz; returns (valence, arousal, dominance) of each, on 0..1.
-    """
-
-    name: str
-
-    def __call__(self, waves: Sequence[audio.Samples]) -> Sequence[tuple[float, float, float]]: ...
 
 
 @dataclass
@@ -79,6 +65,7 @@ def run(
     strict: bool,
     options: Mapping[str, Any],
     pseudo_vad: VadEstimator | None,
+    cluster: Cluster | None,
 ) -> PrepareReport:
     """Body of `re_llm.corpora.prepare`, which documents the arguments."""
     _check(info, protocol, options, workers)
@@ -90,11 +77,12 @@ def run(
     if "test_speakers" not in info.options:
         utterances = _split_by_speaker(scan, utterances)
     utterances = _wanted(scan, filters, _with_texts(scan, utterances))
-    rows = _kept(scan, filters, ordered_map(_Recordings(hashed=hashed).add_to, utterances, workers))
+    checked = run_rows(HeaderWork(root, hashed), utterances, cluster=cluster, workers=workers)
+    rows = _kept(scan, filters, checked)
     if limit > 0:
         rows = itertools.islice(rows, limit)
     if pseudo_vad is not None:
-        rows = _with_pseudo_labels(scan, rows, pseudo_vad)
+        rows = _with_pseudo_labels(scan, rows, PseudoLabelWork(pseudo_vad), cluster)
     total = None if protocol or limit else info.utterances or None
     try:
         with progress_bar(f"prepare {info.name}", total) as advance:
@@ -104,6 +92,8 @@ def run(
         if scan.problems and not out.exists():
             _write_problems(out, scan.problems)
         raise
+    # How far a reader is ahead of the recordings depends on where they are read; the list does not.
+    scan.problems.sort(key=lambda problem: (problem.file, problem.line or 0, problem.what))
     report.problems_file = _write_problems(out, scan.problems)
     return report
 
@@ -182,39 +172,6 @@ def _wanted(scan: Scan, filters: Filters, utterances: Iterable[Utterance]) -> It
             yield utterance
 
 
-class _Recordings:
-    """Headers and hashes of one run; several utterances in a row can be segments of one long file."""
-
-    def __init__(self, *, hashed: bool):
-        self.hashed = hashed
-        self.header = lru_cache(maxsize=64)(audio.info)
-        self.hash = lru_cache(maxsize=64)(audio.sha256)
-
-    def add_to(self, utterance: Utterance) -> Checked:
-        """Adds length, rate and hash; or tells why not: missing, unreadable, or the segment is not in it."""
-        try:
-            self._add_to(utterance)
-        except RellmError as error:
-            return utterance, error
-        return utterance, None
-
-    def _add_to(self, utterance: Utterance) -> None:
-        header = self.header(utterance.audio)
-        left = header.seconds - utterance.start
-        if utterance.duration is None and left > 0:
-            utterance.duration = round(left, DIGITS)
-        elif utterance.duration is None or utterance.duration - left > audio.END_TOLERANCE:
-            raise RellmError(
-                f"{utterance.audio} is {header.seconds:.2f} s long, but the segment goes to "
-                f"{utterance.start + (utterance.duration or 0):.2f} s"
-            )
-        if utterance.duration < audio.MIN_SECONDS:
-            raise RellmError(f"{utterance.audio} is too short: {utterance.duration:.3f} s")
-        utterance.sample_rate = header.rate
-        if self.hashed:
-            utterance.sha256 = self.hash(utterance.audio)
-
-
 def _kept(scan: Scan, filters: Filters, checked: Iterable[Checked]) -> Iterator[Utterance]:
     for utterance, error in checked:
         if error is not None:
@@ -227,29 +184,15 @@ def _kept(scan: Scan, filters: Filters, checked: Iterable[Checked]) -> Iterator[
             yield utterance
 
 
-def _with_pseudo_labels(scan: Scan, rows: Iterable[Utterance], estimate: VadEstimator) -> Iterator[Utterance]:
-    source = f"pseudo:{getattr(estimate, 'name', getattr(estimate, '__name__', 'unnamed'))}"
-    rows = iter(rows)
-    while batch := list(itertools.islice(rows, BATCH)):
-        waves: dict[str, audio.Samples] = {}
-        unreadable = set()
-        for utterance in batch:
-            if utterance.dimensions() is None:
-                try:
-                    wave = audio.load(utterance.audio, start=utterance.start, duration=utterance.duration)
-                    waves[utterance.key] = wave
-                except RellmError as error:
-                    scan.problem(utterance.audio, error.what)
-                    unreadable.add(utterance.key)
-        estimated = dict(zip(waves, estimate(list(waves.values())), strict=True)) if waves else {}
-        for utterance in batch:
-            if utterance.key in estimated:
-                for name, value in zip(DIMENSIONS, estimated[utterance.key], strict=True):
-                    # A regression head is not bounded; the scale is.
-                    setattr(utterance, name, min(max(float(value), 0.0), 1.0))
-                utterance.vad_source = source
-            if utterance.key not in unreadable:
+def _with_pseudo_labels(
+    scan: Scan, rows: Iterable[Utterance], work: PseudoLabelWork, cluster: Cluster | None
+) -> Iterator[Utterance]:
+    for labelled in run_batches(work, batched(rows, BATCH), cluster):
+        for utterance, error in labelled:
+            if error is None:
                 yield utterance
+            else:
+                scan.problem(utterance.audio, error.what)
 
 
 def _relative(rows: Iterable[Utterance], out: Path) -> Iterator[Utterance]:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from re_llm import audio
-from re_llm.chat_llm import batches_by_length
+from re_llm.distribute import HERE, Cluster, Where, batched
 from re_llm.model.outputs import EncodedAudio
 from re_llm.progress import progress_bar
 from re_llm.records import disk_error
 from re_llm.train.data import Example
+from re_llm.train.encode import Encoded, EncodeWork, encode_examples
 
 READ_AHEAD = 256  # utterances decoded and sorted by length at a time: bounds the memory
 
@@ -120,19 +121,17 @@ class _Writer:
         self.pooled: list[np.ndarray] = []
         self.width = self.frames_width = 0
 
-    def add(self, keys: Sequence[str], encoded: EncodedAudio) -> None:
-        self.width = encoded.speech_states.shape[-1]
-        emotion = encoded.emotion_states
-        for row, key in enumerate(keys):
-            n = int(encoded.speech_lengths[row])
-            self.states.write(_half(encoded.speech_states[row, :n]))
-            if emotion is not None and emotion.dim() == 3:
-                self.frames_width = emotion.shape[-1]
-                self.frames.write(_half(emotion[row, :n]))
-            elif emotion is not None:
-                self.pooled.append(emotion[row].float().cpu().numpy())
-            self.keys.append(key)
-            self.lengths.append(n)
+    def add(self, batch: Sequence[Encoded]) -> None:
+        for each in batch:
+            self.width = each.states.shape[-1]
+            self.states.write(each.states.tobytes())
+            if each.emotion is not None and each.emotion.ndim == 2:
+                self.frames_width = each.emotion.shape[-1]
+                self.frames.write(each.emotion.tobytes())
+            elif each.emotion is not None:
+                self.pooled.append(each.emotion)
+            self.keys.append(each.key)
+            self.lengths.append(len(each.states))
 
     def close(self) -> None:
         self.states.close()
@@ -163,8 +162,15 @@ def build_store(
     *,
     batch_size: int = 16,
     progress: bool = True,
+    where: Where = HERE,
+    device: str = "auto",
 ) -> FeatureStore:
     """Encodes every utterance once, batched by length; skips the work when `folder` or one beside it is complete.
+
+    Args:
+        where: machines that encode. On a cluster the model's encoders are sent to them, each part of `READ_AHEAD`
+            utterances is encoded by one of them, and the files are the same as without.
+        device: of the encoders on a cluster; in this process they run where the model is.
 
     Raises:
         RellmError: a recording cannot be read (names it), or the disk is full.
@@ -176,25 +182,25 @@ def build_store(
         if is_complete(candidate, made_by, keys):
             return FeatureStore(candidate)
     try:
-        with closing(_Writer(folder)) as writer, progress_bar("encode", len(examples), show=progress) as advance:
-            for first in range(0, len(examples), READ_AHEAD):
-                chunk = examples[first : first + READ_AHEAD]
-                samples = [audio.load(e.audio, start=e.start, duration=e.duration) for e in chunk]
-                for batch in batches_by_length([len(s) for s in samples], batch_size):
-                    encoded = _encode(model, processor, [samples[i] for i in batch])
-                    writer.add([chunk[i].key for i in batch], encoded)
-                    advance(len(batch))
+        with (
+            where.connect() as cluster,
+            closing(_Writer(folder)) as writer,
+            progress_bar("encode", len(examples), show=progress) as advance,
+        ):
+            for batch in _batches(examples, model, processor, batch_size, cluster, device):
+                writer.add(batch)
+                advance(len(batch))
             writer.finish(made_by)
     except OSError as error:
         raise disk_error(folder, error) from error
     return FeatureStore(folder)
 
 
-def _half(tensor: torch.Tensor) -> bytes:
-    return tensor.to(torch.float16).cpu().numpy().tobytes()
-
-
-@torch.inference_mode()
-def _encode(model: Any, processor: Any, samples: list[np.ndarray]) -> EncodedAudio:
-    inputs = processor.audio_inputs(samples)
-    return model.encode_audio(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+def _batches(
+    examples: Sequence[Example], model: Any, processor: Any, batch_size: int, cluster: Cluster | None, device: str
+) -> Iterator[list[Encoded]]:
+    parts = batched(examples, READ_AHEAD)
+    if cluster is None:
+        yield from chain.from_iterable(encode_examples(part, model, processor, batch_size) for part in parts)
+    else:
+        yield from chain.from_iterable(cluster.map(EncodeWork.of(model, processor, batch_size, device), parts))

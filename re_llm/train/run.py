@@ -17,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from re_llm import audio
 from re_llm.chat_llm import pick_device
 from re_llm.config import Components, ModelOptions, StageOptions, resolve_component
+from re_llm.distribute import HERE, Where
 from re_llm.errors import RellmError
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
@@ -157,11 +158,13 @@ def train(
     device: str = "auto",
     keep_checkpoints: bool = False,
     progress: bool = True,
+    where: Where = HERE,
 ) -> TrainReport:
     """Trains one stage and writes a checkpoint folder; continues an interrupted run of the same plan.
 
     Args:
         features: folder of cached encoder states to use or fill; default `out/features`.
+        where: machines that fill it; training itself runs in this process.
 
     Raises:
         RellmError: data, components or options do not fit; an interrupted run in `out` had other options.
@@ -169,18 +172,26 @@ def train(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    where = pick_device(device)
+    home = pick_device(device)
     set_seed(plan.seed)
     # On a CPU the backward pass of eager attention is faster than that of the fused kernel.
-    model, processor = build_model(plan, attention="eager" if where.type == "cpu" else None)
+    model, processor = build_model(plan, attention="eager" if home.type == "cpu" else None)
     loaded = load_examples(plan.data, plan.stage, plan.emotions, processor.tokenizer)
     _write_dropped(out, loaded)
     _same_plan(out, plan)
-    model.to(where)
+    model.to(home)
     store = None
     if "speech_encoder" not in plan.stage.train:
-        store = build_store(features or out / "features", loaded.examples, model, processor, progress=progress)
-    trainer = _trainer(plan, out, where, model, processor, loaded.examples, store, progress)
+        store = build_store(
+            features or out / "features",
+            loaded.examples,
+            model,
+            processor,
+            progress=progress,
+            where=where,
+            device=device,
+        )
+    trainer = _trainer(plan, out, home, model, processor, loaded.examples, store, progress)
     last = get_last_checkpoint(trainer.args.output_dir) if Path(trainer.args.output_dir).is_dir() else None
     result = trainer.train(resume_from_checkpoint=last)
     model.save_pretrained(out)

@@ -1,0 +1,114 @@
+"""What is done with the recordings of a corpus: their headers and hashes, and estimates of dimensions.
+
+Both are work for one process or for many (re_llm.distribute): batches of utterances go in, and come back completed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from re_llm import audio
+from re_llm.errors import RellmError
+from re_llm.records import DIMENSIONS, Utterance
+
+BATCH = 16  # recordings given to the estimator of pseudo labels at once
+DIGITS = 6  # of durations: microseconds
+
+Checked = tuple[Utterance, RellmError | None]
+
+
+class VadEstimator(Protocol):
+    """Estimates dimensions of recordings: `name` goes into `vad_source`.
+
+    Called with recordings [T] at 16 kHz; returns (valence, arousal, dominance) of each, on 0..1.
+    """
+
+    name: str
+
+    def __call__(self, waves: Sequence[audio.Samples]) -> Sequence[tuple[float, float, float]]: ...
+
+
+@dataclass(frozen=True)
+class HeaderWork:
+    """Utterances to utterances with the length, rate and hash of their recordings (re_llm.distribute)."""
+
+    folder: Path
+    hashed: bool
+    device: None = None
+
+    def start(self) -> Callable[[list[Utterance]], list[Checked]]:
+        recordings = _Recordings(hashed=self.hashed)
+        return lambda batch: [recordings.add_to(utterance) for utterance in batch]
+
+
+class _Recordings:
+    """Headers and hashes of one run; several utterances in a row can be segments of one long file."""
+
+    def __init__(self, *, hashed: bool):
+        self.hashed = hashed
+        self.header = lru_cache(maxsize=64)(audio.info)
+        self.hash = lru_cache(maxsize=64)(audio.sha256)
+
+    def add_to(self, utterance: Utterance) -> Checked:
+        """Adds length, rate and hash; or tells why not: missing, unreadable, or the segment is not in it."""
+        try:
+            self._add_to(utterance)
+        except RellmError as error:
+            return utterance, error
+        return utterance, None
+
+    def _add_to(self, utterance: Utterance) -> None:
+        header = self.header(utterance.audio)
+        left = header.seconds - utterance.start
+        if utterance.duration is None and left > 0:
+            utterance.duration = round(left, DIGITS)
+        elif utterance.duration is None or utterance.duration - left > audio.END_TOLERANCE:
+            raise RellmError(
+                f"{utterance.audio} is {header.seconds:.2f} s long, but the segment goes to "
+                f"{utterance.start + (utterance.duration or 0):.2f} s"
+            )
+        if utterance.duration < audio.MIN_SECONDS:
+            raise RellmError(f"{utterance.audio} is too short: {utterance.duration:.3f} s")
+        utterance.sample_rate = header.rate
+        if self.hashed:
+            utterance.sha256 = self.hash(utterance.audio)
+
+
+@dataclass(frozen=True)
+class PseudoLabelWork:
+    """Utterances to utterances with estimated dimensions where they have none (re_llm.distribute)."""
+
+    estimate: VadEstimator
+    folder: None = None
+
+    @property
+    def device(self) -> str:
+        return getattr(self.estimate, "device", "auto")
+
+    def start(self) -> Callable[[list[Utterance]], list[Checked]]:
+        return self.label
+
+    def label(self, batch: list[Utterance]) -> list[Checked]:
+        """The batch, each with its error when the recording cannot be read."""
+        waves: dict[str, audio.Samples] = {}
+        unreadable: dict[str, RellmError] = {}
+        for utterance in batch:
+            if utterance.dimensions() is None:
+                try:
+                    wave = audio.load(utterance.audio, start=utterance.start, duration=utterance.duration)
+                    waves[utterance.key] = wave
+                except RellmError as error:
+                    unreadable[utterance.key] = error
+        source = f"pseudo:{getattr(self.estimate, 'name', getattr(self.estimate, '__name__', 'unnamed'))}"
+        estimated = dict(zip(waves, self.estimate(list(waves.values())), strict=True)) if waves else {}
+        for utterance in batch:
+            if utterance.key in estimated:
+                for name, value in zip(DIMENSIONS, estimated[utterance.key], strict=True):
+                    # A regression head is not bounded; the scale is.
+                    setattr(utterance, name, min(max(float(value), 0.0), 1.0))
+                utterance.vad_source = source
+        return [(utterance, unreadable.get(utterance.key)) for utterance in batch]

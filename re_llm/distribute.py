@@ -1,0 +1,147 @@
+"""Where the batches of a stage are worked on: in this process, or on a cluster of machines (`--engine ray`).
+
+A stage says what is to be done as a `Work`: plain data that can be sent to another machine, whose `start` gives the
+function for one batch. Both engines call the same function on the same batches and hand the results back in order, so
+both write the same files. This module needs no Ray; re_llm.distribute_ray does, and is imported only when asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from re_llm.errors import MissingExtra, RellmError
+
+ENGINES = ("local", "ray")
+ROWS = 64  # rows sent to a worker at once, where each is a matter of milliseconds
+AHEAD = 16  # rows a thread may be ahead
+
+A_in = TypeVar("A_in", contravariant=True)
+B_out = TypeVar("B_out", covariant=True)
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Work(Protocol[A_in, B_out]):
+    """What is done with a batch. Plain data, since it is sent to every worker.
+
+    Attributes:
+        device: where the model runs that `start` loads (`auto`, `cpu`, `cuda`, ...); None when there is no model.
+        folder: what every machine of a cluster must see at this path, or None.
+    """
+
+    @property
+    def device(self) -> str | None: ...
+
+    @property
+    def folder(self) -> Path | None: ...
+
+    def start(self) -> Callable[[A_in], B_out]:
+        """Loads what is needed once, and gives the function of a batch.
+
+        Raises:
+            RellmError: it cannot be loaded here.
+        """
+        ...
+
+
+class Cluster(Protocol):
+    """Several machines that work on batches."""
+
+    def map(self, work: Work[A, B], batches: Iterable[A]) -> Iterator[B]:
+        """Results of all batches, in the order of the batches.
+
+        Raises:
+            RellmError: as the function raised it for one of the batches, or the cluster is lost.
+        """
+        ...
+
+
+def run_batches(work: Work[A, B], batches: Iterable[A], cluster: Cluster | None = None) -> Iterator[B]:
+    """Results of all batches, in order: worked on by the cluster, or one after the other in this process."""
+    return map(work.start(), batches) if cluster is None else cluster.map(work, batches)
+
+
+def run_rows(
+    work: Work[list[A], list[B]], rows: Iterable[A], *, cluster: Cluster | None = None, workers: int = 1
+) -> Iterator[B]:
+    """As `run_batches`, for work whose rows do not depend on each other: in this process, `workers` threads do it."""
+    if cluster is not None:
+        return itertools.chain.from_iterable(cluster.map(work, batched(rows, ROWS)))
+    function = work.start()
+    return ordered_map(lambda row: function([row])[0], rows, workers)
+
+
+def batched(items: Iterable[A], size: int) -> Iterator[list[A]]:
+    """Lists of `size` items, the last one shorter."""
+    waiting = iter(items)
+    while batch := list(itertools.islice(waiting, size)):
+        yield batch
+
+
+def ordered_map(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+    """`map` over threads, in order, with a bounded number of results waiting.
+
+    Threads serve here: reading, hashing, decoding and resampling all leave the interpreter lock.
+    """
+    if workers == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[B]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= workers * AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which machines do the work.
+
+    Args:
+        engine: one of `ENGINES`.
+        address: for `ray`: HOST:PORT of the cluster's head, or `auto` (the default): what `RAY_ADDRESS` names, or else
+            the cluster that this machine belongs to.
+
+    Raises:
+        RellmError: there is no such engine, or Ray is not installed.
+    """
+
+    engine: str = "local"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise RellmError(f"unknown engine {self.engine!r}", allowed=", ".join(ENGINES))
+        if self.engine == "local" and self.address is not None:
+            raise RellmError("--ray-address is for --engine ray", todo="Add --engine ray, or leave the address out")
+        if self.engine == "ray" and not all(importlib.util.find_spec(name) for name in ("ray", "pyarrow")):
+            raise MissingExtra("ray", "data", "--engine ray")
+
+    @contextmanager
+    def connect(self) -> Iterator[Cluster | None]:
+        """The cluster, for as long as there is work for it; None for the engine `local`.
+
+        Raises:
+            RellmError: it cannot be reached.
+        """
+        if self.engine == "local":
+            yield None
+            return
+        from re_llm.distribute_ray import connected
+
+        with connected(self.address or "auto") as cluster:
+            yield cluster
+
+
+HERE = Where()

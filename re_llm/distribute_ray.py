@@ -1,0 +1,216 @@
+"""`--engine ray`: batches on the machines of a Ray cluster, through Ray Data.
+
+Every batch is one task of `map_batches`. Work without a model runs as tasks on every free CPU; work with one runs in a
+pool of actors, each of which loads the weights once: one actor per GPU, or, without any GPU, one per machine. A
+machine that is lost costs the batches it was working on: Ray gives them to another one, and what Ray gives up (the
+results lay on the lost machine only) is asked for again here. Results are told apart by the number of their batch, so
+that none is missing and none comes twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+import os
+import pickle
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from re_llm.distribute import Work
+from re_llm.errors import RellmError
+from re_llm.version import __version__
+
+# Both are read when Ray is imported. Nothing about its use leaves the machine, whatever Ray's own default is.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayError, RayTaskError, UserCodeException
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+# Batches of one execution of Ray Data. Without a model little is lost by starting again, and a reader that looks for
+# few rows (the option `limit`) reads not much too far; with one, the weights are loaded once in so many batches.
+WINDOW, MODEL_WINDOW = 256, 1024
+IN_FLIGHT = 2  # batches at a worker: it works on one while the next is sent
+LOST_ROUNDS = 3  # without any result, before the cluster is given up
+TIMEOUT = 5.0  # s to reach the head
+START = 'Start it with "ray start --head --disable-usage-stats" on one machine, and "ray start --address" on the others'
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[RayCluster]:
+    """A cluster that runs already; one that this process is connected to is used as it is, and stays connected.
+
+    Raises:
+        RellmError: none can be reached.
+    """
+    if ray.is_initialized():
+        yield RayCluster()
+        return
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it has to say about its machines
+        _init(address)
+        try:
+            yield RayCluster()
+        finally:
+            ray.shutdown()
+
+
+def _init(address: str) -> None:
+    named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if named and named != "auto":
+        _reach(named)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    except Exception as error:  # of many types, some of them Exception itself
+        reason = " ".join(str(error).split()) or type(error).__name__
+        where = "here" if address == "auto" else f"at {address}"
+        raise RellmError(f"no Ray cluster can be used {where}: {reason}", todo=START) from error
+
+
+def _reach(address: str) -> None:
+    """Raises a RellmError when nothing listens there: Ray itself waits for more than a minute."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise RellmError(f"{address!r} is not an address of a Ray cluster", allowed="auto, or HOST:PORT of its head")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT).close()
+    except OSError as error:
+        raise RellmError(f"no Ray cluster answers at {address}: {error.strerror or error}", todo=START) from error
+
+
+class RayCluster:
+    """The machines of the cluster that this process is connected to."""
+
+    def map(self, work: Work[A, B], batches: Iterable[A]) -> Iterator[B]:
+        """See `re_llm.distribute.Cluster`."""
+        waiting = iter(batches)
+        size = WINDOW if work.device is None else MODEL_WINDOW
+        while window := list(itertools.islice(waiting, size)):
+            yield from _results(work, window)
+
+
+def _results(work: Work[A, B], batches: list[A]) -> Iterator[B]:
+    """Results in order; what a lost machine took with it is worked on again."""
+    ready: dict[int, B] = {}
+    due = 0
+    missing = dict(enumerate(batches))
+    fruitless = 0
+    while missing:
+        before = len(missing)
+        try:
+            for number, result in _execute(work, dict(missing)):
+                if missing.pop(number, None) is None:
+                    continue  # it had come before its machine was lost
+                ready[number] = result
+                while due in ready:
+                    yield ready.pop(due)
+                    due += 1
+        except (UserCodeException, RayTaskError):
+            raise  # a bug of ours, which would come again
+        except RayError as error:
+            fruitless = 0 if len(missing) < before else fruitless + 1
+            if fruitless >= LOST_ROUNDS:
+                reason = " ".join(str(error).split())[:500]
+                raise RellmError(
+                    f"the Ray cluster gives no results any more: {reason}",
+                    todo="Look at `ray status`, then run the same command again: finished rows are kept",
+                ) from error
+    assert due == len(batches) and not ready, (due, len(batches), list(ready))
+
+
+def _execute(work: Work[A, B], batches: dict[int, A]) -> Iterator[tuple[int, B]]:
+    """One execution of Ray Data over numbered batches: (number, result), mostly in order."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # The first results are written first, and Ray holds back what is too far ahead of them.
+    context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    rows = [{"number": number, "batch": pickle.dumps(batch)} for number, batch in batches.items()]
+    data = ray.data.from_items(rows, override_num_blocks=len(rows))
+    done = data.map_batches(batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **_placed(work, len(rows)))
+    for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for number, result in zip(table["number"], table["result"], strict=True):
+            outcome = pickle.loads(result.as_py())
+            if isinstance(outcome, RellmError):
+                raise outcome
+            yield number.as_py(), outcome
+
+
+def _placed(work: Work[Any, Any], batches: int) -> dict[str, Any]:
+    """Arguments of `map_batches` that say by whom the work is done: tasks, or actors with a model each."""
+    home = (__version__, os.getcwd())
+    if work.device is None:
+        return {"fn": _as_task, "fn_args": (pickle.dumps(work), home), "num_cpus": 1}
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = 0 if work.device == "cpu" else sum(int(each.get("GPU", 0)) for each in machines)
+    cpus = [int(each["CPU"]) for each in machines if each.get("CPU", 0) >= 1]
+    if not cpus:
+        raise RellmError("the Ray cluster has no CPU to work with", todo="Start its machines without --num-cpus 0")
+    if gpus:
+        needs: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1}
+    else:
+        # Equal parts, as large as the smallest machine: a model works with all of its cores.
+        needs = {"num_cpus": min(cpus)}
+    workers = gpus or sum(count // min(cpus) for count in cpus)
+    pool = ray.data.ActorPoolStrategy(
+        min_size=1, max_size=min(workers, batches), max_tasks_in_flight_per_actor=IN_FLIGHT
+    )
+    return {"fn": _Worker, "fn_constructor_args": (work, home), "compute": pool, **needs}
+
+
+class _Worker:
+    """A process of the cluster that does one kind of work; what fails is told with the first batch."""
+
+    def __init__(self, work: Work[Any, Any], home: tuple[str, str]):
+        version, folder = home
+        self.failure: Exception | None = None
+        self.function: Callable[[Any], Any] | None = None
+        if os.path.isdir(folder):
+            os.chdir(folder)  # relative paths mean here what they mean where the command was given
+        try:
+            if version != __version__:
+                raise RellmError(
+                    f"the machine {socket.gethostname()} has re-llm {__version__}; the command was given to {version}",
+                    todo="Install the same version on every machine of the cluster",
+                )
+            if work.folder is not None and not work.folder.exists():
+                raise RellmError(
+                    f"the machine {socket.gethostname()} does not see {work.folder.absolute()}",
+                    todo="Mount it at the same path on every machine of the cluster",
+                )
+            self.function = work.start()
+        except Exception as error:  # an actor that fails to start is started again and again
+            self.failure = error
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        outcomes = [pickle.dumps(self._outcome(each.as_py())) for each in table["batch"]]
+        return pa.table({"number": table["number"], "result": pa.array(outcomes, pa.large_binary())})
+
+    def _outcome(self, batch: bytes) -> Any:
+        """The result of a batch, or the error of a user's mistake."""
+        try:
+            if self.failure is not None:
+                raise self.failure
+            assert self.function is not None
+            return self.function(pickle.loads(batch))
+        except RellmError as error:
+            return error
+
+
+@functools.lru_cache(maxsize=1)
+def _worker(work: bytes, home: tuple[str, str]) -> _Worker:
+    """The worker of this process: tasks of one kind find what the last one left (open headers, hashes)."""
+    return _Worker(pickle.loads(work), home)
+
+
+def _as_task(table: pa.Table, work: bytes, home: tuple[str, str]) -> pa.Table:
+    return _worker(work, home)(table)

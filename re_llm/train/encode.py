@@ -1,0 +1,123 @@
+"""States of the frozen encoders, computed in this process or on a cluster (re_llm.distribute).
+
+B batch, T frames, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from re_llm import audio
+from re_llm.chat_llm import batches_by_length, pick_device
+from re_llm.model.configuration import ReLlmConfig
+from re_llm.model.emotion_encoder import EmotionEncoder
+from re_llm.model.modeling import ReLlmForConditionalGeneration
+from re_llm.model.outputs import EncodedAudio
+from re_llm.model.speech_encoder import SpeechEncoder
+from re_llm.train.data import Example
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """States of one utterance, as they are stored.
+
+    Attributes:
+        states: [T, D] float16, real frames only.
+        emotion: [D] float32 pooled, or [T, D] float16, or None without an emotion encoder.
+    """
+
+    key: str
+    states: np.ndarray
+    emotion: np.ndarray | None
+
+    @classmethod
+    def of(cls, key: str, batch: EncodedAudio, row: int) -> Encoded:
+        """One row of a padded batch."""
+        n = int(batch.speech_lengths[row])
+        emotion = batch.emotion_states
+        if emotion is None:
+            return cls(key, _half(batch.speech_states[row, :n]), None)
+        kept = _half(emotion[row, :n]) if emotion.dim() == 3 else emotion[row].float().cpu().numpy()
+        return cls(key, _half(batch.speech_states[row, :n]), kept)
+
+
+def _half(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.to(torch.float16).cpu().numpy()
+
+
+def encode_examples(examples: list[Example], model: Any, processor: Any, batch_size: int) -> Iterator[list[Encoded]]:
+    """States of utterances, in batches of similar length, longest first.
+
+    Raises:
+        RellmError: a recording cannot be read (names it).
+    """
+    samples = [audio.load(e.audio, start=e.start, duration=e.duration) for e in examples]
+    for rows in batches_by_length([len(s) for s in samples], batch_size):
+        encoded = _encode(model, processor, [samples[i] for i in rows])
+        yield [Encoded.of(examples[i].key, encoded, row) for row, i in enumerate(rows)]
+
+
+@torch.inference_mode()
+def _encode(model: Any, processor: Any, samples: list[np.ndarray]) -> EncodedAudio:
+    inputs = processor.audio_inputs(samples)
+    return model.encode_audio(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+
+
+class Ears(torch.nn.Module):
+    """The encoders of a model without its LLM: what a worker needs to hear.
+
+    Args:
+        weights: of both encoders, by their names in the model.
+        dtypes: of the speech and of the emotion encoder.
+    """
+
+    _hearing_is_trained = False
+    encode_audio = ReLlmForConditionalGeneration.encode_audio
+
+    def __init__(self, config: ReLlmConfig, weights: Mapping[str, torch.Tensor], dtypes: Mapping[str, torch.dtype]):
+        super().__init__()
+        self.config = config
+        self.speech_encoder = SpeechEncoder(config.speech_config, config.speech_window).to(dtypes["speech_encoder"])
+        self.emotion_encoder = None
+        if "emotion_encoder" in dtypes:
+            self.emotion_encoder = EmotionEncoder(config.emotion_config, config.emotion_outputs)
+            self.emotion_encoder.to(dtypes["emotion_encoder"])
+        self.load_state_dict(dict(weights))
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+@dataclass(frozen=True)
+class EncodeWork:
+    """Examples to their states. The weights go with it: a worker loads no checkpoint, and none can be another one."""
+
+    config: ReLlmConfig
+    weights: Mapping[str, torch.Tensor]
+    dtypes: Mapping[str, torch.dtype]
+    processor: Any
+    batch_size: int
+    device: str
+    folder: None = None
+
+    @classmethod
+    def of(cls, model: Any, processor: Any, batch_size: int, device: str) -> EncodeWork:
+        """The work that this model's encoders would do."""
+        parts = {name: getattr(model, name) for name in ("speech_encoder", "emotion_encoder")}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        states = {name: part.state_dict() for name, part in parts.items()}
+        weights = {f"{name}.{key}": value.cpu() for name, state in states.items() for key, value in state.items()}
+        dtypes = {name: part.dtype for name, part in parts.items()}
+        return cls(model.config, weights, dtypes, processor, batch_size, device)
+
+    def start(self) -> Callable[[list[Example]], list[list[Encoded]]]:
+        ears = Ears(self.config, self.weights, self.dtypes).to(pick_device(self.device))
+        return lambda examples: list(encode_examples(examples, ears, self.processor, self.batch_size))
