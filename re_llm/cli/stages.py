@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from re_llm.cli.common import BatchSize, Device, Dtype, JsonFlag, Overrides, Seed, print_json, print_report
+from re_llm.cli.common import (
+    BatchSize,
+    Device,
+    Dtype,
+    Engine,
+    JsonFlag,
+    Overrides,
+    RayAddress,
+    Seed,
+    print_json,
+    print_report,
+)
+from re_llm.distribute import Where
 from re_llm.errors import RellmError
 
 if TYPE_CHECKING:
@@ -52,6 +64,8 @@ def continue_(
     key_env: Annotated[
         str | None, typer.Option(metavar="NAME", help="Environment variable with the server's key: OPENAI_API_KEY, ...")
     ] = None,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Let the LLM continue every transcript: the targets of training.
@@ -64,6 +78,7 @@ def continue_(
     """
     from re_llm.continuations import continue_manifest
 
+    where = Where(engine, ray_address)
     own = {"--llm": llm, "--device": device != "auto", "--dtype": dtype != "auto", "--tokens": tokens != "pieces"}
     foreign = {"--model": model, "--rate": rate, "--key-env": key_env}
     for name, given in (own if server else foreign).items():
@@ -79,10 +94,12 @@ def continue_(
         asked = llm
     else:
         raise RellmError("no LLM is named", todo=_WHO)
-    report = continue_manifest(
-        manifest, out, llm=asked, prompt=prompt, splits=split, batch_size=batch_size, max_new_tokens=max_new_tokens,
-        device=device, dtype=dtype, tokens=tokens, shard=shard, chunk=chunk,
-    )  # fmt: skip
+    with where.connect() as cluster:
+        report = continue_manifest(
+            manifest, out, llm=asked, prompt=prompt, splits=split, batch_size=batch_size,
+            max_new_tokens=max_new_tokens, device=device, dtype=dtype, tokens=tokens, shard=shard, chunk=chunk,
+            cluster=cluster,
+        )  # fmt: skip
     print_report(report, as_json)
 
 
@@ -120,6 +137,8 @@ def train(
     keep_checkpoints: Annotated[
         bool, typer.Option("--keep-checkpoints", help="Keep what a resume would need.")
     ] = False,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     overrides: Overrides = [],
     as_json: JsonFlag = False,
 ) -> None:
@@ -131,6 +150,7 @@ def train(
     """
     from re_llm.config import load_recipe, parse_overrides
 
+    where = Where(engine, ray_address)
     chosen = load_recipe(recipe, parse_overrides(overrides))
     model, options = _stage(chosen, stage, system)
     begin = _start(chosen, options, start)
@@ -141,7 +161,8 @@ def train(
     from re_llm.train.run import train as run
 
     plan = Plan(chosen.components, model, options, chosen.emotions, tuple(data), begin, seed)
-    print_report(run(plan, out, features=features, device=device, keep_checkpoints=keep_checkpoints), as_json)
+    report = run(plan, out, features=features, device=device, keep_checkpoints=keep_checkpoints, where=where)
+    print_report(report, as_json)
 
 
 def _stage(recipe: Recipe, stage: str, system: str | None) -> tuple[ModelOptions, StageOptions]:
