@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from re_llm.corpora import own
 from re_llm.corpora.base import CorpusInfo, Filters, Reader, Scan
 from re_llm.corpora.recordings import VadEstimator
 from re_llm.corpora.run import PrepareReport
@@ -54,17 +55,20 @@ def infos() -> list[CorpusInfo]:
 
 
 def get(name: str) -> tuple[CorpusInfo, Reader]:
-    """Description and reader of a corpus.
+    """Description and reader of a corpus, or of a file with a reader (`bells.py`).
 
     Raises:
-        RellmError: there is no such corpus; names the nearest.
+        RellmError: there is no such corpus; names the nearest. Or the file holds no reader.
     """
+    if name.endswith(own.SUFFIX):
+        module = own.load(Path(name))
+        return module.INFO, module.read
     wanted = name.strip().lower().replace("-", "_")
-    module = _modules().get(wanted)
-    if module is None:
+    if wanted not in _modules():
         near = difflib.get_close_matches(wanted, names(), n=1)
         todo = f"Did you mean {near[0]}?" if near else "Use `table` for a csv, tsv or jsonl of your own"
         raise RellmError(f"unknown corpus {name!r}", allowed=", ".join(names()), todo=todo)
+    module = _modules()[wanted]
     return module.INFO, module.read
 
 
@@ -85,7 +89,7 @@ def prepare(
     """Reads a corpus and writes its manifest; `OUT_STEM.problems.jsonl` beside it lists what could not be used.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or the path of a reader (`bells.py`).
         root: folder of the corpus (for `table`, `emobox` and the like also a file).
         out: the manifest; audio paths in it are relative to its folder.
         protocol: named selection and split of the corpus; None takes everything that it holds.

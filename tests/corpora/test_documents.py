@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from re_llm import corpora
 from re_llm.corpora import run
+from re_llm.errors import RellmError
 from re_llm.records import Utterance, read_records
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -39,16 +42,48 @@ def test_common_options_are_described():
     assert set(re.findall(r"`(\w+)`(?=[^|]*\|)", table)) >= set(run.COMMON_OPTIONS)
 
 
-def test_the_reader_shown_works(tmp_path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def bells(tmp_path: Path) -> Path:
+    """The reader that the page shows, copied into a folder of one's own."""
     source = re.search(r"^```py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
-    (tmp_path / "bells.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    module = importlib.import_module("bells")
-    monkeypatch.setitem(corpora._modules(), "bells", module)
+    return worlds.write(tmp_path / "bells.py", source)
+
+
+def test_the_reader_shown_works_as_the_page_says(tmp_path, bells):
     for name in ("founder01_happy_1", "founder02_sadness_2", "founder02_ringing_3", "strange"):
-        worlds.sound(tmp_path / "corpus" / "wav" / f"{name}.wav", 0.1)
-    report = corpora.prepare("bells", tmp_path / "corpus", tmp_path / "m.jsonl")
-    assert report.by_emotion == {"happy": 1, "sad": 1, "none": 1} and len(report.problems) == 2
-    assert corpora.prepare("bells", tmp_path / "corpus", tmp_path / "m.jsonl", protocol="happy").rows == 1
-    assert next(read_records(tmp_path / "m.jsonl", Utterance)).speaker == "founder01"
-    del sys.modules["bells"]
+        worlds.sound(tmp_path / "BELLS" / "wav" / f"{name}.wav", 0.1)
+    command = re.search(r"^re-llm (prepare bells\.py .*)$", PAGE, re.MULTILINE)[1].split()
+    runs = [command, [*command[:-1], "happy.jsonl", "--protocol", "happy"], ["prepare", "bells.py", "--list"]]
+    # From another folder, as somebody does who has installed the package.
+    told = [
+        subprocess.run([sys.executable, "-m", "re_llm", *run], cwd=tmp_path, capture_output=True, text=True)
+        for run in runs
+    ]
+    assert [done.returncode for done in told] == [0, 0, 0], told
+    assert "2 problems" in told[0].stderr and "unknown emotion label 'ringing'" in told[0].stderr
+    found = [(u.speaker, u.emotion) for u in read_records(tmp_path / "bells.jsonl", Utterance)]
+    assert found == [("founder01", "happy"), ("founder02", None), ("founder02", "sad")]
+    assert len(list(read_records(tmp_path / "happy.jsonl", Utterance))) == 1
+    assert "--protocol happy: the happy ones" in told[2].stdout
+
+
+def test_a_copied_reader_works_elsewhere(tmp_path):
+    shutil.copy(Path(corpora.__file__).with_name("emodb.py"), tmp_path / "mine.py")
+    worlds.sound(tmp_path / "emodb/wav/03a01Fa.wav", 0.1)
+    assert corpora.prepare(str(tmp_path / "mine.py"), tmp_path / "emodb", tmp_path / "m.jsonl").rows == 1
+
+
+def test_readers_that_are_none(tmp_path, bells):
+    text = bells.read_text()
+    for change, words in {
+        ("INFO = CorpusInfo(", "INFO = CorpusInfo((("): r"bells\.py:\d+ cannot be imported: SyntaxError",
+        ("import re\n", "import nowhere_to_be_found\n"): "cannot be imported: ModuleNotFoundError",
+        ("INFO =", "INFORMATION ="): "has no INFO, a CorpusInfo",
+        ("def read(", "def write("): "has no read",
+        ("    name=", "    nome="): "unexpected keyword argument 'nome'",
+    }.items():
+        bells.write_text(text.replace(*change))
+        with pytest.raises(RellmError, match=words):
+            corpora.get(str(bells))
+    with pytest.raises(RellmError, match="no such file"):
+        corpora.get("absent.py")
