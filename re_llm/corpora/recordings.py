@@ -5,8 +5,8 @@ Both are work for one process or for many (re_llm.distribute): batches of uttera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -34,22 +34,27 @@ class VadEstimator(Protocol):
 
 @dataclass(frozen=True)
 class HeaderWork:
-    """Utterances to utterances with the length, rate and hash of their recordings (re_llm.distribute)."""
+    """Utterances to utterances with the length, rate and hash of their recordings (re_llm.distribute).
+
+    Attributes:
+        known: hashes that an interrupted run has left, by recording.
+    """
 
     folder: Path
     hashed: bool
+    known: Mapping[str, str] = field(default_factory=dict)
     device: None = None
 
     def start(self) -> Callable[[list[Utterance]], list[Checked]]:
-        recordings = _Recordings(hashed=self.hashed)
+        recordings = _Recordings(self.known, hashed=self.hashed)
         return lambda batch: [recordings.add_to(utterance) for utterance in batch]
 
 
 class _Recordings:
     """Headers and hashes of one run; several utterances in a row can be segments of one long file."""
 
-    def __init__(self, *, hashed: bool):
-        self.hashed = hashed
+    def __init__(self, known: Mapping[str, str], *, hashed: bool):
+        self.known, self.hashed = known, hashed
         self.header = lru_cache(maxsize=64)(audio.info)
         self.hash = lru_cache(maxsize=64)(audio.sha256)
 
@@ -75,7 +80,7 @@ class _Recordings:
             raise RellmError(f"{utterance.audio} is too short: {utterance.duration:.3f} s")
         utterance.sample_rate = header.rate
         if self.hashed:
-            utterance.sha256 = self.hash(utterance.audio)
+            utterance.sha256 = self.known.get(utterance.audio) or self.hash(utterance.audio)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 from re_llm import audio
 from re_llm.corpora.base import CorpusInfo, Filters, Reader, Scan
 from re_llm.corpora.files import read_json_lines
+from re_llm.corpora.journal import Journal, sweep
 from re_llm.corpora.recordings import BATCH, Checked, HeaderWork, PseudoLabelWork, VadEstimator
 from re_llm.distribute import Cluster, batched, run_batches, run_rows
 from re_llm.errors import RellmError
@@ -77,8 +78,11 @@ def run(
     if "test_speakers" not in info.options:
         utterances = _split_by_speaker(scan, utterances)
     utterances = _wanted(scan, filters, _with_texts(scan, utterances))
-    checked = run_rows(HeaderWork(root, hashed), utterances, cluster=cluster, workers=workers)
-    rows = _kept(scan, filters, checked)
+    sweep(out)
+    journal = Journal(out)
+    work = HeaderWork(root, hashed, journal.known)
+    checked = run_rows(work, utterances, cluster=cluster, workers=workers)
+    rows = _kept(scan, filters, journal.keep(checked) if hashed else checked)
     if limit > 0:
         rows = itertools.islice(rows, limit)
     if pseudo_vad is not None:
@@ -86,16 +90,24 @@ def run(
     total = None if protocol or limit else info.utterances or None
     try:
         with progress_bar(f"prepare {info.name}", total) as advance:
-            write_records(out, _at_least_one(info, scan, _counted(report, _relative(rows, out), advance)))
+            rows = _at_least_one(info, scan, _counted(report, _relative(rows, out), advance))
+            write_records(out, _and_problems(rows, report, out))
     except RellmError:
         # The list helps to put it right; an older manifest keeps its own.
         if scan.problems and not out.exists():
             _write_problems(out, scan.problems)
+        journal.close()
         raise
-    # How far a reader is ahead of the recordings depends on where they are read; the list does not.
-    scan.problems.sort(key=lambda problem: (problem.file, problem.line or 0, problem.what))
-    report.problems_file = _write_problems(out, scan.problems)
+    journal.delete()
     return report
+
+
+def _and_problems(rows: Iterable[Utterance], report: PrepareReport, out: Path) -> Iterator[Utterance]:
+    """The rows, then the list of the problems: it is there before the manifest is."""
+    yield from rows
+    # How far a reader is ahead of the recordings depends on where they are read; the list does not.
+    report.problems.sort(key=lambda problem: (problem.file, problem.line or 0, problem.what))
+    report.problems_file = _write_problems(out, report.problems)
 
 
 def _check(info: CorpusInfo, protocol: str | None, options: Mapping[str, Any], workers: int) -> None:
@@ -230,7 +242,9 @@ def _write_problems(out: Path, problems: Sequence[Problem]) -> Path | None:
     try:
         if problems:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(p.to_line() for p in problems), encoding="utf-8")
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary.write_text("".join(p.to_line() for p in problems), encoding="utf-8")
+            temporary.replace(path)
             return path
         path.unlink(missing_ok=True)  # of an earlier run
     except OSError as error:

@@ -113,7 +113,10 @@ def test_a_strict_failure_leaves_the_old_manifest(table, tmp_path):
     (tmp_path / "clips/5.wav").unlink()
     with pytest.raises(RellmError, match="no such file"):
         prepare("table", table, out, strict=True)
-    assert out.read_bytes() == before and sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".csv", ".jsonl"]
+    left = {p.name for p in tmp_path.iterdir()} - {"clips", "table.csv"}
+    assert out.read_bytes() == before and left == {"m.jsonl", ".m.jsonl.hashes"}
+    prepare("table", table, out)
+    assert not (tmp_path / ".m.jsonl.hashes").exists()
 
 
 def test_an_older_manifest_keeps_its_problems(table, tmp_path):

@@ -1,0 +1,113 @@
+"""What a `prepare` that was killed had already hashed, so that the next one need not hash it again.
+
+`.OUT.hashes` beside the manifest: when the first run began, then a line for each recording. It grows while a run works
+and is deleted when the manifest is complete. A hash is trusted when its recording has not been touched since.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from re_llm.corpora.recordings import Checked
+from re_llm.records import disk_error
+
+EVERY = 16  # recordings between two writes to the disk
+
+
+class Journal:
+    """Hashes by recording (`known`) of an interrupted run, and those of this one.
+
+    Attributes:
+        known: hash of every recording that an interrupted run had finished and that has not changed since.
+    """
+
+    def __init__(self, out: Path):
+        self.path = out.with_name(f".{out.name}.hashes")
+        self._began = time.time()
+        self._file: TextIO | None = None
+        found = dict(self._read())
+        self.known = {audio: digest for audio, digest in found.items() if self._untouched(audio)}
+
+    def _read(self) -> Iterator[tuple[str, str]]:
+        """(recording, hash) of the lines that were written whole."""
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return
+        for line in text.splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # torn when the run was killed
+                continue
+            if "began" in row:
+                self._began = min(self._began, float(row["began"]))
+            else:
+                yield row["audio"], row["sha256"]
+
+    def _untouched(self, audio: str) -> bool:
+        try:
+            stat = os.stat(audio)
+        except OSError:  # also a member of an archive, which is hashed again
+            return False
+        return max(stat.st_mtime, stat.st_ctime) < self._began
+
+    def keep(self, checked: Iterable[Checked]) -> Iterator[Checked]:
+        """Passes the utterances on, and writes down what has been hashed.
+
+        Raises:
+            RellmError: the disk is full, or the folder cannot be written.
+        """
+        last = None  # segments of one recording follow each other
+        for number, (utterance, error) in enumerate(checked):
+            audio, digest = utterance.audio, utterance.sha256
+            if error is None and digest is not None and audio != last and audio not in self.known:
+                self._write(json.dumps({"audio": audio, "sha256": digest}), flush=number % EVERY == 0)
+                last = audio
+            yield utterance, error
+
+    def _write(self, line: str, *, flush: bool) -> None:
+        try:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("a", encoding="utf-8")
+                # On a line of its own, whatever the last run left.
+                self._file.write("\n" + json.dumps({"began": self._began}) + "\n")
+            self._file.write(line + "\n")
+            if flush:
+                self._file.flush()
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def delete(self) -> None:
+        """The manifest is complete."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def sweep(out: Path) -> None:
+    """Deletes what killed runs on this machine have left half-written beside a manifest."""
+    for path in out.parent.glob(f".{out.name}.*.tmp"):
+        owner = path.name.removesuffix(".tmp").rpartition(".")[2]
+        if owner.isdigit() and not _is_running(int(owner)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there, asking would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
