@@ -47,15 +47,34 @@ class ModelOptions(Options):
     fusion: `pooled` repeats the utterance's emotion embedding over time (RE-LLM eq. 3), `frames` aligns frame by
         frame, `none` leaves the emotion encoder out (BLSP-Emo; system 8).
     speech_window: `full` pads to 30 s as Whisper was trained, `trimmed` encodes only the real frames.
+    adapter_kind: `subsampler`, strided convolutions with a residual `bottleneck`; or `cformer`, integrate-and-fire
+        between `pre_cif_layers` and `post_cif_layers` (BLSP-Emo's code): one speech token per transcript token.
     init_adapter: `copy` starts a fused adapter from the adapter of the checkpoint it continues, `fresh` at random.
     """
 
     fusion: Literal["pooled", "frames", "none"] = "pooled"
     speech_window: Literal["full", "trimmed"] = "full"
     lora: LoraOptions | None = LoraOptions()
+    adapter_kind: Literal["subsampler", "cformer"] = "subsampler"
     bottleneck: int = Field(default=512, ge=1)
     adapter_hidden_layers: int = Field(default=0, ge=0)
+    pre_cif_layers: int = Field(default=4, ge=0)
+    post_cif_layers: int = Field(default=4, ge=0)
     init_adapter: Literal["copy", "fresh"] = "copy"
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> ModelOptions:
+        others = {"subsampler": ("pre_cif_layers", "post_cif_layers"), "cformer": ("adapter_hidden_layers",)}
+        strange = [n for n in others[self.adapter_kind] if getattr(self, n) != type(self).model_fields[n].default]
+        if strange:
+            raise ValueError(f"{strange[0]} is no option of an adapter of the kind {self.adapter_kind!r}")
+        return self
+
+    def adapter(self) -> dict[str, Any]:
+        """Options of the adapter, as the config.json of a checkpoint spells them."""
+        if self.adapter_kind == "cformer":
+            return {"kind": "cformer", "pre_layers": self.pre_cif_layers, "post_layers": self.post_cif_layers}
+        return {"bottleneck": self.bottleneck, "hidden_layers": self.adapter_hidden_layers}
 
 
 class TaskOptions(Options):
@@ -135,11 +154,23 @@ class StageOptions(Options):
             raise ValueError("input_er and input_er_avd train the heads: add `heads` to `train`")
         if self.warm_steps and not self.warm_losses:
             raise ValueError("warm_steps is set, but warm_losses is not")
-        if any(task.target == "emotion" for task in self.tasks) and "response_kl" in names and len(self.tasks) == 1:
-            raise ValueError("response_kl needs a teacher, but the only task answers with the label")
+        taught = sorted({"response_kl", "input_kl"} & names)
+        if taught and len(self.tasks) == 1 and self.tasks[0].target == "emotion":
+            raise ValueError(f"{taught[0]} needs a teacher, but the only task answers with the label")
         if self.min_seconds >= self.max_seconds:
             raise ValueError("min_seconds must be below max_seconds")
         return self
+
+
+def unfit(stage: StageOptions, model: ModelOptions) -> str | None:
+    """Why a stage cannot train a model that is joined like this; None when it can."""
+    losses = {*stage.losses, *(stage.warm_losses or {})}
+    paired = sorted({"input_kl", "cif"} & losses)
+    if paired and model.adapter_kind != "cformer":
+        return f"{paired[0]} needs one speech token per transcript token: set model.adapter_kind to cformer, or drop it"
+    if "adapter_ctc" in losses and model.adapter_kind == "cformer":
+        return "adapter_ctc needs more speech tokens than transcript tokens, and a cformer gives as many: use cif"
+    return None
 
 
 class CorpusOptions(Options):
@@ -221,7 +252,9 @@ class Recipe(Options):
     @model_validator(mode="after")
     def _references(self) -> Recipe:
         for name, stage in self.stages.items():
-            _merge(self.model, stage.model)
+            wrong = unfit(stage, _merge(self.model, stage.model))
+            if wrong:
+                raise ValueError(f"stage {name!r}: {wrong}")
             for corpus in stage.data:
                 if corpus not in self.corpora:
                     raise ValueError(f"stage {name!r} reads {corpus!r}, which is not under `corpora`")

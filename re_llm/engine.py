@@ -122,8 +122,8 @@ class Engine:
             asked: every prompt that will stand around the speech, with the tokens that its answer may have; a prompt
                 that is None is not asked. Nothing counts the speech alone.
         """
-        if self.context is None:
-            return math.inf
+        if self.context is None or not self.model.config.adapter_settings.counts_beforehand:
+            return math.inf  # a CFormer tells only when it has heard; the model refuses a row that is too long
         room = self.context - max((self._around(prompt) + tokens for prompt, tokens in asked if prompt), default=0)
         tenths = range(1, round(10 * audio.MAX_SECONDS) + 1)
         fit = bisect_right(tenths, room, key=lambda n: self.processor.speech_token_count(n * audio.RATE // 10))

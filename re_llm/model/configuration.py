@@ -92,13 +92,18 @@ class AdapterSettings(_Settings):
             if getattr(self, name) < 0:
                 raise RellmError(f"adapter.{name} is {getattr(self, name)}", allowed="0 or more")
 
+    @property
+    def counts_beforehand(self) -> bool:
+        """Whether the length of a recording alone tells how many speech tokens it will give."""
+        return self.kind != "cformer"
+
     def token_count(self, states: int) -> int:
         """Speech tokens that `states` encoder states give: floor((L - 1) / stride) + 1 per convolution.
 
         Raises:
             RellmError: the adapter is a cformer, and the number depends on the recording.
         """
-        if self.kind == "cformer":
+        if not self.counts_beforehand:
             raise RellmError(
                 "the number of speech tokens of a cformer adapter depends on the recording",
                 todo="Call the model's encode_speech first, and lay out the rows by its lengths",

@@ -28,7 +28,7 @@ from re_llm.model.cformer import make_adapter
 from re_llm.model.configuration import DIMENSIONS, ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder, align_frames
 from re_llm.model.outputs import EncodedAudio, ReLlmOutput, SpeechTokens
-from re_llm.model.rows import pack_rows, positions, row_bounds
+from re_llm.model.rows import expand_rows, pack_rows, positions, row_bounds
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.trainable import TrainableModel
 
@@ -159,6 +159,7 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         emotion_values: Tensor | None = None,
         emotion_lengths: Tensor | None = None,
         encoded: EncodedAudio | None = None,
+        token_lengths: Tensor | None = None,
         speech_embeddings: Tensor | None = None,
         speech_lengths: Tensor | None = None,
         labels: Tensor | None = None,
@@ -172,7 +173,8 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
             input_ids: [R, L]; `config.speech_token_id` where a speech token goes.
             attention_mask: [R, L], 0 at padding, which stands at the ends of a row only.
             position_ids: [R, L]; by default real tokens are counted.
-            input_features, feature_lengths, emotion_values, emotion_lengths, encoded: see `encode_speech`.
+            input_features, feature_lengths, emotion_values, emotion_lengths, encoded, token_lengths: see
+                `encode_speech`.
             speech_embeddings, speech_lengths: [R, S, D] and [R], finished speech tokens instead of audio.
             labels: [R, L], -100 where nothing is to be learned; the output's `loss` is the next-token cross-entropy.
             logits_at: [R, L] bool, positions whose logits are computed; the output's `logits` are then [K, V]. By
@@ -184,7 +186,9 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         """
         speech = None
         if any(value is not None for value in (input_features, encoded)):
-            speech = self.encode_speech(input_features, feature_lengths, emotion_values, emotion_lengths, encoded)
+            speech = self.encode_speech(
+                input_features, feature_lengths, emotion_values, emotion_lengths, encoded, token_lengths
+            )
         elif speech_embeddings is not None and speech_lengths is not None:
             speech = SpeechTokens(speech_embeddings, speech_lengths, speech_embeddings.new_empty(0))
         self._refuse_too_long(input_ids.shape[1] + (past_key_values.get_seq_length() if past_key_values else 0))
@@ -229,18 +233,33 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
         """Continues rows of `input_ids`; takes the audio inputs of `forward` besides all that transformers takes.
 
-        The audio is encoded once, and its tokens enter with the prompt. Rows are padded on the left.
+        The audio is encoded once, and its tokens enter with the prompt. Rows are padded on the left. With a CFormer,
+        whose number of speech tokens nobody knows before, a row may hold one placeholder per recording instead; the
+        returned rows begin with the rows as they were given.
         """
         input_ids = kwargs.pop("input_ids", inputs)
         audio = {name: kwargs.pop(name) for name in AUDIO_INPUTS if kwargs.get(name) is not None}
+        rows = input_ids
         if audio:
             with torch.no_grad():
                 speech = self.encode_speech(**audio)
             cache = kwargs.get("past_key_values")
-            new = input_ids[:, cache.get_seq_length() if cache is not None else 0 :]
-            counts = (new == self.config.speech_token_id).sum(1).tolist()
+            past = cache.get_seq_length() if cache is not None else 0
+            rows, kwargs["attention_mask"] = self._expanded(rows, kwargs.get("attention_mask"), speech, past)
+            counts = (rows[:, past:] == self.config.speech_token_id).sum(1).tolist()
             kwargs["speech_embeddings"], kwargs["speech_lengths"] = pack_rows(speech, counts)
-        return super().generate(input_ids, **kwargs)
+        found = super().generate(rows, **kwargs)
+        return found if rows is input_ids else _with_prompts(found, input_ids, rows.shape[1])
+
+    def _expanded(
+        self, input_ids: Tensor, attention_mask: Tensor | None, speech: SpeechTokens, past: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rows with one placeholder per speech token; the same object where they have that already."""
+        lengths = speech.lengths.tolist()
+        held = int((input_ids[:, past:] == self.config.speech_token_id).sum())
+        if self.config.adapter_settings.counts_beforehand or past or held == sum(lengths):
+            return input_ids, attention_mask
+        return expand_rows(input_ids, attention_mask, self.config.speech_token_id, lengths)
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *, is_first_iteration: bool = False, **kwargs: Any
@@ -338,6 +357,16 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
+
+
+def _with_prompts(found: Any, prompts: Tensor, width: int) -> Any:
+    """Generated rows with these prompts in place of their own, which are `width` tokens long."""
+    rows = found if isinstance(found, Tensor) else found.sequences
+    rows = torch.cat([prompts.repeat_interleave(len(rows) // len(prompts), dim=0), rows[:, width:]], dim=1)
+    if isinstance(found, Tensor):
+        return rows
+    found.sequences = rows
+    return found
 
 
 AutoModel.register(ReLlmConfig, ReLlmForConditionalGeneration, exist_ok=True)

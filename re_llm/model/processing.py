@@ -78,7 +78,11 @@ class ReLlmProcessor(ProcessorMixin):
         return -(-samples // int(self.feature_extractor.hop_length))
 
     def speech_token_count(self, n_samples: int) -> int:
-        """Speech tokens that the model makes of a recording of `n_samples` at 16 kHz (about 6.25 a second)."""
+        """Speech tokens that the model makes of a recording of `n_samples` at 16 kHz (about 6.25 a second).
+
+        Raises:
+            RellmError: the adapter is a CFormer, which tells only when it has heard the recording.
+        """
         states = (self.frame_count(n_samples) - 1) // 2 + 1
         return AdapterSettings.read(self.adapter).token_count(states)
 
@@ -183,7 +187,8 @@ class ReLlmProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Model inputs of texts that hold one `<|speech|>` per recording.
 
-        Each placeholder becomes as many as the recording gives speech tokens. The text around it is tokenised piece
+        Each placeholder becomes as many as the recording gives speech tokens; with a CFormer it stays one, and the
+        model's `generate` expands it. The text around it is tokenised piece
         by piece, as everywhere in this project, and gets no special tokens beyond those it spells out.
 
         Args:
@@ -208,7 +213,8 @@ class ReLlmProcessor(ProcessorMixin):
                     f"the text holds {found} {SPEECH_TOKEN} placeholders, and there are {len(waves)} recordings",
                     allowed="one placeholder for each recording",
                 )
-            counts = iter([self.speech_token_count(len(wave)) for wave in waves])
+            known = AdapterSettings.read(self.adapter).counts_beforehand
+            counts = iter([self.speech_token_count(len(wave)) if known else 1 for wave in waves])
             rows = []
             for t in texts:
                 first, *others = t.split(SPEECH_TOKEN)

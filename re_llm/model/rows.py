@@ -46,6 +46,42 @@ def row_bounds(held: Sequence[int], given: Sequence[int]) -> list[int]:
     raise RellmError(what, todo="Make rows and audio inputs with the checkpoint's own processor")
 
 
+def expand_rows(
+    input_ids: Tensor, attention_mask: Tensor | None, speech_id: int, lengths: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Rows with one placeholder per recording as rows with one per speech token, padded on the left.
+
+    For adapters that know the number of speech tokens only when they have heard the recording (CFormer).
+
+    Args:
+        input_ids: [R, L]; `speech_id` once for each recording, in order. attention_mask: [R, L], or no padding.
+        lengths: speech tokens of each recording.
+
+    Returns:
+        input_ids and attention_mask, [R, L'].
+
+    Raises:
+        RellmError: the rows hold another number of placeholders than there are recordings.
+    """
+    found = input_ids == speech_id
+    if int(found.sum()) != len(lengths):
+        raise RellmError(
+            f"the rows hold {int(found.sum())} speech placeholders, and there are {len(lengths)} recordings",
+            allowed="one placeholder for each recording, or one for each speech token",
+        )
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    repeats = torch.ones_like(input_ids)
+    repeats[found] = torch.tensor(lengths, device=input_ids.device)
+    rows = [
+        torch.stack([ids, keep]).repeat_interleave(n, dim=1)
+        for ids, keep, n in zip(input_ids, mask, repeats, strict=True)
+    ]
+    longest = max(row.shape[1] for row in rows)
+    # Behind the mask any id will do that the LLM can embed.
+    padded = torch.stack([nn.functional.pad(row, (longest - row.shape[1], 0)) for row in rows])
+    return padded[:, 0], padded[:, 1]
+
+
 def pack_rows(speech: SpeechTokens, held: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Speech tokens by row, [R, S, D] and [R]: transformers repeats rows, not utterances, for beams and samples."""
     bounds = row_bounds(held, speech.lengths.tolist())

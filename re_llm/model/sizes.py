@@ -133,7 +133,7 @@ def trained_parameters(components: Mapping[str, str | None], options: ModelOptio
     if any(named.get(part) not in names for part, names in PAPER_COMPONENTS.items()):
         return {}
     found = paper_sizes(
-        AdapterSettings(bottleneck=options.bottleneck, hidden_layers=options.adapter_hidden_layers),
+        AdapterSettings.read(options.adapter()),
         None if options.lora is None else LoraSettings.read(options.lora.model_dump()),
         emotion_encoder=emotion is not None,
     )

@@ -29,9 +29,14 @@ def pad_rows(rows: Sequence[Sequence[int]], value: int) -> tuple[torch.Tensor, t
 
 def predicting(before: Sequence[int], response: Sequence[int], width: int) -> torch.Tensor:
     """[B, L] true where the logits predict a response token: one position earlier than the token itself."""
-    at = torch.zeros((len(before), width), dtype=torch.bool)
-    for i, (start, length) in enumerate(zip(before, response, strict=True)):
-        at[i, start - 1 : start + length - 1] = True
+    return spans([start - 1 for start in before], response, width)
+
+
+def spans(starts: Sequence[int], lengths: Sequence[int], width: int) -> torch.Tensor:
+    """[B, L] true at `lengths` positions from `starts` on."""
+    at = torch.zeros((len(starts), width), dtype=torch.bool)
+    for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        at[i, start : start + length] = True
     return at
 
 
@@ -41,33 +46,42 @@ class Collator:
     Args:
         examples: what the rows' `index` points into.
         encode: keys or examples of a batch -> the keyword inputs of the speech branch (`encoded`, or raw features).
-        token_counts: those inputs -> number of speech tokens of each row.
+        token_counts: those inputs -> number of speech tokens of each row; None = as many as its transcript has, which
+            the model is then told (CFormer).
         teacher: whether a loss needs the text pass.
+        compare_input: whether a loss compares the two passes at the transcript too (input_kl).
     """
 
     def __init__(
         self,
         examples: Sequence[Example],
         encode: Callable[[Sequence[Example]], dict[str, Any]],
-        token_counts: Callable[[dict[str, Any]], list[int]],
+        token_counts: Callable[[dict[str, Any]], list[int]] | None,
         *,
         speech_token: int,
         pad_token: int,
         teacher: bool,
+        compare_input: bool = False,
     ):
+        assert not compare_input or (teacher and token_counts is None), "input_kl needs a teacher and paired tokens"
         self.examples, self.encode, self.token_counts = examples, encode, token_counts
         self.speech_token, self.pad_token, self.teacher = speech_token, pad_token, teacher
+        self.compare_input = compare_input
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         chosen = [self.examples[row.index] for row in rows]
         speech = self.encode(chosen)
-        counts = self.token_counts(speech)
+        if self.token_counts is None:
+            counts = [len(r.transcript) for r in rows]
+            speech = {**speech, "token_lengths": torch.tensor(counts)}
+        else:
+            counts = self.token_counts(speech)
         before = [len(r.prefix) + n + len(r.suffix) for r, n in zip(rows, counts, strict=True)]
         student = [
             (*r.prefix, *([self.speech_token] * n), *r.suffix, *r.response) for r, n in zip(rows, counts, strict=True)
         ]
         input_ids, mask = pad_rows(student, self.pad_token)
-        batch = {
+        batch: dict[str, Any] = {
             "speech": speech,
             "input_ids": input_ids,
             "attention_mask": mask,
@@ -80,6 +94,10 @@ class Collator:
         }
         if self.teacher:
             batch["teacher"] = self._teacher(rows)
+        if self.compare_input:
+            spoken = [n if r.has_teacher else 0 for r, n in zip(rows, counts, strict=True)]
+            batch["input_at"] = spans([len(r.prefix) for r in rows], spoken, input_ids.shape[1])
+            batch["logits_at"] |= batch["input_at"]
         return batch
 
     def _teacher(self, rows: Sequence[Row]) -> dict[str, torch.Tensor] | None:
@@ -90,9 +108,14 @@ class Collator:
         text = [(*r.teacher_prefix, *r.transcript, *r.teacher_suffix, *r.response) for r in taught]
         input_ids, mask = pad_rows(text, self.pad_token)
         before = [len(t) - len(r.response) for t, r in zip(text, taught, strict=True)]
-        return {
+        found = {
             "input_ids": input_ids,
             "attention_mask": mask,
             "logits_at": predicting(before, [len(r.response) for r in taught], input_ids.shape[1]),
             "of_target": torch.tensor([r.has_teacher for r in rows for _ in r.response]),
         }
+        if self.compare_input:
+            read = [len(r.transcript) for r in taught]
+            found["input_at"] = spans([len(r.teacher_prefix) for r in taught], read, input_ids.shape[1])
+            found["logits_at"] |= found["input_at"]
+        return found

@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from re_llm import audio
 from re_llm.chat_llm import pick_device
-from re_llm.config import Components, ModelOptions, StageOptions, resolve_component
+from re_llm.config import Components, ModelOptions, StageOptions, resolve_component, unfit
 from re_llm.distribute import HERE, Where
 from re_llm.errors import RellmError
 from re_llm.model.modeling import ReLlmForConditionalGeneration
@@ -38,6 +38,9 @@ class Plan:
         stage: what is trained, on what, how.
         start: checkpoint folder to continue from; None = a fresh adapter on the components.
         data: continuation files.
+
+    Raises:
+        RellmError: the stage's losses do not fit the model.
     """
 
     components: Components
@@ -47,6 +50,11 @@ class Plan:
     data: tuple[Path, ...]
     start: str | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = unfit(self.stage, self.model)
+        if wrong:
+            raise RellmError(f"this stage cannot train this model: {wrong}")
 
 
 @dataclass
@@ -81,7 +89,7 @@ def build_model(plan: Plan, *, attention: str | None = None) -> tuple[Any, Any]:
         emotions=plan.emotions,
         fusion=options.fusion,
         speech_window=options.speech_window,
-        adapter={"bottleneck": options.bottleneck, "hidden_layers": options.adapter_hidden_layers},
+        adapter=options.adapter(),
         lora=options.lora.model_dump() if options.lora else None,
         init_adapter_from=resolve_component(plan.start) if plan.start else None,
         init_adapter=options.init_adapter,
@@ -99,8 +107,11 @@ def build_model(plan: Plan, *, attention: str | None = None) -> tuple[Any, Any]:
 
 def _speech_inputs(
     model: Any, processor: Any, store: FeatureStore | None
-) -> tuple[Callable[[Sequence[Example]], dict[str, Any]], Callable[[dict[str, Any]], list[int]]]:
-    """How a batch gets its speech: from the store, or from the recordings when the speech encoder is trained too."""
+) -> tuple[Callable[[Sequence[Example]], dict[str, Any]], Callable[[dict[str, Any]], list[int]] | None]:
+    """How a batch gets its speech: from the store, or from the recordings when the speech encoder is trained too.
+
+    And how many speech tokens that gives; None when there are as many as the transcript has (CFormer).
+    """
     uses_emotion = model.emotion_encoder is not None
     settings = model.config.adapter_settings
 
@@ -116,7 +127,7 @@ def _speech_inputs(
             return [settings.token_count(n) for n in speech["encoded"].speech_lengths.tolist()]
         return [settings.token_count((frames - 1) // 2 + 1) for frames in speech["feature_lengths"].tolist()]
 
-    return (cached if store else raw), counts
+    return (cached if store else raw), counts if settings.counts_beforehand else None
 
 
 def _arguments(plan: Plan, out: Path, device: torch.device, rows: int) -> TrainingArguments:
@@ -221,6 +232,9 @@ def _trainer(
     stage = plan.stage
     encode, counts = _speech_inputs(model, processor, store)
     maker = RowMaker(processor.tokenizer, stage)
+    if counts is None:
+        _refuse_wordless(examples)
+    named = {*stage.losses, *(stage.warm_losses or {})}
     lengths = [store.length(e.key) if store else int((e.duration or 1.0) * 50) for e in examples]
     pad = processor.tokenizer.pad_token_id
     collator = Collator(
@@ -229,7 +243,8 @@ def _trainer(
         counts,
         speech_token=model.config.speech_token_id,
         pad_token=pad if pad is not None else processor.tokenizer.eos_token_id,
-        teacher=any("response_kl" in (names or {}) for names in (stage.losses, stage.warm_losses)),
+        teacher=bool({"response_kl", "input_kl"} & named),
+        compare_input="input_kl" in named,
     )
     return ReLlmTrainer(
         model=model,
@@ -241,6 +256,17 @@ def _trainer(
         sampler=BucketedSampler(lengths, stage.batch_size, seed=plan.seed),
         log_file=out / "log.jsonl",
     )
+
+
+def _refuse_wordless(examples: Sequence[Example]) -> None:
+    """A CFormer is trained to give as many tokens as the transcript has; none at all it cannot give."""
+    silent = [example.key for example in examples if not example.text.strip()]
+    if silent:
+        more = f" and {len(silent) - 1} more" if silent[1:] else ""
+        raise RellmError(
+            f"{silent[0]}{more}: no transcript, which an adapter of the kind cformer needs in training",
+            todo="Remove these rows, or train a subsampler",
+        )
 
 
 def _as_json(value: Any) -> Any:

@@ -57,8 +57,8 @@ class ReLlmTrainer(Trainer):
         return (total, {"logits": logits}) if return_outputs else total
 
     def _weighted(self, model: Any, inputs: dict[str, Any], weights: dict[str, float]) -> tuple[torch.Tensor, Any]:
-        needs_response = any(name.startswith("response") for name in weights)
-        if needs_response:
+        bare = self.accelerator.unwrap_model(model)
+        if any(name.startswith(("response", "input_kl")) for name in weights):
             output = model(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
@@ -67,28 +67,46 @@ class ReLlmTrainer(Trainer):
             )
             speech, logits = output.speech, output.logits
         else:  # nothing reads the LLM's output
-            speech, logits = self.accelerator.unwrap_model(model).encode_speech(**inputs["speech"]), None
-        terms = self._loss_terms(self.accelerator.unwrap_model(model), weights, inputs, speech, logits)
-        total = sum(weights[name] * term for name, term in terms.items())
+            speech, logits = bare.encode_speech(**inputs["speech"]), None
+        terms = self._llm_terms(bare, weights, inputs, logits) | self._speech_terms(bare, weights, inputs, speech)
+        if terms:
+            total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        else:  # every row of this batch answers with the label, and only losses with a teacher were asked for
+            total = 0.0 * logits.sum()
         for name, term in terms.items():
             self._terms[name].append(term.detach())
         return total, logits
 
-    def _loss_terms(self, model: Any, weights: dict[str, float], inputs: Any, speech: Any, logits: Any) -> Any:
+    def _llm_terms(self, model: Any, weights: dict[str, float], inputs: Any, logits: Any) -> dict[str, torch.Tensor]:
+        """Losses on what the LLM says: of the response [N, V], and at the transcript for input_kl."""
         terms: dict[str, torch.Tensor] = {}
+        if logits is None:
+            return terms
+        response, spoken = _parted(logits, inputs)
         if "response_ce" in weights:
-            terms["response_ce"] = losses.response_ce(logits, inputs["targets"])
-        if "response_kl" in weights and inputs.get("teacher"):
-            teacher = dict(inputs["teacher"])
-            of_target = teacher.pop("of_target")
-            taught = model.text_forward(**teacher).logits
-            terms["response_kl"] = losses.response_kl(logits[of_target], taught, temperature=self.options.temperature)
+            terms["response_ce"] = losses.response_ce(response, inputs["targets"])
+        taught = {"response_kl", "input_kl"} & set(weights)
+        if taught and inputs.get("teacher"):
+            given = inputs["teacher"]
+            passed = {name: given[name] for name in ("input_ids", "attention_mask", "logits_at")}
+            teacher, written = _parted(model.text_forward(**passed).logits, given)
+            pairs = {"response_kl": (response[given["of_target"]], teacher), "input_kl": (spoken, written)}
+            for name in sorted(taught):
+                student, target = pairs[name]
+                terms[name] = getattr(losses, name)(student, target, temperature=self.options.temperature)
+        return terms
+
+    def _speech_terms(self, model: Any, weights: dict[str, float], inputs: Any, speech: Any) -> dict[str, torch.Tensor]:
+        """Losses on the adapter's output and on the heads."""
+        terms: dict[str, torch.Tensor] = {}
         if {"input_er", "input_er_avd"} & set(weights):
             emotion_logits, dimensions = model.perceive(speech)
             if "input_er" in weights:
                 terms["input_er"] = losses.input_er(emotion_logits, inputs["emotions"])
             if "input_er_avd" in weights:
                 terms["input_er_avd"] = losses.input_er_avd(dimensions, inputs["dimensions"])
+        if "cif" in weights:
+            terms["cif"] = losses.cif(speech.fired, inputs["transcript_lengths"])
         if "adapter_ctc" in weights:
             terms["adapter_ctc"] = losses.adapter_ctc(
                 speech.embeddings,
@@ -131,6 +149,14 @@ class ReLlmTrainer(Trainer):
 
     def _bare(self) -> Any:
         return self.accelerator.unwrap_model(self.model)
+
+
+def _parted(logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits at the response's and at the transcript's positions, out of those of both."""
+    if "input_at" not in inputs:
+        return logits, logits[:0]
+    of_input = inputs["input_at"][inputs["logits_at"]]
+    return logits[~of_input], logits[of_input]
 
 
 class TerminalProgress(TrainerCallback):

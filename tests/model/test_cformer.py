@@ -41,7 +41,7 @@ def test_golden_cformer_answers(model):
         found = model.generate(
             input_ids=row, attention_mask=torch.ones_like(row), speech_embeddings=speech.embeddings,
             speech_lengths=speech.lengths, max_new_tokens=decoding.new_tokens(C), min_new_tokens=1, do_sample=False,
-            eos_token_id=golden.special().last, pad_token_id=golden.special().last,
+            eos_token_id=list(golden.special()), pad_token_id=golden.special().last,
         )[0, row.shape[1] :].tolist()  # fmt: skip
         recorded = golden.outputs(C)[f"gen_single{i}_ids"][0, 1:].tolist()
         assert found == recorded[: len(found)]

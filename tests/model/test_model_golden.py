@@ -105,7 +105,7 @@ def test_golden_generation(case):
         found = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), **audio,
             max_new_tokens=decoding.new_tokens(case), min_new_tokens=1, do_sample=False,
-            eos_token_id=golden.special().last, pad_token_id=golden.special().last,
+            eos_token_id=list(golden.special()), pad_token_id=golden.special().last,
         )[0, ids.shape[1] :].tolist()  # fmt: skip
         recorded = expected[f"{f'{runs.ROUNDED}.' if case == RELLM else ''}gen_single{i}_ids"][0, 1:].tolist()
         assert found == recorded[: len(found)]
