@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 import tiny_world
+from chat_world import Echo, serving, write_manifest
+from typer.testing import CliRunner
 
 from re_llm.answers import Answer
 from re_llm.chat_llm import ChatLlm, batches_by_length
-from re_llm.continuations import continue_manifest, refusal
+from re_llm.cli import app
+from re_llm.continuations import continue_manifest, continue_rows, refusal
 from re_llm.errors import RellmError
-from re_llm.prompts import Prompt
-from re_llm.records import Continuation, Utterance, read_records, write_records
+from re_llm.prompts import Prompt, get_prompt
+from re_llm.records import Continuation, Record, RecordAppender, Utterance, read_records, write_records
 
 
 class Parrot:
@@ -120,3 +124,192 @@ def test_an_llm_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_batches_are_of_similar_length_longest_first() -> None:
     assert list(batches_by_length([3, 9, 1, 7], 2)) == [[1, 3], [0, 2]]
+
+
+def _writes(manifest: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bytes]]:
+    """What a run writes, in order: (file, bytes)."""
+    written: list[tuple[Path, bytes]] = []
+    append = RecordAppender.append
+
+    def watched(self: RecordAppender, records: Iterable[Record]) -> None:
+        batch = list(records)
+        written.append((self.path, "".join(record.to_line() for record in batch).encode()))
+        append(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordAppender, "append", watched)
+        continue_manifest(manifest, out, llm=Echo(), chunk=4)
+    return written
+
+
+def test_a_kill_at_any_byte_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a run wrote up to some byte is there, and nothing after it: the next run writes the rest."""
+    manifest = write_manifest(tmp_path / "m.jsonl", 21)
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "c.jsonl"
+    written = _writes(manifest, whole, monkeypatch)
+    side = whole.with_suffix(".provenance.json").read_text()
+    monkeypatch.setattr("re_llm.provenance.git_revision", lambda: None)  # a process each time
+    total = sum(len(data) for _, data in written)
+    for cut in range(0, total, 97):
+        left = cut
+        out.write_bytes(b"")
+        out.with_suffix(".dropped.jsonl").write_bytes(b"")
+        for path, data in written:
+            with (out if path == whole else out.with_suffix(".dropped.jsonl")).open("ab") as file:
+                file.write(data[:left])
+            left = max(0, left - len(data))
+        out.with_suffix(".provenance.json").write_text(side.replace('"complete": true', '"complete": false'))
+        continue_manifest(manifest, out, llm=Echo(), chunk=4)
+        for suffix in (".jsonl", ".dropped.jsonl"):
+            assert out.with_suffix(suffix).read_bytes() == whole.with_suffix(suffix).read_bytes(), cut
+
+
+def test_chunks_are_the_same_after_a_kill(tmp_path: Path) -> None:
+    """A chunk that was written in part is asked again as a whole: its batches round as they did."""
+    manifest = write_manifest(tmp_path / "m.jsonl", 16)
+    whole = Echo()
+    continue_manifest(manifest, tmp_path / "c.jsonl", llm=whole, chunk=4)
+    text = (tmp_path / "c.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "c.jsonl").write_text("".join(text[:5]))
+    again = Echo()
+    continue_manifest(manifest, tmp_path / "c.jsonl", llm=again, chunk=4)
+    assert again.asked == whole.asked[4:] and (tmp_path / "c.jsonl").read_text() == "".join(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": "continue"}, "begun with --prompt continue-emotion, and this run has continue"),
+        ({"max_new_tokens": 12}, "begun with --max-new-tokens 48, and this run has 12"),
+        ({"llm": Echo("bat")}, "begun with --llm or --model echo, and this run has bat"),
+        ({"splits": None}, "begun with --split train, and this run has None"),
+        ({"splits": ("train", "dev")}, "begun with --split train, and this run has dev train"),
+        ({"chunk": 5}, "begun with --chunk 4, and this run has 5"),
+        ({"shard": "0/2"}, "begun with --shard 0/1, and this run has 0/2"),
+        (
+            {"llm": Echo(decoding={"asked": "local", "dtype": "bfloat16", "tokens": "joined"})},
+            "begun with --server server, and this run has local",
+        ),
+    ],
+)
+def test_another_run_does_not_go_on_with_the_file(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    manifest, out = write_manifest(tmp_path / "m.jsonl", 9), tmp_path / "c.jsonl"
+    options = {"llm": Echo(), "chunk": 4}
+    continue_manifest(manifest, out, **options)
+    out.write_text(out.read_text().splitlines(keepends=True)[0])
+    before = out.read_bytes()
+    with pytest.raises(RellmError, match=message):
+        continue_manifest(manifest, out, **options | changes)
+    assert out.read_bytes() == before
+    continue_manifest(manifest, out, **options, batch_size=3)  # another batch size may go on; it is written down
+    runs = json.loads(out.with_suffix(".provenance.json").read_text())["runs"]
+    assert len(runs) == 2 and all(run["versions"]["re-llm"] for run in runs)
+
+
+def test_a_changed_manifest_or_a_file_of_unknown_origin_is_refused(tmp_path: Path) -> None:
+    manifest, out = write_manifest(tmp_path / "m.jsonl", 9), tmp_path / "c.jsonl"
+    continue_manifest(manifest, out, llm=Echo())
+    write_manifest(manifest, 9, emotion="happy")
+    with pytest.raises(RellmError, match="the manifest has changed"):
+        continue_manifest(manifest, out, llm=Echo())
+    side = out.with_suffix(".provenance.json")
+    side.write_text("{}")
+    with pytest.raises(RellmError, match=r"c\.provenance\.json does not tell how c\.jsonl was made"):
+        continue_manifest(manifest, out, llm=Echo())
+    side.unlink()
+    with pytest.raises(RellmError, match=r"c\.provenance\.json, which tells how they were made, is missing"):
+        continue_manifest(manifest, out, llm=Echo())
+
+
+def test_rows_that_are_not_of_this_run_are_found(tmp_path: Path) -> None:
+    manifest, out = write_manifest(tmp_path / "m.jsonl", 9), tmp_path / "c.jsonl"
+    continue_manifest(manifest, out, llm=Echo())
+    text = out.read_text()
+    lines = text.splitlines(keepends=True)
+    for wrong, message in ((text + lines[0], "a key twice"), (text + lines[0].replace("u0", "u77"), "'u77', which is")):
+        out.write_text(wrong)
+        with pytest.raises(RellmError, match=message):
+            continue_manifest(manifest, out, llm=Echo())
+    out.write_text(text + lines[0].replace("u0", "u4"))
+    with pytest.raises(RellmError, match="'u4' stands in"):
+        continue_manifest(manifest, out, llm=Echo())
+
+
+def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    manifest, out = write_manifest(tmp_path / "m.jsonl", 9), tmp_path / "c.jsonl"
+    with RecordAppender(out), pytest.raises(RellmError, match="another process is writing"):
+        continue_manifest(manifest, out, llm=Echo())
+    assert continue_manifest(manifest, out, llm=Echo()).rows == 8
+
+
+def test_one_batch_of_rows_without_any_file() -> None:
+    """What other engines build on."""
+    base = {"corpus": "toy", "split": "train", "audio": "a.wav"}
+    rows = [
+        Utterance(key="a", text="so", emotion="sad", **base),
+        Utterance(key="b", text=" ", emotion="sad", **base),
+        Utterance(key="c", text="and", **base),
+        Utterance(key="d", text="well", emotion="happy", **base),
+    ]
+    llm = Echo()
+    outcomes = continue_rows(rows, llm, "continue-emotion")
+    assert [(each.key, each.dropped) for each in outcomes] == [
+        ("a", None), ("b", "no-text"), ("c", "no-emotion"), ("d", None),
+    ]  # fmt: skip
+    assert llm.asked == ["so", "well"] and isinstance(outcomes[3].record, Continuation)
+    assert outcomes[3].record.instruction.startswith("Continue the following sentence that reflects a happy emotion")
+    assert continue_rows(rows[1:3], llm, "continue-emotion")[0].filed().model_dump()["dropped"] == "no-text"
+    plain = continue_rows(rows, llm, "continue")
+    assert [each.dropped for each in plain] == [None, "no-text", None, None]
+    assert plain[2].record.model_dump()["instruction"] == "Continue the following sentence in a coherent style: "
+    code = continue_rows(rows[:1], llm, "continue-emotion-code")[0].record
+    assert "reflects a 'sad' emotion tone" in code.model_dump()["instruction"]
+
+
+def test_no_row_in_the_splits_is_an_error(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", 3, split="test")
+    with pytest.raises(RellmError, match=r"no utterance in train\. Allowed: test"):
+        continue_manifest(manifest, tmp_path / "c.jsonl", llm=Echo())
+
+
+def test_joined_tokens_are_those_of_the_whole_turn(assets: Path) -> None:
+    pieces, joined = (ChatLlm.load("mini:llm", device="cpu", tokens=way) for way in ("pieces", "joined"))
+    prompt, text = get_prompt("continue"), "I missed the bus."
+    messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.before + text}]
+    whole = joined.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert joined._ids(prompt, text) == joined.tokenizer(whole)["input_ids"] != pieces._ids(prompt, text)
+    assert joined.tokenizer.decode(pieces._ids(prompt, text)) == whole
+    assert joined.name == "mini:llm" and joined.decoding["tokens"] == "joined"
+    with pytest.raises(RellmError, match="Allowed: pieces, joined"):
+        ChatLlm.load("mini:llm", device="cpu", tokens="letters")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no LLM is named"),
+        (["--server", "http://127.0.0.1:9/v1"], "no LLM is named"),
+        (["--llm", "a", "--server", "http://127.0.0.1:9/v1", "--model", "b"], "--llm is an option of a model of this"),
+        (["--server", "http://127.0.0.1:9/v1", "--model", "b", "--device", "cpu"], "--device is an option of a model"),
+        (["--llm", "a", "--rate", "9"], "--rate is an option of --server, which is not given"),
+        (["--llm", "a", "--shard", "4/4"], "there is no shard 4/4"),
+        (["--server", "http://127.0.0.1:9/v1", "--model", "b", "--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),
+        (["--server", "http://127.0.0.1:9/v1", "--model", "b"], "cannot be reached"),
+    ],
+)
+def test_the_command_tells_what_is_wrong(tmp_path: Path, arguments: list[str], message: str) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", 3)
+    done = CliRunner().invoke(app, ["continue", str(manifest), "--out", str(tmp_path / "c.jsonl"), *arguments])
+    assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
+
+
+def test_the_command_through_a_server(tmp_path: Path) -> None:
+    manifest, out = write_manifest(tmp_path / "m.jsonl", 9), tmp_path / "c.jsonl"
+    with serving() as world:
+        arguments = ["continue", manifest, "--out", out, "--server", world.url, "--model", "echo", "--json"]
+        done = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["rows"], report["dropped"], report["retries"]) == (8, {"no-text": 1}, {})
+    continue_manifest(manifest, tmp_path / "local.jsonl", llm=Echo())
+    assert out.read_bytes() == (tmp_path / "local.jsonl").read_bytes()
