@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from re_llm.chat_llm import Answer, ChatLlm
-from re_llm.config import resolve_component
 from re_llm.emotions import PROMPT_EMOTIONS, parse_answer
 from re_llm.engine import Reply
 from re_llm.errors import RellmError
@@ -41,6 +40,15 @@ class TextSystem:
     llm: ChatLlm
     emotions: Sequence[str] = PROMPT_EMOTIONS
     transcriber: Transcriber | None = None
+
+    @property
+    def name(self) -> str:
+        """What answers: the LLM, and who told it the words."""
+        return f"{self.llm.name} reading {self.transcriber.name}" if self.transcriber else self.llm.name
+
+    @property
+    def dtype(self) -> Any:
+        return self.llm.model.dtype
 
     @property
     def needs_audio(self) -> bool:
@@ -125,5 +133,5 @@ def text_system(kind: str, *, llm: str, whisper: str | None, device: str = "auto
     if kind == "cascade":
         if whisper is None:
             raise RellmError("a cascade needs a Whisper model")
-        transcriber = Transcriber.load(resolve_component(whisper), **options)
-    return TextSystem(ChatLlm.load(resolve_component(llm), **options), transcriber=transcriber)
+        transcriber = Transcriber.load(whisper, **options)
+    return TextSystem(ChatLlm.load(llm, **options), transcriber=transcriber)

@@ -188,7 +188,11 @@ def transcribe(
 
 
 def save_whisper(model: WhisperForConditionalGeneration, processor: WhisperProcessor, out: Path) -> None:
-    """Write model (float16), processor and generation settings so that plain transformers loads them."""
+    """Write model (float16), processor and generation settings so that plain transformers loads them.
+
+    The config says that it was trained on real frames: `re_llm.transcribe` reads `speech_window`.
+    """
+    model.config.speech_window = "trimmed"
     # The output projection is the decoder's embedding; as a copy in half precision it would be stored twice.
     weights = {name: t.to(torch.float16) for name, t in model.state_dict().items() if name != "proj_out.weight"}
     model.save_pretrained(out, state_dict=weights)
