@@ -13,11 +13,14 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from re_llm.errors import RellmError
 from re_llm.model import convert_config
 from re_llm.model.convert_checkpoint import plan, plan_qwen
 from re_llm.model.convert_job import Job, write
 from re_llm.model.convert_released import plan as plan_back
+from re_llm.model.convert_tokenizer import TIKTOKEN
 from re_llm.model.hub import locate
 
 TARGETS = ("re-llm", "blsp-emo")
@@ -93,12 +96,12 @@ def convert(
     """
     target = Path(dst).expanduser()
     _check_target(target)
-    source = locate(src)
+    source = _source(src)
     given = convert_config.read_json(source / "config.json")
     kind = convert_config.kind_of(given, source / "config.json")
     _check_direction(kind, to)
     names = {"emotion_encoder": emotion_encoder, "tokenizer": tokenizer}
-    folders = {name: None if value is None else locate(value) for name, value in names.items()}
+    folders = {name: None if value is None else _source(value) for name, value in names.items()}
     if kind == "re-llm":
         job = plan_back(source)
     elif kind == "qwen":
@@ -106,6 +109,14 @@ def convert(
     else:
         job = plan(source, given, folders["emotion_encoder"], folders["tokenizer"])
     return _carry_out(job, target, progress)
+
+
+def _source(name: Name) -> Path:
+    """A folder as it is; of a repository of the hub the vocabulary too, and its pickles when it has nothing else."""
+    folder = locate(name, also=(TIKTOKEN,))
+    if Path(name).expanduser().is_dir() or any(folder.glob("*.safetensors")):
+        return folder
+    return locate(name, also=(TIKTOKEN, "pytorch_model*.bin"))
 
 
 def _check_target(target: Path) -> None:
@@ -123,18 +134,28 @@ def _check_direction(kind: str, to: str | None) -> None:
 
 
 def _carry_out(job: Job, target: Path, progress: bool) -> ConvertReport:
-    """Writes beside the target and renames at the end."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Writes into a hidden folder that takes the target's name at the end."""
     size = sum(recipe.nbytes for recipe in job.model.values())
-    free = shutil.disk_usage(target.parent).free
-    if size > free:
-        raise RellmError(f"{size / 1e9:.3g} GB to write, and {free / 1e9:.3g} GB free in {target.parent}")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as room:
-        new = Path(room) / "new"
-        new.mkdir()
-        total = write(job, new, progress)
-        job.finish(new)
-        os.replace(new, target)
+    there = target.is_dir()
+    try:
+        home = target if there else target.parent
+        home.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(home).free
+        if size > free:
+            raise RellmError(f"{size / 1e9:.3g} GB to write, and {free / 1e9:.3g} GB free in {home}")
+        with tempfile.TemporaryDirectory(dir=home, prefix=f".{target.name}-") as room:
+            new = Path(room) / "new"
+            new.mkdir()
+            total = write(job, new, progress)
+            job.finish(new)
+            if there:
+                _move_files(new, target)
+            else:
+                os.replace(new, target)
+    except (OSError, SafetensorError) as error:
+        raise RellmError(
+            f"{target} cannot be written: {error}", todo="Make room, or name a folder that can be written"
+        ) from error
     return ConvertReport(
         source=job.source,
         target=job.target,
@@ -146,3 +167,12 @@ def _carry_out(job: Job, target: Path, progress: bool) -> ConvertReport:
         added={name: "zeros" for name in job.added},
         notes=job.notes,
     )
+
+
+def _move_files(new: Path, target: Path) -> None:
+    """Into an empty folder that is there already: it may be a mount point, which nothing can replace.
+
+    The config comes last: without one a folder is no checkpoint.
+    """
+    for path in sorted(new.iterdir(), key=lambda path: path.name == "config.json"):
+        os.replace(path, target / path.name)

@@ -15,6 +15,8 @@ from re_llm.model.convert_files import Stored
 from re_llm.model.convert_names import LORA_TARGETS
 
 MAX_CONFIG_BYTES = 2**20
+# A model is laid out before it is compared with the weights: a config may not ask for one that takes for ever.
+MAX_SIZE, MAX_LAYERS = 2**24, 1024
 # Order of the five outputs of hidden2emotion in the released code; it is not that of the prompt.
 RELEASED_EMOTIONS = ("neutral", "happy", "angry", "sad", "surprise")
 SCOPES = {"audio": "speech", "text": "text", "global": "global"}
@@ -76,10 +78,10 @@ class Options:
     def __init__(self, given: Mapping[str, Any], where: str):
         self.given, self.where = given, where
 
-    def whole(self, name: str, default: int | None = None, least: int = 1) -> int:
+    def whole(self, name: str, default: int | None = None, least: int = 1, most: int = MAX_SIZE) -> int:
         value = self.given.get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise RellmError(f"{self.where}: {name} is {value!r}", allowed=f"a whole number, {least} or more")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise RellmError(f"{self.where}: {name} is {value!r}", allowed=f"a whole number, {least} to {most}")
         return value
 
     def number(self, name: str, default: float) -> float:
@@ -90,7 +92,7 @@ class Options:
 
     def one_of(self, name: str, allowed: Mapping[str, str], default: str) -> str:
         value = self.given.get(name, default)
-        if value not in allowed:
+        if not isinstance(value, str) or value not in allowed:
             raise RellmError(f"{self.where}: {name} is {value!r}", allowed=", ".join(allowed))
         return allowed[value]
 
@@ -109,8 +111,9 @@ def qwen2_config(given: Mapping[str, Any], where: str) -> Qwen2Config:
         if given.get(name, value) != value:
             raise RellmError(f"{where}: {name} is {given[name]!r}", allowed=f"{value}, as in the released models")
     width, heads = options.whole("hidden_size"), options.whole("num_attention_heads")
-    if options.whole("kv_channels", width // heads) * heads != width:
-        raise RellmError(f"{where}: kv_channels {given['kv_channels']} times {heads} heads is not {width}")
+    if width % heads or options.whole("kv_channels", width // heads) * heads != width:
+        channels = given.get("kv_channels", f"{width}/{heads}")
+        raise RellmError(f"{where}: kv_channels {channels} times {heads} attention heads is not {width}")
     return Qwen2Config(
         vocab_size=options.whole("vocab_size"),
         hidden_size=width,
@@ -186,18 +189,21 @@ def lora_settings(given: Mapping[str, Any], where: str) -> LoraSettings | None:
     lora = given.get("lora_config") or {}
     if not lora:
         return None
+    if not isinstance(lora, dict):
+        raise RellmError(f"{where}: lora_config is {lora!r}", allowed="an object, or nothing without LoRA")
     if lora.get("bias", "none") != "none" or lora.get("fan_in_fan_out") or lora.get("modules_to_save"):
         raise RellmError(f"{where}: lora_config trains biases or whole modules", allowed="plain LoRA of linear layers")
-    unknown = sorted(set(lora.get("target_modules") or []) - LORA_TARGETS.keys())
-    if unknown or not lora.get("target_modules"):
-        raise RellmError(f"{where}: LoRA on {unknown or 'nothing'}", allowed=", ".join(LORA_TARGETS))
+    targets = lora.get("target_modules") or "nothing"
+    unknown = [name for name in targets if name not in LORA_TARGETS] if isinstance(targets, list) else targets
+    if unknown:
+        raise RellmError(f"{where}: LoRA on {unknown}", allowed=", ".join(LORA_TARGETS))
     options = Options(lora, f"{where}, lora_config")
     scope = Options(given, where).one_of("lora_scope", SCOPES, "audio")
     return LoraSettings(
         r=options.whole("r"),
         alpha=options.whole("lora_alpha"),
         dropout=options.number("lora_dropout", 0.0),
-        targets=tuple(each for name in LORA_TARGETS if name in lora["target_modules"] for each in LORA_TARGETS[name]),
+        targets=tuple(each for name in LORA_TARGETS if name in targets for each in LORA_TARGETS[name]),
         scope=scope,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,11 @@ def stored_file(path: Path) -> dict[str, Stored]:
 def _open_safetensors(path: Path) -> dict[str, Stored]:
     def reader(name: str) -> Callable[[], Tensor]:
         def read() -> Tensor:
-            with safe_open(path, framework="pt") as file:
-                return file.get_tensor(name)
+            try:
+                with safe_open(path, framework="pt") as file:
+                    return file.get_tensor(name)
+            except (SafetensorError, OSError) as error:
+                raise RellmError(f"{path}: {name} can no longer be read: {error}", todo=_AGAIN) from error
 
         return read
 
@@ -132,6 +135,18 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """One safetensors file.
+
+    Raises:
+        OSError: it cannot be written; names it and its first tensor.
+    """
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path.name}, with {next(iter(tensors))} and {len(tensors) - 1} more: {error}") from error
+
+
 class ShardWriter:
     """Writes tensors as they come into safetensors files of at most `shard_bytes`, and an index when they are several.
 
@@ -158,7 +173,7 @@ class ShardWriter:
 
     def _write(self) -> None:
         path = self.folder / f"shard-{len(self._shards)}.safetensors"
-        save_file(self._open, path, metadata={"format": "pt"})
+        save_tensors(self._open, path)
         self._shards.append(sorted(self._open))
         self._open, self._bytes = {}, 0
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from re_llm.errors import RellmError
-from re_llm.model.convert_files import ShardWriter, Stored
+from re_llm.model.convert_files import ShardWriter, Stored, save_tensors
 from re_llm.model.convert_names import Layout, Piece
 from re_llm.model.weights import LORA_WEIGHTS
 from re_llm.progress import progress_bar
@@ -74,7 +73,7 @@ def write(job: Job, folder: Path, progress: bool) -> int:
         writer.add(name, value)
     writer.close()
     if lora:
-        save_file(lora, folder / LORA_WEIGHTS, metadata={"format": "pt"})
+        save_tensors(lora, folder / LORA_WEIGHTS)
     return writer.total
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from re_llm.errors import RellmError
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
-def locate(name: str | os.PathLike[str], base: Path | None = None, **download: Any) -> Path:
+def locate(
+    name: str | os.PathLike[str], base: Path | None = None, *, also: Sequence[str] = (), **download: Any
+) -> Path:
     """The folder that a name means: a folder (relative to `base` when given), else a repository of the hub.
 
     Args:
+        also: patterns of further files that a repository is downloaded for.
         download: `revision`, `token`, `cache_dir`, `local_files_only` for the hub.
 
     Raises:
@@ -34,6 +38,6 @@ def locate(name: str | os.PathLike[str], base: Path | None = None, **download: A
 
     given = {key: value for key, value in download.items() if value is not None}
     try:
-        return Path(snapshot_download(text, allow_patterns=_FILES, **given))
+        return Path(snapshot_download(text, allow_patterns=[*_FILES, *also], **given))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise RellmError(f"there is no folder {folder}, and {text} cannot be had from the hub: {error}") from error

@@ -209,7 +209,7 @@ def load(
     if unknown:
         raise RellmError(f"from_pretrained takes no option {unknown[0]!r} here", todo="Leave it out")
     dtype = kwargs.get("torch_dtype", dtype)
-    download = {key: kwargs.get(key) for key in _HUB_OPTIONS}
+    download: dict[str, Any] = {key: kwargs.get(key) for key in _HUB_OPTIONS}
     folder = locate(name, **download)
     config = config if config is not None else components.read_config(folder)
     if not isinstance(config, ReLlmConfig):

@@ -54,8 +54,9 @@ def read_shards(index: Path) -> dict[str, list[str]]:
         placed = sorted((str(file), str(name)) for name, file in files.items())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise RellmError(f"{index} is not an index of weights: {error!r}") from error
-    if any(Path(file).name != file for file, _ in placed):
-        raise RellmError(f"{index} names a file outside of its folder")
+    outside = next((file for file, _ in placed if Path(file).name != file or file in ("", "..")), None)
+    if outside is not None:
+        raise RellmError(f"{index} names a file outside of its folder: {outside!r}")
     shards: dict[str, list[str]] = {}
     for file, name in placed:
         shards.setdefault(file, []).append(name)

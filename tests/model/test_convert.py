@@ -1,8 +1,12 @@
 """Conversion: what is read, what is refused, and that nothing half-written stays."""
 
 import json
+import os
 import pickle
+import re
 import shutil
+import subprocess
+import sys
 
 import golden_world as golden
 import pytest
@@ -98,6 +102,36 @@ def test_a_truncated_shard(source):
     refused(source, r"model-1\.safetensors is not a whole safetensors file")
     path.unlink()
     refused(source, r"model-1\.safetensors is missing")
+
+
+@pytest.mark.parametrize("form", ["bin", "safetensors"])
+@pytest.mark.parametrize("place", ["../outside", "/etc/outside", "sub/folder", "..", ""])
+def test_an_index_that_leads_out_of_its_folder(source, form, place):
+    tensors = load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    save_file(tensors, source.parent / "outside.safetensors")
+    torch.save(tensors, source.parent / "outside.bin")
+    file = f"{place}.{form}" if place.strip(".") else place
+    name = {"bin": "pytorch_model.bin.index.json", "safetensors": "model.safetensors.index.json"}[form]
+    (source / name).write_text(json.dumps({"weight_map": dict.fromkeys(tensors, file)}))
+    said = refused(source, r"index\.json names a file outside of its folder")
+    assert repr(file) in said
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": []}', '{"weight_map": {"a": null}}', "{}"])
+def test_a_broken_index(source, content):
+    as_shards(source)
+    (source / "model.safetensors.index.json").write_text(content)
+    refused(source, r"index\.json|None is missing")
+
+
+def test_an_index_that_names_a_tensor_which_its_shard_has_not(source):
+    as_shards(source)
+    path = source / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["adapter.ghost"] = "model-1.safetensors"
+    path.write_text(json.dumps(index))
+    refused(source, r"model-1\.safetensors lacks the tensor adapter\.ghost")
 
 
 def test_a_truncated_pickle(source):
@@ -220,14 +254,61 @@ def test_an_empty_target_is_filled(tmp_path):
     assert (tmp_path / "out" / "config.json").is_file()
 
 
-def test_a_failure_while_writing_leaves_nothing(source, monkeypatch):
-    def full(*_):
+# A limit on the size of files stands for a full disk: what cannot be written fails in the middle.
+FULL = """
+import resource, sys
+from re_llm.cli import main
+import re_llm.model.convert
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+main()
+"""
+
+
+def test_a_full_disk_leaves_nothing(source):
+    target = source.parent / "out"
+    arguments = [sys.executable, "-c", FULL, "50000", "convert", str(source), str(target)]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    file = r"shard-0\.safetensors, with adapter\.down\.weight and \d+ more"
+    assert re.search(rf"{target} cannot be written: {file}: .*File too large", done.stderr)
+    assert [path.name for path in source.parent.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [("re_llm.model.convert_files.save_file", r"shard-0\.safetensors, with"), ("re_llm.model.convert.os.replace", ""),
+     ("re_llm.model.convert_files.os.replace", ""), ("transformers.PreTrainedConfig.save_pretrained", ""),
+     ("transformers.GenerationConfig.save_pretrained", ""), ("peft.PeftConfig.save_pretrained", "")],
+)  # fmt: skip
+def test_a_failure_at_any_step_leaves_nothing(source, monkeypatch, step, said, there):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(convert_files.ShardWriter, "close", full)
-    with pytest.raises(OSError, match="No space left"):
-        convert(source, source.parent / "out", progress=False)
-    assert [path.name for path in source.parent.iterdir()] == ["source"]
+    if there:
+        (source.parent / "out").mkdir()
+    monkeypatch.setattr(step, full)
+    refused(source, rf"out cannot be written: {said}.*No space left on device")
+    assert not there or not list((source.parent / "out").iterdir())
+
+
+def test_a_disk_that_is_too_small_is_known_before(source, monkeypatch):
+    monkeypatch.setattr("re_llm.model.convert.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1000))
+    refused(source, "0.000.* GB to write, and 1e-06 GB free")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(source, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(RellmError, match="cannot be written"):
+        convert(source, tmp_path / "closed" / "out", progress=False)
+
+
+def test_a_target_below_a_file(source, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RellmError, match="cannot be written"):
+        convert(source, tmp_path / "file" / "out", progress=False)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 # --- emotion encoder ---
@@ -333,6 +414,33 @@ def test_what_the_released_format_cannot_express_is_refused(world, tmp_path):
     refused(tmp_path / "ours", "keeps its llm in .*self_contained=True", to="blsp-emo")
     world.model().save_pretrained(tmp_path / "whole", self_contained=True)
     refused(tmp_path / "whole", "a qwen2 that Qwen version 1 cannot express", to="blsp-emo")
+
+
+def test_a_repository_of_the_hub_is_fetched_with_its_vocabulary_and_pickles(source, tmp_path, monkeypatch):
+    """The hub is not reached: the patterns choose among the files of a folder."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    as_pickles(source, 2)
+    for name in ("qwen.tiktoken", "modeling_qwen.py", "optimizer.pt", "training_args.bin"):
+        (source / name).write_text("")
+    asked = []
+
+    def fetch(name, allow_patterns):
+        asked.append(name)
+        there = [path.name for path in source.iterdir()]
+        for chosen in filter_repo_objects(there, allow_patterns=allow_patterns):
+            (tmp_path / "cache").mkdir(exist_ok=True)
+            shutil.copy(source / chosen, tmp_path / "cache")
+        return tmp_path / "cache"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    (source / "qwen.tiktoken").unlink()
+    convert("someone/blsp-emo", tmp_path / "out", progress=False)
+    held = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert asked == ["someone/blsp-emo"] * 2
+    assert {name for name in held if name.endswith(".bin")} == {f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)}
+    assert not held & {"modeling_qwen.py", "optimizer.pt", "training_args.bin"}
 
 
 def test_the_command(tmp_path):
