@@ -186,3 +186,27 @@ def test_a_batch_asks_for_the_logits_that_predict_the_response() -> None:
 def test_predicting_marks_one_position_before_each_token() -> None:
     at = predicting([3, 2], [2, 1], 6)
     assert at.int().tolist() == [[0, 0, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0]]
+
+
+def test_with_a_cformer_a_row_has_as_many_speech_tokens_as_its_transcript() -> None:
+    tokenizer = tiny_world.tokenizer()
+    tasks = [TaskOptions(prompt="continue"), TaskOptions(prompt="recognize", target="emotion")]
+    maker = RowMaker(tokenizer, options(tasks=tasks))
+    examples = [example(), example(text="no")]
+    rows = [maker.make(0, examples[0], tasks[0]), maker.make(1, examples[1], tasks[1])]
+    collate = Collator(examples, lambda _: {}, None, speech_token=999, pad_token=0, teacher=True, compare_input=True)
+    batch = collate(rows)
+    ids, teacher = batch["input_ids"], batch["teacher"]
+    lengths = [len(row.transcript) for row in rows]
+    assert (ids == 999).sum(1).tolist() == batch["speech"]["token_lengths"].tolist() == lengths
+    # Compared where a teacher reads: the speech tokens of the first row, and its transcript in the text pass.
+    assert (ids[batch["input_at"]] == 999).all() and batch["input_at"].sum(1).tolist() == [lengths[0], 0]
+    assert teacher["input_ids"][teacher["input_at"]].tolist() == list(rows[0].transcript)
+    assert not (batch["input_at"] & predicting_of(batch, rows)).any()
+    assert batch["logits_at"].sum() == len(batch["targets"]) + lengths[0]
+
+
+def predicting_of(batch: dict, rows: list) -> torch.Tensor:
+    counts = batch["speech"]["token_lengths"].tolist()
+    before = [len(r.prefix) + n + len(r.suffix) for r, n in zip(rows, counts, strict=True)]
+    return predicting(before, [len(r.response) for r in rows], batch["input_ids"].shape[1])
