@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +18,11 @@ from re_llm.records import Utterance, read_records
 KINDS = ("audio", "speaker", "sentence")
 MIN_WORDS = 4  # shorter sentences ("yes", "I don't know") are said by everyone: no sign of a leak
 EXAMPLES = 5
-TEST_SPLITS = ("test", "test1", "test2", "test3", "evaluation")
-TRAIN_SPLITS = ("train", "dev")
+
+
+def is_test(split: str) -> bool:
+    """Whether a split is for testing by its name: test, test1, test-clean, evaluation. All others can be trained on."""
+    return split.lower().startswith(("test", "eval"))
 
 
 @dataclass
@@ -135,8 +138,8 @@ def leakage(
         RellmError: a manifest is missing or broken, or a side is empty.
     """
     train_splits, test_splits = (None if s is None else tuple(s) for s in (train_splits, test_splits))
-    rows = (u for path in train for u in _rows(path, train_splits))
-    found = find_leakage(rows, _rows(test, test_splits))
+    rows = (u for path in train for u in _rows(path, _among(train_splits)))
+    found = find_leakage(rows, _rows(test, _among(test_splits)))
     for side, count, splits in (("training", found.train_rows, train_splits), ("test", found.test_rows, test_splits)):
         if not count:
             raise RellmError(
@@ -147,18 +150,52 @@ def leakage(
     return found
 
 
-def _rows(path: str | os.PathLike[str], splits: Sequence[str] | None) -> Iterator[Utterance]:
-    return (u for u in read_records(path, Utterance) if splits is None or u.split in splits)
+def _among(splits: tuple[str, ...] | None) -> Callable[[str], bool]:
+    return lambda split: splits is None or split in splits
 
 
-def own_leakage(path: Path, splits: Iterable[str]) -> Leakage | None:
-    """What training and test rows of one manifest share; None with one side only. Broken lines are passed over."""
-    train = [s for s in splits if s in TRAIN_SPLITS]
-    test = [s for s in splits if s in TEST_SPLITS]
-    if not train or not test:
+def _rows(path: str | os.PathLike[str], wanted: Callable[[str], bool]) -> Iterator[Utterance]:
+    """Rows of the wanted splits; broken lines raise."""
+    return (u for u in read_records(path, Utterance) if wanted(u.split))
+
+
+def leakage_against(
+    train: Sequence[str | os.PathLike[str]], test: str | os.PathLike[str], splits: Iterable[str]
+) -> Leakage:
+    """What other manifests, without their test splits, have in common with the test rows of this one.
+
+    Args:
+        splits: the splits of `test`; when none of them is for testing, all of its rows are compared.
+
+    Raises:
+        RellmError: a manifest is missing or broken, or there is nothing to train on in the others.
+    """
+    any_test = any(is_test(split) for split in splits)
+    rows = (u for path in train for u in _rows(path, lambda split: not is_test(split)))
+    found = find_leakage(rows, (u for u in _readable(test) if is_test(u.split) or not any_test))
+    if not found.train_rows:
+        names = ", ".join(str(path) for path in train)
+        raise RellmError(f"nothing in {names} can be trained on: all rows are of test splits", todo="Check --against")
+    return found
+
+
+def own_leakage(path: Path, splits: Iterable[str], hashes: Mapping[str, str]) -> Leakage | None:
+    """What training and test rows of one manifest share; None with one side only. Broken lines are passed over.
+
+    Args:
+        hashes: of recordings by key, for rows without one.
+    """
+    if len({is_test(split) for split in splits}) < 2:
         return None
 
-    def rows(wanted: list[str]) -> Iterator[Utterance]:
-        return (u for u in read_records(path, Utterance, on_error=lambda _n, _e: None) if u.split in wanted)
+    def rows() -> Iterator[Utterance]:
+        for utterance in _readable(path):
+            utterance.sha256 = utterance.sha256 or hashes.get(utterance.key)
+            yield utterance
 
-    return find_leakage(rows(train), rows(test))
+    return find_leakage((u for u in rows() if not is_test(u.split)), (u for u in rows() if is_test(u.split)))
+
+
+def _readable(path: str | os.PathLike[str]) -> Iterator[Utterance]:
+    """All rows that are not broken: a check has listed the others."""
+    return read_records(path, Utterance, on_error=lambda _n, _e: None)

@@ -60,6 +60,7 @@ class Summary:
     """Counts of a manifest. `seconds` is the length of all recordings.
 
     Attributes:
+        shortest, longest: length of a recording in seconds; None when no row says it.
         emotions: rows by (split, emotion); `none` without a label.
         speakers: rows by (split, speaker).
         durations: rows by bar of the histogram; bar k holds k to k + 1 times `HISTOGRAM_SECONDS`.
@@ -69,6 +70,8 @@ class Summary:
 
     rows: int = 0
     seconds: float = 0.0
+    shortest: float | None = None
+    longest: float | None = None
     splits: Counter[str] = field(default_factory=Counter)
     corpora: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
@@ -87,8 +90,10 @@ class Summary:
         self.languages[utterance.language or "unknown"] += 1
         self.emotions[split, utterance.emotion or "none"] += 1
         self.speakers[split, utterance.speaker or "unknown"] += 1
-        if utterance.duration is not None:
-            self.durations[int(utterance.duration / HISTOGRAM_SECONDS)] += 1
+        if (length := utterance.duration) is not None:
+            self.durations[int(length / HISTOGRAM_SECONDS)] += 1
+            self.shortest = length if self.shortest is None else min(self.shortest, length)
+            self.longest = length if self.longest is None else max(self.longest, length)
         for name in DIMENSIONS:
             if (value := getattr(utterance, name)) is not None:
                 self.dimensions[name, min(int(value * 10), 9)] += 1
@@ -124,8 +129,16 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong with any row (duplicates and shared speakers are for the reader to judge)."""
-        return not self.problems
+        """Whether nothing is wrong with any row, and no recording is trained on and tested on.
+
+        Other duplicates, and shared speakers and sentences, can be meant so: a protocol may split neither way.
+        """
+        return not self.problems and not (self.leakage and self.leakage.overlaps["audio"].shared)
+
+    @property
+    def spotless(self) -> bool:
+        """Whether it is `ok`, holds no recording twice, and training and test share no speaker and no sentence."""
+        return self.ok and not self.duplicates and not (self.leakage and self.leakage.any)
 
 
 def check(
@@ -164,7 +177,7 @@ def check(
     report.problems += [Problem(str(path), number, what) for number, what in seen.too_short()]
     report.problems.sort(key=lambda p: p.line or 0)
     report.duplicates = seen.duplicates()
-    report.leakage = own_leakage(path, report.summary.splits)
+    report.leakage = own_leakage(path, report.summary.splits, seen.hashes)
     return report
 
 
@@ -180,6 +193,7 @@ class _Seen:
     """What can be said only after the last row."""
 
     def __init__(self) -> None:
+        self.hashes: dict[str, str] = {}  # by key: also of rows that are without
         self._keys: dict[str, list[str]] = {}  # by content
         self._uses: Counter[str] = Counter()
         self._shorter: list[tuple[int, Utterance, float]] = []
@@ -187,6 +201,7 @@ class _Seen:
     def add(self, number: int, utterance: Utterance, heard: Heard) -> None:
         self._uses[utterance.audio] += 1
         if utterance.sha256:
+            self.hashes[utterance.key] = utterance.sha256
             self._keys.setdefault(f"{utterance.sha256}@{utterance.start:.3f}", []).append(utterance.key)
         said, held = utterance.duration, heard.seconds
         if not utterance.start and said is not None and held is not None and said < held - DURATION_TOLERANCE:

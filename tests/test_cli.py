@@ -145,6 +145,9 @@ def test_prepare_list() -> None:
     listed = json.loads(call("prepare", "--list", "--json").stdout)
     assert {"esd", "iemocap", "msp_podcast"} <= {each["name"] for each in listed}
     assert "--protocol" in call("prepare", "iemocap", "--list").stdout
+    lines = call("prepare", "--list").stdout
+    for word in ("RAVDESS (speech), en, 1,440 utterances, 1.5 h", "CC BY-NC-SA 4.0; https://zenodo.org", "calm, happy"):
+        assert word in lines
 
 
 def test_prepare_check_fails_on_a_broken_manifest(tmp_path: Path, recording) -> None:
@@ -166,7 +169,9 @@ def test_prepare_check_finds_what_is_also_in_the_training_data(tmp_path: Path, r
         row = Utterance(key=split, corpus="c", split=split, audio="a.wav", speaker="s1", text=text)
         write_records(tmp_path / f"{split}.jsonl", [row])
     options = ("prepare", "check", tmp_path / "test.jsonl", "--against", tmp_path / "train.jsonl")
-    shown = call(*options).stdout
+    result = call(*options)
+    shown = result.stdout
+    assert result.exit_code == 1 and "train and test: c:s1" in shown
     assert "1 x speaker shared with the training data of the others" in shown
     assert "1 x sentence shared" in shown
     assert json.loads(call(*options, "--json").stdout)["against"]["overlaps"]["speaker"]["shared"] == 1
@@ -180,6 +185,8 @@ def test_prepare_writes_checks_and_exports_a_manifest(tmp_path: Path, recording)
     assert result.exit_code == 0, result.output
     assert "emotions  sad 1" in result.stdout
     assert call("prepare", "check", manifest, "--page", page).exit_code == 0
+    shown = call("prepare", "check", manifest, "--no-audio", "--strict")
+    assert shown.exit_code == 0 and "test      1 utterances, 0 speakers: sad 1" in shown.stdout
     assert "<html" in page.read_text()
     assert (
         json.loads(call("prepare", "export", manifest, "--to", "lhotse", "--out", cuts, "--json").stdout)["rows"] == 1

@@ -3,7 +3,7 @@
 import pytest
 
 from re_llm.errors import RellmError
-from re_llm.leakage import find_leakage, leakage, sentence
+from re_llm.leakage import find_leakage, is_test, leakage, leakage_against, sentence
 from re_llm.records import Utterance, write_records
 
 
@@ -62,3 +62,20 @@ def test_manifests_and_splits(tmp_path):
         leakage([one, two], two, train_splits=["dev"])
     with pytest.raises(RellmError, match="no such file"):
         leakage([tmp_path / "three.jsonl"], two)
+
+
+def test_splits_for_testing():
+    assert all(is_test(split) for split in ("test", "Test1", "test-clean", "evaluation"))
+    assert not any(is_test(split) for split in ("train", "dev", "all", "train-other"))
+
+
+def test_against_what_can_be_trained_on(tmp_path):
+    acted, mixed, only_test = (tmp_path / f"{name}.jsonl" for name in ("acted", "mixed", "test"))
+    write_records(acted, [row("a", speaker="s", split="all")])
+    write_records(mixed, [row("b", speaker="t", split="dev"), row("c", speaker="s", split="test1")])
+    write_records(only_test, [row("d", speaker="s", split="test")])
+    found = leakage_against([acted, mixed], mixed, ["dev", "test1"])
+    assert found.overlaps["speaker"].examples == [("own:s", "a", "c")] and found.train_rows == 2
+    assert leakage_against([mixed], acted, ["all"]).test_rows == 1, "without test rows, all are compared"
+    with pytest.raises(RellmError, match=r"nothing in .* can be trained on"):
+        leakage_against([only_test], mixed, ["dev", "test1"])

@@ -110,13 +110,23 @@ def test_labels_of_a_recipe(folder):
 def test_duplicates_by_content(folder):
     (folder / "3.wav").write_bytes((folder / "1.wav").read_bytes())
     report = manifest.check(written(folder, [row(n) for n in range(4)]))
-    assert report.duplicates == [["k1", "k3"]] and report.ok
+    assert report.duplicates == [["k1", "k3"]] and report.ok and not report.spotless
 
 
 def test_leakage_inside_of_a_manifest(folder):
     rows = [row(0, speaker="ann"), row(1, speaker="ben"), row(2, speaker="ann", split="test")]
     report = manifest.check(written(folder, rows), decode=False)
     assert report.leakage is not None and report.leakage.overlaps["speaker"].shared == 1
+    assert report.ok and not report.spotless, "a protocol can mean it so; --strict does not"
+
+
+def test_a_recording_on_both_sides_is_wrong(folder):
+    (folder / "3.wav").write_bytes((folder / "1.wav").read_bytes())
+    path = written(folder, [row(1), row(3, split="test")])
+    report = manifest.check(path)
+    assert report.problems == [] and not report.ok, "told by its content, although no row is hashed"
+    assert report.leakage.overlaps["audio"].examples[0][1:] == ("k1", "k3")
+    assert manifest.check(path, decode=False).ok, "rows alone do not tell"
 
 
 def test_no_rows(folder):
@@ -132,7 +142,7 @@ def test_summary(folder):
     assert summary.splits == {"train": 8, "test": 1}
     assert summary.emotions == {("train", "sad"): 8, ("test", "none"): 1}
     assert summary.number_of_speakers() == 2 and summary.number_of_speakers("test") == 0
-    assert summary.durations == {1: 8, 3: 1}
+    assert summary.durations == {1: 8, 3: 1} and (summary.shortest, summary.longest) == (0.5, 1.6)
     assert summary.dimensions["valence", 0] == 1 and sum(summary.dimensions.values()) == 8
     assert summary.sources == {"annotated": 8, "none": 1}
 

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from re_llm.leakage import Leakage
     from re_llm.manifest import CheckReport
 
+SHOWN_EXAMPLES = 2  # of what is shared
 SHOWN = 20  # problems printed; all of them are in the problems file or in --json
 
 
 def prepare(
-    name: Annotated[str | None, typer.Argument(help="Corpus, or `check` or `export` for a manifest.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Corpus, file with a reader of one's own, or `check` or `export`.")
+    ] = None,
     manifest: Annotated[Path | None, typer.Argument(help="The manifest, after `check` or `export`.")] = None,
     against: Annotated[
         list[Path], typer.Option(help="With `check`: training manifest to search for leakage; may be repeated.")
@@ -38,7 +41,11 @@ def prepare(
         str | None, typer.Option(metavar="MODEL", help="Emotion encoder that estimates V/A/D where there is none.")
     ] = None,
     seed: Seed = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="The first problem is an error.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="The first problem is an error; with `check`, so is what is there twice."),
+    ] = False,
+    no_audio: Annotated[bool, typer.Option("--no-audio", help="With `check`: look at the rows alone.")] = False,
     no_hash: Annotated[
         bool, typer.Option("--no-hash", help="Leave SHA-256 out: faster, but no leakage check.")
     ] = False,
@@ -57,7 +64,9 @@ def prepare(
 
         re-llm prepare ravdess --root RAVDESS --out manifest.jsonl
 
-        re-llm prepare check manifest.jsonl --against other.jsonl
+        re-llm prepare bells.py --root BELLS --out bells.jsonl
+
+        re-llm prepare check manifest.jsonl --against other.jsonl --page check.html
 
         re-llm prepare export manifest.jsonl --to lhotse --out cuts.jsonl.gz
     """
@@ -65,7 +74,9 @@ def prepare(
     if show_list:
         _list(name, as_json)
     elif name == "check":
-        _check(manifest, against, page, workers, where, as_json)
+        checked, other = _checked(manifest, against, workers, where, decode=not no_audio)
+        _show_findings(checked, other, page, as_json)
+        _judge(checked, other, strict=strict)
     elif name == "export":
         _export(manifest, to, out, as_json)
     elif name is None:
@@ -144,23 +155,30 @@ def _list(name: str | None, as_json: bool) -> None:
 
 
 def _table(infos: list[CorpusInfo]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("corpus", "what", "languages", "utterances", "V/A/D", "protocols", "licence"):
-        table.add_column(column, overflow="fold", justify="right" if column == "utterances" else "left")
     for info in infos:
-        table.add_row(
-            f"[bold]{info.name}[/]", info.title, " ".join(info.languages), f"{info.utterances:,}" or "",
-            "yes" if info.dimensions else "", " ".join(info.protocols), info.licence,
-        )  # fmt: skip
-    Console(highlight=False).print(table)
+        about = [info.title, " ".join(info.languages) or "any language", _size(info)]
+        typer.echo(f"{info.name:15} {', '.join(part for part in about if part)}")
+        dimensions = ["valence, arousal, dominance"] * info.dimensions
+        for line in (
+            "; ".join([", ".join(info.emotions) or "no emotions of its own", *dimensions]),
+            f"protocols {', '.join(info.protocols)}" if info.protocols else "",
+            f"{info.licence}; {info.get}",
+        ):
+            if line:
+                typer.echo(f"{'':15} {line}")
+
+
+def _size(info: CorpusInfo) -> str:
+    utterances = f"{info.utterances:,} utterances" if info.utterances else ""
+    hours = f"{info.hours:g} h" if info.hours else ""
+    return ", ".join(part for part in (utterances, hours) if part)
 
 
 def _describe(info: CorpusInfo) -> None:
     typer.echo(f"{info.name}: {info.title}")
     rows = {
+        "languages": " ".join(info.languages),
+        "size": _size(info),
         "licence": info.licence,
         "get it": info.get,
         "--root": info.root,
@@ -168,7 +186,8 @@ def _describe(info: CorpusInfo) -> None:
         "cite": info.citation,
     }
     for key, value in rows.items():
-        typer.echo(f"  {key:9} {value}")
+        if value:
+            typer.echo(f"  {key:9} {value}")
     for title, choices in (("--protocol", info.protocols), ("--option", info.options)):
         for key, sentence in choices.items():
             typer.echo(f"  {title} {key}: {sentence}")
@@ -191,25 +210,20 @@ def _export(manifest: Path | None, to: str | None, out: Path | None, as_json: bo
         typer.echo(f"{rows} utterances as {to}: {out}")
 
 
-def _check(
-    manifest: Path | None,
-    against: list[Path],
-    page: Path | None,
-    workers: int,
-    where: Where,
-    as_json: bool,
-) -> None:
-    from re_llm.leakage import TEST_SPLITS, TRAIN_SPLITS, leakage
+def _checked(
+    manifest: Path | None, against: list[Path], workers: int, where: Where, *, decode: bool
+) -> tuple[CheckReport, Leakage | None]:
+    from re_llm.leakage import leakage_against
     from re_llm.manifest import check
 
     if manifest is None:
         raise RellmError("no manifest is named", todo="re-llm prepare check manifest.jsonl")
     with where.connect() as cluster:
-        report = check(manifest, workers=workers, cluster=cluster)
-    other = None
-    if against:
-        tested = [split for split in report.summary.splits if split in TEST_SPLITS] or None
-        other = leakage(against, manifest, train_splits=TRAIN_SPLITS, test_splits=tested)
+        report = check(manifest, decode=decode, workers=workers, cluster=cluster)
+    return report, leakage_against(against, manifest, report.summary.splits) if against else None
+
+
+def _show_findings(report: CheckReport, other: Leakage | None, page: Path | None, as_json: bool) -> None:
     if page:
         from re_llm.manifest_page import write_page
 
@@ -220,7 +234,11 @@ def _check(
         _show_check(report)
         _show_leakage(report.leakage, "this manifest")
         _show_leakage(other, "the others")
-    if not report.ok:
+
+
+def _judge(report: CheckReport, other: Leakage | None, *, strict: bool) -> None:
+    """Ends with exit code 1 when something is wrong; whoever names other manifests wants nothing shared with them."""
+    if not (report.spotless if strict else report.ok) or (other is not None and other.any):
         raise typer.Exit(FAILED)
 
 
@@ -229,6 +247,8 @@ def _show_leakage(found: Leakage | None, where: str) -> None:
         if overlap.shared:
             rows = f"{overlap.test_rows} test rows, {overlap.train_rows} training rows"
             typer.echo(f"  leak      {overlap.shared} x {kind} shared with the training data of {where} ({rows})")
+            for value, trained, tested in overlap.examples[:SHOWN_EXAMPLES]:
+                typer.echo(f"              {trained} and {tested}" + ("" if kind == "audio" else f": {value}"))
         elif overlap.unknown:
             typer.echo(f"  unknown   {overlap.unknown} test rows could not be compared by {kind} with {where}")
     if found and not found.any:
@@ -238,12 +258,19 @@ def _show_leakage(found: Leakage | None, where: str) -> None:
 def _show_check(report: CheckReport) -> None:
     summary = report.summary
     typer.echo(f"{report.manifest}: {summary.rows} utterances, {summary.seconds / 3600:.2f} h")
-    typer.echo(f"  splits    {_counts(summary.splits)}")
+    for split, rows in summary.splits.most_common():
+        emotions = Counter({name: n for (side, name), n in summary.emotions.items() if side == split})
+        speakers = summary.number_of_speakers(split)
+        typer.echo(f"  {split:9} {rows} utterances, {speakers} speakers: {_counts(emotions)}")
+    if summary.shortest is not None:
+        typer.echo(f"  length    {summary.shortest:.2f} to {summary.longest:.2f} s")
     for problem in report.problems[:SHOWN]:
         typer.echo(f"  problem   {problem}")
     if len(report.problems) > SHOWN:
         typer.echo(f"  ... and {len(report.problems) - SHOWN} more problems; --json lists all")
     for keys in report.duplicates[:SHOWN]:
         typer.echo(f"  same recording  {', '.join(keys)}")
-    if report.ok:
-        typer.echo("  nothing is wrong with its rows and recordings")
+    if len(report.duplicates) > SHOWN:
+        typer.echo(f"  ... and {len(report.duplicates) - SHOWN} more recordings that are there twice; --json lists all")
+    if not report.problems:
+        typer.echo("  nothing is wrong with its rows" + (" and recordings" if report.decoded else ""))
