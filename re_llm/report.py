@@ -18,6 +18,7 @@ from re_llm.evaluate.empathy_small import SmallScorer
 from re_llm.evaluate.epitome import MECHANISMS, WEAKNESSES
 from re_llm.evaluate.page import NONE, Block, Heading, Items, Paragraph, Table, Value, quote
 from re_llm.evaluate.picture_sections import level_blocks, recognition_blocks
+from re_llm.evaluate.reading_sections import reading_blocks
 from re_llm.evaluate.reply_sections import Replies, audit_blocks, example_blocks, read_replies
 from re_llm.evaluate.significance import WilcoxonResult
 from re_llm.evaluate.tables import (
@@ -75,6 +76,7 @@ def write_report(
             *_table_one(table, gains, against),
             *_gains(gains, against),
             *_weaknesses(table),
+            *reading_blocks(table),
             *recognition_blocks(table, out),
             *level_blocks(table, out),
             *audit_blocks(spoken),

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from re_llm.cli import corpora, mini, stages, use
+from re_llm.cli import corpora, mini, scores, stages, use
 from re_llm.cli.common import CommandGroup, prepare_environment
 from re_llm.version import __version__
 
+
+class _Commands(CommandGroup):
+    """Lists `score` where it stands on the way through; typer puts groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = [name for name in super().list_commands(ctx) if name != "score"]
+        names.insert(names.index("report"), "score")
+        return names
+
+
 app = typer.Typer(
-    cls=CommandGroup,
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -49,13 +59,13 @@ for _function, _panel in (
     (corpora.prepare, _STAGES),
     (stages.continue_, _STAGES),
     (stages.train, _STAGES),
-    (stages.score, _STAGES),
     (stages.report, _STAGES),
     (stages.reproduce, _STAGES),
 ):
     app.command(_function.__name__.rstrip("_"), rich_help_panel=_panel)(_function)
 app.command("continue-merge", rich_help_panel=_MORE)(stages.continue_merge)
 app.command("convert", rich_help_panel=_MORE)(stages.convert)
+app.add_typer(scores.app, name="score", rich_help_panel=_STAGES)
 app.add_typer(mini.app, name="mini", rich_help_panel=_MORE)
 
 

@@ -1,4 +1,4 @@
-"""Commands of the way from corpora to report: prepare, continue, train, score, report, reproduce, convert."""
+"""Commands of the way from corpora to report: prepare, continue, train, report, reproduce, convert."""
 
 from __future__ import annotations
 
@@ -187,28 +187,6 @@ def _start(recipe: Recipe, stage: StageOptions, start: str | None) -> str | None
     if begin in recipe.stages:
         raise RellmError(f"this stage starts from the stage {begin!r}", todo="Give its checkpoint: --start FOLDER")
     return None if begin == "components" else begin
-
-
-def score(
-    replies: Annotated[Path, typer.Argument(help="replies.jsonl; key, system, text and response are enough.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The scores.jsonl to write.")],
-    metric: Annotated[
-        list[str], typer.Option("--metric", help="ER, EX, IP or SER; may be repeated. Default: all that apply.")
-    ] = [],
-    scorer: Annotated[str, typer.Option(help="EPITOME scorer: `small` (shipped), or the folder of one.")] = "small",
-    as_json: JsonFlag = False,
-) -> None:
-    """Score replies of any system: empathy, recognition, statistics.
-
-    Empathy is EPITOME's ER, IP and EX; recognition is unweighted accuracy and more.
-
-    Example:
-
-        re-llm score replies.jsonl --out scores.jsonl
-    """
-    from re_llm.evaluate import score_file
-
-    print_report(score_file(replies, out, metrics=metric or None, scorer=scorer), as_json)
 
 
 def report(

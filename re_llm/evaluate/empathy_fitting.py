@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from re_llm.errors import RellmError
 from re_llm.evaluate import empathy_small as small
 from re_llm.evaluate.empathy_small import Batch, decision_features, softmax
-from re_llm.evaluate.epitome import LEVELS, Pair
+from re_llm.evaluate.epitome import LEVELS, Pair, seeker_post
 from re_llm.evaluate.text_features import Floats, Ints, lookup
 
 FOLDS = 5
@@ -28,17 +28,6 @@ DECISION_C = (0.003, 0.01, 0.05)
 # A sentence carries the level when a rationale covers this share of it, or this many characters.
 COVER_SHARE, COVER_CHARACTERS = 0.3, 12
 FACTORS = np.array([(1.0, a, b) for a in np.exp(np.linspace(-0.7, 2.8, 22)) for b in np.exp(np.linspace(-1, 2, 16))])
-
-
-def macro_f1(truth: Ints, found: Ints) -> float:
-    """Mean over the levels of F1, 0 for a level that is neither true nor found."""
-    return float(np.mean(level_f1(truth, found)))
-
-
-def level_f1(truth: Ints, found: Ints) -> Floats:
-    """F1 of each level: [3]."""
-    confusion = np.bincount(truth * LEVELS + found, minlength=LEVELS**2).reshape(LEVELS, LEVELS)
-    return 2 * np.diag(confusion) / np.maximum(1, confusion.sum(0) + confusion.sum(1))
 
 
 class Design:
@@ -53,8 +42,7 @@ class Design:
         self.levels = np.array([pair.level for pair in pairs])
         if len(set(self.levels)) < LEVELS:
             raise RellmError("the pairs do not hold every level", allowed="0, 1 and 2, each at least 10 times")
-        # Some posts came in twice under two ids.
-        posts = [" ".join(pair.seeker.lower().split()) for pair in pairs]
+        posts = [seeker_post(pair) for pair in pairs]
         self.groups = np.unique(posts, return_inverse=True)[1]
         self.batch: Batch = small.take_apart([pair.seeker for pair in pairs], [pair.response for pair in pairs])
         self.sentence_levels = self._sentence_levels()

@@ -239,6 +239,7 @@ class SmallScorer:
 
     name = "small"
     window = None
+    mechanisms = MECHANISMS
 
     def __init__(self, arrays: dict[str, npt.NDArray[Any]], meta: dict[str, Any]):
         self.arrays, self.meta = arrays, meta

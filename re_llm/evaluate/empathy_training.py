@@ -4,12 +4,11 @@ Nothing is chosen on a held fold: vocabulary, weights, strength of regularisatio
 training folds, the last two from folds inside them. Folds never split the responses to one seeker post. Beside the
 scorer stand the rules and the plain baseline that it has to beat.
 
-    python -m re_llm.evaluate.empathy_training CSV_FOLDER --out FOLDER
+    re-llm score train CSV_FOLDER --kind small --out FOLDER
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -20,32 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from re_llm.evaluate.empathy_fitting import FOLDS, Design, Fitted, Vocabulary, fit, level_f1
+from re_llm.evaluate.empathy_fitting import FOLDS, Design, Fitted, Vocabulary, fit
 from re_llm.evaluate.empathy_small import FORMAT, SmallScorer
-from re_llm.evaluate.epitome import CSV_NAMES, LEVELS, MECHANISMS, Pair, read_pairs
+from re_llm.evaluate.epitome import CSV_NAMES, LEVELS, MECHANISMS, PUBLISHED, SMALL_NAME, Pair, read_pairs
+from re_llm.evaluate.measures import measures, trivial_levels
 from re_llm.evaluate.text_features import Ints
+from re_llm.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
-# Accuracy and macro-F1 that the authors report for RoBERTa, on their own test split (EMNLP 2020, table 3).
-PUBLISHED = {"ER": (0.794, 0.745), "IP": (0.840, 0.626), "EX": (0.926, 0.726)}
-RULES: dict[str, tuple[str, Callable[[str], bool]]] = {
-    "ER": ("'sorry' -> 2", lambda text: "sorry" in text.lower()),
-    "IP": ("'understand' -> 2", lambda text: "understand" in text.lower()),
-    "EX": ("question mark -> 2", lambda text: "?" in text),
-}
+OURS = "small"
 # Between stored (16-bit) and fitted probabilities.
 TOLERANCE = 0.02
-
-
-def measures(truth: Ints, found: Ints) -> dict[str, Any]:
-    """Accuracy, macro-F1 and F1 of each level, 0..1."""
-    each = level_f1(truth, found)
-    return {
-        "accuracy": round(float((truth == found).mean()), 4),
-        "macro_f1": round(float(each.mean()), 4),
-        "level_f1": [round(float(f), 4) for f in each],
-    }
 
 
 def _plain_baseline(pairs: Sequence[Pair], levels: Ints, train: Ints, held: Ints) -> Ints:
@@ -60,29 +45,33 @@ def _plain_baseline(pairs: Sequence[Pair], levels: Ints, train: Ints, held: Ints
     return np.asarray(model.predict(vectors.transform([texts[i] for i in held])))
 
 
-def cross_validate(mechanism: str, design: Design, seed: int) -> dict[str, Any]:
-    """Measures of the scorer and of the baselines, every response judged by models that never saw its seeker post."""
+def cross_validate(
+    mechanism: str, design: Design, seed: int, advance: Callable[[int], None] = lambda n: None
+) -> dict[str, Any]:
+    """Measures of the scorer and of what it has to beat; every response judged by models that never saw its post."""
     levels, everything = design.levels, np.arange(len(design.levels))
-    found = {name: np.zeros_like(levels) for name in ("small", "tf-idf + logistic regression", "majority")}
+    responses = [pair.response for pair in design.pairs]
+    found: dict[str, Ints] = {}
     folds = []
     for number, (train, held) in enumerate(design.folds(everything, seed)):
-        began = time.monotonic()
         fitted = fit(design, train, seed + number)
-        found["small"][held] = fitted.decision.levels(fitted.base.features(held))
-        found["tf-idf + logistic regression"][held] = _plain_baseline(design.pairs, levels, train, held)
-        found["majority"][held] = np.bincount(levels[train]).argmax()
+        each = {
+            OURS: fitted.decision.levels(fitted.base.features(held)),
+            "tf-idf + logistic regression": _plain_baseline(design.pairs, levels, train, held),
+            **trivial_levels(levels[train], [responses[i] for i in held]),
+        }
+        for name, got in each.items():
+            found.setdefault(name, np.zeros_like(levels))[held] = got
         folds.append({"strength": fitted.strength, "factors": [round(float(f), 3) for f in fitted.decision.factors],
-                      **measures(levels[held], found["small"][held])})  # fmt: skip
-        log.info("%s fold %d of %d: macro-F1 %.3f, %.0f s", mechanism, number + 1, FOLDS, folds[-1]["macro_f1"],
-                 time.monotonic() - began)  # fmt: skip
-    name, rule = RULES[mechanism]
-    found[f"rule {name}"] = np.array([2 if rule(pair.response) else 0 for pair in design.pairs])
+                      **measures(levels[held], each[OURS])})  # fmt: skip
+        log.info("%s fold %d of %d: macro-F1 %.3f", mechanism, number + 1, FOLDS, folds[-1]["macro_f1"])
+        advance(1)
     return {
         "pairs": len(levels),
         "levels": np.bincount(levels, minlength=LEVELS).tolist(),
         "seeker_posts": len(set(design.groups)),
         "rationales_not_located": sum(pair.lost_rationales for pair in design.pairs),
-        "measures": {each: measures(levels, levels_found) for each, levels_found in found.items()},
+        "measures": {name: measures(levels, got) for name, got in found.items()},
         "folds": folds,
     }
 
@@ -123,7 +112,9 @@ def _check_agreement(scorer: SmallScorer, designs: dict[str, Design], fitted: di
         assert gap < TOLERANCE, f"{mechanism}: stored and fitted probabilities differ by {gap}"
 
 
-def train_small(csv_dir: str | os.PathLike[str], out: str | os.PathLike[str], seed: int = 0) -> dict[str, Any]:
+def train_small(
+    csv_dir: str | os.PathLike[str], out: str | os.PathLike[str], seed: int = 0, *, progress: bool = False
+) -> dict[str, Any]:
     """Trains the scorer on all pairs and writes it with its cross-validation.
 
     Args:
@@ -142,20 +133,22 @@ def train_small(csv_dir: str | os.PathLike[str], out: str | os.PathLike[str], se
     vocabulary = _shared_vocabulary(list(designs.values()))
     report: dict[str, Any] = {"seed": seed, "folds": FOLDS, "published_roberta": PUBLISHED, "mechanisms": {}}
     fitted = {}
-    for mechanism, design in designs.items():
-        report["mechanisms"][mechanism] = cross_validate(mechanism, design, seed)
-        fitted[mechanism] = fit(design, np.arange(len(design.levels)), seed, vocabulary.on(design))
-    short = {m: r["measures"]["small"] for m, r in report["mechanisms"].items()}
+    with progress_bar("train", (FOLDS + 1) * len(designs), unit="folds", show=progress) as advance:
+        for mechanism, design in designs.items():
+            report["mechanisms"][mechanism] = cross_validate(mechanism, design, seed, advance)
+            fitted[mechanism] = fit(design, np.arange(len(design.levels)), seed, vocabulary.on(design))
+            advance(1)
+    short = {m: r["measures"][OURS] for m, r in report["mechanisms"].items()}
     scorer = assemble(fitted, vocabulary, {"seed": seed, "cross_validation": short})
     report["seconds"] = round(time.monotonic() - began)
     _write(Path(out), scorer, report)
-    _check_agreement(SmallScorer.load(Path(out) / "empathy_small.npz"), designs, fitted)
+    _check_agreement(SmallScorer.load(Path(out) / SMALL_NAME), designs, fitted)
     return report
 
 
 def _write(out: Path, scorer: SmallScorer, report: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    scorer.save(out / "empathy_small.npz")
+    scorer.save(out / SMALL_NAME)
     (out / "empathy_small.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (out / "empathy_small.md").write_text(_markdown(report), encoding="utf-8")
 
@@ -166,7 +159,7 @@ def _markdown(report: dict[str, Any]) -> str:
         "",
         f"{report['folds']}-fold cross-validation by seeker post on EPITOME's Reddit pairs, seed {report['seed']}; "
         "everything chosen inside the training folds. All in %.",
-        f"Made by `python -m re_llm.evaluate.empathy_training CSV_FOLDER --out FOLDER --seed {report['seed']}`.",
+        f"Made by `re-llm score train CSV_FOLDER --kind small --out FOLDER --seed {report['seed']}`.",
         "",
         "| mechanism | scorer | accuracy | macro-F1 | F1 level 0 / 1 / 2 |",
         "|---|---|---|---|---|",
@@ -191,19 +184,3 @@ def _markdown(report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line of the training."""
-    parser = argparse.ArgumentParser(description="Train the small empathy scorer on the EPITOME csv files.")
-    parser.add_argument("csv_dir", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train_small(options.csv_dir, options.out, options.seed)
-    log.info("%s", (options.out / "empathy_small.md").read_text(encoding="utf-8"))
-
-
-if __name__ == "__main__":
-    main()

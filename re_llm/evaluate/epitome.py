@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from re_llm.errors import RellmError
+from re_llm.evaluate.rationales import locate
 
 MECHANISMS = ("ER", "IP", "EX")
 LEVELS = 3
@@ -24,6 +25,9 @@ CSV_NAMES = {
     "EX": "explorations-reddit.csv",
 }
 COLUMNS = ("sp_id", "rp_id", "seeker_post", "response_post", "level", "rationales")
+# Accuracy and macro-F1 that the authors report for RoBERTa-base, on their own test split (EMNLP 2020, table 3).
+PUBLISHED = {"ER": (0.794, 0.745), "IP": (0.840, 0.626), "EX": (0.926, 0.726)}
+SMALL_NAME = "empathy_small.npz"
 # The longest post of the corpus has about 10,000 characters; a cell of this size is not one of it.
 MAX_CELL = 2**20
 
@@ -33,7 +37,8 @@ WEAKNESSES = (
     "in 87.5 % of the pairs.",
     "ER does not ask whether the emotion that a reply names is the right one; the audit `named emotion right` does.",
     "The original RoBERTa scorer cuts texts at 64 tokens: a question at the end of a longer reply is never seen. The "
-    "shipped small scorer reads the whole reply; the audits `cut at 64` and `Ex by the cut` say how much that changes.",
+    "shipped small scorer reads the whole reply; `re-llm score --reading both` gives both readings side by side; the "
+    "audits `cut at 64` and `Ex by the cut` say how much the cut changes.",
     "All EPITOME scorers learned from English posts on mental health, not from spoken dialogue; levels are for "
     "comparing systems on the same items, not for grading one reply.",
 )
@@ -69,40 +74,48 @@ class EmpathyScorer(Protocol):
 
     Attributes:
         name: stands in the scores. window: tokens that it reads of each text, None for all of them.
+        mechanisms: those of MECHANISMS that it knows.
     """
 
     name: str
 
     @property
+    def mechanisms(self) -> tuple[str, ...]: ...
+
+    @property
     def window(self) -> int | None: ...
 
     def score(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
-        """Levels of ER, IP and EX, one entry per response; `seekers` and `responses` have the same length."""
+        """Levels of its mechanisms, one entry per response; `seekers` and `responses` have the same length."""
         ...
 
 
-def load_scorer(name: str = "small") -> EmpathyScorer:
-    """The scorer `small` (shipped, numpy only), or the original bi-encoder from a folder.
+def load_scorer(name: str = "small", *, original: bool = False, device: str = "auto") -> EmpathyScorer:
+    """The scorer `small` (shipped, numpy only), or one that `re-llm score train` wrote.
+
+    Args:
+        name: `small`; a small scorer's file (.npz) or the folder with it; a folder of bi-encoders.
+        original: bi-encoders attend to the seeker's padding, as the authors' code does.
+        device: of bi-encoders; `auto` for the GPU if there is one.
 
     Raises:
-        RellmError: the name is neither `small` nor a folder with a scorer.
+        RellmError: there is no such scorer, or `original` was asked of one that is no bi-encoder.
     """
-    if name == "small":
-        from re_llm.evaluate.empathy_small import SmallScorer
-
-        return SmallScorer.load()
     folder = Path(name)
-    if folder.suffix == ".npz" and folder.is_file():
+    small = folder / SMALL_NAME if (folder / SMALL_NAME).is_file() else folder
+    if name == "small" or (small.suffix == ".npz" and small.is_file()):
         from re_llm.evaluate.empathy_small import SmallScorer
 
-        return SmallScorer.load(folder)
+        if original:
+            raise RellmError("the small scorer has no original behaviour", allowed="bi-encoders have")
+        return SmallScorer.load(None if name == "small" else small)
     if folder.is_dir():
-        from re_llm.evaluate.epitome_biencoder import BiEncoderScorer
+        from re_llm.evaluate.biencoder_scorer import BiEncoderScorer
 
-        return BiEncoderScorer.load(folder)
+        return BiEncoderScorer.load(folder, original=original, device=device)
     raise RellmError(
         f"no such empathy scorer: {name!r}",
-        allowed="small; a file that `train_small` wrote (.npz); a folder with a bi-encoder for each of ER, IP, EX",
+        allowed="small; a folder or .npz file that `re-llm score train` or `re-llm score convert` wrote",
     )
 
 
@@ -118,50 +131,58 @@ class Pair:
     lost_rationales: int = 0
 
 
+def seeker_post(pair: Pair) -> str:
+    """What tells seeker posts apart: their words, since some posts came in twice under two ids."""
+    return " ".join(pair.seeker.lower().split())
+
+
 def _one_line(text: str) -> str:
     """Single spaces: the three files differ in their white space, and rationales from their responses."""
     return " ".join(text.split())
-
-
-def _spans(response: str, rationales: str) -> tuple[tuple[tuple[int, int], ...], int]:
-    """Where the rationales stand in the response, and how many were not found (annotators retyped some)."""
-    low, found, lost = response.lower(), [], 0
-    for rationale in filter(None, (part.strip() for part in rationales.split("|"))):
-        # Retyped ones mostly start like the text: the first words place them.
-        start = low.find(rationale.lower())
-        start = low.find(rationale[:20].lower()) if start < 0 else start
-        if start < 0:
-            lost += 1
-        else:
-            found.append((start, min(len(response), start + len(rationale))))
-    return tuple(found), lost
 
 
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     """Rows of an EPITOME csv file (columns `sp_id, rp_id, seeker_post, response_post, level, rationales`).
 
     Raises:
-        RellmError: the file is missing, lacks a column, or holds a level other than 0, 1, 2; names the line.
+        RellmError: the file is missing, is not UTF-8 or csv, lacks a column or a cell, or holds a level other than
+            0, 1, 2; names the line.
     """
     path = Path(path)
     if not path.is_file():
         raise RellmError(f"no such file: {path}", todo="Give the folder that holds the EPITOME csv files")
     csv.field_size_limit(MAX_CELL)
     pairs = []
-    with path.open(encoding="utf-8", newline="") as stream:
+    # Spreadsheets put a byte order mark before the first column's name.
+    with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise RellmError(f"{path} lacks the column {missing[0]!r}", allowed=", ".join(COLUMNS))
         try:
-            for row in reader:
-                if row["level"] not in ("0", "1", "2"):
-                    raise RellmError(f"{path}:{reader.line_num}: level {row['level']!r}", allowed="0, 1, 2")
-                seeker, response = (_one_line(row[column]) for column in ("seeker_post", "response_post"))
-                spans, lost = _spans(response, _one_line(row["rationales"] or ""))
-                pairs.append(Pair(row["sp_id"], seeker, response, int(row["level"]), spans, lost))
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise RellmError(f"{path}:1: the column {missing[0]!r} is missing", allowed=", ".join(COLUMNS))
+            pairs = [_pair(row, f"{path}:{reader.line_num}") for row in reader]
         except csv.Error as error:
             raise RellmError(f"{path}:{reader.line_num}: not readable as csv: {error}") from None
+        except UnicodeDecodeError as error:
+            raise RellmError(
+                f"{path}:{reader.line_num + 1}: not UTF-8 hereabouts: {error.reason}", todo="Save the file as UTF-8"
+            ) from None
     if not pairs:
         raise RellmError(f"{path} holds no rows")
     return pairs
+
+
+def _pair(row: dict[str | None, str | None], where: str) -> Pair:
+    """One row of the file; `None` stands in it for cells that the line lacks, and as the name of those too many."""
+    cells = [row[column] for column in COLUMNS]
+    if None in row or None in cells:
+        raise RellmError(
+            f"{where}: the row has {'more' if None in row else 'fewer'} cells than the header",
+            todo='Put texts with commas or line breaks in double quotes ("")',
+        )
+    seeker_id, _, seeker, response, level, rationales = (cell or "" for cell in cells)
+    if level.strip() not in ("0", "1", "2"):
+        raise RellmError(f"{where}: level {level!r}", allowed="0, 1, 2")
+    response = _one_line(response)
+    spans, lost = locate(response, _one_line(rationales))
+    return Pair(seeker_id, _one_line(seeker), response, int(level), spans, lost)

@@ -11,23 +11,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, RobertaConfig, RobertaModel
+from transformers import RobertaConfig, RobertaModel
 
 from re_llm.errors import RellmError
-from re_llm.evaluate.epitome import LEVELS, MECHANISMS, Empathy, Level
+from re_llm.evaluate.epitome import LEVELS
 
 WINDOW = 64  # tokens of each text, end marks included, in the authors' recipe
 # Stored by the authors, used by nothing: poolers, the norm beside the attention, position buffers of old transformers.
 UNUSED = ("pooler.", "norm.", "position_ids")
-ENCODERS = ("seeker_encoder.roberta.", "responder_encoder.roberta.")
+BASE_VOCABULARY = 50265  # of roberta-base
+
+
+def choose_device(name: str) -> str:
+    """The named device; `auto` is the GPU if there is one."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class CrossAttention(nn.Module):
@@ -138,6 +143,7 @@ def load_biencoder(folder: Path, *, original: bool = False) -> BiEncoder:
     Raises:
         RellmError: a file is missing or is not of this model.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     weights, config = folder / "model.safetensors", folder / "config.json"
@@ -145,11 +151,14 @@ def load_biencoder(folder: Path, *, original: bool = False) -> BiEncoder:
         if not path.is_file():
             raise RellmError(
                 f"no {path.name} in {folder}",
-                todo="A .pth file of the authors is converted by re_llm.evaluate.epitome_biencoder.convert_checkpoint",
+                todo="Train it with `re-llm score train`; the authors' .pth files are read by `re-llm score convert`",
             )
-    settings = json.loads(config.read_text(encoding="utf-8"))
-    model = BiEncoder(RobertaConfig(**settings), original=original)
-    state = {name: tensor.float() for name, tensor in load_file(weights).items()}
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+        state = {name: tensor.float() for name, tensor in load_file(weights).items()}
+        model = BiEncoder(RobertaConfig(**settings), original=original)
+    except (ValueError, TypeError, SafetensorError) as error:
+        raise RellmError(f"{folder} holds no EPITOME bi-encoder: {error}") from error
     return load_state(model, state, str(weights)).eval()
 
 
@@ -162,115 +171,28 @@ def save_biencoder(model: BiEncoder, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(model.config.to_diff_dict(), indent=1) + "\n", encoding="utf-8")
 
 
-def convert_checkpoint(path: Path, folder: Path, config: RobertaConfig | None = None) -> None:
+def convert_checkpoint(
+    path: Path, folder: Path, config: RobertaConfig | None = None, *, vocabulary: int | None = None
+) -> None:
     """Rewrites a `.pth` state dict of the authors as safetensors; the pickle is read with `weights_only=True`.
 
     Args:
         config: of the encoders; None for that of roberta-base.
+        vocabulary: tokens of the tokenizer that will be used with it; None if that is not known yet.
 
     Raises:
-        RellmError: the file holds something else.
+        RellmError: the file holds something else, or the tokenizer is not of its encoders.
     """
-    base = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
+    base = RobertaConfig(
+        vocab_size=BASE_VOCABULARY, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
+    )
+    config = config or base
+    if vocabulary not in (None, config.vocab_size):
+        raise RellmError(f"the tokenizer has {vocabulary} tokens, {path.name} wants {config.vocab_size}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is no state dict
         raise RellmError(f"{path} cannot be read as a state dict: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise RellmError(f"{path} holds no state dict")
-    save_biencoder(load_state(BiEncoder(config or base), state, str(path)), folder)
-
-
-def token_spans(offsets: Sequence[Sequence[int]], marked: Sequence[bool]) -> tuple[tuple[int, int], ...]:
-    """Character spans of runs of marked tokens; empty offsets are tokens without text."""
-    spans: list[tuple[int, int]] = []
-    open_run = False
-    for (start, end), mark in zip(offsets, marked, strict=True):
-        if not mark or start == end:
-            open_run = False
-        elif open_run:
-            spans[-1] = (spans[-1][0], int(end))
-        else:
-            spans.append((int(start), int(end)))
-            open_run = True
-    return tuple(spans)
-
-
-class BiEncoderScorer:
-    """Levels and rationales from three bi-encoders.
-
-    Args:
-        models: one per mechanism.
-        window: tokens of each text; what lies beyond is not seen (64 in the authors' recipe).
-    """
-
-    def __init__(
-        self, models: dict[str, BiEncoder], tokenizer: Any, *, window: int = WINDOW, batch_size: int = 32,
-        device: str = "cpu",
-    ):  # fmt: skip
-        missing = [mechanism for mechanism in MECHANISMS if mechanism not in models]
-        if missing:
-            raise RellmError(f"there is no bi-encoder for {missing[0]}", allowed=", ".join(MECHANISMS))
-        original = any(model.original for model in models.values())
-        self.name = f"biencoder-{'original-' if original else ''}{window}"
-        self.models = {mechanism: models[mechanism].to(device).eval() for mechanism in MECHANISMS}
-        self.tokenizer, self.window, self.batch_size, self.device = tokenizer, window, batch_size, device
-        self._padding: str | bool = "max_length" if original else True
-
-    @classmethod
-    def load(cls, folder: Path, *, original: bool = False, **options: Any) -> BiEncoderScorer:
-        """From a folder with the tokenizer of the encoders and a folder for each of ER, IP, EX.
-
-        Raises:
-            RellmError: a part is missing or wrong. Nothing is downloaded.
-        """
-        folder = Path(folder)
-        models = {m: load_biencoder(folder / m, original=original) for m in MECHANISMS}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise RellmError(
-                f"{folder} holds no tokenizer: {error}", todo="Put the tokenizer files of roberta-base there"
-            ) from error
-        return cls(models, tokenizer, **options)
-
-    def _encode(self, texts: Sequence[str]) -> Any:
-        return self.tokenizer(
-            list(texts), truncation=True, max_length=self.window, padding=self._padding, return_tensors="pt",
-            return_offsets_mapping=True, return_token_type_ids=False,
-        )  # fmt: skip
-
-    @torch.inference_mode()
-    def score(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
-        """Levels of ER, IP and EX with probabilities and rationales, in the order of the responses.
-
-        Raises:
-            ValueError: the two lists differ in length.
-        """
-        if len(seekers) != len(responses):
-            raise ValueError(f"{len(seekers)} seekers but {len(responses)} responses")
-        # Alike lengths share a batch: padding costs as much as text.
-        order = sorted(range(len(responses)), key=lambda i: len(responses[i]) + len(seekers[i]))
-        found: list[Empathy] = [{} for _ in responses]
-        for start in range(0, len(order), self.batch_size):
-            members = order[start : start + self.batch_size]
-            self._score_batch([seekers[i] for i in members], [responses[i] for i in members], members, found)
-        return found
-
-    def _score_batch(
-        self, seekers: list[str], responses: list[str], members: list[int], found: list[Empathy]
-    ) -> None:  # fmt: skip
-        heard, said = self._encode(seekers), self._encode(responses)
-        inputs = [
-            t.to(self.device) for t in (heard.input_ids, heard.attention_mask, said.input_ids, said.attention_mask)
-        ]
-        offsets = said.offset_mapping.tolist()
-        for mechanism, model in self.models.items():
-            output = model(*inputs)
-            probabilities = output.empathy_logits.float().softmax(-1).cpu().tolist()
-            marked = (output.rationale_logits.argmax(-1).bool() & inputs[3].bool()).cpu().tolist()
-            for row, member in enumerate(members):
-                p = probabilities[row]
-                level = p.index(max(p))
-                spans = token_spans(offsets[row], marked[row]) if level else ()
-                found[member][mechanism] = Level(level, (p[0], p[1], p[2]), spans)
+    save_biencoder(load_state(BiEncoder(config), state, str(path)), folder)

@@ -11,22 +11,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from re_llm.emotions import PROMPT_EMOTIONS, SPELLINGS, canonical, parse_answer
 from re_llm.errors import RellmError
-from re_llm.evaluate.epitome import MECHANISMS, Empathy, EmpathyScorer, Level, load_scorer
+from re_llm.evaluate.empathy_scores import Group, Judgement, empathy_rows, judge, make_score
+from re_llm.evaluate.epitome import MECHANISMS, EmpathyScorer, load_scorer
+from re_llm.evaluate.readings import choose_readings
 from re_llm.evaluate.ser import SerResult, label_order, score_recognition
-from re_llm.progress import progress_bar
 from re_llm.records import Reply, Score, read_numbered, write_records
 
 METRICS = ("ER", "EX", "IP", "SER")
-CHUNK = 512
-# A reply without a word shows no empathy, whatever a model makes of an empty string.
-_SILENT = Level(0, (1.0, 0.0, 0.0))
-
-Group = tuple[str, str | None, int | None]
 
 
 @dataclass
@@ -35,6 +30,7 @@ class ScoreReport:
 
     Attributes:
         groups: one entry per system, corpus and seed, with the means of its metrics.
+        readings: how long replies were read; the first gives the values. cut: replies that the cut at 64 shortens.
         without_text: replies without the text they answer; their empathy was scored from the response alone.
         empty: replies without a word, level 0. unparsable: answers that name no emotion, counted as wrong.
     """
@@ -43,7 +39,9 @@ class ScoreReport:
     replies: int = 0
     metrics: tuple[str, ...] = ()
     scorer: str = ""
-    groups: list[dict[str, object]] = field(default_factory=list)
+    readings: tuple[str, ...] = ()
+    cut: int = 0
+    groups: list[dict[str, Any]] = field(default_factory=list)
     without_text: int = 0
     empty: int = 0
     unparsable: int = 0
@@ -56,11 +54,18 @@ class ScoreReport:
 
     def summary(self) -> str:
         """For a person."""
-        lines = [f"{self.replies} replies scored in {self.out} ({self.rate:.0f} replies/s, scorer {self.scorer})"]
+        how = f"{self.rate:.0f} replies/s, scorer {self.scorer}"
+        if self.readings:
+            how += f", reading {' and '.join(self.readings)}"
+        lines = [f"{self.replies} replies scored in {self.out} ({how})"]
         for group in self.groups:
             name = " ".join(str(group[part]) for part in ("system", "corpus", "seed") if group.get(part) is not None)
-            values = ", ".join(f"{metric} {group[metric]:.3f}" for metric in (*MECHANISMS, "UA") if metric in group)
-            lines.append(f"  {name}: {group['replies']} replies, {values}")
+            lines.append(f"  {name}: {group['replies']} replies, {_values(group)}")
+            for reading, means in group.get("readings", {}).items():
+                lines.append(f"    reading {reading}: {_values(means)}")
+        if self.cut:
+            share = 100 * self.cut / self.replies
+            lines.append(f"  {self.cut} replies ({share:.0f} %) are longer than the original scorer's 64 tokens")
         for count, what in (
             (self.unparsable, "answers name no emotion; they count as wrong"),
             (self.empty, "replies are empty; their levels are 0"),
@@ -69,6 +74,10 @@ class ScoreReport:
             if count:
                 lines.append(f"  {count} {what}")
         return "\n".join(lines)
+
+
+def _values(means: dict[str, Any]) -> str:
+    return ", ".join(f"{metric} {means[metric]:.3f}" for metric in (*MECHANISMS, "UA") if metric in means)
 
 
 @dataclass
@@ -117,18 +126,26 @@ def named_emotion(reply: Reply, allowed: Sequence[str] = PROMPT_EMOTIONS) -> str
     return parse_answer(reply.answer, allowed) if reply.answer else None
 
 
-def choose_metrics(metrics: Sequence[str] | None, recognizable: bool) -> tuple[str, ...]:
+def choose_metrics(
+    metrics: Sequence[str] | None, recognizable: bool, mechanisms: Sequence[str] = MECHANISMS
+) -> tuple[str, ...]:
     """The wanted metrics in canonical order; without a wish all that apply.
 
+    Args:
+        mechanisms: of empathy that the scorer knows.
+
     Raises:
-        RellmError: an unknown metric, or SER without anything to compare.
+        RellmError: an unknown metric, one that the scorer was not trained for, or SER without anything to compare.
     """
+    known = tuple(m for m in METRICS if m in mechanisms or (m == "SER" and recognizable))
     if not metrics:
-        return METRICS if recognizable else METRICS[:-1]
+        return known
     wanted = [metric.upper() for metric in metrics]
     for metric in wanted:
         if metric not in METRICS:
             raise RellmError(f"unknown metric {metric!r}", allowed=", ".join(METRICS))
+        if metric in MECHANISMS and metric not in mechanisms:
+            raise RellmError(f"the scorer was not trained for {metric}", allowed=", ".join(known))
     if "SER" in wanted and not recognizable:
         raise RellmError(
             "SER needs replies with a reference `emotion` and with `recognized` or `answer`; there is none",
@@ -137,51 +154,12 @@ def choose_metrics(metrics: Sequence[str] | None, recognizable: bool) -> tuple[s
     return tuple(metric for metric in METRICS if metric in wanted)
 
 
-def _empathy(rows: list[_Row], scorer: EmpathyScorer, show: bool) -> list[Empathy]:
-    found: list[Empathy] = []
-    with progress_bar("score", len(rows), unit="replies", show=show) as advance:
-        for start in range(0, len(rows), CHUNK):
-            chunk = [row.reply for row in rows[start : start + CHUNK]]
-            scored = scorer.score(
-                [reply.text or reply.transcript or "" for reply in chunk], [r.response for r in chunk]
-            )
-            silent: Empathy = dict.fromkeys(MECHANISMS, _SILENT)
-            found += [each if r.response.strip() else silent for r, each in zip(chunk, scored, strict=True)]
-            advance(len(chunk))
-    return found
-
-
-def _score(group: Group, metric: str, value: float, key: str, more: dict[str, Any]) -> Score:
-    system, corpus, seed = group
-    return Score(key=key, system=system, metric=metric, value=value, corpus=corpus, seed=seed, **more)
-
-
-def _empathy_scores(
-    group: Group, rows: list[_Row], levels: list[Empathy], metric: str, scorer: EmpathyScorer
-) -> list[Score]:
-    out = []
-    for row, each in zip(rows, levels, strict=True):
-        got = each[metric]
-        more: dict[str, Any] = {
-            "expected": round(got.expected, 4),
-            "probabilities": [round(p, 4) for p in got.probabilities],
-            "rationale": [list(span) for span in got.rationale] or None,
-        }
-        out.append(_score(group, metric, got.level, row.reply.key, more))
-    values = [each[metric].level for each in levels]
-    spread = stdev(values) if len(values) > 1 else 0.0
-    expected = fmean(each[metric].expected for each in levels)
-    more = {"std": round(spread, 6), "count": len(values), "expected": round(expected, 4)}
-    more |= {"scorer": scorer.name, "window": scorer.window}
-    return [*out, _score(group, metric, fmean(values), "*", more)]
-
-
 def _recognition_scores(group: Group, rows: list[_Row], labels: Sequence[str]) -> tuple[list[Score], SerResult]:
     """A row that has a reference but was not asked is wrong as well, if the others of its group were."""
     known = [(row, row.emotion) for row in rows if row.emotion]
     result = score_recognition([emotion for _, emotion in known], [row.named for row, _ in known], labels=labels)
     out = [
-        _score(group, "SER", float(row.named == emotion), row.reply.key, {"reference": emotion, "named": row.named})
+        make_score(group, "SER", float(row.named == emotion), row.reply.key, {"reference": emotion, "named": row.named})
         for row, emotion in known
     ]
     common: dict[str, Any] = {"count": result.count, "labels": list(result.labels)}
@@ -192,10 +170,10 @@ def _recognition_scores(group: Group, rows: list[_Row], labels: Sequence[str]) -
         "outside": result.outside,
     }
     out += [
-        _score(group, "UA", result.ua, "*", {**common, **details}),
-        _score(group, "WA", result.wa, "*", common),
-        _score(group, "F1", result.macro_f1, "*", common),
-        _score(group, "UNPARSABLE", result.unparsable_share, "*", {**common, "number": result.unparsable}),
+        make_score(group, "UA", result.ua, "*", {**common, **details}),
+        make_score(group, "WA", result.wa, "*", common),
+        make_score(group, "F1", result.macro_f1, "*", common),
+        make_score(group, "UNPARSABLE", result.unparsable_share, "*", {**common, "number": result.unparsable}),
     ]
     return out, result
 
@@ -207,6 +185,7 @@ def score_file(
     metrics: Sequence[str] | None = None,
     scorer: str | EmpathyScorer = "small",
     labels: Sequence[str] | None = None,
+    reading: str | None = None,
     progress: bool = True,
 ) -> ScoreReport:
     """Scores a `replies.jsonl` and writes `scores.jsonl`, whole or not at all.
@@ -215,40 +194,53 @@ def score_file(
         metrics: of ER, EX, IP, SER; None for all that the replies allow.
         scorer: name or folder (`load_scorer`), or a scorer.
         labels: label set of recognition; None for the reference emotions of each corpus in the file.
+        reading: `64` (what the original scorer sees of a reply), `whole`, or `both`; None for the scorer's own.
 
     Raises:
-        RellmError: the file, a line of it, a metric, or the scorer is wrong.
+        RellmError: the file, a line of it, a metric, the scorer or the reading is wrong.
     """
     began = time.monotonic()
     rows = _read(Path(replies_path))
-    wanted = choose_metrics(metrics, any(row.emotion and row.answered for row in rows))
-    judge = load_scorer(scorer) if isinstance(scorer, str) else scorer
+    judging = load_scorer(scorer) if isinstance(scorer, str) else scorer
+    wanted = choose_metrics(metrics, any(row.emotion and row.answered for row in rows), judging.mechanisms)
     asked = [metric for metric in wanted if metric in MECHANISMS]
-    levels = _empathy(rows, judge, progress) if asked else [{}] * len(rows)
+    found = Judgement(judging, choose_readings(judging, reading))
+    if asked:
+        found = judge([row.reply for row in rows], judging, found.readings, progress)
     report = ScoreReport(
-        Path(out_path), len(rows), wanted, judge.name if asked else "none",
+        Path(out_path), len(rows), wanted, judging.name if asked else "none",
+        readings=found.readings if asked else (),
+        cut=sum(found.cut),
         without_text=sum(not (row.reply.text or row.reply.transcript) for row in rows),
         empty=sum(not row.reply.response.strip() for row in rows),
     )  # fmt: skip
     groups: dict[Group, list[int]] = {}
+    names: dict[str | None, set[str]] = {}
     for index, row in enumerate(rows):
         groups.setdefault(row.group, []).append(index)
-    names: dict[str | None, set[str]] = {}
-    for row in rows:
         names.setdefault(row.reply.corpus, set()).update([row.emotion] if row.emotion else [])
     scores: list[Score] = []
     for group, members in groups.items():
         own = [rows[i] for i in members]
-        entry: dict[str, object] = {"system": group[0], "corpus": group[1], "seed": group[2], "replies": len(own)}
+        entry: dict[str, Any] = {"system": group[0], "corpus": group[1], "seed": group[2], "replies": len(own)}
         for metric in asked:
-            scores += _empathy_scores(group, own, [levels[i] for i in members], metric, judge)
-            entry[metric] = scores[-1].value
+            scores += empathy_rows(group, [row.reply.key for row in own], members, metric, found)
+            _note(entry, metric, scores[-1])
         if "SER" in wanted and any(row.emotion and row.answered for row in own):
-            found, result = _recognition_scores(group, own, labels or label_order(names[group[1]]))
-            scores += found
+            rows_found, result = _recognition_scores(group, own, labels or label_order(names[group[1]]))
+            scores += rows_found
             entry["UA"] = result.ua
             report.unparsable += result.unparsable
         report.groups.append(entry)
     write_records(report.out, scores)
     report.seconds = time.monotonic() - began
     return report
+
+
+def _note(entry: dict[str, Any], metric: str, row: Score) -> None:
+    """Puts the mean of a group into its entry of the report, and of both readings where there are two."""
+    more = row.model_extra or {}
+    entry[metric] = row.value
+    for reading, each in more.get("readings", {}).items():
+        entry.setdefault("readings", {}).setdefault(reading, {})[metric] = each["mean"]
+    entry["cut"] = more["cut"]

@@ -26,6 +26,7 @@ class Keywords:
 
     name = "keywords"
     window = None
+    mechanisms = MECHANISMS
 
     def score(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
         signs = dict(zip(MECHANISMS, ("sorry", "you sound", "?"), strict=True))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+from epitome_world import write_corpus
 
 from re_llm.errors import RellmError
 from re_llm.evaluate import EmpathyScorer, load_scorer
 from re_llm.evaluate.empathy_small import ASSET, SmallScorer, count_grams, decision_features, softmax, weigh
 from re_llm.evaluate.empathy_training import train_small
-from re_llm.evaluate.epitome import COLUMNS, CSV_NAMES, MECHANISMS, read_pairs
+from re_llm.evaluate.epitome import CSV_NAMES, MECHANISMS, read_pairs
 
 SEEKER = "I failed my exam today and nobody cares."
 
@@ -70,7 +69,7 @@ def test_shipped_file_is_small_and_says_how_good_it_is():
         table = report["mechanisms"][mechanism]["measures"]
         assert measured[mechanism] == table["small"]
         rivals = [m["macro_f1"] for name, m in table.items() if name != "small"]
-        assert len(rivals) == 3
+        assert len(rivals) >= 3
         assert measured[mechanism]["macro_f1"] > max(rivals)
     assert "University of Washington" in (ASSET.parent / "NOTICE.md").read_text()
 
@@ -103,29 +102,9 @@ def test_tfidf_and_decision_arithmetic():
     assert got[0, 7] == pytest.approx(np.log((1 - 0.7 * 0.1) / (0.7 * 0.1)))
 
 
-PARTS = {
-    "ER": ["Take a walk now.", "I hope it gets better soon.", "I am sorry, that makes me sad."],
-    "IP": ["Do it step by step.", "I understand how you feel.", "I was in your place, I lost my job."],
-    "EX": ["Here is the number.", "What happened?", "Are you alone because your friend moved away?"],
-}
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """90 pairs whose level is told by one of three sentences, in the format of the corpus."""
-    folder = tmp_path_factory.mktemp("epitome")
-    rng = random.Random(0)
-    rows = [(n, {m: rng.choices((0, 1, 2), (6, 2, 2))[0] for m in MECHANISMS}) for n in range(90)]
-    for mechanism, name in CSV_NAMES.items():
-        with (folder / name).open("w", newline="") as out:
-            writer = csv.writer(out)
-            writer.writerow(COLUMNS)
-            for n, level in rows:
-                filler = f"Well {rng.choice('abcdef')} it is."
-                response = " ".join(PARTS[m][level[m]] for m in MECHANISMS) + f" Item {n % 7}."
-                rationale = PARTS[mechanism][level[mechanism]] + "|" if level[mechanism] else ""
-                writer.writerow([n // 2, n, f"Post {n // 2}. {filler}", response, level[mechanism], rationale])
-    return folder
+    return write_corpus(tmp_path_factory.mktemp("epitome"))
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +123,10 @@ def test_training_learns_and_reports(trained: Path, corpus: Path):
         assert result["rationales_not_located"] == 0
         assert len(result["folds"]) == 5
     page = (trained / "empathy_small.md").read_text()
-    assert "| EX | rule question mark -> 2 |" in page
+    assert "| EX | rule: a question mark -> 2 |" in page
+    assert "| IP | rule: a question mark -> 2 |" in page
     assert "| ER | majority |" in page
-    scorer = load_scorer(str(trained / "empathy_small.npz"))
+    scorer = load_scorer(str(trained))
     pairs = read_pairs(corpus / CSV_NAMES["EX"])
     found = scorer.score([p.seeker for p in pairs], [p.response for p in pairs])
     assert np.mean([each["EX"].level == pair.level for each, pair in zip(found, pairs, strict=True)]) > 0.9
@@ -155,22 +135,3 @@ def test_training_learns_and_reports(trained: Path, corpus: Path):
 def test_same_seed_same_file(trained: Path, corpus: Path, tmp_path: Path):
     train_small(corpus, tmp_path, seed=1)
     assert (tmp_path / "empathy_small.npz").read_bytes() == (trained / "empathy_small.npz").read_bytes()
-
-
-def test_csv_mistakes_name_the_line(corpus: Path, tmp_path: Path):
-    with pytest.raises(RellmError, match="no such file"):
-        read_pairs(tmp_path / "x.csv")
-    path = tmp_path / "x.csv"
-    path.write_text("sp_id,rp_id\n")
-    with pytest.raises(RellmError, match="lacks the column 'seeker_post'"):
-        read_pairs(path)
-    path.write_text(",".join(COLUMNS) + "\na,b,hello,there,5,\n")
-    with pytest.raises(RellmError, match=r"x\.csv:2: level '5'"):
-        read_pairs(path)
-    path.write_text(",".join(COLUMNS) + "\na,b,hello,I am  sorry for\nyou,2,sorry for you|lost words|\n")
-    with pytest.raises(RellmError, match="level"):
-        read_pairs(path)
-    path.write_text(",".join(COLUMNS) + '\na,b,hello,"I am  sorry for\nyou",2,sorry for you|lost words|\n')
-    (pair,) = read_pairs(path)
-    assert pair.response[slice(*pair.spans[0])] == "sorry for you"
-    assert pair.lost_rationales == 1

@@ -13,18 +13,20 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
 from re_llm.errors import RellmError
-from re_llm.evaluate.biencoder_training import BiEncoderOptions, rationale_measures, train_biencoder
+from re_llm.evaluate.biencoder_scorer import BiEncoderScorer, token_spans
+from re_llm.evaluate.biencoder_start import read_start
+from re_llm.evaluate.biencoder_training import BiEncoderOptions, train_biencoder
 from re_llm.evaluate.epitome import MECHANISMS, EmpathyScorer, Pair, load_scorer
 from re_llm.evaluate.epitome_biencoder import (
     BiEncoder,
-    BiEncoderScorer,
     biencoder_loss,
     convert_checkpoint,
     load_biencoder,
     load_state,
     save_biencoder,
-    token_spans,
 )
+from re_llm.evaluate.rationales import rationale_measures
+from re_llm.evaluate.scorer_files import convert_files
 
 TOLERANCE = {"atol": 2e-4, "rtol": 1e-3}
 LAMBDAS = {
@@ -141,8 +143,9 @@ def scorer_folder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     ]
     for mechanism in MECHANISMS:
         options = BiEncoderOptions(lr=1e-2, epochs=12, batch_size=6)
-        losses = train_biencoder(pairs * 4, encoder, folder / mechanism, options)
-        assert losses[-1] < 0.5 * losses[0], losses
+        trained = train_biencoder(pairs * 4, read_start(str(encoder)), options)
+        assert trained.losses[-1] < 0.5 * trained.losses[0], trained.losses
+        save_biencoder(trained.model, folder / mechanism)
     return folder
 
 
@@ -174,6 +177,20 @@ def test_window_hides_the_end(scorer_folder: Path):
     assert short["ER"].rationale[-1][1] < 0.5 * len(long) < wide["ER"].rationale[-1][1]
 
 
+def test_whole_replies_are_read_in_windows(scorer_folder: Path):
+    scorer = BiEncoderScorer.load(scorer_folder, window=16)
+    dull, sorry = "What happened to you? " * 6, TEXTS[0]
+    texts = [dull + sorry, sorry, ""]
+    assert scorer.is_cut(texts) == [True, False, False]
+    cut, whole = scorer.score([TEXTS[3]] * 3, texts), scorer.score_whole([TEXTS[3]] * 3, texts)
+    assert (cut[0]["ER"].level, whole[0]["ER"].level) == (0, 2)
+    assert any("sorry" in texts[0][a:b] for a, b in whole[0]["ER"].rationale)
+    for short in (1, 2):
+        assert whole[short]["ER"].level == cut[short]["ER"].level
+        assert whole[short]["ER"].probabilities == pytest.approx(cut[short]["ER"].probabilities, abs=1e-6)
+    assert scorer.score([], []) == scorer.score_whole([], []) == []
+
+
 def test_authors_file_converts(scorer_folder: Path, tmp_path: Path):
     model = load_biencoder(scorer_folder / "ER")
     state = dict(model.state_dict())
@@ -186,6 +203,27 @@ def test_authors_file_converts(scorer_folder: Path, tmp_path: Path):
         assert torch.equal(tensor, model.state_dict()[name]), name
 
 
+def test_authors_files_become_a_scorer(scorer_folder: Path, tmp_path: Path):
+    with pytest.raises(RellmError, match="no file is named"):
+        convert_files({}, tmp_path / "out")
+    with pytest.raises(RellmError, match=r"no such file: .*er\.pth"):
+        convert_files({"ER": tmp_path / "er.pth"}, tmp_path / "out")
+    torch.save(load_biencoder(scorer_folder / "ER").state_dict(), tmp_path / "er.pth")
+    with pytest.raises(RellmError, match=r"the tokenizer has .* tokens, er\.pth wants 50265"):
+        convert_files({"ER": tmp_path / "er.pth"}, tmp_path / "out", tokenizer=str(scorer_folder))
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"x": Trap()}, tmp_path / "bad.pth")
+    with pytest.raises(RellmError, match="cannot be read as a state dict"):
+        convert_checkpoint(tmp_path / "bad.pth", tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_files_of_another_kind_are_refused(scorer_folder: Path, tmp_path: Path):
     model = load_biencoder(scorer_folder / "ER")
     with pytest.raises(RellmError, match="lacks"):
@@ -193,14 +231,17 @@ def test_files_of_another_kind_are_refused(scorer_folder: Path, tmp_path: Path):
     wrong = {name: tensor[..., :1] for name, tensor in model.state_dict().items()}
     with pytest.raises(RellmError, match="has shape"):
         load_state(model, wrong, "x.safetensors")
-    with pytest.raises(RellmError, match="convert_checkpoint"):
+    with pytest.raises(RellmError, match="re-llm score convert"):
         load_biencoder(tmp_path)
     torch.save({"model": "not tensors"}, tmp_path / "bad.pth")
     with pytest.raises(RellmError, match="no state dict"):
         convert_checkpoint(tmp_path / "bad.pth", tmp_path / "out")
     save_biencoder(model, tmp_path / "ER")
-    with pytest.raises(RellmError, match=r"no config\.json|no model\.safetensors"):
+    with pytest.raises(RellmError, match="holds no tokenizer"):
         BiEncoderScorer.load(tmp_path)
+    (tmp_path / "ER" / "config.json").write_text("{")
+    with pytest.raises(RellmError, match="holds no EPITOME bi-encoder"):
+        load_biencoder(tmp_path / "ER")
 
 
 def test_token_spans_join_runs():
@@ -212,6 +253,20 @@ def test_runs_at_the_end_count_by_default():
     marks = np.array([[0, 0, 0, 1]])
     assert rationale_measures(marks, marks, [3])["iou_f1"] == 1
     assert rationale_measures(marks, marks, [3], original=True)["iou_f1"] == 0
+
+
+def test_rationale_measures_count_rows_not_batches():
+    rng = np.random.default_rng(0)
+    found, true = rng.integers(0, 2, (2, 7, 9))
+    lengths = [8, 3, 5, 1, 8, 2, 0]
+    whole = rationale_measures(found, true, lengths)
+    batches = [rationale_measures(found[a : a + 4], true[a : a + 4], lengths[a : a + 4]) for a in (0, 4)]
+    # The mean over batches, as the authors take it, differs: their last batch is smaller.
+    assert abs(np.mean([each["f1"] for each in batches]) - whole["f1"]) > 1e-3
+    weighed = (4 * batches[0]["f1"] + 2 * batches[1]["f1"]) / 6
+    assert whole["f1"] == pytest.approx(weighed)
+    with pytest.raises(ValueError, match="no row"):
+        rationale_measures(found, true, [0] * 7)
 
 
 def test_options_refuse_nonsense():
