@@ -109,7 +109,9 @@ def _looks_like_audio(line: str) -> bool:
 
 
 def _lines() -> Iterator[str]:
-    """What a person types, or the lines of standard input."""
+    """What a person types, or the lines of standard input. Bytes that are no text become question marks."""
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")
     if not sys.stdin.isatty():
         yield from sys.stdin
         return

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from re_llm.answers import Answer as Answer
 from re_llm.config import resolve_component
 from re_llm.errors import RellmError
 from re_llm.prompts import Prompt, split_chat, tokenize_row, turn_end
+from re_llm.vocabulary import require_words
 
 
 def pick_device(name: str) -> torch.device:
@@ -110,10 +112,11 @@ class ChatLlm:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=pick_dtype(dtype, where), use_safetensors=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             todo = "Give the folder of a chat LLM in Hugging Face format, or a hub id this machine can reach"
             raise RellmError(f"cannot load the LLM {name!r}: {reason}", todo=todo) from None
+        require_words(tokenizer, source)
         return cls(model.to(where).eval(), tokenizer, name, tokens)
 
     @property

@@ -212,7 +212,7 @@ def _unit(value: float | None) -> float | None:
 
 def _moved(row: Utterance, old: Path, new: Path) -> Utterance:
     """The row with its audio path, which is relative to the folder `old`, relative to the folder `new`."""
-    path, *member = row.audio.split(":", 1) if audio.locate(row.audio).length is not None else [row.audio]
+    path, *member = row.audio.rsplit(":", 2) if audio.locate(row.audio).length is not None else [row.audio]
     return row.model_copy(update={"audio": ":".join([os.path.relpath(old / path, new), *member])})
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from re_llm.chat_llm import Answer, ChatLlm
-from re_llm.emotions import PROMPT_EMOTIONS, parse_answer
+from re_llm.emotions import CANONICAL, PROMPT_EMOTIONS, parse_answer
 from re_llm.engine import Reply
 from re_llm.errors import RellmError
-from re_llm.prompts import get_prompt
+from re_llm.prompts import Prompt, get_prompt
 from re_llm.records import Utterance
 from re_llm.transcribe import Transcriber
 
@@ -94,7 +94,7 @@ class TextSystem:
         if prompt:
             asked = get_prompt(prompt)
             told = asked.needs_emotion
-            pairs = [(asked.with_emotion(row.emotion), text) for row, text in zip(rows, texts, strict=True)]
+            pairs = [(_told(asked, row), text) for row, text in zip(rows, texts, strict=True)]
             answers = self.llm.answer(pairs, max_new_tokens=max_new_tokens, batch_size=batch_size)
         named: list[Answer | None] = [None] * len(rows)
         if recognize and not told:
@@ -118,6 +118,16 @@ class TextSystem:
         if on_batch:
             on_batch(list(range(len(rows))), replies)
         return replies
+
+
+def _told(prompt: Prompt, row: Utterance) -> Prompt:
+    """The prompt with the row's emotion, where it names one."""
+    if prompt.needs_emotion and row.emotion not in CANONICAL:
+        raise RellmError(
+            f"utterance {row.key!r} has the emotion {row.emotion!r}, and prompt {prompt.id!r} tells it to the LLM",
+            allowed=", ".join(CANONICAL),
+        )
+    return prompt.with_emotion(row.emotion)
 
 
 def text_system(kind: str, *, llm: str, whisper: str | None, device: str = "auto", dtype: str = "auto") -> TextSystem:

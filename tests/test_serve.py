@@ -203,6 +203,17 @@ def test_a_body_that_is_no_request(client: TestClient, body: bytes) -> None:
     assert "Traceback" not in response.text
 
 
+@pytest.mark.parametrize("field", ["content", "\\ud800"])
+def test_half_a_surrogate_pair_is_refused_and_a_whole_one_read(client: TestClient, field: str) -> None:
+    headers = {"content-type": "application/json"}
+    for text, status in (("\\ud83d\\ude00", 200), ("a \\uD83D b", 400)):
+        body = f'{{"max_tokens": 2, "messages": [{{"role": "user", "content": "hi", "{field}": "{text}"}}]}}'
+        response = client.post(CHAT, content=body, headers=headers)
+        assert response.status_code == (status if field == "content" else 400), response.text
+        if response.status_code == 400:
+            assert response.json()["error"]["code"] == "invalid_unicode"
+
+
 def test_a_form_of_a_foreign_page_is_refused(client: TestClient) -> None:
     assert client.post(CHAT, content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
     assert client.get(CHAT).json()["error"]["message"] == "Method Not Allowed"

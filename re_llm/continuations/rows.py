@@ -10,6 +10,7 @@ from pathlib import Path
 from re_llm.answers import Answer, TextLlm
 from re_llm.audio import locate
 from re_llm.continuations.cleaning import refusal
+from re_llm.emotions import CANONICAL
 from re_llm.prompts import Prompt, get_prompt
 from re_llm.records import Continuation, Utterance
 
@@ -33,7 +34,8 @@ class Outcome:
     """What became of one utterance.
 
     Attributes:
-        record: the continuation; the utterance itself when it could not be asked (`no-text`, `no-emotion`).
+        record: the continuation; the utterance itself when it could not be asked (`no-text`, `no-emotion`,
+            `unknown-emotion`).
         dropped: why the row is left out, or None.
     """
 
@@ -61,6 +63,8 @@ def unusable(row: Utterance, prompt: Prompt) -> str | None:
         return "no-text"
     if prompt.needs_emotion and row.emotion is None:
         return "no-emotion"
+    if prompt.needs_emotion and row.emotion not in CANONICAL:
+        return "unknown-emotion"  # the LLM would be told a name that no recipe knows
     return None
 
 

@@ -127,7 +127,7 @@ def parse(body: bytes, *, model: str, max_new_tokens: int) -> Question:
         ApiError: 400 with the place of what is wrong, 404 for another model.
     """
     try:
-        request = _Request.model_validate(json.loads(body))
+        request = _Request.model_validate(_loaded(body))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = _path(first["loc"])
@@ -147,6 +147,18 @@ def parse(body: bytes, *, model: str, max_new_tokens: int) -> Question:
         raise ApiError(400, "there is nothing to answer: the last message has to be the user's", param="messages")
     options = request.stream_options or _StreamOptions()
     return Question(turns, system, _decoding(request, max_new_tokens), request.stream, options.include_usage)
+
+
+def _loaded(body: bytes) -> Any:
+    """The JSON value of a body; halves of surrogate pairs, which no answer could quote, are refused."""
+    value = json.loads(body)
+    if b"\\ud" in body.lower():  # escaped; a body of megabytes is written out only then
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            message = "a text holds half of a surrogate pair (\\ud800 to \\udfff alone), which is no letter"
+            raise ApiError(400, message, code="invalid_unicode") from None
+    return value
 
 
 def _path(location: Sequence[str | int]) -> str:

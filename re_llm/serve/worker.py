@@ -173,7 +173,9 @@ class Worker:
         return turns, heard[-1].estimate if heard else None
 
     def _explained(self, error: RellmError, left: float) -> str:
-        """The error in the words of the API: a client cannot raise the server's limit."""
+        """The error in the words of the API: a client cannot change the server's options."""
+        if "is too long for" in error.what:
+            return f"{error.what}. Allowed: {error.allowed}. Cut the recording."
         if "is too long:" not in error.what:
             return str(error)
         limit = f"{self.options.max_audio_seconds:g} s of audio in one request"
