@@ -43,9 +43,9 @@ _TODO = "Rows that were answered are kept: run the same command again to go on"
 class _Again(Exception):
     """A failure that may pass. `kind` is counted; `after` is what the server asks to wait, in seconds."""
 
-    def __init__(self, kind: str, what: str, after: float | None = None):
+    def __init__(self, kind: str, what: str, after: float | None = None, *, busy: bool = False):
         super().__init__(what)
-        self.kind, self.after = kind, after
+        self.kind, self.after, self.busy = kind, after, busy
 
 
 class _WithoutExtra(Exception):
@@ -89,6 +89,7 @@ class Requests:
         self._pace = _Pace(options.rate)
         self._without: set[str] = set()
         self._reached = False
+        self._answered = 0
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -99,7 +100,7 @@ class Requests:
         Raises:
             RellmError: the server refuses, or has failed `tries` times.
         """
-        attempt = 0
+        attempt, answered = 0, -1
         while True:
             try:
                 async with self._free:
@@ -108,7 +109,9 @@ class Requests:
             except _WithoutExtra:
                 continue
             except _Again as failure:
-                attempt += 1
+                # Too many requests for its rate: as long as other rows are answered, it is not failing.
+                attempt = 1 if failure.busy and self._answered > answered else attempt + 1
+                answered = self._answered
                 if attempt == self.options.tries:
                     raise RellmError(
                         f"{self.options.url} failed {attempt} times for one row, the last time with: {failure}",
@@ -139,12 +142,15 @@ class Requests:
             raise _Again("connection", f"the connection broke: {error or type(error).__name__}") from None
         self._reached = True
         if status == 200:
-            return read_answer(raw)
+            answer = read_answer(raw)
+            self._answered += 1
+            return answer
         message = self._message(raw)
         if status in _AGAIN or status >= 500:
             if "insufficient_quota" in message:
                 raise RellmError(f"{self.options.url} gives no more answers to this key: {message}", todo=_TODO)
-            raise _Again(f"status {status}", f"status {status}: {message}", retry_after(headers.get("retry-after")))
+            after = retry_after(headers.get("retry-after"))
+            raise _Again(f"status {status}", f"status {status}: {message}", after, busy=status == 429)
         if status in (400, 413, 422):
             return self._refused(status, message, without)
         raise await self._refusal(status, message, headers.get("location"))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx2
 import pytest
 from chat_world import ChatServerWorld, Echo, Fault, error, said, serving, write_manifest
 
 from re_llm.answers import Answer
 from re_llm.chat_llm import ChatLlm
-from re_llm.chat_requests import MAX_ANSWER_BYTES, MAX_HOLD, read_answer, request_body, retry_after
+from re_llm.chat_requests import MAX_ANSWER_BYTES, MAX_HOLD, Requests, read_answer, request_body, retry_after
 from re_llm.chat_server import ChatServer, ServerOptions, key_from
 from re_llm.continuations import continue_manifest
 from re_llm.errors import RellmError
@@ -96,6 +98,30 @@ def test_the_rate_is_kept_by_tries_too(world: ChatServerWorld) -> None:
     ask(client(world, rate=600), [f"row {i}" for i in range(5)])
     assert len(world.asked) == 6
     assert time.monotonic() - begun > 0.48
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_row_that_is_turned_away_while_others_are_answered_is_not_given_up(others: int) -> None:
+    class TurnedAway(Requests):
+        """Too many requests, four times; `others` rows are answered in between."""
+
+        left = 4
+
+        async def _send(self, *_: object) -> tuple[int, httpx2.Headers, bytes]:
+            self.left -= 1
+            self._answered += others
+            said = b'{"choices": [{"message": {"content": "so"}, "finish_reason": "stop"}]}'
+            return (429, httpx2.Headers({"Retry-After": "0"}), b"") if self.left >= 0 else (200, httpx2.Headers(), said)
+
+    async def one() -> Answer:
+        return await TurnedAway(options, Counter()).answer(ASKED, "a", 8)
+
+    options = ServerOptions("http://127.0.0.1:1/v1", "m", tries=3, pause=0.001)
+    if others:
+        assert asyncio.run(one()).text == "so"
+    else:
+        with pytest.raises(RellmError, match="failed 3 times for one row"):
+            asyncio.run(one())
 
 
 @pytest.mark.parametrize(

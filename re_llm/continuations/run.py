@@ -74,6 +74,16 @@ class _Job:
 
 
 @dataclass(frozen=True)
+class _Named:
+    """An LLM that is loaded where it is needed; not at all when nothing is left to answer."""
+
+    name: str
+    device: str
+    dtype: str
+    tokens: str
+
+
+@dataclass(frozen=True)
 class _Files:
     """The two open files of a run. Each is written in the manifest's order."""
 
@@ -170,16 +180,9 @@ def continue_manifest(
             start = {"device": device, "batch_size": batch_size} if settings.asked == "local" else {}
             side = identity.begin(job.out, settings, side, start)
         if files.rows < len(wanted):
-            if isinstance(llm, str) and cluster is None:
-                llm = _load(llm, device, dtype, tokens)
             with progress_bar("continue", len(wanted), done=files.rows, show=progress) as advance:
-                if isinstance(llm, str):
-                    assert cluster is not None
-                    work = ContinueWork(llm, job.prompt, max_new_tokens, batch_size, device, how["dtype"], tokens)
-                    answered = _from_cluster(job, work, cluster, files, advance)
-                else:
-                    answered = _outcomes(job, llm, files, advance)
-                for outcomes in answered:
+                asked = _Named(llm, device, how["dtype"], tokens) if isinstance(llm, str) else llm
+                for outcomes in _outcomes(job, asked, files, advance, cluster):
                     files.add(outcomes)
             report.retries = Counter(getattr(llm, "retries", {}))
         assert side is not None and files.rows == len(wanted), (files.rows, len(wanted))
@@ -196,14 +199,17 @@ def _local(device: str, dtype: str, tokens: str) -> Mapping[str, Any]:
     return {**_LOCAL, "dtype": str(pick_dtype(dtype, pick_device(device))).removeprefix("torch."), "tokens": tokens}
 
 
-def _load(llm: str, device: str, dtype: str, tokens: str) -> TextLlm:
-    from re_llm.chat_llm import ChatLlm
-
-    return ChatLlm.load(llm, device=device, dtype=dtype, tokens=tokens)
-
-
-def _outcomes(job: _Job, llm: TextLlm, files: _Files, advance: Callable[[int], None]) -> Iterator[list[Outcome]]:
+def _outcomes(
+    job: _Job, llm: TextLlm | _Named, files: _Files, advance: Callable[[int], None], cluster: Cluster | None
+) -> Iterator[list[Outcome]]:
     """Outcomes of the rows that are missing in the files, in order, as they become known."""
+    if isinstance(llm, _Named) and cluster is not None:
+        yield from _from_cluster(job, llm, cluster, files, advance)
+        return
+    if isinstance(llm, _Named):
+        from re_llm.chat_llm import ChatLlm
+
+        llm = ChatLlm.load(llm.name, device=llm.device, dtype=llm.dtype, tokens=llm.tokens)
     if hasattr(llm, "stream"):
         yield from _from_server(job, llm, files, advance)  # type: ignore[arg-type]
         return
@@ -219,8 +225,9 @@ def _missing(job: _Job, files: _Files) -> Iterator[list[Utterance]]:
 
 
 def _from_cluster(
-    job: _Job, work: ContinueWork, cluster: Cluster, files: _Files, advance: Callable[[int], None]
+    job: _Job, llm: _Named, cluster: Cluster, files: _Files, advance: Callable[[int], None]
 ) -> Iterator[list[Outcome]]:
+    work = ContinueWork(llm.name, job.prompt, job.max_new_tokens, job.batch_size, llm.device, llm.dtype, llm.tokens)
     for outcomes in cluster.map(work, _missing(job, files)):
         yield outcomes
         advance(len(outcomes))
