@@ -6,15 +6,16 @@ Export is `export(manifest, out, kind)`; what is exported can be read back by th
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from re_llm import audio
 from re_llm.corpora.base import Scan, unit
@@ -25,8 +26,7 @@ from re_llm.errors import MissingExtra, RellmError
 from re_llm.records import DIMENSIONS, Continuation, Utterance, disk_error, read_records, write_records
 
 PER_SHARD = 1000
-# What describes the file that the recording was taken from, not the recording itself.
-NOT_IN_SHARDS = {"audio", "start", "duration", "sample_rate", "sha256"}
+UNLABELLED = "unknown"  # in EmoBox, where every row has a label
 # What describes the file that the recording was taken from, not the recording itself.
 NOT_IN_SHARDS = {"audio", "start", "duration", "sample_rate", "sha256"}
 
@@ -45,9 +45,9 @@ def _write_json(out: Path, rows: Iterable[dict[str, Any]]) -> int:
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     count = 0
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with _opened(temporary, packed=out.suffix == ".gz") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
                 count += 1
         temporary.replace(out)
     except OSError as error:
@@ -55,6 +55,11 @@ def _write_json(out: Path, rows: Iterable[dict[str, Any]]) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def _opened(path: Path, *, packed: bool) -> IO[bytes]:
+    # Without name and time in it: the same manifest gives the same bytes.
+    return cast(IO[bytes], gzip.GzipFile("", "wb", fileobj=path.open("wb"), mtime=0)) if packed else path.open("wb")
 
 
 def _whole_files(manifest: Path, kind: str) -> Iterator[Utterance]:
@@ -87,6 +92,8 @@ def _to_peers(manifest: Path, out: Path) -> int:
 
 def _to_emobox(manifest: Path, out: Path) -> int:
     def row(utterance: Utterance) -> dict[str, Any]:
+        if audio.locate(utterance.audio).length is not None:
+            raise RellmError(f"{utterance.key} is in an archive, which EmoBox cannot name", todo="Export as webdataset")
         header = audio.info(_where(manifest, utterance))
         start = utterance.start
         return {
@@ -98,14 +105,13 @@ def _to_emobox(manifest: Path, out: Path) -> int:
             "num_frame": float(header.frames),
             "task": "category",
             "length": utterance.duration or header.seconds,
-            "emo": utterance.emotion,
+            "emo": utterance.emotion or UNLABELLED,
             "channel": 1,
             **({"start_time": start, "end_time": start + (utterance.duration or 0)} if start else {}),
             **({"spk": utterance.speaker} if utterance.speaker else {}),
         }
 
-    labelled = (u for u in read_records(manifest, Utterance) if u.emotion is not None)
-    return _write_json(out, (row(u) for u in labelled))
+    return _write_json(out, (row(u) for u in read_records(manifest, Utterance)))
 
 
 def _to_lhotse(manifest: Path, out: Path) -> int:
@@ -163,17 +169,27 @@ def _to_webdataset(manifest: Path, out: Path) -> int:
     count = 0
     try:
         out.mkdir(parents=True, exist_ok=True)
-        while batch := list(islice(rows, PER_SHARD)):
-            with tarfile.open(out / f"{count // PER_SHARD:06}.tar", "w") as shard:
-                for number, utterance in batch:
-                    data, suffix = _encoded(manifest, utterance)
-                    fields = utterance.model_dump(exclude=NOT_IN_SHARDS, exclude_none=True)
-                    _add(shard, f"{number:08}{suffix}", data)
-                    _add(shard, f"{number:08}.json", json.dumps(fields, ensure_ascii=False).encode())
-            count += len(batch)
+        if there := sorted(out.glob("*.tar")):
+            raise RellmError(f"{out} holds shards already: {there[0].name}", todo="Give another --out, or delete them")
+        with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder:
+            while batch := list(islice(rows, PER_SHARD)):
+                path = Path(folder) / f"{count // PER_SHARD:06}.tar"
+                _write_shard(manifest, path, batch)
+                count += len(batch)
+            for path in sorted(Path(folder).iterdir()):
+                path.replace(out / path.name)
     except OSError as error:
         raise disk_error(out, error) from error
     return count
+
+
+def _write_shard(manifest: Path, path: Path, rows: Sequence[tuple[int, Utterance]]) -> None:
+    with tarfile.open(path, "w") as shard:
+        for number, utterance in rows:
+            data, suffix = _encoded(manifest, utterance)
+            fields = utterance.model_dump(exclude=NOT_IN_SHARDS, exclude_none=True)
+            _add(shard, f"{number:08}{suffix}", data)
+            _add(shard, f"{number:08}.json", json.dumps(fields, ensure_ascii=False).encode())
 
 
 def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:

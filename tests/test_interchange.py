@@ -1,6 +1,7 @@
 """Out into the formats of others and back again."""
 
 import gzip
+import io
 import json
 
 import numpy as np
@@ -66,7 +67,8 @@ def test_lhotse(manifest, tmp_path):
     assert interchange.export(manifest, out, "lhotse") == 3
     assert_same(manifest, tmp_path / "b.jsonl", back("lhotse", out, tmp_path / "b.jsonl"))
     packed = tmp_path / "cuts.jsonl.gz"
-    packed.write_bytes(gzip.compress(out.read_bytes()))
+    assert interchange.export(manifest, packed, "lhotse") == 3
+    assert gzip.decompress(packed.read_bytes()) == out.read_bytes()
     assert len(back("lhotse", packed, tmp_path / "b.jsonl")) == 3
     packed.write_bytes(gzip.compress(out.read_bytes())[:-40])
     with pytest.raises(RellmError, match="cannot read"):
@@ -90,12 +92,14 @@ def test_webdataset(manifest, tmp_path, monkeypatch):
     found = back("webdataset", out, tmp_path / "b.jsonl")
     assert all(".tar:" in u.audio for u in found)
     assert_same(manifest, tmp_path / "b.jsonl", found, atol=2 / 32768)
+    assert [p.name for p in out.iterdir() if p.suffix != ".tar"] == []
+    with pytest.raises(RellmError, match=r"holds shards already: 000000\.tar"):
+        interchange.export(manifest, out, "webdataset")
     (out / "000002.tar").write_bytes(b"no archive" * 100)
     assert [p.file for p in prepare("webdataset", out, tmp_path / "b.jsonl").problems] == ["000002.tar"]
 
 
 def test_webdataset_by_other_people(tmp_path):
-    import io
     import tarfile
 
     buffer = io.BytesIO()
@@ -128,6 +132,10 @@ def test_emobox(manifest, tmp_path):
         ("k2", "sad", "s2", 0.1),
     ]
     assert found[2].duration == pytest.approx(0.2)
+    first = next(read_records(manifest, Utterance)).model_copy(update={"emotion": None})
+    write_records(manifest, [first])
+    assert interchange.export(manifest, out, "emobox") == 1, "a row without a label is not lost"
+    assert back("emobox", out, tmp_path / "b.jsonl", audio_root=str(tmp_path))[0].emotion is None
 
 
 def test_peers(manifest, tmp_path):
@@ -202,3 +210,38 @@ def test_hf(manifest, tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "hub/data/test-00000-of-00001.parquet")
     found = back("hf", tmp_path / "hub", tmp_path / "b.jsonl", extract=str(tmp_path / "sounds2"))
     assert [(u.emotion, u.split) for u in found] == [("angry", "test")] * 3
+
+
+def test_hf_datasets_see_what_was_exported(manifest, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the extra `data` is not installed")
+    interchange.export(manifest, tmp_path / "dataset", "hf")
+    loaded = datasets.load_from_disk(str(tmp_path / "dataset"))
+    assert {split: part.num_rows for split, part in loaded.items()} == {"train": 2, "test": 1}
+    assert isinstance(loaded["test"].features["audio"], datasets.Audio)
+    row = loaded["test"].cast_column("audio", datasets.Audio(decode=False))[0]
+    samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
+    original = list(read_records(manifest, Utterance))[2]
+    np.testing.assert_allclose(samples, heard(manifest, original), atol=2 / 32768)
+    assert rate == 16_000 and row["emotion"] == "sad" and row["valence"] == 0.25 and row["split"] == "test"
+
+
+def test_hf_folder_of_parquet_and_of_audio(manifest, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the extra `data` is not installed")
+    # As `Dataset.to_parquet` writes it, and as `load_dataset("audiofolder")` wants it.
+    interchange.export(manifest, tmp_path / "dataset", "hf")
+    for split, part in datasets.load_from_disk(str(tmp_path / "dataset")).items():
+        part.cast_column("audio", datasets.Audio(decode=False)).to_parquet(
+            str(tmp_path / f"hub/data/{split}-0.parquet")
+        )
+    found = back("hf", tmp_path / "hub", tmp_path / "b.jsonl", extract=str(tmp_path / "sounds"))
+    assert {(u.key, u.split, u.valence) for u in found} == {
+        ("k0", "train", None), ("k1", "train", 0.25), ("k2", "test", 0.25)
+    }  # fmt: skip
+    folder = manifest.parent / "clips"
+    lines = ["file_name,emotion", *(f"{n}.wav,sad" for n in range(3))]
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    loaded = datasets.load_dataset(
+        "audiofolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    ours = back("table", folder, tmp_path / "c.jsonl")
+    assert [u.emotion for u in ours] == loaded["emotion"][:] == ["sad"] * 3

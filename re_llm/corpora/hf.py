@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from re_llm.audio import SUFFIXES
 from re_llm.corpora.base import CorpusInfo, Scan
 from re_llm.corpora.columns import ALIASES, UNIT, Table, from_row
 from re_llm.corpora.table import parse_labels, parse_scale
@@ -74,7 +75,8 @@ def _datasets(root: Path) -> dict[str, Any]:
         by_split: dict[str, list[str]] = {}
         for path in parquet:
             by_split.setdefault(path.stem.split("-")[0], []).append(str(path))
-        return dict(datasets.load_dataset("parquet", data_files=by_split))
+        # Streamed: otherwise all of it is copied into a cache first.
+        return dict(datasets.load_dataset("parquet", data_files=by_split, streaming=True))
     try:
         loaded = datasets.load_from_disk(str(root))
     except (FileNotFoundError, ValueError) as error:
@@ -119,8 +121,8 @@ def _place(scan: Scan, table: Table, recording: Any, number: int) -> str | None:
     folder = scan.option("extract", None, Path)
     if folder is None:
         raise RellmError(f"{table.file} holds its recordings as bytes", todo="Give the option extract=FOLDER for them")
-    suffix = next((s for magic, s in MAGIC.items() if data.startswith(magic)), None)
-    if suffix is None:
+    suffix = next((s for magic, s in MAGIC.items() if data.startswith(magic)), Path(path or "").suffix.lower())
+    if suffix not in SUFFIXES:
         scan.problem(table.file, f"bytes of an unknown kind: {data[:4]!r}", number)
         return None
     target = Path(folder) / table.split / f"{number:07}{suffix}"
