@@ -225,9 +225,9 @@ def test_hf_datasets_see_what_was_exported(manifest, tmp_path):
     assert rate == 16_000 and row["emotion"] == "sad" and row["valence"] == 0.25 and row["split"] == "test"
 
 
-def test_hf_folder_of_parquet_and_of_audio(manifest, tmp_path):
+def test_hf_folder_of_parquet(manifest, tmp_path):
     datasets = pytest.importorskip("datasets", reason="the extra `data` is not installed")
-    # As `Dataset.to_parquet` writes it, and as `load_dataset("audiofolder")` wants it.
+    # As `Dataset.to_parquet` writes it.
     interchange.export(manifest, tmp_path / "dataset", "hf")
     for split, part in datasets.load_from_disk(str(tmp_path / "dataset")).items():
         part.cast_column("audio", datasets.Audio(decode=False)).to_parquet(
@@ -237,11 +237,3 @@ def test_hf_folder_of_parquet_and_of_audio(manifest, tmp_path):
     assert {(u.key, u.split, u.valence) for u in found} == {
         ("k0", "train", None), ("k1", "train", 0.25), ("k2", "test", 0.25)
     }  # fmt: skip
-    folder = manifest.parent / "clips"
-    lines = ["file_name,emotion", *(f"{n}.wav,sad" for n in range(3))]
-    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
-    loaded = datasets.load_dataset(
-        "audiofolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    ours = back("table", folder, tmp_path / "c.jsonl")
-    assert [u.emotion for u in ours] == loaded["emotion"][:] == ["sad"] * 3
