@@ -2,8 +2,8 @@
 
     python benchmarks/score_throughput.py
 
-The rival is the original architecture (two RoBERTa-base encoders, 64 tokens) with random weights: speed does not
-depend on what they are. Everything is timed in seconds of the processor, which on an idle core are seconds of the
+The rival is the original architecture (two RoBERTa-base encoders for each mechanism) with random weights: speed does
+not depend on what they are. Everything is timed in seconds of the processor, which on an idle core are seconds of the
 clock, so that other work on the machine does not count. `--full` gives the rival a larger sample.
 """
 
@@ -18,18 +18,24 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from re_llm.evaluate import load_scorer, score_file
 from re_llm.evaluate.epitome import MECHANISMS
 from re_llm.provenance import machine
 from re_llm.records import Reply, write_records
 
+if TYPE_CHECKING:
+    from re_llm.evaluate.biencoder_scorer import BiEncoderScorer
+
 PIECES = (
     "I'm sorry to hear that.", "What happened?", "That must be hard for you.", "I hope it gets better soon.",
     "You could talk to a friend about it.", "How long have you felt this way?", "I was there once, it took me a year.",
     "Take a walk, drink some water and sleep.", "It is a quarter past nine.", "You sound happy, tell me more about it!",
 )  # fmt: skip
+SEEKER = "I got the letter today and now I do not know what to do."
 REPEATS = 5
 
 
@@ -59,8 +65,7 @@ def rate(work: Callable[[], object], count: int, repeats: int = REPEATS) -> tupl
 
 def time_small(count: int, words: int) -> tuple[float, float]:
     scorer = load_scorer("small")
-    texts = replies(count, words)
-    seekers = ["I got the letter today and now I do not know what to do."] * count
+    texts, seekers = replies(count, words), [SEEKER] * count
     return rate(lambda: scorer.score(seekers, texts), count)
 
 
@@ -76,24 +81,27 @@ def time_stage(count: int, words: int) -> tuple[float, float]:
         return rate(lambda: score_file(path, Path(folder) / "scores.jsonl", progress=False), count)
 
 
-def time_biencoder(count: int) -> tuple[float, float]:
+@cache
+def biencoders(original: bool) -> BiEncoderScorer:
+    """Three pairs of RoBERTa-base encoders with random weights, and a tokenizer of the replies' own words."""
     import torch
     from transformers import RobertaConfig
 
+    from re_llm.evaluate.biencoder_scorer import BiEncoderScorer
+    from re_llm.evaluate.biencoder_start import train_tokenizer
     from re_llm.evaluate.epitome_biencoder import BiEncoder
 
     torch.set_num_threads(1)
     config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
-    models = [BiEncoder(config, original=True).eval() for _ in MECHANISMS]
-    ids = torch.randint(5, 50000, (count, 64))
-    mask = torch.ones_like(ids)
+    models = {mechanism: BiEncoder(config, original=original) for mechanism in MECHANISMS}
+    return BiEncoderScorer(models, train_tokenizer([*PIECES, SEEKER], 500))
 
-    @torch.inference_mode()
-    def work() -> None:
-        for model in models:
-            model(ids, mask, ids, mask)
 
-    return rate(work, count, repeats=3)
+def time_biencoder(count: int, words: int, *, original: bool = False, whole: bool = False) -> tuple[float, float]:
+    scorer = biencoders(original)
+    texts, seekers = replies(count, words), [SEEKER] * count
+    work = scorer.score_whole if whole else scorer.score
+    return rate(lambda: work(seekers, texts), count, repeats=3)
 
 
 def one_core() -> None:
@@ -106,19 +114,23 @@ def one_core() -> None:
 def main() -> None:
     one_core()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="more replies for the rival (minutes)")
+    parser.add_argument("--full", action="store_true", help="more replies for the bi-encoders (minutes)")
     options = parser.parse_args()
     print(f"{date.today()}  {machine()['processor']}, one core, Python {sys.version.split()[0]}")
-    print(f"{'what':58} {'replies/s':>10} {'spread':>7}")
+    few = 64 if options.full else 4
+    print(f"{'what':62} {'replies/s':>10} {'spread':>7}")
     rows = (
         ("small scorer, replies of 12 words", lambda: time_small(4000, 12)),
         ("small scorer, replies of 48 words", lambda: time_small(2000, 48)),
         ("re-llm score: read, ER + EX + IP + SER, write; 12 words", lambda: time_stage(4000, 12)),
-        ("original bi-encoders (3 x 2 RoBERTa-base, 64 tokens)", lambda: time_biencoder(64 if options.full else 4)),
+        ("bi-encoders as the authors run them, padded to 64; 12 words", lambda: time_biencoder(few, 12, original=True)),
+        ("bi-encoders, reading 64; 12 words", lambda: time_biencoder(few, 12)),
+        ("bi-encoders, reading 64; 120 words", lambda: time_biencoder(few, 120)),
+        ("bi-encoders, reading whole; 120 words", lambda: time_biencoder(few, 120, whole=True)),
     )
     for name, work in rows:
         middle, spread = work()
-        print(f"{name:58} {middle:10.1f} {100 * spread:6.0f}%", flush=True)
+        print(f"{name:62} {middle:10.1f} {100 * spread:6.0f}%", flush=True)
 
 
 if __name__ == "__main__":
