@@ -161,8 +161,10 @@ def _placed(work: Work[Any, Any], batches: int) -> dict[str, Any]:
         # Equal parts, as large as the smallest machine: a model works with all of its cores.
         needs = {"num_cpus": min(cpus)}
     workers = gpus or sum(count // min(cpus) for count in cpus)
+    size = min(workers, batches)
+    # All of them at once; a pool that lost one goes on with the others.
     pool = ray.data.ActorPoolStrategy(
-        min_size=1, max_size=min(workers, batches), max_tasks_in_flight_per_actor=IN_FLIGHT
+        min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=IN_FLIGHT
     )
     return {"fn": _Worker, "fn_constructor_args": (work, home), "compute": pool, **needs}
 
