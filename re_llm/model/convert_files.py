@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from re_llm.errors import RellmError
-from re_llm.model.weights import WEIGHTS, WEIGHTS_INDEX, read_shards
+from re_llm.model.weights import PICKLED, PICKLED_INDEX, WEIGHTS, WEIGHTS_INDEX, read_shards
 
 SHARD_BYTES = 2 * 2**30
-_SAFE, _PICKLED = (WEIGHTS, WEIGHTS_INDEX), ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_SAFE, _PICKLED = (WEIGHTS, WEIGHTS_INDEX), (PICKLED, PICKLED_INDEX)
 _AGAIN = "Copy or download it again"
 
 

@@ -17,6 +17,9 @@ from re_llm.errors import RellmError
 from re_llm.model.configuration import DIMENSIONS
 from re_llm.model.outputs import time_mask
 
+# Encoders whose attention mask keeps padding out of every layer, and so out of the utterance. In others (positions by
+# several convolutions, convolutions between the layers) padding reaches the last frames.
+_MASKED = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
 WEIGHT_NORM_NAMES = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
@@ -41,12 +44,15 @@ class EmotionEncoder(nn.Module):
     Args:
         config: the encoder's own config.
         outputs: names of the outputs of its regression head in the order of the weights, or None without a head.
+
+    Raises:
+        RellmError: a model that does not take a waveform.
     """
 
     def __init__(self, config: PretrainedConfig, outputs: Sequence[str] | None = None):
         super().__init__()
         self.config, self.outputs = config, tuple(outputs) if outputs else None
-        self.backbone = AutoModel.from_config(config)
+        self.backbone = _waveform_model(config)
         self.classifier = RegressionHead(config.hidden_size, len(self.outputs)) if self.outputs else None
         self.requires_grad_(False)
         self.train(False)
@@ -57,8 +63,8 @@ class EmotionEncoder(nn.Module):
 
     @property
     def batchable(self) -> bool:
-        """False when the encoder normalises its first convolution over time: padding would change the result."""
-        return getattr(self.config, "feat_extract_norm", "layer") != "group"
+        """False when padding would change the result; also where the first convolution is normalised over time."""
+        return self.config.model_type in _MASKED and getattr(self.config, "feat_extract_norm", "layer") != "group"
 
     def train(self, mode: bool = True) -> EmotionEncoder:
         """Stays in eval mode."""
@@ -88,18 +94,20 @@ class EmotionEncoder(nn.Module):
         if self.batchable:
             mask = time_mask(lengths, values.shape[1]).long()
             return self.backbone(values * mask, attention_mask=mask).last_hidden_state, counts
-        return self._frames_by_length(values, lengths, counts), counts
+        return self._frames_by_length(values, lengths)
 
-    def _frames_by_length(self, values: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
+    def _frames_by_length(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Utterances of equal length share a pass, without any padding."""
         groups: dict[int, list[int]] = defaultdict(list)
         for row, length in enumerate(lengths.tolist()):
             groups[length].append(row)
-        states = values.new_zeros(len(values), int(counts.max()), self.config.hidden_size)
-        for length, rows in groups.items():
-            hidden = self.backbone(values[rows, :length]).last_hidden_state
-            states[rows, : hidden.shape[1]] = hidden
-        return states
+        passes = {length: self.backbone(values[rows, :length]).last_hidden_state for length, rows in groups.items()}
+        longest = max(hidden.shape[1] for hidden in passes.values())
+        states, counts = values.new_zeros(len(values), longest, self.config.hidden_size), torch.zeros_like(lengths)
+        for length, hidden in passes.items():
+            states[groups[length], : hidden.shape[1]] = hidden
+            counts[groups[length]] = hidden.shape[1]
+        return states, counts
 
     @torch.no_grad()
     def regress(self, pooled: Tensor) -> Tensor:
@@ -112,6 +120,20 @@ class EmotionEncoder(nn.Module):
             raise RellmError("this emotion encoder has no regression head", todo="Use one in audeering's format")
         estimate = self.classifier(pooled.to(self.dtype))
         return estimate[:, [self.outputs.index(name) for name in DIMENSIONS]]
+
+
+def _waveform_model(config: PretrainedConfig) -> Any:
+    """The encoder of a config, if it takes a waveform."""
+    try:
+        model: Any = AutoModel.from_config(config)
+    except (ValueError, KeyError) as error:
+        raise RellmError(f"a {config.model_type} cannot be an emotion encoder: {error}") from error
+    if model.main_input_name != "input_values" or not hasattr(model, "_get_feat_extract_output_lengths"):
+        raise RellmError(
+            f"a {config.model_type} cannot be an emotion encoder: it does not take a waveform",
+            allowed=f"{', '.join(_MASKED)}, data2vec-audio, wav2vec2-conformer, sew",
+        )
+    return model
 
 
 def align_frames(states: Tensor, counts: Tensor, lengths: Tensor) -> Tensor:

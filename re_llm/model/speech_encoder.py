@@ -54,7 +54,8 @@ class SpeechEncoder(nn.Module):
             states [B, T, Ds], and their number in each utterance [B].
 
         Raises:
-            RellmError: an utterance without frames, or features that do not fill the window when it is `full`.
+            RellmError: another number of mel bins, an utterance without frames, or features that do not fill the
+                window when it is `full`.
         """
         counts = lengths.tolist()
         self._check(features, counts)
@@ -67,6 +68,12 @@ class SpeechEncoder(nn.Module):
         return states, state_lengths
 
     def _check(self, features: Tensor, counts: list[int]) -> None:
+        if features.shape[1] != self.config.num_mel_bins:
+            raise RellmError(
+                f"features have {features.shape[1]} mel bins",
+                allowed=f"{self.config.num_mel_bins}, as this Whisper was trained",
+                todo="Make the features with the checkpoint's own processor",
+            )
         if min(counts) < 1 or max(counts) > features.shape[2]:
             raise RellmError(f"feature_lengths {counts} do not fit features of {features.shape[2]} frames")
         if self.window == "full" and features.shape[2] % self.window_frames:

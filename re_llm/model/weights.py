@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from re_llm.errors import RellmError
 
 WEIGHTS, WEIGHTS_INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
 LORA_WEIGHTS, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -20,10 +20,10 @@ def read_weights(folder: Path, prefixes: Sequence[str] = ("",), *, allow_pickle:
     """Tensors of a model folder (one file or shards) whose names begin with one of `prefixes`.
 
     Args:
-        allow_pickle: also read `pytorch_model.bin`, with torch's restricted unpickler.
+        allow_pickle: also read `pytorch_model*.bin`, with torch's restricted unpickler.
 
     Raises:
-        RellmError: no weights, a missing shard, a truncated file.
+        RellmError: no weights, a missing shard, a truncated file, a pickle that holds anything but tensors.
     """
     if (folder / WEIGHTS).is_file():
         return read_file(folder / WEIGHTS, prefixes)
@@ -33,13 +33,15 @@ def read_weights(folder: Path, prefixes: Sequence[str] = ("",), *, allow_pickle:
             if any(name.startswith(tuple(prefixes)) for name in names):
                 weights.update(read_file(folder / shard, prefixes))
         return weights
-    pickled = folder / PICKLED
-    if pickled.is_file() and allow_pickle:
-        loaded = torch.load(pickled, map_location="cpu", weights_only=True)
-        return {key: value for key, value in loaded.items() if key.startswith(tuple(prefixes))}
+    pickled = (folder / PICKLED).is_file() or (folder / PICKLED_INDEX).is_file()
+    if pickled and allow_pickle:
+        from re_llm.model.convert_files import stored_tensors
+
+        held = stored_tensors(folder)
+        return {key: value.read() for key, value in held.items() if key.startswith(tuple(prefixes))}
     raise RellmError(
         f"{folder} has no {WEIGHTS}",
-        allowed="weights as safetensors" + ("; allow_pickle=True reads its pickle" if pickled.is_file() else ""),
+        allowed="weights as safetensors" + ("; allow_pickle=True reads its pickle" if pickled else ""),
     )
 
 
