@@ -16,7 +16,7 @@ from re_llm.continuations.plan import WHOLE, Plan, Shard
 from re_llm.continuations.rows import moved
 from re_llm.continuations.run import ContinueReport, count, reasons
 from re_llm.errors import RellmError
-from re_llm.provenance import file_hash
+from re_llm.provenance import file_hash, read_side, side_file, write_side
 from re_llm.records import Continuation, Record, Utterance, write_records
 
 
@@ -82,7 +82,7 @@ def merge_shards(manifest: str | Path, shards: Sequence[str | Path], out: str | 
     write_records(identity.dropped_file(out), _rows(plan, index, out, dropped=True))
     runs = [{"shard": str(part.shard), **run} for part in parts for run in part.side["runs"]]
     made = {"settings": {**settings, "shard": str(WHOLE)}, "complete": True, "dropped": reasons(out), "runs": runs}
-    identity.write_side(out, made)
+    write_side(out, made)
     write_records(out, _rows(plan, index, out, dropped=False))
     report = ContinueReport()
     count(out, report)
@@ -93,10 +93,10 @@ def merge_shards(manifest: str | Path, shards: Sequence[str | Path], out: str | 
 def _part(path: Path) -> _Part:
     if not path.is_file():
         raise RellmError(f"no such file: {path}", todo="Give the files that `re-llm continue --shard I/N` wrote")
-    side = identity.read_side(path)
+    side = read_side(path)
     if side is None:
         raise RellmError(
-            f"{identity.side_file(path)} is missing: it tells which shard {path.name} is",
+            f"{side_file(path)} is missing: it tells which shard {path.name} is",
             todo="Keep it beside the file that `re-llm continue` wrote",
         )
     return _Part(path, side)

@@ -20,6 +20,7 @@ from re_llm.distribute import Cluster
 from re_llm.errors import RellmError
 from re_llm.progress import progress_bar
 from re_llm.prompts import Prompt, get_prompt
+from re_llm.provenance import begin_side, read_side, write_side
 from re_llm.records import RecordAppender, Utterance
 
 if TYPE_CHECKING:
@@ -171,14 +172,14 @@ def continue_manifest(
     dropped_file = identity.dropped_file(job.out)
     with RecordAppender(job.out) as kept, RecordAppender(dropped_file) as dropped:
         files = _Files(kept, dropped)
-        side = identity.read_side(job.out) if files.rows else None
+        side = read_side(job.out) if files.rows else None
         if files.rows:
             identity.check_same(job.out, side, settings)
             files.check(wanted)
         report.resumed = kept.rows
         if side is None or files.rows < len(wanted):
             start = {"device": device, "batch_size": batch_size} if settings.asked == "local" else {}
-            side = identity.begin(job.out, settings, side, start)
+            side = begin_side(job.out, settings.plain(), side, start)
         if files.rows < len(wanted):
             with progress_bar("continue", len(wanted), done=files.rows, show=progress) as advance:
                 asked = _Named(llm, device, how["dtype"], tokens) if isinstance(llm, str) else llm
@@ -188,7 +189,7 @@ def continue_manifest(
         assert side is not None and files.rows == len(wanted), (files.rows, len(wanted))
     count(job.out, report)
     if not side.get("complete"):
-        identity.write_side(job.out, {**side, "complete": True, "dropped": dict(report.dropped)})
+        write_side(job.out, {**side, "complete": True, "dropped": dict(report.dropped)})
     report.seconds = time.monotonic() - begun
     return report
 
