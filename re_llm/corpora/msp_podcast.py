@@ -51,6 +51,7 @@ SPLITS = {
     "test2": "test2",
     "test3": "test3",
 }
+AUDIO = ("Audios", "Audio")
 LABEL_FILES = (
     "labels_consensus.csv",
     "labels_concensus.csv",
@@ -83,10 +84,10 @@ class Row:
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances in the order of the label file."""
-    root = scan.path_root(lambda p: _label_file(p) is not None, f"expected {INFO.root} in it")
+    root = scan.path_root(_is_release, f"expected {INFO.root} in it")
     labels = _label_file(root)
     assert labels is not None, root
-    audio = next((root / name for name in ("Audios", "Audio") if (root / name).is_dir()), root / "Audios")
+    audio = next((root / name for name in AUDIO if (root / name).is_dir()), root / AUDIO[0])
     named: set[str] = set()
     rows = _noted(_rows(scan, labels), audio, named)
     if scan.protocol is not None:
@@ -100,6 +101,12 @@ def _noted(rows: Iterator[Row], audio: Path, named: set[str]) -> Iterator[Row]:
     for row in rows:
         named.add(str(audio / row.file))
         yield row
+
+
+def _is_release(root: Path) -> bool:
+    labels = _label_file(root)
+    # The folder of the labels itself is one level too low.
+    return labels is not None and (labels.parent != root or any((root / name).is_dir() for name in AUDIO))
 
 
 def _label_file(root: Path) -> Path | None:
