@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_world
 from chat_world import Echo, write_manifest
 from typer.testing import CliRunner
 
@@ -57,6 +58,24 @@ def test_merged_shards_are_the_bytes_of_one_run(manifest: Path, shards: list[Pat
     assert b'"audio":"corpus/wav/0.wav"' in merged.read_bytes()
     again = Echo()  # the merged file is that of a finished run
     assert continue_manifest(manifest, merged, llm=again, chunk=CHUNK).resumed == one.rows and not again.asked
+
+
+def test_in_bfloat16_too(tmp_path: Path) -> None:
+    """Where the company of a row in its batch changes its last bits, shards and a resumed run keep the company."""
+    manifest = write_manifest(tmp_path / "m.jsonl", 30)
+    llm = str(tiny_world.save_llm(tmp_path / "llm"))
+    options = {"llm": llm, "device": "cpu", "dtype": "bfloat16", "batch_size": 3, "chunk": 6, "max_new_tokens": 6}
+    whole, broken, merged = (tmp_path / f"{name}.jsonl" for name in ("whole", "broken", "merged"))
+    continue_manifest(manifest, whole, **options)
+    assert '"bfloat16"' in whole.with_suffix(".provenance.json").read_text()
+    continue_manifest(manifest, broken, **options)
+    edit(broken, lambda lines: lines[:14])
+    continue_manifest(manifest, broken, **options)
+    paths = [tmp_path / f"c.{i}.jsonl" for i in range(2)]
+    for i, path in enumerate(paths):
+        continue_manifest(manifest, path, shard=Shard(i, 2), **options)
+    merge_shards(manifest, paths, merged)
+    assert files(merged) == files(whole) == files(broken)
 
 
 def test_an_interrupted_shard_goes_on_with_its_own_rows(manifest: Path, shards: list[Path], tmp_path: Path) -> None:
