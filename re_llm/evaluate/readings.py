@@ -52,7 +52,7 @@ def is_cut(scorer: EmpathyScorer, responses: Sequence[str]) -> list[bool]:
     """Which replies the cut shortens, by the scorer's own tokens where it has them."""
     if isinstance(scorer, WindowedScorer):
         return scorer.is_cut(responses)
-    return [cut_words(text) != text.rstrip() for text in responses]
+    return [cut_words(text) != text for text in responses]
 
 
 def score_reading(

@@ -169,6 +169,19 @@ def test_scores_do_not_depend_on_the_batch(scorer_folder: Path):
             assert a[mechanism].probabilities == pytest.approx(b[mechanism].probabilities, abs=1e-5)
 
 
+def test_the_original_pads_to_its_window_whatever_the_batch(scorer_folder: Path):
+    original = load_scorer(str(scorer_folder), original=True)
+    assert original.name == "biencoder-original-64"
+    both = original.score([TEXTS[3], ""], [TEXTS[0], TEXTS[1]])
+    (alone,) = original.score([""], [TEXTS[1]])
+    ours = load_scorer(str(scorer_folder)).score([""], [TEXTS[1]])[0]
+    for mechanism in MECHANISMS:
+        assert both[1][mechanism].probabilities == pytest.approx(alone[mechanism].probabilities, abs=1e-5)
+    # 62 of the 64 seeker tokens are padding here: attending to them changes the score.
+    gaps = [abs(alone[m].probabilities[0] - ours[m].probabilities[0]) for m in MECHANISMS]
+    assert max(gaps) > 1e-4
+
+
 def test_window_hides_the_end(scorer_folder: Path):
     long = " ".join(["Try a walk."] * 12)
     (short,) = BiEncoderScorer.load(scorer_folder, window=16).score([""], [long])
