@@ -250,13 +250,17 @@ def test_retry_after_holds_seconds_or_a_date() -> None:
     assert [retry_after(v) for v in ("2", "-3", "1e9", "nan", "soon", None)] == [2.0, 0.0, MAX_HOLD, None, None, None]
 
 
+@pytest.fixture(scope="module")
+def llm(assets: Path) -> ChatLlm:
+    return ChatLlm.load("mini:llm", device="cpu", tokens="joined")
+
+
 @pytest.mark.parametrize("prompt", ["continue", "continue-emotion", "continue-emotion-code"])
-def test_the_same_model_behind_a_server_writes_the_same_file(prompt: str, assets: Path, tmp_path: Path) -> None:
+def test_the_same_model_behind_a_server_writes_the_same_file(prompt: str, llm: ChatLlm, tmp_path: Path) -> None:
     """The shipped LLM, asked as a server asks: its chat template over the messages, tokenised as one text."""
     from re_llm.mini.grammar import world as sentences
     from re_llm.records import Utterance, write_records
 
-    llm = ChatLlm.load("mini:llm", device="cpu", tokens="joined")
     rows = [
         Utterance(key=f"s{s.id}", corpus="mini", split="train", audio=f"{s.id}.flac", text=s.text, emotion="angry")
         for s in sentences()[:1200:100]

@@ -152,7 +152,7 @@ def continue_manifest(
         splits: only these splits; None takes all.
         device, dtype, tokens: of an LLM that is named; see `ChatLlm.load`.
         shard: the part of the chunks to answer; `merge_shards` joins the files.
-        chunk: rows answered between two writes.
+        chunk: rows answered between two writes; also the largest batch.
         cluster: machines that answer, a chunk each (re_llm.distribute.Where), when the LLM is named.
 
     Raises:
