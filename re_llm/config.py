@@ -213,12 +213,16 @@ class SystemOptions(Options):
 
 
 class DecodingOptions(Options):
-    """Greedy by default, as in the papers. `continuation_tokens`: length of the targets (released code)."""
+    """Greedy by default, as in the papers. `continuation_tokens`: length of the targets (released code).
+
+    quantize: the speech systems' LLM in `8bit` or `4bit` while they answer (extra `quantize`); null = as it is.
+    """
 
     max_new_tokens: int = Field(default=128, ge=1)
     continuation_tokens: int = Field(default=48, ge=1)
     batch_size: int = Field(default=16, ge=1)
     recognize_prompt: str = "recognize"
+    quantize: Literal["8bit", "4bit"] | None = None
 
 
 class Recipe(Options):

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from re_llm import audio
-from re_llm.chat_llm import Answer, batches_by_length, pick_device, pick_dtype, read_answers, stop_ids
+from re_llm.answers import Answer, Trimmer
+from re_llm.chat_llm import batches_by_length, pick_device, pick_dtype, read_answers, stop_ids
 from re_llm.config import mini_assets, resolve_component
 from re_llm.emotions import parse_answer
 from re_llm.errors import RellmError
@@ -41,15 +42,15 @@ class Estimate:
         emotion: the emotion that the model names in answer to the recognition prompt (RE-LLM section II-C); None when
             its answer names none. For `respond`, which does not ask, the likeliest of `probabilities`.
         answer: that answer, word for word.
-        probabilities: of the categorical head, by emotion.
+        probabilities: of the categorical head, by emotion; empty for who only reads.
         valence, arousal, dominance: of the dimensional head, about 0..1; None when the model was trained without.
     """
 
-    emotion: str | None
-    probabilities: dict[str, float]
-    valence: float | None
-    arousal: float | None
-    dominance: float | None
+    emotion: str | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
+    valence: float | None = None
+    arousal: float | None = None
+    dominance: float | None = None
     answer: str | None = None
 
 
@@ -100,20 +101,23 @@ class Engine:
         """Longest row of the LLM in tokens, the answer included; None when its config names no limit."""
         return getattr(self.model.config.text_config.get_text_config(), "max_position_embeddings", None)
 
-    def samples(self, item: Audio) -> np.ndarray:
+    def samples(self, item: Audio, *asked: tuple[str | Prompt | None, int]) -> np.ndarray:
         """16 kHz mono float32 samples of a path, or of an array that is that already.
 
+        Args:
+            asked: what will be asked about them, as for `longest`.
+
         Raises:
-            RellmError: see `re_llm.audio.load`; or the array is not one-dimensional and finite; or it is silent.
+            RellmError: see `re_llm.audio.load`; the array is not one-dimensional and finite; it is silent; or the LLM
+                has no room for it.
         """
-        if not isinstance(item, np.ndarray):
-            return audio.refuse_silence(audio.load(item), os.fspath(item))
-        array = np.asarray(item, dtype=np.float32)
+        name = "the audio array" if isinstance(item, np.ndarray) else os.fspath(item)
+        array = np.asarray(item, dtype=np.float32) if isinstance(item, np.ndarray) else audio.load(item)
         if array.ndim != 1:
             raise RellmError(f"audio array of shape {array.shape}", allowed="one dimension: 16 kHz mono samples")
         if not np.isfinite(array).all():
-            raise RellmError("the audio array holds NaN or infinite samples")
-        return audio.refuse_silence(array, "the audio array")
+            raise RellmError(f"{name} holds NaN or infinite samples")
+        return audio.refuse_silence(audio.refuse_long(array, name, self.longest(*asked)), name)
 
     def longest(self, *asked: tuple[str | Prompt | None, int]) -> float:
         """Seconds of speech that a row of the LLM has room for; infinite when that is more than can be loaded.
@@ -136,14 +140,7 @@ class Engine:
 
     @torch.inference_mode()
     def hear(self, samples: Sequence[np.ndarray]) -> list[Heard]:
-        """Encodes one batch of recordings (16 kHz mono).
-
-        Raises:
-            RellmError: one is so long that the LLM could not read it, whatever it is asked.
-        """
-        longest = self.longest()
-        for each in samples:
-            audio.refuse_long(each, "the recording", longest)
+        """Encodes one batch of recordings (16 kHz mono)."""
         inputs = {k: v.to(self.device) for k, v in self.processor.audio_inputs(list(samples)).items()}
         with self._lock:
             speech = self.model.encode_speech(**inputs)
@@ -227,13 +224,13 @@ class Engine:
         Raises:
             RellmError: the recording cannot be used; says why.
         """
-        (heard,) = self.hear([self.samples(item)])
+        (heard,) = self.hear([self.samples(item, (prompt, options.get("max_new_tokens", ANSWER_TOKENS)))])
         (answer,) = self.answer([heard], prompt, **options)
         return _reply(heard.estimate, answer)
 
     def recognize(self, item: Audio, *, prompt: str = RECOGNIZE_PROMPT) -> Estimate:
         """Asks the model which emotion it hears in one recording."""
-        (heard,) = self.hear([self.samples(item)])
+        (heard,) = self.hear([self.samples(item, (prompt, NAME_TOKENS))])
         (answer,) = self.answer([heard], prompt, max_new_tokens=NAME_TOKENS)
         return self._named(heard.estimate, answer)
 
@@ -246,7 +243,7 @@ class Engine:
         """Pieces of the answer as they are decoded; joined they are `respond(...)`'s response."""
         from transformers import TextIteratorStreamer
 
-        (heard,) = self.hear([self.samples(item)])
+        (heard,) = self.hear([self.samples(item, (prompt, options.get("max_new_tokens", ANSWER_TOKENS)))])
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
 
@@ -289,10 +286,7 @@ class Engine:
         Raises:
             RellmError: a recording cannot be used, or is too long for the LLM; nothing has been answered then.
         """
-        samples = [self.samples(item) for item in items]
-        longest = self.longest((prompt, max_new_tokens), (recognize, NAME_TOKENS))
-        for item, each in zip(items, samples, strict=True):
-            audio.refuse_long(each, "a recording" if isinstance(item, np.ndarray) else os.fspath(item), longest)
+        samples = [self.samples(item, (prompt, max_new_tokens), (recognize, NAME_TOKENS)) for item in items]
         replies: list[Reply | None] = [None] * len(samples)
         for batch in batches_by_length([len(s) for s in samples], batch_size):
             heard = self.hear([samples[i] for i in batch])
@@ -312,31 +306,23 @@ class Engine:
         return replies  # type: ignore[return-value]
 
 
-class Trimmer:
-    """Takes white space off the ends of a text that comes in pieces: what `read_answers` cuts off as well."""
-
-    def __init__(self) -> None:
-        self._begun, self._held = False, ""
-
-    def feed(self, piece: str) -> str:
-        """The text that may be shown now; white space is held back until something follows it."""
-        text = self._held + piece if self._begun else piece.lstrip()
-        shown = text.rstrip()
-        self._held = text[len(shown) :]
-        self._begun = self._begun or bool(shown)
-        return shown
-
-
 def _reply(estimate: Estimate, answer: Answer) -> Reply:
     return Reply(**vars(estimate), response=answer.text, tokens=answer.tokens, finish_reason=answer.finish_reason)
 
 
-def load(name: str | os.PathLike[str] = SHIPPED_MODEL, *, device: str = "auto", dtype: str = "auto") -> Engine:
+def load(
+    name: str | os.PathLike[str] = SHIPPED_MODEL,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+) -> Engine:
     """Loads a checkpoint: a folder, a hub id, or `mini:re-llm`, the miniature shipped with the package.
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
+        quantize: `8bit` or `4bit` for the LLM alone (extra `quantize`); None leaves it in `dtype`.
 
     Raises:
         RellmError: no such folder; a file in it is missing, truncated or does not fit (names the file); no such device.
@@ -346,7 +332,9 @@ def load(name: str | os.PathLike[str] = SHIPPED_MODEL, *, device: str = "auto", 
 
     folder = resolve_component(str(name))
     where = pick_device(device)
-    model = ReLlmForConditionalGeneration.from_pretrained(folder, dtype=pick_dtype(dtype, where))
+    model = ReLlmForConditionalGeneration.from_pretrained(
+        folder, dtype=pick_dtype(dtype, where), device_map=where, quantize=quantize
+    )
     try:
         processor = ReLlmProcessor.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:

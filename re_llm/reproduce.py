@@ -269,7 +269,7 @@ def respond_job(job: RespondJob) -> str:
         return f"{job.system_name}: complete"
     system: Any
     if job.checkpoint:
-        system = engine.load(job.checkpoint, device=recipe.device)
+        system = engine.load(job.checkpoint, device=recipe.device, quantize=recipe.decoding.quantize)
     else:
         system = text_system(job.system.kind, llm=parts.llm, whisper=parts.speech_encoder, device=recipe.device)
     report = respond_manifest(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 import traceback
 from typing import Annotated, Any
@@ -18,6 +19,9 @@ from typer.core import TyperGroup
 from re_llm.errors import RellmError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+# The disk is full or full up to the user's share, the file is too large for it, or it may only be read.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 # What the parser raises (typer brings its own click in new versions, so it is named through typer).
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -31,6 +35,7 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Quantize = Annotated[str | None, typer.Option(help="8bit or 4bit for the LLM alone; needs the extra quantize.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Utterances decoded at once.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens of the LLM.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
@@ -87,6 +92,11 @@ def _report(error: Exception, debug: bool | None) -> int:
         if error.todo:
             typer.echo(f"  {error.todo}", err=True)
         return WRONG_INPUT
+    if trouble := _disk_trouble(error):
+        _say(trouble)
+        typer.echo("  Free space or choose another --out, then run the same command again: what was", err=True)
+        typer.echo("  finished is kept", err=True)
+        return WRONG_INPUT
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         _say("out of memory")
         typer.echo("  Try a smaller --batch-size, or --dtype bfloat16", err=True)
@@ -95,6 +105,18 @@ def _report(error: Exception, debug: bool | None) -> int:
     if not debug:
         typer.echo("  This was not expected. `re-llm --debug COMMAND ...` shows where it happened", err=True)
     return FAILED
+
+
+def _disk_trouble(error: Exception) -> str | None:
+    """What a full disk, or one that may not be written, looks like from within a library; None for anything else."""
+    if isinstance(error, OSError):
+        return f"cannot write {error.filename or 'the output'}: {error.strerror}" if error.errno in DISK else None
+    # Weights are written by compiled code, whose errors carry the number in their text, or nothing but the place.
+    text = str(error)
+    number = re.search(r"\(os error (\d+)\)", text)
+    if number and int(number[1]) in DISK:
+        return f"cannot write the weights: {os.strerror(int(number[1]))}"
+    return "cannot write a training checkpoint: the disk is full" if "PytorchStreamWriter failed" in text else None
 
 
 def _say(what: str) -> None:

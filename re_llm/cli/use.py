@@ -17,6 +17,7 @@ from re_llm.cli.common import (
     JsonFlag,
     MaxNewTokens,
     Model,
+    Quantize,
     print_json,
     print_report,
 )
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from re_llm.replies import Ask
 
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="FILE...|MANIFEST.jsonl", help="Recordings, or one manifest of utterances.")
+    list[str], typer.Argument(metavar="INPUT", help="Recordings, or one manifest of utterances (*.jsonl).")
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FILE.jsonl", help="Write records here; a second run goes on.")
@@ -95,9 +96,13 @@ def respond(
     seed: Annotated[int | None, typer.Option(help="Recorded in the replies; decoding is greedy.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Answer recordings: what the model heard and what it says.
+
+    Utterances of a manifest that cannot be heard (broken, silent, too long for the LLM) are listed in
+    replies.dropped.jsonl. A second run goes on with the same model and options, which replies.provenance.json holds.
 
     Examples:
 
@@ -109,7 +114,7 @@ def respond(
 
     asked = "recognize" if recognize else None
     ask = Ask(system, prompt, asked, batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed)
-    _answer(inputs, ask, _Place(model, device, dtype), out, split, as_json)
+    _answer(inputs, ask, _Place(model, device, dtype, quantize), out, split, as_json)
 
 
 def recognize(
@@ -122,6 +127,7 @@ def recognize(
     batch_size: BatchSize = 16,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Say which emotion the model hears in recordings.
@@ -134,7 +140,7 @@ def recognize(
     from re_llm.replies import Ask
 
     ask = Ask(system, None, prompt, batch_size=batch_size)
-    _answer(inputs, ask, _Place(model, device, dtype), out, split, as_json)
+    _answer(inputs, ask, _Place(model, device, dtype, quantize), out, split, as_json)
 
 
 def chat(
@@ -145,6 +151,7 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0 answers greedily, up to 2 more freely.")] = 0.0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
 ) -> None:
     """Talk to a model in the terminal.
 
@@ -163,7 +170,7 @@ def chat(
 
     decoding = Decoding(max_new_tokens, temperature)
     with Console(stderr=True).status(f"loading {model}"):
-        engine = load(model, device=device, dtype=dtype)
+        engine = load(model, device=device, dtype=dtype, quantize=quantize)
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(module.HELP, markup=False, style="dim")
@@ -173,7 +180,7 @@ def chat(
 def serve(
     model: Model = DEFAULT_MODEL,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Others than this machine reach 0.0.0.0.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is for other machines to reach.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     api_key: Annotated[
@@ -190,6 +197,7 @@ def serve(
     timeout: Annotated[float, typer.Option(help="Longest time to an answer, in seconds.")] = 120.0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's chat API with audio.
 
@@ -215,7 +223,7 @@ def serve(
     if host not in module.LOOPBACK and api_key is None:
         typer.echo(f"Anyone who reaches {host} can use this server: set RE_LLM_API_KEY to ask for a key.", err=True)
     typer.echo(f"Loading {model}; then at http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
-    module.run(model, options, host=host, port=port, device=device, dtype=dtype)
+    module.run(model, options, host=host, port=port, device=device, dtype=dtype, quantize=quantize)
 
 
 @dataclass(frozen=True)
@@ -225,6 +233,7 @@ class _Place:
     model: str
     device: str
     dtype: str
+    quantize: str | None
 
 
 def _answer(inputs: list[str], ask: Ask, place: _Place, out: Path | None, splits: list[str], as_json: bool) -> None:
@@ -240,7 +249,7 @@ def _answer(inputs: list[str], ask: Ask, place: _Place, out: Path | None, splits
     rows = [] if manifest else rows_for(inputs)
     from re_llm.engine import load
 
-    engine = load(place.model, device=place.device, dtype=place.dtype)
+    engine = load(place.model, device=place.device, dtype=place.dtype, quantize=place.quantize)
     if manifest and out:
         print_report(respond_manifest(engine, manifest, out, splits=splits or None, **vars(ask)), as_json)
         return

@@ -28,7 +28,7 @@ from re_llm.model.cformer import make_adapter
 from re_llm.model.configuration import DIMENSIONS, ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder, align_frames
 from re_llm.model.outputs import EncodedAudio, ReLlmOutput, SpeechTokens
-from re_llm.model.rows import expand_rows, pack_rows, positions, row_bounds
+from re_llm.model.rows import expand_rows, pack_rows, positions, row_bounds, with_prompts
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.trainable import TrainableModel
 
@@ -75,6 +75,7 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         self.partial_lora = partial_lora.PartialLora(self.language_model, "global")
         # Where the weights of a named component come from: a folder or a hub id; None = the checkpoint itself.
         self.component_sources: dict[str, str | None] = dict.fromkeys(config.components)
+        self.quantized: str | None = None  # how the LLM was quantised when it was loaded
         with no_init_weights():  # the parts are initialised already, some from files
             self.post_init()
 
@@ -245,21 +246,13 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
                 speech = self.encode_speech(**audio)
             cache = kwargs.get("past_key_values")
             past = cache.get_seq_length() if cache is not None else 0
-            rows, kwargs["attention_mask"] = self._expanded(rows, kwargs.get("attention_mask"), speech, past)
-            counts = (rows[:, past:] == self.config.speech_token_id).sum(1).tolist()
+            token, lengths = self.config.speech_token_id, speech.lengths.tolist()
+            if not (past or self.config.adapter_settings.counts_beforehand):
+                rows, kwargs["attention_mask"] = expand_rows(rows, kwargs.get("attention_mask"), token, lengths)
+            counts = (rows[:, past:] == token).sum(1).tolist()
             kwargs["speech_embeddings"], kwargs["speech_lengths"] = pack_rows(speech, counts)
         found = super().generate(rows, **kwargs)
-        return found if rows is input_ids else _with_prompts(found, input_ids, rows.shape[1])
-
-    def _expanded(
-        self, input_ids: Tensor, attention_mask: Tensor | None, speech: SpeechTokens, past: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Rows with one placeholder per speech token; the same object where they have that already."""
-        lengths = speech.lengths.tolist()
-        held = int((input_ids[:, past:] == self.config.speech_token_id).sum())
-        if self.config.adapter_settings.counts_beforehand or past or held == sum(lengths):
-            return input_ids, attention_mask
-        return expand_rows(input_ids, attention_mask, self.config.speech_token_id, lengths)
+        return found if rows is input_ids else with_prompts(found, input_ids, rows.shape[1])
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *, is_first_iteration: bool = False, **kwargs: Any
@@ -357,16 +350,6 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
-
-
-def _with_prompts(found: Any, prompts: Tensor, width: int) -> Any:
-    """Generated rows with these prompts in place of their own, which are `width` tokens long."""
-    rows = found if isinstance(found, Tensor) else found.sequences
-    rows = torch.cat([prompts.repeat_interleave(len(rows) // len(prompts), dim=0), rows[:, width:]], dim=1)
-    if isinstance(found, Tensor):
-        return rows
-    found.sequences = rows
-    return found
 
 
 AutoModel.register(ReLlmConfig, ReLlmForConditionalGeneration, exist_ok=True)

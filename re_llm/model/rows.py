@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ def row_bounds(held: Sequence[int], given: Sequence[int]) -> list[int]:
 
 def expand_rows(
     input_ids: Tensor, attention_mask: Tensor | None, speech_id: int, lengths: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Rows with one placeholder per recording as rows with one per speech token, padded on the left.
 
     For adapters that know the number of speech tokens only when they have heard the recording (CFormer).
@@ -58,12 +59,14 @@ def expand_rows(
         lengths: speech tokens of each recording.
 
     Returns:
-        input_ids and attention_mask, [R, L'].
+        input_ids and attention_mask, [R, L']; those that were given when they have one per speech token already.
 
     Raises:
         RellmError: the rows hold another number of placeholders than there are recordings.
     """
     found = input_ids == speech_id
+    if int(found.sum()) == sum(lengths):
+        return input_ids, attention_mask
     if int(found.sum()) != len(lengths):
         raise RellmError(
             f"the rows hold {int(found.sum())} speech placeholders, and there are {len(lengths)} recordings",
@@ -80,6 +83,16 @@ def expand_rows(
     # Behind the mask any id will do that the LLM can embed.
     padded = torch.stack([nn.functional.pad(row, (longest - row.shape[1], 0)) for row in rows])
     return padded[:, 0], padded[:, 1]
+
+
+def with_prompts(found: Any, prompts: Tensor, width: int) -> Any:
+    """What `generate` returned, with these prompts in place of its own, which are `width` tokens long."""
+    rows = found if isinstance(found, Tensor) else found.sequences
+    rows = torch.cat([prompts.repeat_interleave(len(rows) // len(prompts), dim=0), rows[:, width:]], dim=1)
+    if isinstance(found, Tensor):
+        return rows
+    found.sequences = rows
+    return found
 
 
 def pack_rows(speech: SpeechTokens, held: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,7 @@ from re_llm.model.weights import LORA_CONFIG, LORA_WEIGHTS, check_same, read_fil
 
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 _PREFIXES = {"llm": "language_model.", "speech_encoder": "speech_encoder.", "emotion_encoder": "emotion_encoder."}
+_BESIDE_LLM = ("adapter.", "emotion_head.", "dimension_head.", "ctc_blank", "speech_encoder.", "emotion_encoder.")
 _WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json", LORA_CONFIG, LORA_WEIGHTS)
 _LORA_FOLDER = "lora"  # on the hub; see `push`
 # What AutoModel passes along and what has no meaning here.
@@ -60,6 +61,10 @@ def save(
         push_to_hub: upload the folder afterwards; `hub` goes to `push_to_hub` (repo_id, private, token ...).
     """
     target = Path(folder)
+    if model.quantized:
+        raise RellmError(
+            f"a model whose LLM is quantised to {model.quantized} is not saved", todo="Load it without `quantize`"
+        )
     if not is_main_process:
         return
     target.mkdir(parents=True, exist_ok=True)
@@ -190,6 +195,7 @@ def load(
     device_map: Any = None,
     attn_implementation: str | None = None,
     allow_pickle: bool = False,
+    quantize: str | None = None,
     **kwargs: Any,
 ) -> Any:
     """The model of a checkpoint folder, in eval mode, nothing trainable but adapter, heads and LoRA.
@@ -200,6 +206,7 @@ def load(
         trainable_dtype: of adapter, heads and LoRA, when it differs (training over a 16-bit LLM).
         device_map: one device, or "auto" for the GPU if there is one.
         allow_pickle: also read a named emotion encoder that is only there as `pytorch_model.bin`.
+        quantize: `8bit` or `4bit`: the LLM alone, for answering; see `re_llm.model.quantized`.
         kwargs: `revision`, `token`, `cache_dir`, `local_files_only` for the hub.
 
     Raises:
@@ -217,7 +224,10 @@ def load(
     if attn_implementation:
         config._attn_implementation = attn_implementation
     kind = _dtype(dtype if dtype is not None else "auto", config)
-    model = _assemble(cls, config, folder, kind, allow_pickle, download)
+    where = _device(device_map)
+    llm = None if quantize is None else _quantized(config, folder, quantize, kind, where, download)
+    model = _assemble(cls, config, folder, kind, allow_pickle, download, llm)
+    model.quantized = quantize
     settings = config.lora_settings
     if settings is not None:
         config.lora = None
@@ -225,20 +235,40 @@ def load(
     load_trained(model, folder)
     for key, parameter in model.named_parameters():  # not the buffers: rotary frequencies stay exact
         learns = trainable_dtype is not None and model._part_of(key) in ("adapter", "heads", "lora")
-        parameter.data = parameter.data.to(trainable_dtype if learns else kind)
+        if parameter.is_floating_point():  # quantised weights are whole numbers
+            parameter.data = parameter.data.to(trainable_dtype if learns else kind)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     model.set_trainable(("adapter", "heads", "lora"))
     model.name_or_path = config.name_or_path = str(name)
-    return model.to(_device(device_map)).eval()
+    return model.to(where).eval()
 
 
-def _assemble(cls: Any, config: ReLlmConfig, folder: Path, dtype: torch.dtype, pickle: bool, download: Any) -> Any:
+def _quantized(
+    config: ReLlmConfig, folder: Path, kind: str, dtype: torch.dtype, where: torch.device | None, download: Any
+) -> Any:
+    """The LLM of a checkpoint, named or stored in it, quantised on its device."""
+    from re_llm.model.quantized import load_quantized, quantization
+
+    quantization(kind, dtype)  # what cannot be is said before gigabytes are read
+    name = config.components.get("llm")
+    source: Path | dict[str, Tensor]
+    if name is not None:
+        source = locate(name, folder, **download)
+    else:
+        stored = read_weights(folder, (_PREFIXES["llm"],))
+        source = {key.removeprefix(_PREFIXES["llm"]): value for key, value in stored.items()}
+    return load_quantized(source, config.text_config, kind, dtype, where or torch.device("cpu"))
+
+
+def _assemble(
+    cls: Any, config: ReLlmConfig, folder: Path, dtype: torch.dtype, pickle: bool, download: Any, llm: Any = None
+) -> Any:
     """The model with its named components read, and the others still without weights."""
     places = {k: locate(v, folder, **download) for k, v in config.components.items() if v is not None}
-    if "llm" in places:
+    if llm is None and "llm" in places:
         llm = components.load_llm(places["llm"], config.text_config, dtype=dtype)
-    else:
+    elif llm is None:
         with no_init_weights():
             llm = AutoModelForCausalLM.from_config(config.text_config, dtype=dtype)
     if "speech_encoder" in places:
@@ -275,7 +305,9 @@ def load_trained(model: Any, folder: str | os.PathLike[str]) -> None:
     """
     place = Path(folder)
     named = {k: v for k, v in model.component_sources.items() if v is not None}
-    weights = read_weights(place)
+    if model.quantized:
+        named["llm"] = "read, and quantised, already"
+    weights = read_weights(place, _BESIDE_LLM if model.quantized else ("",))
     expected = own_weights(model, model.state_dict(), named)
     check_same(expected, weights, place / "model.safetensors")
     model.load_state_dict(_with_lora_names(model, weights), strict=False)

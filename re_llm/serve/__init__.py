@@ -86,7 +86,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(
-    model: str, options: ServeOptions, *, host: str = "127.0.0.1", port: int = 8000, device: str, dtype: str
+    model: str,
+    options: ServeOptions,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str,
+    dtype: str,
+    quantize: str | None = None,
 ) -> None:
     """Loads the model and serves it until interrupted; requests under way are finished."""
     require()
@@ -97,7 +104,7 @@ def run(
         from re_llm.engine import load
         from re_llm.serve.app import build
 
-        app = build(load(model, device=device, dtype=dtype), options)
+        app = build(load(model, device=device, dtype=dtype, quantize=quantize), options)
         config = uvicorn.Config(
             app,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,

@@ -75,6 +75,24 @@ def test_the_doctor_shows_them(sizes, capsys):
     for part in needs.parts:  # the doctor's table of known models agrees with the models themselves
         assert doctor.KNOWN[part.name].millions == round(sizes[part.role].parameters / 1e6)
     doctor.show(machine, needs)
-    assert "204.8 M" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "204.8 M" in shown and "--quantize 8bit" in shown
+    titles = next(line.split() for line in shown.splitlines() if "parameters" in line and "state" in line)
+    assert titles == ["part", "parameters", "bf16", "8-bit", "4-bit", "state"]
+    llm = next(line.split() for line in shown.splitlines() if line.split()[:1] == ["llm"])
+    assert llm[1:9] == ["7,721.0", "M", "15", "GB", "9", "GB", "5.9", "GB"]
+
+
+def test_the_doctor_counts_what_is_not_quantised(sizes):
+    """Embeddings and output layer stay in 16 bit; what the layers of the LLM take is 1 byte, or half of one."""
+    outside = 2 * 151_936 * 4096
+    inside = sizes["llm"].parameters - outside
+    for name, each in (("8-bit", 1.0), ("4-bit", 0.516)):  # NF4 with doubly quantised scales: 4.127 bits
+        expected = 2 * outside + each * inside
+        assert doctor.BYTES[name] * sizes["llm"].parameters == pytest.approx(expected, rel=0.02)
+
+
+def test_the_doctor_knows_recipes_without_the_emotion_encoder():
+    machine = doctor.examine_machine()
     assert doctor.examine_recipe(load_recipe("blsp"), machine).trained.keys() == {"adapter", "heads"}
     assert doctor.examine_recipe(load_recipe("mini"), machine).trained == {}

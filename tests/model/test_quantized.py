@@ -1,0 +1,75 @@
+"""The LLM in 8 or 4 bit: what is asked of bitsandbytes, what is refused, and with it installed a real answer."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import tiny_world
+import torch
+
+from re_llm import engine
+from re_llm.errors import RellmError
+from re_llm.model import ReLlmForConditionalGeneration, quantized
+
+INSTALLED = importlib.util.find_spec("bitsandbytes") is not None
+
+
+def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized, "find_spec", lambda _: object())
+    eight = quantized.quantization("8bit", torch.bfloat16)
+    assert eight.load_in_8bit and not eight.load_in_4bit
+    four = quantized.quantization("4bit", torch.bfloat16)
+    assert four.load_in_4bit and four.bnb_4bit_quant_type == "nf4" and four.bnb_4bit_use_double_quant
+    assert four.bnb_4bit_compute_dtype is torch.bfloat16
+
+
+def test_what_is_missing_or_unknown_is_said_before_weights_are_read(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RellmError, match=r"quantize is '2bit'.*8bit, 4bit"):
+        engine.load(tiny_checkpoint, device="cpu", quantize="2bit")
+    monkeypatch.setattr(quantized, "find_spec", lambda _: None)
+    monkeypatch.setattr(quantized, "load_quantized", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(RellmError, match=r'bitsandbytes, which is not installed.*pip install "re-llm\[quantize\]"'):
+        engine.load(tiny_checkpoint, device="cpu", quantize="8bit")
+
+
+def test_what_bitsandbytes_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    llm = tiny_world.save_llm(tmp_path / "llm")
+    monkeypatch.setattr(quantized, "quantization", lambda *_: None)
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("None of the available devices `available_devices = None` are supported")
+
+    monkeypatch.setattr(quantized.AutoModelForCausalLM, "from_pretrained", fails)
+    with pytest.raises(RellmError, match=r"cannot be quantised to 4bit on cpu: None of the available.*use a GPU"):
+        quantized.load_quantized(llm, None, "4bit", torch.float32, torch.device("cpu"))
+
+
+@pytest.mark.skipif(not INSTALLED, reason="the extra `quantize` is not installed")
+@pytest.mark.parametrize("kind", quantized.KINDS)
+@pytest.mark.parametrize("self_contained", [False, True])
+@torch.no_grad()
+def test_the_llm_alone_is_quantised(tmp_path: Path, kind: str, self_contained: bool) -> None:
+    parts = (tiny_world.save_llm(tmp_path / "llm", width=64, tied=False), tiny_world.save_whisper(tmp_path / "whisper"))
+    torch.manual_seed(0)
+    model = ReLlmForConditionalGeneration.from_components(*parts, adapter=tiny_world.ADAPTER, lora={"r": 4})
+    model.save_pretrained(tmp_path / "saved", self_contained=self_contained)
+    found = ReLlmForConditionalGeneration.from_pretrained(tmp_path / "saved", quantize=kind)
+    small = {torch.int8 if kind == "8bit" else torch.uint8}
+    layers = found.language_model.model.layers
+    assert {layer.self_attn.q_proj.base_layer.weight.dtype for layer in layers} == small
+    others = [p for n, p in found.named_parameters() if not n.startswith("language_model.") or ".lora_" in n]
+    assert {p.dtype for p in others} == {torch.float32}
+    for name, parameter in model.adapter.named_parameters():
+        assert torch.equal(parameter, found.adapter.get_parameter(name)), name
+    states, lengths = torch.randn(1, 40, 16), torch.tensor([40])
+    speech = model.adapter(states, lengths)
+    row = torch.tensor([[5, *[model.config.speech_token_id] * int(speech.lengths[0]), 7, 9]])
+    given = {"input_ids": row, "speech_embeddings": speech.embeddings, "speech_lengths": speech.lengths}
+    expected, logits = (each(**given).logits for each in (model, found))
+    assert (logits - expected).norm() < (0.1 if kind == "8bit" else 0.6) * expected.norm()
+    with pytest.raises(RellmError, match=f"quantised to {kind} is not saved"):
+        found.save_pretrained(tmp_path / "again")
