@@ -40,3 +40,18 @@ class TextLlm(Protocol):
     ) -> list[Answer]:
         """Answers to (prompt, content) rows, in their order; `on_batch` hears how many more are done."""
         ...
+
+
+class Trimmer:
+    """Takes white space off the ends of a text that comes in pieces: what `read_answers` cuts off as well."""
+
+    def __init__(self) -> None:
+        self._begun, self._held = False, ""
+
+    def feed(self, piece: str) -> str:
+        """The text that may be shown now; white space is held back until something follows it."""
+        text = self._held + piece if self._begun else piece.lstrip()
+        shown = text.rstrip()
+        self._held = text[len(shown) :]
+        self._begun = self._begun or bool(shown)
+        return shown

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
-from re_llm.chat_llm import Answer
-from re_llm.engine import DEFAULT_PROMPT, Engine, Heard, Trimmer
+from re_llm.answers import Answer, Trimmer
+from re_llm.engine import DEFAULT_PROMPT, Engine, Heard
 from re_llm.errors import RellmError
 from re_llm.prompts import PROMPTS, Prompt, get_prompt, split_chat
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from re_llm.chat_llm import Answer, ChatLlm
+from re_llm.answers import Answer
+from re_llm.chat_llm import ChatLlm
 from re_llm.emotions import CANONICAL, PROMPT_EMOTIONS, parse_answer
 from re_llm.engine import Reply
 from re_llm.errors import RellmError
@@ -103,10 +104,6 @@ class TextSystem:
         replies: list[Reply] = [
             TextReply(
                 emotion=parse_answer(name.text, self.emotions) if name else None,
-                probabilities={},
-                valence=None,
-                arousal=None,
-                dominance=None,
                 answer=name.text if name else None,
                 response=answer.text,
                 tokens=answer.tokens,
