@@ -5,11 +5,8 @@ Run: python -m re_llm.mini.emotion --world DIR --out DIR
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +23,9 @@ from re_llm.errors import RellmError
 from re_llm.mini import speech_data
 from re_llm.mini.emotion_model import DIMENSIONS, EmotionNet, EmotionSize, embed, load_emotion, save_emotion
 from re_llm.mini.emotion_task import EmotionTask, Recipe, concordance, targets
-from re_llm.mini.fitting import Plan, fit
+from re_llm.mini.fitting import Plan, command, fit, report
 
+STEPS = 1300
 LEAST_CCC = {"arousal": 0.5, "dominance": 0.5, "valence": 0.3}
 LEAST_UA = 0.6
 
@@ -37,7 +35,7 @@ def train_emotion(
     world: Path,
     *,
     seed: int = 0,
-    steps: int = 1300,
+    steps: int = STEPS,
     threads: int = 1,
     progress: bool = True,
     size: EmotionSize | None = None,
@@ -65,24 +63,14 @@ def train_emotion(
     task = EmotionTask(net, recipe, clips, plan.steps)
     fitted = fit(net, lambda step: task.terms(step, plan.seed), plan, out / "state", progress=progress)
     save_emotion(net, out)
-    metrics = {
+    results = {
         **evaluate_emotion(out, world),
         "parameters": sum(tensor.numel() for tensor in load_file(out / "model.safetensors").values()),
         "clips": len(clips),
         "hours": round(float(task.samples.sum()) / speech_data.SAMPLE_RATE / 3600, 2),
-        "steps": fitted.steps,
-        "seconds": round(fitted.seconds, 1),
-        "plan": asdict(plan),
-        "recipe": asdict(recipe),
-        "size": asdict(size),
     }
-    # A folder with `metrics.json` counts as finished, so a model that is refused leaves its numbers in the state.
-    text = json.dumps(metrics, indent=2) + "\n"
-    (out / "state" / "metrics.json").write_text(text, encoding="utf-8")
-    if gate:
-        _check(metrics)
-    (out / "metrics.json").write_text(text, encoding="utf-8")
-    return metrics
+    options = (("plan", plan), ("recipe", recipe), ("size", size))
+    return report(out, results, fitted, *options, check=_check if gate else None)
 
 
 def evaluate_emotion(folder: Path, world: Path, *, limit: int = 2000) -> dict[str, Any]:
@@ -132,20 +120,7 @@ def _check(metrics: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: train, evaluate, print the metrics as JSON."""
-    parser = argparse.ArgumentParser(description="Train the miniature's emotion encoder.")
-    parser.add_argument("--world", type=Path, required=True, help="folder of the built world")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model; resumes what is there")
-    parser.add_argument("--steps", type=int, default=1300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args(arguments)
-    try:
-        metrics = train_emotion(given.out, given.world, seed=given.seed, steps=given.steps, threads=given.threads)
-    except RellmError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
-    return 0
+    return command(train_emotion, "emotion encoder", STEPS, arguments)
 
 
 if __name__ == "__main__":

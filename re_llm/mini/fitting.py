@@ -1,4 +1,4 @@
-"""The resumable optimisation loop that the miniature's speech models share.
+"""What the trainings of the miniature's speech models share: the resumable loop, its metrics, its command line.
 
 Nothing random survives from one step to the next: every step seeds its generators from (seed, step). So a run that
 was killed and resumed equals one that was not, without any stored generator state. The training state is a
@@ -7,12 +7,13 @@ safetensors file (parameters and the two moments of AdamW), never a pickle.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,59 @@ class Fitted:
     seconds: float
     """Wall time over all pieces of the run."""
     curve: list[dict[str, float]]
+
+
+def report(
+    out: Path,
+    results: dict[str, Any],
+    fitted: Fitted,
+    *options: tuple[str, Any],
+    check: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Writes the `metrics.json` of a finished training, and returns what it holds.
+
+    Args:
+        results: what was measured.
+        options: names and dataclasses of the options, recorded behind the results.
+        check: raises when the model is not good enough. A folder with `metrics.json` counts as finished, so a model
+            that is refused leaves its numbers in `state` alone.
+    """
+    metrics = {
+        **results,
+        "steps": fitted.steps,
+        "seconds": round(fitted.seconds, 1),
+        **{name: asdict(value) for name, value in options},
+    }
+    text = json.dumps(metrics, indent=2) + "\n"
+    (out / "state" / "metrics.json").write_text(text, encoding="utf-8")
+    if check:
+        check(metrics)
+    (out / "metrics.json").write_text(text, encoding="utf-8")
+    return metrics
+
+
+def command(train: Callable[..., dict[str, Any]], what: str, steps: int, arguments: Sequence[str] | None) -> int:
+    """Command line of a training: train, evaluate, print the metrics as JSON; returns the exit code.
+
+    Args:
+        train: takes the output folder, the world, `seed`, `steps` and `threads`.
+        what: the model, for the help.
+        steps: unless asked otherwise.
+    """
+    parser = argparse.ArgumentParser(description=f"Train the miniature's {what}.")
+    parser.add_argument("--world", type=Path, required=True, help="folder of the built world")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model; resumes what is there")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args(arguments)
+    try:
+        metrics = train(given.out, given.world, seed=given.seed, steps=given.steps, threads=given.threads)
+    except RellmError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
+    return 0
 
 
 def seed_step(seed: int, step: int) -> np.random.Generator:

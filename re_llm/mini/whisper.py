@@ -10,11 +10,8 @@ because `evaluate_whisper` measures the encoder with it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +24,12 @@ from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneratio
 
 from re_llm.errors import RellmError
 from re_llm.mini import speech_data
-from re_llm.mini.fitting import Plan, fit
+from re_llm.mini.fitting import Plan, command, fit, report
 from re_llm.mini.speech_data import MelStore
 from re_llm.mini.whisper_model import WhisperSize, save_whisper, train_tokenizer, transcribe
 from re_llm.mini.whisper_task import Recipe, WhisperTask, read_characters
 
+STEPS = 2300
 WORST_WER = 0.10
 CTC_HEAD = "char_ctc.safetensors"
 
@@ -41,7 +39,7 @@ def train_whisper(
     world: Path,
     *,
     seed: int = 0,
-    steps: int = 2300,
+    steps: int = STEPS,
     threads: int = 1,
     progress: bool = True,
     size: WhisperSize | None = None,
@@ -73,24 +71,16 @@ def train_whisper(
     fitted = fit(task, partial(task.terms, seed=plan.seed), plan, state, progress=progress)
     save_whisper(task.model, processor, out)
     save_file(task.heads.characters.state_dict(), state / CTC_HEAD)
-    metrics = {
+    results = {
         **evaluate_whisper(out, world),
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "clips": len(clips),
         "hours": round(float(mels.lengths.sum()) / speech_data.MEL_RATE / 3600, 2),
-        "steps": fitted.steps,
-        "seconds": round(fitted.seconds, 1),
-        "plan": asdict(plan),
-        "recipe": asdict(recipe),
-        "size": asdict(size),
     }
-    # A folder with `metrics.json` counts as finished, so a model that is refused leaves its numbers in the state.
-    text = json.dumps(metrics, indent=2) + "\n"
-    (out / "state" / "metrics.json").write_text(text, encoding="utf-8")
+    options = (("plan", plan), ("recipe", recipe), ("size", size))
+    metrics = report(out, results, fitted, *options, check=_check if gate else None)
     if gate:
-        _check(metrics)
         MelStore.remove(state)
-    (out / "metrics.json").write_text(text, encoding="utf-8")
     return metrics
 
 
@@ -186,20 +176,7 @@ def _full_transcripts(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: train, evaluate, print the metrics as JSON."""
-    parser = argparse.ArgumentParser(description="Train the miniature's Whisper.")
-    parser.add_argument("--world", type=Path, required=True, help="folder of the built world")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model; resumes what is there")
-    parser.add_argument("--steps", type=int, default=2300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args(arguments)
-    try:
-        metrics = train_whisper(given.out, given.world, seed=given.seed, steps=given.steps, threads=given.threads)
-    except RellmError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
-    return 0
+    return command(train_whisper, "Whisper", STEPS, arguments)
 
 
 if __name__ == "__main__":
