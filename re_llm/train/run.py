@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 from transformers import TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from re_llm import audio
@@ -203,7 +205,7 @@ def train(
             device=device,
         )
     trainer = _trainer(plan, out, home, model, processor, loaded.examples, store, progress)
-    last = get_last_checkpoint(trainer.args.output_dir) if Path(trainer.args.output_dir).is_dir() else None
+    last = _last_checkpoint(Path(trainer.args.output_dir))
     result = trainer.train(resume_from_checkpoint=last)
     model.save_pretrained(out)
     processor.save_pretrained(out)
@@ -296,7 +298,16 @@ def _write_dropped(out: Path, loaded: Loaded) -> None:
         (out / "dropped.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def _remove_checkpoints(folder: Path) -> None:
-    import shutil
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written whole. Torn ones, left by a kill or a full disk, are removed."""
+    while folder.is_dir() and (last := get_last_checkpoint(str(folder))):
+        try:
+            json.loads((Path(last) / TRAINER_STATE_NAME).read_bytes())  # the last file of a checkpoint
+            return last
+        except (OSError, ValueError):
+            shutil.rmtree(last)
+    return None
 
+
+def _remove_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)

@@ -99,6 +99,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(plan: Plan, tmp_path: Path, m
     assert (broken / "checkpoints" / "checkpoint-3").is_dir()
     with pytest.raises(RellmError, match=r"other options \(seed differ"):
         train(replace(plan, seed=1), broken, progress=False)
+    # A kill or a full disk while a checkpoint is written leaves a part of it: the one before counts.
+    torn = broken / "checkpoints" / "checkpoint-4"
+    torn.mkdir()
+    (torn / "trained.safetensors").write_bytes(b"")
+    (torn / "trainer_state.json").write_text('{"global_step": 4,')
     train(plan, broken, progress=False)
     resumed, uninterrupted = weights(broken), weights(whole)
     for name, tensor in uninterrupted.items():
