@@ -79,9 +79,11 @@ def run(
 
     With `--reading whole` a bi-encoder reads a long reply in overlapping windows; its level is the highest of them.
 
-    Example:
+    Examples:
 
-        re-llm score replies.jsonl --out scores.jsonl --reading both
+        re-llm score run replies.jsonl --out scores.jsonl
+
+        re-llm score replies.jsonl --out scores.jsonl --scorer FOLDER --reading both
     """
     from re_llm.evaluate import load_scorer, score_file
 
