@@ -375,7 +375,8 @@ def test_the_miniature_offers_its_recordings(
     monkeypatch.setenv("RE_LLM_MINI", str(tmp_path))
     monkeypatch.setattr(loaded, "name", engine.SHIPPED_MODEL)
     with TestClient(build(loaded, ServeOptions())) as client:
-        assert client.get("/examples").json() == [{"name": "a.flac", "sentence": "s", "emotion": "sad"}]
+        listed = {"name": "a.flac", "sentence": "s", "emotion": "sad", "speaker": "p"}
+        assert client.get("/examples").json() == [listed]
         assert client.get("/examples/a.flac").content == files["long.flac"]
         assert client.get("/v1/models").json()["data"][0]["id"] == "mini:re-llm"
 

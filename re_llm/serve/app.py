@@ -229,7 +229,10 @@ def _examples(engine: Engine) -> dict[str, tuple[Path, dict[str, str]]]:
     except RellmError:  # a miniature of one's own may have been built without them
         return {}
     return {
-        e["recording"]: (folder / e["recording"], {"sentence": e["sentence"], "emotion": e["reference"]})
+        e["recording"]: (
+            folder / e["recording"],
+            {"sentence": e["sentence"], "emotion": e["reference"], "speaker": e["speaker"]},
+        )
         for e in entries
         if (folder / e["recording"]).is_file()
     }
