@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from re_llm.leakage import Leakage
 from re_llm.manifest import HISTOGRAM_SECONDS, CheckReport, Summary
 from re_llm.records import DIMENSIONS, disk_error
 
@@ -27,8 +29,8 @@ th { border-bottom: 1px solid #999; font-weight: 600; } td.n { text-align: right
 """
 
 
-def write_page(report: CheckReport, out: str | os.PathLike[str]) -> Path:
-    """Writes the page of a check; returns its path.
+def write_page(report: CheckReport, out: str | os.PathLike[str], against: Leakage | None = None) -> Path:
+    """Writes the page of a check, and of the comparison with other manifests; returns its path.
 
     Raises:
         RellmError: it cannot be written.
@@ -36,13 +38,13 @@ def write_page(report: CheckReport, out: str | os.PathLike[str]) -> Path:
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(report), encoding="utf-8")
+        path.write_text(page(report, against), encoding="utf-8")
     except OSError as error:
         raise disk_error(path, error) from error
     return path
 
 
-def page(report: CheckReport) -> str:
+def page(report: CheckReport, against: Leakage | None = None) -> str:
     """The page as text."""
     summary = report.summary
     name = html.escape(Path(report.manifest).name)
@@ -51,11 +53,14 @@ def page(report: CheckReport) -> str:
         f"<p>{_headline(report)}</p>",
         "<h2>Splits</h2>" + _splits(summary),
         "<h2>Emotions</h2>" + _emotions(summary),
+        "<h2>Speakers</h2>" + _speakers(summary),
         f"<h2>Distributions</h2>{_figure(summary)}",
         f"<h2>Problems</h2>{_problems(report)}",
         f"<h2>Same recording under several keys</h2>{_duplicates(report)}",
-        f"<h2>Shared by training and test</h2>{_leakage(report)}",
+        f"<h2>Shared by training and test</h2>{_leakage(report.leakage)}",
     ]
+    if against is not None:
+        parts.append(f"<h2>Shared with the other manifests</h2>{_leakage(against)}")
     head = f'<meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
@@ -161,10 +166,19 @@ def _more(count: int) -> str:
     return f"<p>{SHOWN} of {count:,} are shown.</p>" if count > SHOWN else ""
 
 
-def _leakage(report: CheckReport) -> str:
-    if report.leakage is None:
+def _speakers(summary: Summary) -> str:
+    splits = sorted(summary.splits)
+    counts: Counter[str] = Counter()
+    for (_, name), rows in summary.speakers.items():
+        counts[name] += rows
+    rows = ((name, *(summary.speakers[split, name] for split in splits)) for name, _ in counts.most_common(SHOWN))
+    return table(("speaker", *splits), rows) + _more(len(counts))
+
+
+def _leakage(found: Leakage | None) -> str:
+    if found is None:
         return "<p>The manifest has one side only.</p>"
-    overlaps = report.leakage.overlaps.values()
+    overlaps = found.overlaps.values()
     rows = (
         (
             o.kind,

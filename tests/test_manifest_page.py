@@ -48,6 +48,8 @@ def test_page(tmp_path):
     assert "&lt;s0&gt;" in text and "<s0>" not in text, "texts are escaped"
     assert "k0, k1" in text and f"{LONGEST_BAR * 0.5:g} and longer" in text
     assert text == page(check(tmp_path / "m.jsonl", decode=False)), "the same manifest gives the same page"
+    assert "<td>&lt;s0&gt;</td>" in text and "Shared with the other manifests" not in text
+    assert "Shared with the other manifests" in page(report, report.leakage)
     assert write_page(report, tmp_path / "deep" / "page.html").read_text() == text
 
 

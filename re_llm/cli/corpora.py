@@ -227,7 +227,7 @@ def _show_findings(report: CheckReport, other: Leakage | None, page: Path | None
     if page:
         from re_llm.manifest_page import write_page
 
-        write_page(report, page)
+        write_page(report, page, other)
     if as_json:
         print_json({"check": report, "against": other})
     else:

@@ -128,6 +128,7 @@ class Scan:
         self.options = dict(options or {})
         self.problems: list[Problem] = []
         self.dropped: Counter[str] = Counter()
+        self._told: set[tuple[str, str]] = set()
 
     def problem(self, file: Path | str, what: str, line: int | None = None) -> None:
         """Notes a problem; with `strict`, raises it as a RellmError."""
@@ -138,6 +139,12 @@ class Scan:
         if self.strict:
             raise RellmError(str(found), todo="Correct the file, or run without strict to have it listed and left out")
         self.problems.append(found)
+
+    def once(self, file: Path | str, what: str, line: int | None = None) -> None:
+        """Notes a problem that every row of a file has, with the first of them."""
+        if (str(file), what) not in self._told:
+            self._told.add((str(file), what))
+            self.problem(file, what, line)
 
     def drop(self, why: str, count: int = 1) -> None:
         """Counts utterances that the protocol leaves out."""

@@ -141,6 +141,9 @@ def _utterance(scan: Scan, table: Table, found: Mapping[str, Any], line: int | N
     if duration is None and found["end"] is not None:
         duration = float(found["end"]) - start
     ratings = {name: float(found[name]) for name in DIMENSIONS if found[name] is not None}
+    if ratings and len(ratings) < len(DIMENSIONS):
+        there = ", ".join(ratings)
+        scan.once(table.file, f"only {there} of {', '.join(DIMENSIONS)}: such rows are kept without them", line)
     return Utterance(
         key=str(found["key"] or f"{table.corpus}-{name.with_suffix('').as_posix().replace('/', '-')}"),
         corpus=table.corpus,

@@ -40,6 +40,15 @@ def test_csv_with_usual_names(tmp_path):
     assert any(line == 6 and "9 is outside of 1..5" in what for line, what in told)
 
 
+def test_ratings_that_are_not_complete_are_told_once(tmp_path):
+    worlds.sound(tmp_path / "one.wav", 0.2)
+    lines = ["audio,key,valence,arousal", *(f"one.wav,k{n},0.5,0.5" for n in range(3))]
+    table = worlds.write(tmp_path / "t.csv", "\n".join(lines))
+    report = prepare("table", table, tmp_path / "m.jsonl")
+    assert report.rows == 3 and [p.line for p in report.problems] == [2]
+    assert "only valence, arousal of" in report.problems[0].what
+
+
 def test_columns_of_other_names(tmp_path):
     worlds.sound(tmp_path / "audio/one.flac", 0.2)
     worlds.write(tmp_path / "m.tsv", "sound\twho\tfeels\none\tann\tN\n")
