@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -65,13 +67,18 @@ def test_answers_keep_the_order_of_the_questions_whatever_goes_wrong(world: Chat
     answers = ask(server, texts)
     assert [(a.text, a.finish_reason) for a in answers] == [said(text) for text in texts]
     assert {a.finish_reason for a in answers} == {"stop", "length"}
-    assert world.finished != texts and sorted(world.finished) == sorted(texts)
-    assert 1 < world.most <= 7  # the client has given up the request that hangs, the server has not
-    assert len(world.asked) == len(texts) + 7
-    assert dict(server.retries) == {
-        "status 429": 1, "status 500": 1, "status 503": 1, "timeout": 1, "connection": 1, "unreadable": 2,
-    }  # fmt: skip
+    assert world.finished != texts and set(world.finished) == set(texts)
+    assert len(world.asked) == len(texts) + server.retries.total()
+    # At least: on a busy machine another row may miss its time too.
+    expected = {"status 429": 1, "status 500": 1, "status 503": 1, "timeout": 1, "connection": 1, "unreadable": 2}
+    assert Counter(expected) <= server.retries
     assert world.peers == {"127.0.0.1"}
+
+
+def test_no_more_requests_at_once_than_allowed(world: ChatServerWorld) -> None:
+    world.delay = lambda text: 0.03
+    ask(client(world, concurrency=5), [f"row {i}" for i in range(25)])
+    assert 1 < world.most <= 5 and len(world.asked) == 25
 
 
 def test_the_request_is_the_local_prompt_and_greedy(world: ChatServerWorld) -> None:
@@ -280,6 +287,29 @@ def test_the_same_model_behind_a_server_writes_the_same_file(prompt: str, llm: C
         continue_manifest(tmp_path / "m.jsonl", tmp_path / "server.jsonl", llm=behind, **options)
     assert (tmp_path / "server.jsonl").read_bytes() == (tmp_path / "local.jsonl").read_bytes()
     assert report.rows == 12 and report.early_stops
+
+
+@pytest.mark.slow
+def test_our_own_server_is_one_of_them(llm: ChatLlm, tmp_path: Path) -> None:
+    """FastAPI and uvicorn instead of the server of these tests; to text the shipped RE-LLM answers as its LLM does."""
+    uvicorn = pytest.importorskip("uvicorn")
+    from re_llm import engine
+    from re_llm.serve import ServeOptions
+    from re_llm.serve.app import build
+
+    manifest, options = write_manifest(tmp_path / "m.jsonl", 8), {"max_new_tokens": 12}
+    continue_manifest(manifest, tmp_path / "local.jsonl", llm=llm, **options)
+    app = build(engine.load("mini:re-llm", device="cpu"), ServeOptions(name="mini:llm"))
+    running = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=running.run, args=([listener],), daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        behind = ChatServer(ServerOptions(address, "mini:llm", concurrency=4))
+        continue_manifest(manifest, tmp_path / "server.jsonl", llm=behind, **options)
+        running.should_exit = True
+        thread.join()
+    assert (tmp_path / "server.jsonl").read_bytes() == (tmp_path / "local.jsonl").read_bytes()
 
 
 def test_the_content_stands_where_the_local_prompt_has_it() -> None:
