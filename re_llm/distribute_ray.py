@@ -2,9 +2,9 @@
 
 Every batch is one task of `map_batches`. Work without a model runs as tasks on every free CPU; work with one runs in a
 pool of actors, each of which loads the weights once: one actor per GPU, or, without any GPU, one per machine. A
-machine that is lost costs the batches it was working on: Ray gives them to another one, and what Ray gives up (the
-results lay on the lost machine only) is asked for again here. Results are told apart by the number of their batch, so
-that none is missing and none comes twice.
+machine that is lost costs the batches it was working on: Ray gives them to another one, and what Ray gives up, or
+keeps for an actor that has no place any more, is asked for again here. Results are told apart by the number of their
+batch, so that none is missing and none comes twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import os
 import pickle
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from re_llm.distribute import Work
@@ -40,6 +41,7 @@ B = TypeVar("B")
 # few rows (the option `limit`) reads not much too far; with one, the weights are loaded once in so many batches.
 WINDOW, MODEL_WINDOW = 256, 1024
 IN_FLIGHT = 2  # batches at a worker: it works on one while the next is sent
+SLACK = 8  # results that may wait for an earlier one, beside two for every batch that is at a worker
 LOST_ROUNDS = 3  # without any result, before the cluster is given up
 TIMEOUT = 5.0  # s to reach the head
 START = 'Start it with "ray start --head --disable-usage-stats" on one machine, and "ray start --address" on the others'
@@ -104,15 +106,22 @@ def _results(work: Work[A, B], batches: list[A]) -> Iterator[B]:
     missing = dict(enumerate(batches))
     fruitless = 0
     while missing:
-        before = len(missing)
+        before, behind = len(missing), 0
+        crew = _crew(work, len(missing))
         try:
-            for number, result in _execute(work, dict(missing)):
-                if missing.pop(number, None) is None:
-                    continue  # it had come before its machine was lost
-                ready[number] = result
-                while due in ready:
-                    yield ready.pop(due)
-                    due += 1
+            with contextlib.closing(_execute(work, dict(missing), crew)) as execution:
+                for number, result in execution:
+                    if missing.pop(number, None) is None:
+                        continue  # it had come before its machine was lost
+                    ready[number] = result
+                    behind += 1
+                    while due in ready:
+                        yield ready.pop(due)
+                        due, behind = due + 1, 0
+                    # Ray keeps a batch for its lost actor until there is room to start that again, perhaps at the end
+                    # of all work; what came meanwhile would fill the memory.
+                    if behind > SLACK + 2 * IN_FLIGHT * crew.size:
+                        break
         except (UserCodeException, RayTaskError):
             raise  # a bug of ours, which would come again
         except RayError as error:
@@ -126,17 +135,25 @@ def _results(work: Work[A, B], batches: list[A]) -> Iterator[B]:
     assert due == len(batches) and not ready, (due, len(batches), list(ready))
 
 
-def _execute(work: Work[A, B], batches: dict[int, A]) -> Iterator[tuple[int, B]]:
-    """One execution of Ray Data over numbered batches: (number, result), mostly in order."""
+@dataclass(frozen=True)
+class _Crew:
+    """How many workers an execution has at once, and what each of them needs, in Ray's names."""
+
+    size: int
+    needs: dict[str, int]
+
+
+def _execute(work: Work[A, B], batches: dict[int, A], crew: _Crew) -> Generator[tuple[int, B], None, None]:
+    """One execution of Ray Data over numbered batches: (number, result), nearly in order."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # The first results are written first, and Ray holds back what is too far ahead of them.
-    context.execution_options.preserve_order = True
+    # Kept in order by Ray, results that wait for a lost actor fill the object store, and then no worker goes on.
+    context.execution_options.preserve_order = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"number": number, "batch": pickle.dumps(batch)} for number, batch in batches.items()]
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    done = data.map_batches(batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **_placed(work, len(rows)))
+    done = data.map_batches(batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **_by_whom(work, crew))
     for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for number, result in zip(table["number"], table["result"], strict=True):
             outcome = pickle.loads(result.as_py())
@@ -145,28 +162,35 @@ def _execute(work: Work[A, B], batches: dict[int, A]) -> Iterator[tuple[int, B]]
             yield number.as_py(), outcome
 
 
-def _placed(work: Work[Any, Any], batches: int) -> dict[str, Any]:
+def _crew(work: Work[Any, Any], batches: int) -> _Crew:
+    """Workers on the machines that there are now.
+
+    Raises:
+        RellmError: none of them has a CPU to work with.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(each["CPU"]) for each in machines if each.get("CPU", 0) >= 1]
+    gpus = sum(int(each.get("GPU", 0)) for each in machines)
+    if not cpus:
+        raise RellmError("the Ray cluster has no CPU to work with", todo="Start its machines without --num-cpus 0")
+    if work.device is None:
+        return _Crew(sum(cpus), {"num_cpus": 1})
+    if gpus and work.device != "cpu":
+        return _Crew(min(gpus, batches), {"num_cpus": 1, "num_gpus": 1})
+    # Equal parts, as large as the smallest machine: a model works with all of its cores.
+    return _Crew(min(sum(count // min(cpus) for count in cpus), batches), {"num_cpus": min(cpus)})
+
+
+def _by_whom(work: Work[Any, Any], crew: _Crew) -> dict[str, Any]:
     """Arguments of `map_batches` that say by whom the work is done: tasks, or actors with a model each."""
     home = (__version__, os.getcwd())
     if work.device is None:
-        return {"fn": _as_task, "fn_args": (pickle.dumps(work), home), "num_cpus": 1}
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = 0 if work.device == "cpu" else sum(int(each.get("GPU", 0)) for each in machines)
-    cpus = [int(each["CPU"]) for each in machines if each.get("CPU", 0) >= 1]
-    if not cpus:
-        raise RellmError("the Ray cluster has no CPU to work with", todo="Start its machines without --num-cpus 0")
-    if gpus:
-        needs: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1}
-    else:
-        # Equal parts, as large as the smallest machine: a model works with all of its cores.
-        needs = {"num_cpus": min(cpus)}
-    workers = gpus or sum(count // min(cpus) for count in cpus)
-    size = min(workers, batches)
-    # All of them at once; a pool that lost one goes on with the others.
+        return {"fn": _as_task, "fn_args": (pickle.dumps(work), home), **crew.needs}
+    # All actors at once; a pool that lost one goes on with the others.
     pool = ray.data.ActorPoolStrategy(
-        min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=IN_FLIGHT
+        min_size=1, max_size=crew.size, initial_size=crew.size, max_tasks_in_flight_per_actor=IN_FLIGHT
     )
-    return {"fn": _Worker, "fn_constructor_args": (work, home), "compute": pool, **needs}
+    return {"fn": _Worker, "fn_constructor_args": (work, home), "compute": pool, **crew.needs}
 
 
 class _Worker:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 
 import pytest
 
@@ -184,10 +185,10 @@ def test_a_machine_without_the_folder_is_named(cluster: Machines, tmp_path: Path
 
 
 def lossy(monkeypatch: pytest.MonkeyPatch, *rounds: list[int]) -> list[list[int]]:
-    """Executions that give the results of these batches only, one out of the order, and then are lost."""
+    """Executions that give the results of these batches only, and then are lost."""
     asked: list[list[int]] = []
 
-    def execute(work: object, batches: dict[int, str]) -> Iterator[tuple[int, str]]:
+    def execute(work: object, batches: dict[int, str], crew: object) -> Iterator[tuple[int, str]]:
         asked.append(list(batches))
         for number in rounds[len(asked) - 1]:
             yield number, batches.get(number, "again").upper()
@@ -195,6 +196,7 @@ def lossy(monkeypatch: pytest.MonkeyPatch, *rounds: list[int]) -> list[list[int]
             raise WorkerCrashedError
 
     monkeypatch.setattr(distribute_ray, "_execute", execute)
+    monkeypatch.setattr(distribute_ray, "_crew", lambda work, batches: distribute_ray._Crew(1, {}))
     return asked
 
 
@@ -203,6 +205,14 @@ def test_only_what_is_missing_is_asked_for_again(monkeypatch: pytest.MonkeyPatch
     found = list(distribute_ray.RayCluster().map(recordings.HeaderWork(Path(), hashed=False), iter("abcde")))
     assert found == list("ABCDE")
     assert asked == [[0, 1, 2, 3, 4], [2, 4], [2, 4], [4]]
+
+
+def test_results_do_not_pile_up_behind_one_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = lossy(monkeypatch, [0, *range(2, 26)], [1, *range(14, 26)])
+    results = distribute_ray.RayCluster().map(recordings.HeaderWork(Path(), hashed=False), iter(ascii_lowercase))
+    assert "".join(results) == ascii_uppercase
+    waited = distribute_ray.SLACK + 2 * distribute_ray.IN_FLIGHT + 1
+    assert [len(each) for each in asked] == [26, 25 - waited] and asked[1][0] == 1
 
 
 def test_a_cluster_that_gives_nothing_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +238,6 @@ def test_a_model_gets_a_gpu_or_its_part_of_the_cpus(
     machines = [{"Alive": True, "Resources": each} for each in nodes] + [{"Alive": False, "Resources": {"CPU": 1.0}}]
     monkeypatch.setattr(distribute_ray.ray, "nodes", lambda: machines)
     work = ContinueWork("llm", get_prompt("continue"), 48, 32, device, "float32", "pieces")
-    placed = distribute_ray._placed(work, 100)
-    assert (placed["compute"].initial_size, placed["compute"].max_size) == (size, size)
-    assert {name: value for name, value in placed.items() if name.startswith("num_")} == needs
-    assert distribute_ray._placed(work, 2)["compute"].max_size == min(size, 2)  # no more than there are batches
+    crew = distribute_ray._crew(work, 100)
+    assert (crew.size, crew.needs) == (size, needs)
+    assert distribute_ray._crew(work, 2).size == min(size, 2)  # no more than there are batches
