@@ -7,7 +7,6 @@ An interrupted run goes on where it stopped, with the model and options that the
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from re_llm import audio
-from re_llm.config import resolve_component
+from re_llm.ask import OPTIONS, Ask, to_record
 from re_llm.errors import RellmError
 from re_llm.progress import progress_bar
-from re_llm.prompts import get_prompt
-from re_llm.provenance import begin_side, check_same, file_hash, fingerprint, read_side, write_side
+from re_llm.provenance import begin_side, check_same, file_hash, read_side, write_side
 from re_llm.records import RecordAppender, Reply, Utterance, read_records
 
 if TYPE_CHECKING:
@@ -32,18 +30,6 @@ if TYPE_CHECKING:
 # Utterances decoded to samples at once: half an hour of speech is about 100 MB, and batches are sorted by length
 # within it. Also what a kill can cost a text system; a speech system writes every batch.
 CHUNK = 256
-
-# What a setting is called where a file is refused that was begun with another one.
-_OPTIONS = {
-    "model": "--model",
-    "checkpoint": "with another training of the model",
-    "system": "--system",
-    "prompt": "--prompt",
-    "recognize": "--recognize",
-    "wording": "when its prompts had other words",
-    "max_new_tokens": "--max-new-tokens",
-    "dtype": "--dtype",
-}
 
 
 class RowSystem(Protocol):
@@ -115,51 +101,6 @@ def rows_for(files: Iterable[str | os.PathLike[str]]) -> list[Utterance]:
     return list(rows.values())
 
 
-@dataclass(frozen=True)
-class Ask:
-    """What is asked about every recording.
-
-    Attributes:
-        system: what the one who answers is called in the records and in the report.
-        prompt: id of the prompt to answer; None to recognise only.
-        recognize: id of a recognition prompt to ask as well; None to leave it out.
-        seed: of the training, for the report.
-    """
-
-    system: str = "re-llm"
-    prompt: str | None = "chat-empathetic"
-    recognize: str | None = None
-    batch_size: int = 16
-    max_new_tokens: int = 128
-    seed: int | None = None
-
-    def settings(self, responder: Engine | RowSystem) -> dict[str, Any]:
-        """Everything that decides the replies, as plain values."""
-        name = str(getattr(responder, "name", type(responder).__name__))
-        folder = Path(resolve_component(name))
-        wording = {id: get_prompt(id) for id in (self.prompt, self.recognize) if id}
-        return {
-            # A folder may be moved; what is in it tells whether it is still the same.
-            "model": Path(name).resolve().name if Path(name).is_dir() else name,
-            "checkpoint": fingerprint(folder) if folder.is_dir() else None,
-            "dtype": str(getattr(responder, "dtype", None)).removeprefix("torch."),
-            "system": self.system,
-            "prompt": self.prompt,
-            "recognize": self.recognize,
-            "wording": {id: [each.system, each.before, each.after] for id, each in wording.items()},
-            "max_new_tokens": self.max_new_tokens,
-            "seed": self.seed,
-        }
-
-    def longest(self, responder: Engine | RowSystem) -> float:
-        """Seconds of speech that the LLM has room for; who only reads hears none."""
-        if not hasattr(responder, "longest"):
-            return math.inf
-        from re_llm.engine import NAME_TOKENS
-
-        return responder.longest((self.prompt, self.max_new_tokens), (self.recognize, NAME_TOKENS))
-
-
 def respond_files(engine: Engine, rows: Sequence[Utterance], ask: Ask) -> list[Reply]:
     """Replies to recordings, kept in memory.
 
@@ -177,37 +118,6 @@ def respond_files(engine: Engine, rows: Sequence[Utterance], ask: Ask) -> list[R
             max_new_tokens=ask.max_new_tokens,
         )
     return [to_record(row, answer, ask) for row, answer in zip(rows, answers, strict=True)]
-
-
-def to_record(row: Utterance, reply: Answer, ask: Ask) -> Reply:
-    """The record of one reply. `perceived` is the categorical head's choice, `recognized` what the LLM named."""
-    probabilities = reply.probabilities or None
-    return Reply(
-        key=row.key,
-        system=ask.system,
-        response=reply.response,
-        text=row.text,
-        audio=row.audio,
-        corpus=row.corpus,
-        emotion=row.emotion,
-        perceived=max(probabilities, key=probabilities.__getitem__) if probabilities else None,
-        probabilities={name: round(value, 4) for name, value in probabilities.items()} if probabilities else None,
-        answer=reply.answer,
-        recognized=reply.emotion if reply.answer is not None else None,
-        transcript=getattr(reply, "transcript", None),
-        valence=_unit(reply.valence),
-        arousal=_unit(reply.arousal),
-        dominance=_unit(reply.dominance),
-        prompt=ask.prompt,
-        tokens=reply.tokens if ask.prompt else None,
-        finish_reason=reply.finish_reason if ask.prompt else None,
-        seed=ask.seed,
-    )
-
-
-def _unit(value: float | None) -> float | None:
-    """The head is linear and may leave 0..1 by a little; the record's scale ends there."""
-    return None if value is None else round(min(max(value, 0.0), 1.0), 4)
 
 
 def _moved(row: Utterance, old: Path, new: Path) -> Utterance:
@@ -317,7 +227,7 @@ def _begin(
     settings = ask.settings(responder)
     side = read_side(out) if kept.rows else None
     if kept.rows:
-        check_same(out, side, settings, _OPTIONS)
+        check_same(out, side, settings, OPTIONS)
     if kept.rows != len(kept.keys):
         raise RellmError(f"{out} holds a key twice", todo="Move the file away, or give another --out")
     return begin_side(out, settings, side, made)

@@ -43,9 +43,9 @@ class TextSystem:
     transcriber: Transcriber | None = None
 
     @property
-    def name(self) -> str:
-        """What answers: the LLM, and who told it the words."""
-        return f"{self.llm.name} reading {self.transcriber.name}" if self.transcriber else self.llm.name
+    def names(self) -> tuple[str, ...]:
+        """Folders or ids of what answers: the LLM, and who tells it the words."""
+        return (self.llm.name, self.transcriber.name) if self.transcriber else (self.llm.name,)
 
     @property
     def dtype(self) -> Any:

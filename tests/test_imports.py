@@ -92,7 +92,7 @@ FORBIDDEN = {
     "continuations": ({"continuations"}, {"model", "train", "corpora", "evaluate", "report", "mini", *USE}),
     "evaluate": ({"evaluate", "report"}, {"model", "train", "corpora", "continuations", "mini", *USE}),
     "engine": (
-        {"chat", "conversation", "engine", "replies", "serve", "systems", "transcribe", "web"},
+        {"ask", "chat", "conversation", "engine", "replies", "serve", "systems", "transcribe", "web"},
         {"train", "corpora", "evaluate", "report", "mini", "reproduce", "cli"},
     ),
     "all but the command line": ({part(m) for m in modules()} - {"cli", "__main__"}, {"cli"}),

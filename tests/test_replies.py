@@ -6,15 +6,18 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
 from re_llm import engine
+from re_llm.ask import Ask, to_record
 from re_llm.errors import RellmError
 from re_llm.records import Reply, Utterance, read_records, write_records
-from re_llm.replies import Ask, respond_files, respond_manifest, rows_for, to_record
+from re_llm.replies import respond_files, respond_manifest, rows_for
+from re_llm.systems import TextSystem
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +193,12 @@ def test_dimensions_outside_of_the_scale_are_stored_at_its_end() -> None:
     record = to_record(row, reply, Ask("s", None))
     assert record.dimensions() == (0.0, 1.0, 0.5)
     assert (record.perceived, record.recognized, record.finish_reason) == ("sad", "sad", None)
+
+
+def test_a_cascade_is_known_by_both_of_its_models(assets: Path) -> None:
+    llm = SimpleNamespace(name="mini:llm", model=SimpleNamespace(dtype="torch.float32"))
+    made = Ask().settings(TextSystem(llm, transcriber=SimpleNamespace(name="mini:whisper")))
+    assert (made["model"], made["dtype"]) == ("mini:llm and mini:whisper", "float32")
+    assert len(set(made["checkpoint"])) == 2
+    assert None not in made["checkpoint"]
+    assert Ask().settings(TextSystem(llm))["checkpoint"] == made["checkpoint"][:1]

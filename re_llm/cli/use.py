@@ -26,8 +26,8 @@ from re_llm.prompts import get_prompt
 from re_llm.terminal import dimensions, likely, print_pairs
 
 if TYPE_CHECKING:
+    from re_llm.ask import Ask
     from re_llm.records import Reply
-    from re_llm.replies import Ask
 
 Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT", help="Recordings, or one manifest of utterances (*.jsonl).")
@@ -110,7 +110,7 @@ def respond(
 
         re-llm respond manifest.jsonl --split test --out replies.jsonl
     """
-    from re_llm.replies import Ask
+    from re_llm.ask import Ask
 
     asked = "recognize" if recognize else None
     ask = Ask(system, prompt, asked, batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed)
@@ -137,7 +137,7 @@ def recognize(
 
         re-llm recognize question.wav --json
     """
-    from re_llm.replies import Ask
+    from re_llm.ask import Ask
 
     ask = Ask(system, None, prompt, batch_size=batch_size)
     _answer(inputs, ask, _Place(model, device, dtype, quantize), out, split, as_json)
