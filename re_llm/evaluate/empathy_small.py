@@ -1,9 +1,10 @@
 """The shipped empathy scorer: linear models over n-grams and a lexicon; numpy only.
 
-Two models look at a response and a third weighs what they say, once per mechanism:
+Three models look at a response and a fourth weighs what they say, once per mechanism:
 1. sentences: does this sentence carry the mechanism, and how strongly? Learned from the annotators' rationales.
 2. documents: the same question of the whole response.
-3. the decision: multinomial regression on the strongest, mean and combined sentence and on the document, then one
+3. ratios: which words stand in the response, each weighed by how much more often it stands in responses of the level.
+4. the decision: multinomial regression on the strongest, mean and combined sentence and on the other two, then one
    factor per level (the levels are rare, so the most probable one is not the one that serves macro-F1).
 `empathy_training.train_small` makes the weights; its cross-validation stands beside them in `assets/`.
 S sentences, R responses, F n-grams, K dense features, M outputs (2 log-odds against level 0 per mechanism).
@@ -27,11 +28,12 @@ from re_llm.evaluate.epitome import LEVELS, MECHANISMS, Empathy, Level
 from re_llm.evaluate.text_features import CLASSES, Floats, Ints, Tokens
 
 ASSET = Path(__file__).parent / "assets" / "empathy_small.npz"
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 64 * 2**20
 # How much characters and dense features count against words; every n-gram block has length 1.
 CHAR_WEIGHT = 0.7
 BATCH = 256
+SHORTEST = 1e-6  # a response without a known word has length 0
 # Arrays with more numbers than this are stored with 16 bits each.
 HALF_ABOVE = 1000
 
@@ -183,12 +185,12 @@ def _logit(p: Floats) -> Floats:
 
 
 def decision_features(sentences: Floats, documents: Ints, document_scores: Floats) -> Floats:
-    """What the decision sees of one mechanism: [R, 16].
+    """What the decision sees of one mechanism: [R, 14 + K].
 
     Args:
         sentences: [S, 3] probabilities of the levels of each sentence.
         documents: [S] their responses, ascending, none without a sentence.
-        document_scores: [R, 2] log-odds of the document model.
+        document_scores: [R, K] of the models that look at the whole response.
     """
     starts = np.flatnonzero(np.diff(documents, prepend=-1))
     sizes = np.diff(starts, append=len(documents)).astype(np.float64)
@@ -212,6 +214,11 @@ def decision_features(sentences: Floats, documents: Ints, document_scores: Float
     return np.column_stack([*[_logit(p) for p in chances], *others, document_scores])
 
 
+def ratio_scores(weighed: Floats, squares: Floats, bias: npt.NDArray[Any]) -> Floats:
+    """Scores [R, M] of the ratio model, from the sums [R, M] of its weights and of its squared ratios."""
+    return weighed / np.maximum(np.sqrt(squares), SHORTEST) + bias
+
+
 @dataclass(frozen=True)
 class LinearText:
     """A linear model over one set of rows (sentences or documents): word_weights, char_weights [F, M], dense [K, M]."""
@@ -230,7 +237,7 @@ class LinearText:
 ARRAYS = (
     "word_hashes", "word_idf", "char_hashes", "char_idf",
     *(f"{rows}_{part}" for rows in ("sentence", "document") for part in ("words", "chars", "dense", "bias")),
-    "decision_weights", "decision_bias", "factors",
+    "ratio_weights", "ratio_squares", "ratio_bias", "decision_weights", "decision_bias", "factors",
 )  # fmt: skip
 
 
@@ -244,6 +251,7 @@ class SmallScorer:
     def __init__(self, arrays: dict[str, npt.NDArray[Any]], meta: dict[str, Any]):
         self.arrays, self.meta = arrays, meta
         self._widen = {name: array.astype(np.float64) for name, array in arrays.items() if array.dtype.kind == "f"}
+        self._ratio = np.hstack([self._widen["ratio_weights"], self._widen["ratio_squares"]])
 
     @classmethod
     def load(cls, path: Path | None = None) -> SmallScorer:
@@ -265,24 +273,32 @@ class SmallScorer:
         idf = self._widen[f"{kind}_idf"]
         return weigh(*count_grams(at, place[known], len(idf)), idf, height)
 
-    def scores(self, batch: Batch) -> tuple[Floats, Floats]:
-        """Log-odds of the sentences [S, M] and of the documents [R, M], before the decision."""
+    def scores(self, batch: Batch) -> tuple[Floats, Floats, Floats]:
+        """What the decision is made of: log-odds of sentences [S, M] and documents [R, M], ratio scores [R, M]."""
         both = (("word", batch.words), ("char", batch.chars))
         parts = [self._sparse(kind, grams, None, len(batch.documents)) for kind, grams in both]
         whole = [self._sparse(kind, grams, batch.documents, batch.count) for kind, grams in both]
         return (
             self._linear("sentence")(parts[0], parts[1], batch.sentence_dense),
             self._linear("document")(whole[0], whole[1], batch.document_dense),
+            self._ratios(whole[0], batch.count),
         )
+
+    def _ratios(self, words: Sparse, count: int) -> Floats:
+        there = Sparse(words.rows, words.columns, np.ones_like(words.values))
+        outputs = self._ratio.shape[1] // 2
+        sums = there.dot(self._ratio, count)
+        return ratio_scores(sums[:, :outputs], sums[:, outputs:], self._widen["ratio_bias"])
 
     def probabilities(self, batch: Batch) -> tuple[list[Floats], list[Floats]]:
         """Probabilities of the levels per mechanism: of the responses [R, 3] each, of the sentences [S, 3] each."""
-        sentence, document = self.scores(batch)
+        sentence, document, ratio = self.scores(batch)
         whole, parts = [], []
         for m in range(len(MECHANISMS)):
             own = slice(2 * m, 2 * m + 2)
             p = softmax(sentence[:, own])
-            features = decision_features(p, batch.documents, document[:, own])
+            columns = np.hstack([document[:, own], ratio[:, own]])
+            features = decision_features(p, batch.documents, columns)
             weights, bias = self._widen["decision_weights"][m], self._widen["decision_bias"][m]
             whole.append(softmax(features @ weights + bias))
             parts.append(p)

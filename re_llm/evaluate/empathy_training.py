@@ -96,6 +96,8 @@ def assemble(fitted: dict[str, Fitted], vocabulary: Vocabulary, meta: dict[str, 
         arrays[f"{rows}_words"], arrays[f"{rows}_chars"] = sparse[:words], sparse[words:]
         arrays[f"{rows}_dense"] = np.concatenate([model.dense for model in models], axis=1)
         arrays[f"{rows}_bias"] = np.concatenate([model.bias for model in models])
+    for part, axis in (("weights", 1), ("squares", 1), ("bias", 0)):
+        arrays[f"ratio_{part}"] = np.concatenate([getattr(fitted[m].base.ratio, part) for m in MECHANISMS], axis=axis)
     arrays["decision_weights"] = np.stack([fitted[m].decision.weights for m in MECHANISMS])
     arrays["decision_bias"] = np.stack([fitted[m].decision.bias for m in MECHANISMS])
     arrays["factors"] = np.stack([fitted[m].decision.factors for m in MECHANISMS])

@@ -8,10 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from epitome_world import write_corpus
+from typer.testing import CliRunner
 
+from re_llm.cli import app
 from re_llm.errors import RellmError
 from re_llm.evaluate import EmpathyScorer, load_scorer
-from re_llm.evaluate.empathy_small import ASSET, SmallScorer, count_grams, decision_features, softmax, weigh
+from re_llm.evaluate.empathy_small import (
+    ASSET,
+    SmallScorer,
+    count_grams,
+    decision_features,
+    ratio_scores,
+    softmax,
+    weigh,
+)
 from re_llm.evaluate.empathy_training import train_small
 from re_llm.evaluate.epitome import CSV_NAMES, MECHANISMS, read_pairs
 
@@ -86,6 +96,12 @@ def test_broken_files_are_refused(tmp_path: Path):
         SmallScorer.load(tmp_path / "y.npz")
 
 
+def test_ratio_arithmetic():
+    # Two known words with ratios 1 and 2 and coefficients 0.5 and 0.25; a response with both, one with none.
+    got = ratio_scores(np.array([[0.5 + 0.5], [0.0]]), np.array([[1.0 + 4.0], [0.0]]), np.array([-0.1]))
+    assert got[:, 0].tolist() == pytest.approx([1 / 5**0.5 - 0.1, -0.1])
+
+
 def test_tfidf_and_decision_arithmetic():
     rows, columns, counts = count_grams(np.array([0, 1, 1, 1]), np.array([2, 0, 0, 1]), 3)
     assert (rows.tolist(), columns.tolist(), counts.tolist()) == ([0, 1, 1], [2, 0, 1], [1, 2, 1])
@@ -110,7 +126,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
-    train_small(corpus, out, seed=1)
+    done = CliRunner().invoke(app, ["score", "train", str(corpus), "--kind", "small", "--out", str(out), "--seed", "1"])
+    assert done.exit_code == 0, done.output
+    assert "measured on 5-fold cross-validation" in done.stdout
     return out
 
 
