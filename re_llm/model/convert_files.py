@@ -158,6 +158,7 @@ class ShardWriter:
     def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES):
         self.folder, self.limit, self.total = folder, shard_bytes, 0
         self._open: dict[str, Tensor] = {}
+        self._places: list[tuple[int, int]] = []  # where the open tensors lie in memory
         self._bytes = 0
         self._shards: list[list[str]] = []
 
@@ -166,8 +167,12 @@ class ShardWriter:
         size = tensor.numel() * tensor.element_size()
         if self._open and self._bytes + size > self.limit:
             self._write()
-        shares = tensor.untyped_storage().nbytes() != size  # a view of a buffer that other tensors lie in as well
-        self._open[name] = tensor.clone() if shares else tensor.contiguous()
+        value = tensor.contiguous()
+        begin, end = value.data_ptr(), value.data_ptr() + size
+        if any(first < end and begin < last for first, last in self._places):
+            value = value.clone()  # the same memory as another tensor (tied weights), which safetensors refuses
+        self._places.append((value.data_ptr(), value.data_ptr() + size))
+        self._open[name] = value
         self._bytes += size
         self.total += size
 
@@ -175,7 +180,7 @@ class ShardWriter:
         path = self.folder / f"shard-{len(self._shards)}.safetensors"
         save_tensors(self._open, path)
         self._shards.append(sorted(self._open))
-        self._open, self._bytes = {}, 0
+        self._open, self._places, self._bytes = {}, [], 0
 
     def close(self) -> None:
         """Writes the last shard, gives the files their final names, and writes the index."""

@@ -67,10 +67,10 @@ class Piece:
     rows: tuple[int, ...] | None = None
 
     def cut(self, released: Tensor) -> Tensor:
-        """Ours from the released tensor; contiguous, sharing nothing when only a part is taken."""
+        """Ours from the released tensor; a part is a view of it."""
         if self.part is not None:
             size = released.shape[0] // 3
-            return released[self.part * size : (self.part + 1) * size].clone()
+            return released[self.part * size : (self.part + 1) * size]
         return released if self.rows is None else released[list(self.rows)]
 
 
