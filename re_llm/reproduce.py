@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from re_llm.config import CorpusOptions, ModelOptions, Recipe, StageOptions, SystemOptions, resolve_component
+from re_llm.config import CorpusOptions, ModelOptions, Recipe, StageOptions, SystemOptions
 from re_llm.errors import RellmError
 from re_llm.provenance import provenance, write_provenance
 
@@ -135,7 +135,7 @@ class Run:
             if done.is_file():
                 continue
             if llm is None:
-                llm = ChatLlm.load(resolve_component(self.recipe.components.llm), device=self.recipe.device)
+                llm = ChatLlm.load(self.recipe.components.llm, device=self.recipe.device)
             decoding = self.recipe.decoding
             report = continue_manifest(
                 self.manifest(corpus),
