@@ -7,21 +7,18 @@ ids from the table below.
 from __future__ import annotations
 
 import json
-import os
-import platform
-import re
-import shutil
 import sys
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from re_llm.config import Recipe, resolve_component
 from re_llm.errors import RellmError
+from re_llm.machine import Machine as Machine
+from re_llm.machine import examine_machine as examine_machine
+from re_llm.machine import existing, hub_cache, installed
 
 GB = 1e9
-CORE = ("torch", "transformers", "peft", "accelerate", "safetensors", "soundfile", "numpy")
 MAX_HEADER = 100 * 2**20  # the safetensors format's own limit
 # Bytes per weight. 8 and 4 bit: linear layers of the LLM quantised, with their scales; its embeddings and output layer
 # (16 % of a Qwen-7B) stay in bfloat16, as do the encoders.
@@ -59,21 +56,6 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Memory and disk in bytes. `extras` maps each extra to the packages of it that are missing."""
-
-    python: str
-    system: str
-    packages: dict[str, str | None]
-    device: str
-    device_memory: int | None
-    cores: int
-    memory: int | None
-    disk_free: int
-    extras: dict[str, list[str]]
-
-
-@dataclass(frozen=True)
 class Part:
     """One of the three models of a recipe. `here`: a local folder or already in the hub cache."""
 
@@ -99,80 +81,6 @@ class Needs:
     corpora: dict[str, str]
     missing: list[str]
     trained: dict[str, int] = field(default_factory=dict)
-
-
-def examine_machine() -> Machine:
-    """Looks at Python, packages, device, memory, disk and extras."""
-    device, device_memory = _device()
-    return Machine(
-        python=platform.python_version(),
-        system=f"{platform.system()} {platform.machine()}",
-        packages={name: _version(name) for name in CORE},
-        device=device,
-        device_memory=device_memory,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=_memory(),
-        disk_free=shutil.disk_usage(_existing(hub_cache())).free,
-        extras=missing_extras(),
-    )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _device() -> tuple[str, int | None]:
-    if _version("torch") is None:
-        return "none: torch is not installed", None
-    import torch
-
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        count = torch.cuda.device_count()
-        return f"cuda: {count} x {properties.name}", properties.total_memory
-    if torch.backends.mps.is_available():
-        return "mps", None
-    return f"cpu, {torch.get_num_threads()} threads", None
-
-
-def _memory() -> int | None:
-    """Physical memory in bytes; the limit of a container when that is lower."""
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    return total
-
-
-def hub_cache() -> Path:
-    """Where Hugging Face keeps downloads, by the same environment variables."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-
-
-def _existing(path: Path) -> Path:
-    return next(p for p in (path, *path.parents) if p.exists())
-
-
-def missing_extras() -> dict[str, list[str]]:
-    """For every extra of the installed distribution, the packages of it that are not installed."""
-    try:
-        required = metadata.requires("re-llm") or []
-    except metadata.PackageNotFoundError:
-        return {}
-    result: dict[str, list[str]] = {}
-    for line in required:
-        match = re.match(r"([A-Za-z0-9._-]+)[^;]*;.*\bextra == ['\"]([a-z]+)['\"]", line)
-        if match and match[1] != "re-llm":
-            lacking = result.setdefault(match[2], [])
-            if _version(match[1]) is None:
-                lacking.append(match[1])
-    return result
 
 
 def count_parameters(folder: Path, only: str = "") -> int | None:
@@ -276,7 +184,7 @@ def examine_recipe(recipe: Recipe, machine: Machine) -> Needs:
     if any(root == "mini" for root in roots.values()) and machine.extras.get("mini"):
         missing.append('extra mini, which writes the miniature corpora: pip install "re-llm[mini]"')
     trained: dict[str, int] = {}
-    if _version("torch") is not None:
+    if installed("torch") is not None:
         from re_llm.model.sizes import trained_parameters
 
         trained = trained_parameters(recipe.components.model_dump(), recipe.model)
@@ -290,7 +198,13 @@ def _how(part: Part) -> str:
 
 
 def _gb(count: int | None) -> str:
-    return "?" if count is None else f"{count / GB:.2g} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+    if count is None:
+        return "?"
+    return f"{count / GB:.2g} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB" if count >= 1e6 else "< 1 MB"
+
+
+def _millions(count: int | None) -> str:
+    return "?" if not count else f"{count / 1e6:,.1f} M" if count >= 1e5 else f"{count:,}"
 
 
 def as_dict(machine: Machine, needs: Needs | None) -> dict[str, Any]:
@@ -310,7 +224,7 @@ def show(machine: Machine, needs: Needs | None) -> None:
     memory = f", {_gb(machine.device_memory)}" if machine.device_memory else ""
     table.add_row("device", machine.device + memory)
     table.add_row("memory", f"{_gb(machine.memory)}, {machine.cores} cores")
-    table.add_row("disk", f"{_gb(machine.disk_free)} free in {_existing(hub_cache())}")
+    table.add_row("disk", f"{_gb(machine.disk_free)} free in {existing(hub_cache())}")
     for extra, lacking in machine.extras.items():
         state = "[green]ready[/]" if not lacking else f'without {", ".join(lacking)}: pip install "re-llm\\[{extra}]"'
         table.add_row(f"extra {extra}", state)
@@ -328,12 +242,12 @@ def _show_needs(console: Any, needs: Needs, machine: Machine) -> None:
         table.add_column(name, justify="left" if name in ("part", "state") else "right")
     for part in needs.parts:
         download = f"download {_gb(part.download)}" if part.download else "missing"
-        count = f"{part.parameters / 1e6:,.1f} M" if part.parameters else "?"
+        count = _millions(part.parameters)
         state = "[green]here[/]" if part.here else f"[yellow]{download}[/]"
         table.add_row(part.role, count, *(_gb(part.memory.get(name)) for name in BYTES), state)
     for name, trained in needs.trained.items():
         size = [_gb(int(trained * BYTES["bf16"]))] * len(BYTES)
-        table.add_row(name, f"{trained / 1e6:,.1f} M", *size, "made by training")
+        table.add_row(name, _millions(trained), *size, "made by training")
     table.add_row("to answer", "", *(_gb(needs.memory.get(name)) for name in BYTES), "with activations")
     console.print()
     console.print(table)

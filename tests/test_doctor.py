@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from re_llm import doctor
+from re_llm import machine as this_machine
 from re_llm.config import load_recipe
 from re_llm.errors import RellmError
 
@@ -20,10 +21,10 @@ def machine() -> doctor.Machine:
 
 
 def test_the_machine(machine: doctor.Machine) -> None:
-    assert all(machine.packages[name] for name in doctor.CORE)
+    assert all(machine.packages[name] for name in this_machine.CORE)
     assert machine.cores >= 1
     assert machine.disk_free > 0
-    assert {"serve", "judge", "mini", "data", "vad", "track", "av", "dev"} <= set(machine.extras)
+    assert {"serve", "mini", "data", "av", "dev"} <= set(machine.extras)
     assert machine.extras["dev"] == []
 
 
@@ -76,7 +77,7 @@ def test_local_components_are_measured(machine: doctor.Machine, tiny_checkpoint:
 
 def test_without_the_package_installed_there_are_no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
-        raise doctor.metadata.PackageNotFoundError(name)
+        raise this_machine.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor.metadata, "requires", missing)
-    assert doctor.missing_extras() == {}
+    monkeypatch.setattr(this_machine.metadata, "requires", missing)
+    assert this_machine.missing_extras() == {}

@@ -1,0 +1,102 @@
+"""What this machine has: packages, device, memory, disk, extras. Loads no torch unless it is there."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+CORE = ("torch", "transformers", "peft", "accelerate", "safetensors", "soundfile", "numpy")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Memory and disk in bytes. `extras` maps each extra to the packages of it that are missing."""
+
+    python: str
+    system: str
+    packages: dict[str, str | None]
+    device: str
+    device_memory: int | None
+    cores: int
+    memory: int | None
+    disk_free: int
+    extras: dict[str, list[str]]
+
+
+def examine_machine() -> Machine:
+    """Looks at Python, packages, device, memory, disk and extras."""
+    device, device_memory = _device()
+    return Machine(
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        packages={name: installed(name) for name in CORE},
+        device=device,
+        device_memory=device_memory,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory=_memory(),
+        disk_free=shutil.disk_usage(existing(hub_cache())).free,
+        extras=missing_extras(),
+    )
+
+
+def installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device() -> tuple[str, int | None]:
+    if installed("torch") is None:
+        return "none: torch is not installed", None
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        count = torch.cuda.device_count()
+        return f"cuda: {count} x {properties.name}", properties.total_memory
+    if torch.backends.mps.is_available():
+        return "mps", None
+    return f"cpu, {torch.get_num_threads()} threads", None
+
+
+def _memory() -> int | None:
+    """Physical memory in bytes; the limit of a container when that is lower."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total
+
+
+def hub_cache() -> Path:
+    """Where Hugging Face keeps downloads, by the same environment variables."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+
+
+def existing(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def missing_extras() -> dict[str, list[str]]:
+    """For every extra of the installed distribution, the packages of it that are not installed."""
+    try:
+        required = metadata.requires("re-llm") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    result: dict[str, list[str]] = {}
+    for line in required:
+        match = re.match(r"([A-Za-z0-9._-]+)[^;]*;.*\bextra == ['\"]([a-z]+)['\"]", line)
+        if match and match[1] != "re-llm":
+            lacking = result.setdefault(match[2], [])
+            if installed(match[1]) is None:
+                lacking.append(match[1])
+    return result
