@@ -113,6 +113,19 @@ def test_no_difference_from_merging_by_ranks(ranks, tmp_path):
         )
 
 
+def test_beside_a_qwen2_transformers_builds_it_anew(ranks, tmp_path):
+    """With a class of its own, which never gives a token that no merge leads to; all else is the same."""
+    from transformers import AutoTokenizer, Qwen2Config
+
+    fast_tokenizer(ranks).save_pretrained(tmp_path)
+    Qwen2Config().save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(saved).__name__ == "Qwen2Tokenizer"
+    texts = [*HARD, *TEXT.splitlines(keepends=True), *random_strings(500)]
+    assert [t for t in texts if "qzqxjq" not in t and saved(t)["input_ids"] != by_ranks(t, ranks)] == []
+    assert saved.decode(saved("qzqxjq")["input_ids"]) == "qzqxjq"
+
+
 def test_ids_special_tokens_and_chat_template_are_those_of_qwen(ranks):
     tokenizer = fast_tokenizer(ranks)
     count = len(ranks)
