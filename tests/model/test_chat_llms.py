@@ -10,9 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GlmConfig, Mixtral
 
 from re_llm.chat_llm import read_answers, stop_ids
 from re_llm.engine import Engine
+from re_llm.errors import RellmError
 from re_llm.model import LoraSettings, ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.partial_lora import default_targets, peft_config
-from re_llm.prompts import EMPATHETIC, get_prompt, split_chat, tokenize_row
+from re_llm.prompts import EMPATHETIC, get_prompt, split_chat, tokenize_row, turn_end
 from re_llm.train.data import end_ids
 
 WAVES = [tiny_world.wave(2.1), tiny_world.wave(1.2, 1)]
@@ -89,6 +90,29 @@ def test_prompts_are_the_same_every_day(llm):
     """Llama's template writes the date, unless it is told one."""
     prefix, _ = split_chat(AutoTokenizer.from_pretrained(llm), get_prompt("chat"))
     assert "Today Date" not in prefix or "Today Date: 26 Jul 2024" in prefix
+
+
+REFUSALS = {
+    "": r"has no chat template\. Use a chat LLM",
+    "{{ raise_exception('No chats today') }}": "refuses a conversation: No chats today",
+    "{{ messages[0]['nothing']['there'] }}": "refuses a conversation: .*nothing",
+    "{{ messages[0]['content'] if messages[0]['role'] == 'system' else 'Hi' }}": "drops what the user says",
+}
+
+
+@pytest.mark.parametrize("template", REFUSALS)
+def test_templates_that_no_conversation_fits(template):
+    tokenizer = chat_families.tokenizer("qwen2")
+    tokenizer.chat_template = template
+    with pytest.raises(RellmError, match=REFUSALS[template]):
+        split_chat(tokenizer, get_prompt("chat"))
+
+
+def test_a_system_text_that_a_template_drops_comes_with_the_first_turn():
+    tokenizer = chat_families.tokenizer("qwen2")
+    tokenizer.chat_template = "{% for m in messages if m['role'] != 'system' %}[{{ m['content'] }}]{% endfor %}"
+    assert split_chat(tokenizer, get_prompt("chat-empathetic")) == (f"[{EMPATHETIC}\n\n", "]")
+    assert turn_end(tokenizer) == [tokenizer.eos_token_id]  # it writes no special token behind an answer
 
 
 def test_the_end_of_a_turn(name, llm, bare):
