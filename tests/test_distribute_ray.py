@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +90,17 @@ def test_prepare_loses_a_machine_and_nothing_else(
     assert len(many.problems) == 3 and many.problems == alone.problems
     checked, again = (check(tmp_path / "many" / "m.jsonl", cluster=each) for each in (None, dying.cluster))
     assert checked.ok and again.problems == checked.problems and again.summary == checked.summary
+
+
+def test_the_command_joins_a_cluster_and_prints_json_alone(cluster: Machines, ravdess: Path, tmp_path: Path) -> None:
+    """Relative paths are those of the command's folder, for the workers too."""
+    command = [sys.executable, "-m", "re_llm", "prepare", "ravdess", "--root", "ravdess", "--out", "many/m.jsonl"]
+    where = ["--engine", "ray", "--ray-address", cluster.address, "--json"]
+    done = subprocess.run([*command, *where], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = corpora.prepare("ravdess", ravdess, tmp_path / "alone" / "m.jsonl")
+    assert (tmp_path / "many" / "m.jsonl").read_bytes() == (tmp_path / "alone" / "m.jsonl").read_bytes()
+    assert json.loads(done.stdout)["rows"] == report.rows == 93
 
 
 def test_pseudo_labels_survive_a_machine(dying: Watched, ravdess: Path, tmp_path: Path) -> None:
