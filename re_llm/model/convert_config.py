@@ -168,7 +168,10 @@ def adapter_settings(given: Mapping[str, Any], where: str, feed_forward: int | N
         )
     layers = options.whole("adapter_hidden_layers", 0, least=0)
     if layers:
-        raise RellmError(f"{where}: adapter_hidden_layers is {layers}", allowed="0, as released")
+        raise RellmError(
+            f"{where}: adapter_hidden_layers is {layers}, and how such layers are named and masked there is not known",
+            allowed="0, as in every released checkpoint",
+        )
     text = str(given.get("conv_kernel_sizes", "5,5,5"))
     sizes = set(text.split(","))
     if len(sizes) != 1 or not next(iter(sizes)).strip().isdigit():
