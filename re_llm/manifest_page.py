@@ -169,9 +169,10 @@ def _more(count: int) -> str:
 def _speakers(summary: Summary) -> str:
     splits = sorted(summary.splits)
     counts: Counter[str] = Counter()
-    for (_, name), rows in summary.speakers.items():
-        counts[name] += rows
-    rows = ((name, *(summary.speakers[split, name] for split in splits)) for name, _ in counts.most_common(SHOWN))
+    for (_, name), number in summary.speakers.items():
+        counts[name] += number
+    most = [name for name, _ in counts.most_common(SHOWN)]
+    rows: list[tuple[str | int, ...]] = [(name, *(summary.speakers[split, name] for split in splits)) for name in most]
     return table(("speaker", *splits), rows) + _more(len(counts))
 
 
