@@ -190,7 +190,7 @@ def _write_down(out: Path, world: Path, seed: int) -> None:
     seconds = {
         "world": sum(read(file)["seconds"] for file in (world / "done").glob("*.json")),
         **{name: metrics[name].get("training_seconds") or metrics[name]["seconds"] for name in COMPONENTS},
-        **{name: report["seconds"] for name, report in trained.items()},
+        **{f"stage {name}": report["seconds"] for name, report in trained.items()},
     }
     record = {
         **provenance(seed=seed),

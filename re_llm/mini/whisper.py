@@ -29,7 +29,7 @@ from re_llm.mini.speech_data import MelStore
 from re_llm.mini.whisper_model import WhisperSize, save_whisper, train_tokenizer, transcribe
 from re_llm.mini.whisper_task import Recipe, WhisperTask, read_characters
 
-STEPS = 2300
+STEPS = 3900
 WORST_WER = 0.10
 CTC_HEAD = "char_ctc.safetensors"
 
