@@ -109,7 +109,9 @@ def continue_merge(
     out: Annotated[Path, typer.Option("--out", "-o", help="The continuations.jsonl to write.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Join the shards of `continue`, after a proof that no row is missing.
+    """Join the shards of `continue` into one file.
+
+    None of the rows that they were asked for may be missing.
 
     Example:
 
