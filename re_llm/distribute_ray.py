@@ -25,9 +25,8 @@ from re_llm.distribute import Work
 from re_llm.errors import RellmError
 from re_llm.version import __version__
 
-# Both are read when Ray is imported. Nothing about its use leaves the machine, whatever Ray's own default is.
+# Read when Ray is imported: nothing about its use leaves the machine, whatever Ray's own default is.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 
 import pyarrow as pa
 import ray
