@@ -166,8 +166,8 @@ class WhisperTask(nn.Module):
 @cache
 def _mel_centres() -> np.ndarray:
     """Centre of each of Whisper's 80 mel bands, Hz."""
-    ends = hertz_to_mel(np.array([0.0, speech_data.SAMPLE_RATE / 2]), mel_scale="slaney")
-    return mel_to_hertz(np.linspace(*ends, 82)[1:-1], mel_scale="slaney")
+    highest = float(hertz_to_mel(speech_data.SAMPLE_RATE / 2, mel_scale="slaney"))
+    return np.asarray(mel_to_hertz(np.linspace(0.0, highest, 82)[1:-1], mel_scale="slaney"))
 
 
 def warp_frequencies(mels: torch.Tensor, share: float, most: float, rng: np.random.Generator) -> torch.Tensor:
