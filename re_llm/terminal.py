@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from re_llm.records import DIMENSIONS
-
 
 def likely(probabilities: Mapping[str, float] | None, count: int = 3) -> str:
     """The most probable emotions, e.g. `angry 81 %, sad 12 %, neutral 5 %`."""
@@ -16,6 +14,8 @@ def likely(probabilities: Mapping[str, float] | None, count: int = 3) -> str:
 
 def dimensions(heard: Any) -> str:
     """`valence 0.25, arousal 0.58, dominance 0.91` of something that has these attributes; empty without them."""
+    from re_llm.records import DIMENSIONS  # with pydantic: more than all of `re-llm --help` takes
+
     values = {name: getattr(heard, name) for name in DIMENSIONS}
     return ", ".join(f"{name} {value:.2f}" for name, value in values.items() if value is not None)
 

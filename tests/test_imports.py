@@ -130,6 +130,11 @@ def test_cheap(statement: str) -> None:
     assert done.stdout.split() == []
 
 
+def test_help_pays_for_nothing_but_typer() -> None:
+    code = "import sys, re_llm.cli; print(*[m for m in ('numpy', 'pydantic', 'yaml', 'ray') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
 def test_the_rules_see_an_import_inside_a_function() -> None:
     tree = ast.parse("def f():\n    from re_llm.model import modeling\nif TYPE_CHECKING:\n    import torch\n")
     assert list(_imports(tree)) == ["re_llm.model.modeling"]
