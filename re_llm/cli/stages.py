@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -139,6 +139,9 @@ def train(
     keep_checkpoints: Annotated[
         bool, typer.Option("--keep-checkpoints", help="Keep what a resume would need.")
     ] = False,
+    track: Annotated[
+        Literal["tensorboard"] | None, typer.Option(help="Write the curves to OUT/tensorboard too.")
+    ] = None,
     engine: Engine = "local",
     ray_address: RayAddress = None,
     overrides: Overrides = [],
@@ -163,7 +166,9 @@ def train(
     from re_llm.train.run import train as run
 
     plan = Plan(chosen.components, model, options, chosen.emotions, tuple(data), begin, seed)
-    report = run(plan, out, features=features, device=device, keep_checkpoints=keep_checkpoints, where=where)
+    report = run(
+        plan, out, features=features, device=device, keep_checkpoints=keep_checkpoints, where=where, track=track
+    )
     print_report(report, as_json)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -27,7 +27,7 @@ from re_llm.provenance import write_provenance
 from re_llm.train.collate import Collator
 from re_llm.train.data import BucketedSampler, Example, Loaded, RowMaker, TrainingRows, load_examples
 from re_llm.train.features import FeatureStore, build_store
-from re_llm.train.trainer import ReLlmTrainer, TerminalProgress
+from re_llm.train.trainer import ReLlmTrainer, TerminalProgress, tensorboard
 
 
 @dataclass(frozen=True)
@@ -172,12 +172,14 @@ def train(
     keep_checkpoints: bool = False,
     progress: bool = True,
     where: Where = HERE,
+    track: Literal["tensorboard"] | None = None,
 ) -> TrainReport:
     """Trains one stage and writes a checkpoint folder; continues an interrupted run of the same plan.
 
     Args:
         features: folder of cached encoder states to use or fill; default `out/features`.
         where: machines that fill it; training itself runs in this process.
+        track: write the curves to `out/tensorboard` as well; `out/log.jsonl` has them in any case.
 
     Raises:
         RellmError: data, components or options do not fit; an interrupted run in `out` had other options.
@@ -205,6 +207,8 @@ def train(
             device=device,
         )
     trainer = _trainer(plan, out, home, model, processor, loaded.examples, store, progress)
+    if track == "tensorboard":
+        trainer.add_callback(tensorboard(out / "tensorboard"))
     last = _last_checkpoint(Path(trainer.args.output_dir))
     result = trainer.train(resume_from_checkpoint=last)
     model.save_pretrained(out)

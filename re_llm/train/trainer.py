@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
 
 from re_llm.config import StageOptions
-from re_llm.errors import RellmError
+from re_llm.errors import MissingExtra, RellmError
 from re_llm.model import losses
 from re_llm.train.data import BucketedSampler
 
@@ -179,3 +180,16 @@ class TerminalProgress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.__exit__(None, None, None)
+
+
+def tensorboard(folder: Path) -> TrainerCallback:
+    """Writes every logged value, each loss term too, for `tensorboard --logdir`.
+
+    Raises:
+        MissingExtra: tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtra("tensorboard", "track", "--track tensorboard") from error
+    return TensorBoardCallback(SummaryWriter(str(folder)))

@@ -83,6 +83,18 @@ def test_a_run_learns_logs_every_term_and_answers(plan: Plan, tmp_path: Path) ->
     assert reply.finish_reason in ("stop", "length") and abs(sum(reply.probabilities.values()) - 1) < 1e-5
 
 
+def test_the_curves_can_be_tracked(plan: Plan, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="extra `track`")
+    train(plan, tmp_path / "out", progress=False, track="tensorboard")
+    events = accumulator.EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    events.Reload()
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    written = [
+        event.value for tag in events.Tags()["scalars"] if "input_er_avd" in tag for event in events.Scalars(tag)
+    ]
+    assert written == pytest.approx([entry["input_er_avd"] for entry in log if "input_er_avd" in entry])
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(plan, whole, progress=False)
