@@ -134,6 +134,10 @@ def _show_report(report: PrepareReport, out: Path) -> None:
     typer.echo(f"{report.rows} utterances, {report.seconds / 3600:.2f} h: {out}")
     typer.echo(f"  splits    {_counts(report.by_split)}")
     typer.echo(f"  emotions  {_counts(report.by_emotion)}")
+    if report.published:
+        given = ", ".join(f"{split} {size}" for split, size in report.published.items())
+        odd = ", ".join(f"{split} {here} instead of {size}" for split, (here, size) in report.differing().items())
+        typer.echo(f"  published {given}: {'here ' + odd if odd else 'the same here'}")
     for reason, count in report.dropped.most_common():
         typer.echo(f"  left out  {count} x {reason}")
     if report.problems:
@@ -191,6 +195,8 @@ def _describe(info: CorpusInfo) -> None:
     for title, choices in (("--protocol", info.protocols), ("--option", info.options)):
         for key, sentence in choices.items():
             typer.echo(f"  {title} {key}: {sentence}")
+            if title == "--protocol" and key in info.published:
+                typer.echo(f"    published: {', '.join(f'{s} {n:,}' for s, n in info.published[key].items())}")
 
 
 def _export(manifest: Path | None, to: str | None, out: Path | None, as_json: bool) -> None:

@@ -27,6 +27,7 @@ INFO = CorpusInfo(
     root="anger, disgust, fear, happiness, sadness",
     protocols={"blsp-emo": "test set of BLSP-Emo: happy, angry, sad"},
     filters={"blsp-emo": Filters(emotions=PROMPT_EMOTIONS)},
+    published={"blsp-emo": {"test": 724}},
 )
 
 EMOTIONS = {"a": "angry", "d": "disgust", "f": "fear", "h": "happy", "s": "sad"}

@@ -34,11 +34,13 @@ class Filters:
 
     Attributes:
         emotions: canonical names that are kept; None keeps everything, also what has no label.
+        min_words_in: the splits that `min_words` holds for; None is all.
         min_seconds, max_seconds: length of the recording in seconds, both included.
     """
 
     emotions: tuple[str, ...] | None = None
     min_words: int = 0
+    min_words_in: tuple[str, ...] | None = None
     min_seconds: float = 0.0
     max_seconds: float = math.inf
 
@@ -53,7 +55,8 @@ class Filters:
         """Why the utterance is left out, as far as its row tells; None when it is kept."""
         if self.emotions is not None and utterance.emotion not in self.emotions:
             return f"emotion {utterance.emotion or utterance.emotion_raw or 'none'}"
-        if self.min_words and length_in_words(utterance.text or "", utterance.language) < self.min_words:
+        counted = self.min_words and (self.min_words_in is None or utterance.split in self.min_words_in)
+        if counted and length_in_words(utterance.text or "", utterance.language) < self.min_words:
             return f"fewer than {self.min_words} words"
         return None
 
@@ -86,6 +89,7 @@ class CorpusInfo:
         options: what `options` may hold, with one sentence each.
         root: what the given folder must contain.
         filters: what a protocol asks of every utterance; the options of `prepare` change it.
+        published: sizes that the papers give for a protocol, by split; `all` is the sum of the splits.
         dimensions: whether valence, arousal and dominance are annotated.
     """
 
@@ -102,6 +106,7 @@ class CorpusInfo:
     protocols: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     filters: Mapping[str, Filters] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     dimensions: bool = False
 
 

@@ -28,6 +28,7 @@ INFO = CorpusInfo(
     root="recordings such as 08-P-2-1.wav, at any depth",
     protocols={"blsp-emo": "test set of BLSP-Emo: neutral, happy, angry, sad, surprise (648 utterances)"},
     filters={"blsp-emo": Filters(emotions=PROMPT_EMOTIONS)},
+    published={"blsp-emo": {"test": 648}},
 )
 
 EMOTIONS = {

@@ -31,6 +31,7 @@ INFO = CorpusInfo(
     protocols={"blsp-emo": "training set of BLSP-Emo: clips with exactly one of five emotions, 5 words or more"},
     filters={"blsp-emo": BLSP_EMO},
     options={"threshold": "mean rating above which an emotion is present (0)"},
+    published={"blsp-emo": {"train": 13_557}},
 )
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")

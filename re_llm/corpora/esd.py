@@ -35,6 +35,7 @@ INFO = CorpusInfo(
         "mini": "speaker-independent; the last 30 % of the sentences are the test set, whatever their number",
         "blsp-emo": "training set of BLSP-Emo: both languages, five emotions, 5 words (characters) or more",
     },
+    published={"blsp-emo": {"train": 33_443}},
     filters={"blsp-emo": Filters(min_words=5)},
     options={
         "emotions": "4 (without surprise) or 5; re-llm: 4",

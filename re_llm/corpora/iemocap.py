@@ -31,10 +31,14 @@ INFO = CorpusInfo(
     root="Session1 ... Session5",
     protocols={
         "re-llm": "5,531 utterances: neutral, happy with excited, angry, sad; test set session 5 (RE-LLM III-A)",
-        "blsp-emo": "neutral, happy, angry, sad without excited, 5 words or more; test set session 5",
+        "blsp-emo": "neutral, happy, angry, sad without excited; test set session 5, the others of 5 words or more",
     },
     options={"test_session": "session that is the test set (5)"},
-    filters={"re-llm": Filters(emotions=FOUR), "blsp-emo": Filters(emotions=FOUR, min_words=5)},
+    published={"re-llm": {"all": 5_531, "train": 4_290}, "blsp-emo": {"train": 2_610, "test": 942}},
+    filters={
+        "re-llm": Filters(emotions=FOUR),
+        "blsp-emo": Filters(emotions=FOUR, min_words=5, min_words_in=("train",)),
+    },
     dimensions=True,
 )
 

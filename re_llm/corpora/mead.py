@@ -27,6 +27,7 @@ INFO = CorpusInfo(
     root="W009 ... M043",
     protocols={"blsp-emo": "training set of BLSP-Emo: five emotions, 5 words or more (needs transcripts)"},
     filters={"blsp-emo": BLSP_EMO},
+    published={"blsp-emo": {"train": 15_345}},
 )
 
 _SPEAKER = re.compile(r"[MW]\d{3}")

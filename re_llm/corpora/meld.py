@@ -27,6 +27,7 @@ INFO = CorpusInfo(
     root="train_sent_emo.csv, dev_sent_emo.csv, test_sent_emo.csv and the unpacked clips",
     protocols={"blsp-emo": "train and test of BLSP-Emo: five emotions, 5 words or more (the dev part is kept as dev)"},
     filters={"blsp-emo": BLSP_EMO},
+    published={"blsp-emo": {"train": 5_920, "test": 1_577}},
 )
 
 FOLDERS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}

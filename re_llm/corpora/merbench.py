@@ -28,6 +28,7 @@ INFO = CorpusInfo(
     root="test-labels with test1-label.csv, and test1, test2",
     protocols={"blsp-emo": "test sets 1 and 2: neutral, happy, angry, sad, surprise"},
     filters={"blsp-emo": Filters(emotions=PROMPT_EMOTIONS)},
+    published={"blsp-emo": {"test1": 354, "test2": 360}},
 )
 
 WORRIED = {"worried": "anxious", "worry": "anxious"}

@@ -27,6 +27,7 @@ INFO = CorpusInfo(
     root="Actor_01 ... Actor_24",
     protocols={"blsp-emo": "test set of BLSP-Emo: neutral, happy, sad, angry, surprise (864 utterances)"},
     filters={"blsp-emo": BLSP_EMO},
+    published={"blsp-emo": {"test": 864}},
 )
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise")

@@ -27,6 +27,7 @@ INFO = CorpusInfo(
     root="train.csv, test.csv, train, test",
     protocols={"blsp-emo": "test set of BLSP-Emo: neutral, happy, angry, sad of the test part"},
     filters={"blsp-emo": Filters(emotions=PROMPT_EMOTIONS)},
+    published={"blsp-emo": {"test": 158}},
 )
 
 LABELS = {"enthusiasm": "excited"}

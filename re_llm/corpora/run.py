@@ -42,6 +42,8 @@ class PrepareReport:
         by_split, by_emotion: number of rows; an utterance without an emotion counts as `none`.
         problems: what could not be read, also listed in `problems_file`.
         dropped: utterances that the protocol or a filter left out, by reason.
+        published: sizes that the papers give for this protocol, by split (`all`: together); empty when an option of
+            this run changes the selection.
     """
 
     rows: int = 0
@@ -51,6 +53,12 @@ class PrepareReport:
     dropped: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     problems_file: Path | None = None
+    published: dict[str, int] = field(default_factory=dict)
+
+    def differing(self) -> dict[str, tuple[int, int]]:
+        """(rows here, rows published) of every split whose size is not the published one."""
+        here = {**self.by_split, "all": self.rows}
+        return {name: (here.get(name, 0), size) for name, size in self.published.items() if here.get(name, 0) != size}
 
 
 def run(
@@ -73,7 +81,8 @@ def run(
     scan = Scan(root, protocol=protocol, seed=seed, options=options, strict=strict)
     filters = _filters(info, scan)
     limit = scan.option("limit", 0, int)
-    report = PrepareReport(problems=scan.problems, dropped=scan.dropped)
+    published = {} if _selects(options) else dict(info.published.get(protocol or "", {}))
+    report = PrepareReport(problems=scan.problems, dropped=scan.dropped, published=published)
     utterances = _unique(scan, reader(scan))
     if "test_speakers" not in info.options:
         utterances = _split_by_speaker(scan, utterances)
@@ -122,11 +131,17 @@ def _check(info: CorpusInfo, protocol: str | None, options: Mapping[str, Any], w
         raise RellmError(f"workers={workers}", allowed="1 or more")
 
 
+def _selects(options: Mapping[str, Any]) -> bool:
+    """Whether options change which utterances there are, or on which side."""
+    return bool(set(options) - {"transcripts", "audio_root"})
+
+
 def _filters(info: CorpusInfo, scan: Scan) -> Filters:
     preset = info.filters.get(scan.protocol or "", Filters())
     return Filters(
         emotions=preset.emotions,
         min_words=scan.option("min_words", preset.min_words, int),
+        min_words_in=None if "min_words" in scan.options else preset.min_words_in,
         min_seconds=scan.option("min_seconds", preset.min_seconds, float),
         max_seconds=scan.option("max_seconds", preset.max_seconds, float),
     )

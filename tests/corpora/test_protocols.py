@@ -48,10 +48,15 @@ def test_iemocap_has_5531_utterances_of_four_classes(tmp_path):
     found = selected("iemocap", tmp_path, "re-llm")
     assert Counter(u.split for u in found) == {"train": 4_290, "test": 1_241}
     assert Counter(u.emotion for u in found) == {"neutral": 1_708, "happy": 1_636, "angry": 1_103, "sad": 1_084}
-    # BLSP-Emo's 2,610 and 942 are what is left of these when transcripts below five words are dropped.
+    # 942 is the whole of session 5, so BLSP-Emo left short transcripts out of the training set alone (2,610 of 3,548).
     found = selected("iemocap", tmp_path, "blsp-emo")
     assert Counter(u.split for u in found) == {"train": 4_490 - 942, "test": 942}
     assert Counter(u.emotion for u in found) == {"neutral": 1_708, "happy": 595, "angry": 1_103, "sad": 1_084}
+    for session in (4, 5):
+        words = next((tmp_path / f"Session{session}/dialog/transcriptions").iterdir())
+        words.write_text(words.read_text().replace("these are some words of turn", "turn"))
+    assert Counter(u.split for u in selected("iemocap", tmp_path, "blsp-emo"))["test"] == 942
+    assert Counter(u.split for u in selected("iemocap", tmp_path, "blsp-emo"))["train"] == 4_490 - 942 - 793
 
 
 def test_esd_divides_its_350_sentences_seven_to_three(tmp_path):

@@ -32,7 +32,7 @@ def test_every_description_is_complete():
     for info in infos:
         assert info.title and info.licence and info.get and info.root, info.name
         assert info.citation or not info.utterances, info.name
-        assert set(info.filters) <= set(info.protocols), info.name
+        assert set(info.filters) | set(info.published) <= set(info.protocols), info.name
         assert set(info.emotions) <= set(corpora.base.CANONICAL), info.name
         assert corpora.get(info.name.replace("_", "-").upper())[0] is info
 
@@ -52,6 +52,18 @@ def test_mistakes_name_what_is_allowed(table, tmp_path):
     with pytest.raises(RellmError, match="workers=0"):
         prepare("table", table, out, workers=0)
     assert not out.exists()
+
+
+def test_the_sizes_of_the_papers_stand_beside_those_here(tmp_path):
+    for actor in (1, 2):
+        worlds.sound(tmp_path / f"R/Actor_{actor:02}/03-01-03-01-01-01-{actor:02}.wav", 1.0)
+    report = prepare("ravdess", tmp_path / "R", tmp_path / "m.jsonl", protocol="blsp-emo")
+    assert report.published == {"test": 864} and report.differing() == {"test": (2, 864)}
+    report.by_split["test"] = report.published["test"]
+    assert report.differing() == {}
+    assert not prepare("ravdess", tmp_path / "R", tmp_path / "m.jsonl").published
+    limited = prepare("ravdess", tmp_path / "R", tmp_path / "m.jsonl", protocol="blsp-emo", options={"limit": 1})
+    assert not limited.published, "a selection of one's own has nothing to be compared with"
 
 
 def test_filters_are_counted_by_reason(table, tmp_path):
