@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from re_llm import audio_av
+from re_llm.audio_source import MEMBER, Source, open_bytes
 from re_llm.errors import RellmError
 
 RATE = 16_000  # Hz, what both encoders take
@@ -34,10 +32,8 @@ CLIP_LEVEL, CLIP_SHARE = 0.999, 0.01
 
 WITH_AV = frozenset({".m4a", ".mp4", ".aac", ".webm", ".mkv", ".avi", ".mov", ".wma", ".3gp"})
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64"}) | WITH_AV
-_MEMBER = re.compile(r"^(?P<archive>.+\.(?:zip|tar)):(?P<offset>\d+):(?P<length>\d+)$", re.IGNORECASE)
 
 Samples = npt.NDArray[np.float32]
-Source = str | os.PathLike[str] | bytes
 R = TypeVar("R")
 
 
@@ -54,93 +50,11 @@ class AudioInfo:
         return self.frames / self.rate
 
 
-@dataclass(frozen=True)
-class Member:
-    """A stretch of bytes of an archive, or the whole file when `length` is None."""
-
-    path: Path
-    offset: int = 0
-    length: int | None = None
-
-
-class _Window(io.RawIOBase):
-    """A file-like view of a stretch of bytes of an open file."""
-
-    def __init__(self, file: IO[bytes], offset: int, length: int):
-        self._file, self._offset, self._length, self._at = file, offset, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence]
-        self._at = min(max(base + offset, 0), self._length)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._length - self._at)
-        self._file.seek(self._offset + self._at)
-        data = self._file.read(wanted)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
-def locate(source: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Member:
-    """The file, or the member of an archive, that `source` names; a relative name is taken from `root`."""
-    name = os.fspath(source)
-    match = _MEMBER.match(name)
-    path = Path(match["archive"] if match else name)
-    if root is not None:
-        path = Path(root) / path
-    return Member(path, int(match["offset"]), int(match["length"])) if match else Member(path)
-
-
-@contextmanager
-def open_bytes(source: Source, root: str | os.PathLike[str] | None = None) -> Iterator[tuple[IO[bytes], int, str]]:
-    """Opens a source: (readable and seekable file, its size in bytes, its name for messages).
-
-    Raises:
-        RellmError: there is no such file, it is empty, or the archive ends before the member does.
-    """
-    if isinstance(source, bytes):
-        if not source:
-            raise RellmError("the audio is empty (0 bytes)")
-        yield _Window(io.BytesIO(source), 0, len(source)), len(source), "the audio given as bytes"  # type: ignore[misc]
-        return
-    member = locate(source, root)
-    if member.path.is_dir():
-        raise RellmError(f"{member.path} is a folder, not a recording")
-    try:
-        file = member.path.open("rb")
-    except FileNotFoundError:
-        raise RellmError(f"no such file: {member.path}", todo="Check the path") from None
-    except OSError as error:
-        raise RellmError(f"cannot read {member.path}: {error.strerror or error}") from error
-    with file:
-        size = os.fstat(file.fileno()).st_size
-        if member.length is not None:
-            if member.offset + member.length > size:
-                raise RellmError(f"{member.path} ends before the member at {member.offset}:{member.length} does")
-            window = io.BufferedReader(_Window(file, member.offset, member.length), 1 << 16)
-            yield window, member.length, os.fspath(source)
-        else:
-            if size == 0:
-                raise RellmError(f"{member.path} is empty (0 bytes)", todo="Copy the file again")
-            yield file, size, str(member.path)
-
-
 def _unreadable(name: str, why: object) -> RellmError:
     return RellmError(
         f"{name} is not audio that can be read: {why}",
         allowed="wav, flac, ogg, opus, mp3; m4a, mp4, webm, avi with the extra `av`",
-        todo="Store the members of the archive without compression (zip -0)" if _MEMBER.match(name) else None,
+        todo="Store the members of the archive without compression (zip -0)" if MEMBER.match(name) else None,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from re_llm import audio
+from re_llm.audio_source import locate
 from re_llm.errors import RellmError
 from re_llm.terminal import dimensions
 
@@ -94,7 +95,7 @@ class Chat:
 def _file(line: str) -> str | None:
     """The file that a line names: as it is, or quoted as terminals paste dropped files."""
     try:
-        if audio.locate(line).path.is_file():
+        if locate(line).path.is_file():
             return line
         words = shlex.split(line)
         path = Path(words[0]).expanduser() if len(words) == 1 else None

@@ -13,11 +13,13 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
 from re_llm import audio
+from re_llm.audio_source import locate
 from re_llm.corpora.base import Scan, unit
 from re_llm.corpora.columns import UNIT
 from re_llm.corpora.files import read_json_lines
@@ -57,9 +59,15 @@ def _write_json(out: Path, rows: Iterable[dict[str, Any]]) -> int:
     return count
 
 
-def _opened(path: Path, *, packed: bool) -> IO[bytes]:
-    # Without name and time in it: the same manifest gives the same bytes.
-    return cast(IO[bytes], gzip.GzipFile("", "wb", fileobj=path.open("wb"), mtime=0)) if packed else path.open("wb")
+@contextmanager
+def _opened(path: Path, *, packed: bool) -> Iterator[IO[bytes]]:
+    with path.open("wb") as file:  # which GzipFile does not close
+        if not packed:
+            yield file
+            return
+        # Without name and time in it: the same manifest gives the same bytes.
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as archive:
+            yield cast(IO[bytes], archive)
 
 
 def _whole_files(manifest: Path, kind: str) -> Iterator[Utterance]:
@@ -69,7 +77,7 @@ def _whole_files(manifest: Path, kind: str) -> Iterator[Utterance]:
         RellmError: an utterance is a segment, or a member of an archive.
     """
     for utterance in read_records(manifest, Utterance):
-        if utterance.start or audio.locate(utterance.audio).length is not None:
+        if utterance.start or locate(utterance.audio).length is not None:
             raise RellmError(
                 f"{utterance.key} is a part of {utterance.audio}, and {kind} knows whole files only",
                 todo="Export as webdataset, which cuts the recordings",
@@ -92,7 +100,7 @@ def _to_peers(manifest: Path, out: Path) -> int:
 
 def _to_emobox(manifest: Path, out: Path) -> int:
     def row(utterance: Utterance) -> dict[str, Any]:
-        if audio.locate(utterance.audio).length is not None:
+        if locate(utterance.audio).length is not None:
             raise RellmError(f"{utterance.key} is in an archive, which EmoBox cannot name", todo="Export as webdataset")
         header = audio.info(_where(manifest, utterance))
         start = utterance.start
@@ -117,7 +125,7 @@ def _to_emobox(manifest: Path, out: Path) -> int:
 def _to_lhotse(manifest: Path, out: Path) -> int:
     def row(utterance: Utterance) -> dict[str, Any]:
         place = _where(manifest, utterance)
-        if audio.locate(place).length is not None:
+        if locate(place).length is not None:
             raise RellmError(f"{utterance.key} is in an archive, which lhotse cuts of files cannot name")
         header = audio.info(place)
         duration = utterance.duration or header.seconds - utterance.start
@@ -151,7 +159,7 @@ def _to_lhotse(manifest: Path, out: Path) -> int:
 def _encoded(manifest: Path, utterance: Utterance) -> tuple[bytes, str]:
     """(bytes, suffix) of a recording: the file as it is, or its segment as 16-bit FLAC at 16 kHz."""
     place = _where(manifest, utterance)
-    member = audio.locate(place)
+    member = locate(place)
     if member.length is None and not utterance.start:
         header = audio.info(place)
         if abs(header.seconds - (utterance.duration or header.seconds)) < audio.END_TOLERANCE:

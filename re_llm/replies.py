@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from re_llm import audio
 from re_llm.ask import OPTIONS, Ask, to_record
+from re_llm.audio_source import locate, moved
 from re_llm.errors import RellmError
 from re_llm.progress import progress_bar
 from re_llm.provenance import begin_side, check_same, file_hash, read_side, write_side
@@ -91,7 +92,7 @@ def rows_for(files: Iterable[str | os.PathLike[str]]) -> list[Utterance]:
     """
     rows: dict[str, Utterance] = {}
     for name in (os.fspath(file) for file in files):
-        path = audio.locate(name).path
+        path = locate(name).path
         if not path.is_file():
             what = f"{path} is a folder" if path.is_dir() else f"no such file: {path}"
             raise RellmError(what, allowed="recordings, or one manifest ending in .jsonl")
@@ -118,12 +119,6 @@ def respond_files(engine: Engine, rows: Sequence[Utterance], ask: Ask) -> list[R
             max_new_tokens=ask.max_new_tokens,
         )
     return [to_record(row, answer, ask) for row, answer in zip(rows, answers, strict=True)]
-
-
-def _moved(row: Utterance, old: Path, new: Path) -> Utterance:
-    """The row with its audio path, which is relative to the folder `old`, relative to the folder `new`."""
-    path, *member = row.audio.rsplit(":", 2) if audio.locate(row.audio).length is not None else [row.audio]
-    return row.model_copy(update={"audio": ":".join([os.path.relpath(old / path, new), *member])})
 
 
 def _rows(manifest: Path, splits: Iterable[str] | None) -> list[Utterance]:
@@ -254,7 +249,8 @@ class _Run:
             raise bad[0][1]
         self.dropped.append(row.model_copy(update={"dropped": str(error)}) for row, error in bad)
         self.advance(len(bad))
-        self.rows = [_moved(row, self.root, self.kept.path.parent) for row in good]
+        here = self.kept.path.parent
+        self.rows = [row.model_copy(update={"audio": moved(row.audio, self.root, here)}) for row in good]
         if not good:
             return
         options: dict[str, Any] = {

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from re_llm import audio
+from re_llm.audio_source import moved
 from re_llm.errors import MissingExtra, RellmError
 
 
@@ -288,3 +289,17 @@ def test_hours_are_read_by_segment_with_little_memory(tmp_path):
     assert len(audio.load(path, start=10_000, duration=2)) == 32_000
     with pytest.raises(RellmError, match="too long: 10800"):
         audio.load(path)
+
+
+@pytest.mark.parametrize("name", ["a\0b.wav", "\ud800.wav", "a.zip:" + "9" * 5000 + ":1", "a.zip:" + "9" * 18 + ":1"])
+def test_names_that_no_file_can_have(name):
+    with pytest.raises(RellmError):
+        audio.load(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.wav", "../old/a.wav"), ("x:y.wav", "../old/x:y.wav"), ("b.zip:12:34", "../old/b.zip:12:34")],
+)
+def test_a_name_relative_to_another_folder(tmp_path, name, expected):
+    assert moved(name, tmp_path / "old", tmp_path / "new") == expected

@@ -14,6 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "re_llm"
 GROUND = {
     "audio",
+    "audio_source",
     "audio_av",
     "config",
     "emotions",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from re_llm import audio_source
 from re_llm.answers import Answer, TextLlm
-from re_llm.audio import locate
 from re_llm.continuations.cleaning import refusal
 from re_llm.emotions import CANONICAL
 from re_llm.prompts import Prompt, get_prompt
@@ -53,8 +52,7 @@ class Outcome:
 
 def moved(row: Utterance, old: Path, new: Path) -> Utterance:
     """The row with its audio path, which is relative to the folder `old`, relative to the folder `new`."""
-    path, *member = row.audio.rsplit(":", 2) if locate(row.audio).length is not None else [row.audio]
-    return row.model_copy(update={"audio": ":".join([os.path.relpath(old / path, new), *member])})
+    return row.model_copy(update={"audio": audio_source.moved(row.audio, old, new)})
 
 
 def unusable(row: Utterance, prompt: Prompt) -> str | None:

@@ -86,10 +86,9 @@ def _check_labels(row: Continuation, losses: set[str], where: str) -> None:
 
 
 def _example(row: Continuation, file: Path, emotions: Sequence[str], where: str) -> Example:
-    name, *member = row.audio.split(":", 1)
     return Example(
         key=_key(row, file),
-        audio=":".join([str((file.parent / name).resolve()), *member]),
+        audio=str((file.parent / row.audio).resolve()),
         start=row.start,
         duration=row.duration,
         text=row.text,

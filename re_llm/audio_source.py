@@ -1,0 +1,108 @@
+"""Where a recording lies: a file, a stretch of an uncompressed archive (`archive.zip:offset:length`), or bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from re_llm.errors import RellmError
+
+MEMBER = re.compile(r"^(?P<archive>.+\.(?:zip|tar)):(?P<offset>[0-9]{1,18}):(?P<length>[0-9]{1,18})$", re.IGNORECASE)
+
+Source = str | os.PathLike[str] | bytes
+
+
+@dataclass(frozen=True)
+class Member:
+    """A stretch of bytes of an archive, or the whole file when `length` is None."""
+
+    path: Path
+    offset: int = 0
+    length: int | None = None
+
+
+class _Window(io.RawIOBase):
+    """A file-like view of a stretch of bytes of an open file."""
+
+    def __init__(self, file: IO[bytes], offset: int, length: int):
+        self._file, self._offset, self._length, self._at = file, offset, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence]
+        self._at = min(max(base + offset, 0), self._length)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._length - self._at)
+        self._file.seek(self._offset + self._at)
+        data = self._file.read(wanted)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def locate(source: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Member:
+    """The file, or the member of an archive, that `source` names; a relative name is taken from `root`."""
+    name = os.fspath(source)
+    match = MEMBER.match(name)
+    path = Path(match["archive"] if match else name)
+    if root is not None:
+        path = Path(root) / path
+    return Member(path, int(match["offset"]), int(match["length"])) if match else Member(path)
+
+
+def moved(name: str, old: Path, new: Path) -> str:
+    """A path (or member of an archive) that is relative to the folder `old`, as one that is relative to `new`."""
+    match = MEMBER.match(name)
+    path = os.path.relpath(old / (match["archive"] if match else name), new)
+    return f"{path}:{match['offset']}:{match['length']}" if match else path
+
+
+@contextmanager
+def open_bytes(source: Source, root: str | os.PathLike[str] | None = None) -> Iterator[tuple[IO[bytes], int, str]]:
+    """Opens a source: (readable and seekable file, its size in bytes, its name for messages).
+
+    Raises:
+        RellmError: there is no such file, it is empty, or the archive ends before the member does.
+    """
+    if isinstance(source, bytes):
+        if not source:
+            raise RellmError("the audio is empty (0 bytes)")
+        yield _Window(io.BytesIO(source), 0, len(source)), len(source), "the audio given as bytes"  # type: ignore[misc]
+        return
+    member = locate(source, root)
+    try:
+        if member.path.is_dir():
+            raise RellmError(f"{member.path} is a folder, not a recording")
+        file = member.path.open("rb")
+    except FileNotFoundError:
+        raise RellmError(f"no such file: {member.path}", todo="Check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character, half a surrogate pair
+        why = error.strerror if isinstance(error, OSError) else None
+        raise RellmError(f"cannot read {str(member.path)!r}: {why or error}") from error
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if member.length is not None:
+            if member.offset + member.length > size:
+                raise RellmError(f"{member.path} ends before the member at {member.offset}:{member.length} does")
+            window = io.BufferedReader(_Window(file, member.offset, member.length), 1 << 16)
+            yield window, member.length, os.fspath(source)
+        else:
+            if size == 0:
+                raise RellmError(f"{member.path} is empty (0 bytes)", todo="Copy the file again")
+            yield file, size, str(member.path)
