@@ -113,8 +113,9 @@ class Requests:
                 attempt = 1 if failure.busy and self._answered > answered else attempt + 1
                 answered = self._answered
                 if attempt == self.options.tries:
+                    last = self._shown(str(failure))
                     raise RellmError(
-                        f"{self.options.url} failed {attempt} times for one row, the last time with: {failure}",
+                        f"{self.options.url} failed {attempt} times for one row, the last time with: {last}",
                         todo=_TODO,
                     ) from None
                 self.retries[failure.kind] += 1
@@ -203,7 +204,7 @@ class Requests:
             async with asyncio.timeout(self.options.timeout):
                 _, _, raw = await self._send("GET", "/models")
             names = [self._shown(model["id"]) for model in json.loads(raw)["data"]]
-        except (TimeoutError, httpx2.RequestError, RellmError, ValueError, KeyError, TypeError, RecursionError):
+        except (TimeoutError, httpx2.RequestError, RellmError, ValueError, LookupError, TypeError, AttributeError):
             return None
         return ", ".join(names[:20]) or None
 

@@ -6,6 +6,7 @@ a torn last line, left by a process that died while writing, is repaired on resu
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -194,10 +195,10 @@ def read_numbered(
 def write_records(path: str | os.PathLike[str], records: Iterable[Record]) -> int:
     """Writes a file whole: under a temporary name, renamed when complete. Returns the number of records."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as out:
             for record in records:
                 out.write(record.to_line())
@@ -208,7 +209,8 @@ def write_records(path: str | os.PathLike[str], records: Iterable[Record]) -> in
     except OSError as error:
         raise disk_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be none
+            temporary.unlink(missing_ok=True)
     return count
 
 

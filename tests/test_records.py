@@ -124,3 +124,10 @@ def test_a_full_disk_names_the_file_and_what_to_do() -> None:
 def test_scores_are_finite() -> None:
     with pytest.raises(ValueError, match="not finite"):
         Score(key="a", system="s", metric="ER", value=float("nan"))
+
+
+def test_a_folder_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(RellmError, match="cannot write"):
+        write_records(tmp_path / "taken" / "manifest.jsonl", [])
+    assert (tmp_path / "taken").read_text() == "mine"

@@ -152,7 +152,7 @@ def _index(parts: list[_Part]) -> dict[str, _Line]:
                 for number, raw in enumerate(lines, 1):
                     try:
                         key = json.loads(raw)["key"]
-                    except (ValueError, KeyError, TypeError):
+                    except (ValueError, KeyError, TypeError, RecursionError):
                         raise RellmError(f"{path}:{number}: not a record", todo=_again(part)) from None
                     if key in found:
                         raise RellmError(

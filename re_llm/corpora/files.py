@@ -219,7 +219,7 @@ def read_json_lines(scan: Scan, path: Path) -> Iterator[tuple[int, dict[str, Any
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # RecursionError: brackets a thousand deep
                 scan.problem(path, f"not JSON: {error}", number)
                 continue
             if isinstance(row, dict):
@@ -259,6 +259,8 @@ def read_json_array(path: Path, key: str) -> Iterator[dict[str, Any]]:
                 return
             try:
                 item, end = decoder.raw_decode(buffer)
+            except RecursionError as error:
+                raise RellmError(f"{path} is nested too deeply: {error}", todo="Check the file") from None
             except ValueError as error:
                 more = file.read(max(BLOCK, len(buffer)))
                 if not more or len(buffer) > ITEM_BYTES:

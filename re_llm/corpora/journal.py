@@ -42,17 +42,18 @@ class Journal:
         for line in text.splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:  # torn when the run was killed
+                if "began" in row:
+                    self._began = min(self._began, float(row["began"]))
+                    continue
+                pair = str(row["audio"]), str(row["sha256"])
+            except (ValueError, KeyError, TypeError):  # torn when the run was killed
                 continue
-            if "began" in row:
-                self._began = min(self._began, float(row["began"]))
-            else:
-                yield row["audio"], row["sha256"]
+            yield pair
 
     def _untouched(self, audio: str) -> bool:
         try:
             stat = os.stat(audio)
-        except OSError:  # also a member of an archive, which is hashed again
+        except (OSError, ValueError):  # also a member of an archive, which is hashed again
             return False
         return max(stat.st_mtime, stat.st_ctime) < self._began
 

@@ -102,9 +102,12 @@ def is_complete(folder: Path, wanted: dict[str, str | None], keys: Sequence[str]
     index = folder / "index.json"
     if not index.is_file():
         return False
-    found = json.loads(index.read_text(encoding="utf-8"))
-    same = all(value is None or found["fingerprints"].get(name) == value for name, value in wanted.items())
-    return same and set(keys) <= set(found["keys"])
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))
+        made_by, held = dict(found["fingerprints"]), set(found["keys"])
+    except (OSError, ValueError, KeyError, TypeError):  # somebody else's index in the folder beside
+        return False
+    return held.issuperset(keys) and all(value is None or made_by.get(name) == value for name, value in wanted.items())
 
 
 class _Writer:
