@@ -1,4 +1,4 @@
-"""Recipes: every option of a run in one YAML file. Unknown keys and contradictions fail here, before time is spent."""
+"""Recipes: every option of a run. Unknown keys and contradictions fail here, before time is spent."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import os
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from re_llm.emotions import CANONICAL, PROMPT_EMOTIONS
 from re_llm.errors import RellmError
 from re_llm.prompts import PROMPTS
 
 LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
-MAX_RECIPE_BYTES = 2**20
 
 
 class Options(BaseModel):
@@ -293,106 +291,6 @@ def _merge(options: O, changes: dict[str, Any]) -> O:
     return type(options).model_validate({**options.model_dump(exclude_unset=True), **changes})
 
 
-def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> int | None:
-    """Line of the deepest part of `location` that the YAML tree holds."""
-    line = None
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
-
-
-def _allowed_at(location: tuple[Any, ...]) -> str | None:
-    """Keys allowed beside an unknown key."""
-    model: Any = Recipe
-    for part in location[:-1]:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            continue
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, Options)), model)
-    return ", ".join(model.model_fields) if hasattr(model, "model_fields") else None
-
-
-def parse_recipe(text: str, source: str = "recipe", overrides: dict[str, Any] | None = None) -> Recipe:
-    """Recipe from YAML text; `overrides` maps dotted keys to values (`{"stages.emotion.lr": 1e-4}`).
-
-    Raises:
-        RellmError: not YAML, an unknown key, a wrong value or a contradiction; names file and line.
-    """
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise RellmError(f"{source}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(data, dict):
-        raise RellmError(f"{source}: a recipe is a mapping of options", todo="Start from one of the shipped recipes")
-    for dotted, value in (overrides or {}).items():
-        place = data
-        *parents, last = dotted.split(".")
-        for part in parents:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise RellmError(f"--set {dotted}: {part!r} is not a group of options")
-        place[last] = value
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        number = _line_of(tree, first["loc"])
-        where = f"{source}:{number}" if number else source
-        key = ".".join(str(p) for p in first["loc"])
-        if first["type"] == "extra_forbidden":
-            allowed = _allowed_at(first["loc"])
-            raise RellmError(f"{where}: unknown key {key!r}", allowed=allowed, todo="Correct the key") from None
-        what = first["msg"].removeprefix("Value error, ")
-        raise RellmError(f"{where}: {key + ': ' if key else ''}{what}") from None
-
-
-def find_recipe(name: str | os.PathLike[str]) -> Path:
-    """Path of a recipe file; a name that is no file is looked up among the recipes shipped with the package.
-
-    Raises:
-        RellmError: neither exists.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    here = Path(__file__).parent
-    for folder in (here / "recipes", here.parent / "recipes"):
-        for candidate in (folder / path.name, folder / f"{path.name}.yaml"):
-            if candidate.is_file():
-                return candidate
-    shipped = sorted(p.name for f in (here / "recipes", here.parent / "recipes") for p in f.glob("*.yaml"))
-    raise RellmError(f"no such recipe: {path}", allowed="a YAML file, or " + ", ".join(dict.fromkeys(shipped)))
-
-
-def load_recipe(name: str | os.PathLike[str], overrides: dict[str, Any] | None = None) -> Recipe:
-    """Reads and checks a recipe file.
-
-    Raises:
-        RellmError: see `parse_recipe`; also when the file is missing or too large.
-    """
-    path = find_recipe(name)
-    if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise RellmError(f"{path}: a recipe is at most {MAX_RECIPE_BYTES} bytes")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise RellmError(f"{path}: not a text file in UTF-8") from None
-    return parse_recipe(text, str(path), overrides)
-
-
 def resolve_component(name: str, relative_to: Path | None = None) -> str:
     """Folder or hub id of a component. `mini:NAME` is the component of that name shipped with the package.
 
@@ -416,18 +314,3 @@ def resolve_component(name: str, relative_to: Path | None = None) -> str:
 def mini_assets() -> Path:
     """Folder of the miniature's trained parts: shipped with the package, or the build named by RE_LLM_MINI."""
     return Path(os.environ.get("RE_LLM_MINI") or Path(__file__).parent / "mini" / "assets")
-
-
-def parse_overrides(items: list[str]) -> dict[str, Any]:
-    """`--set key=value` options; values are read as YAML.
-
-    Raises:
-        RellmError: an item has no `=`.
-    """
-    result: dict[str, Any] = {}
-    for item in items:
-        key, found, value = item.partition("=")
-        if not found or not key:
-            raise RellmError(f"--set {item!r} is not of the form key=value", allowed="e.g. stages.finetune.lr=1e-4")
-        result[key.strip()] = yaml.safe_load(value)
-    return result

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from re_llm.config import find_recipe, load_recipe, parse_overrides, parse_recipe, resolve_component
+from re_llm.config import resolve_component
 from re_llm.errors import RellmError
+from re_llm.recipe_files import find_recipe, load_recipe, parse_overrides, parse_recipe
 
 GOOD = """\
 name: t
@@ -72,6 +73,8 @@ def test_overrides_reach_any_depth_and_are_checked() -> None:
         parse_recipe(GOOD, overrides={"stages.tune.rate": 1})
     with pytest.raises(RellmError, match="key=value"):
         parse_overrides(["lr"])
+    with pytest.raises(RellmError, match="not YAML"):
+        parse_overrides(["seeds=[1, 2"])
 
 
 @pytest.mark.parametrize("name", ["mini", "mini_components", "re_llm", "blsp", "blsp_emo"])

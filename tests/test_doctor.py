@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 
 from re_llm import doctor
 from re_llm import machine as this_machine
-from re_llm.config import load_recipe
 from re_llm.errors import RellmError
+from re_llm.recipe_files import load_recipe
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ GROUND = {
     "progress",
     "prompts",
     "provenance",
+    "recipe_files",
     "records",
     "version",
     "vocabulary",

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import tiny_world
 
-from re_llm.config import Recipe, parse_recipe
+from re_llm.config import Recipe
 from re_llm.errors import RellmError
+from re_llm.recipe_files import parse_recipe
 from re_llm.records import Continuation, Reply, read_records
 from re_llm.reproduce import Run, reproduce
 

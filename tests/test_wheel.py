@@ -81,7 +81,7 @@ def test_it_is_the_installed_package_that_runs(installed: Path, tmp_path: Path) 
 
 def test_help_and_recipes(installed: Path, tmp_path: Path) -> None:
     assert "reproduce" in run(installed / "re-llm", "--help", cwd=tmp_path).stdout
-    code = "from re_llm.config import load_recipe; print(load_recipe('mini').name)"
+    code = "from re_llm.recipe_files import load_recipe; print(load_recipe('mini').name)"
     assert run(installed / "python", "-c", code, cwd=tmp_path).stdout.strip() == "mini"
 
 

@@ -151,9 +151,9 @@ def train(
 
     Example:
 
-        re-llm train re_llm --stage semantic --data continuations.jsonl --out runs/semantic
+        re-llm train re_llm --stage finetune --data continuations.jsonl --out runs/finetune
     """
-    from re_llm.config import load_recipe, parse_overrides
+    from re_llm.recipe_files import load_recipe, parse_overrides
 
     where = Where(engine, ray_address)
     chosen = load_recipe(recipe, parse_overrides(overrides))
@@ -239,7 +239,7 @@ def reproduce(
 
         re-llm reproduce mini --out runs/mini
     """
-    from re_llm.config import load_recipe, parse_overrides
+    from re_llm.recipe_files import load_recipe, parse_overrides
     from re_llm.reproduce import reproduce as run
 
     chosen = load_recipe(recipe, parse_overrides(overrides))

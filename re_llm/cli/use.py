@@ -70,7 +70,7 @@ def doctor(
         re-llm doctor re_llm
     """
     from re_llm import doctor as module
-    from re_llm.config import load_recipe, parse_overrides
+    from re_llm.recipe_files import load_recipe, parse_overrides
 
     chosen = load_recipe(recipe, parse_overrides(overrides)) if recipe else None
     machine = module.examine_machine()

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from re_llm.config import load_recipe
 from re_llm.errors import RellmError
 from re_llm.provenance import provenance
+from re_llm.recipe_files import load_recipe
 from re_llm.reproduce import reproduce
 from re_llm.transcribe import FIXED
 
