@@ -7,13 +7,11 @@ width, U transcript tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from re_llm.errors import RellmError
 from re_llm.model.configuration import DIMENSIONS
 
 IGNORE = -100  # label of a position, or of an utterance, that a loss passes over
@@ -135,23 +133,3 @@ def adapter_ctc(
         blank=len(vocabulary),
         zero_infinity=True,
     )
-
-
-class Weighted(NamedTuple):
-    """A weighted sum and what it is made of."""
-
-    total: Tensor  # scalar
-    terms: dict[str, Tensor]  # name -> unweighted scalar, detached
-
-
-def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Weighted:
-    """Sum of the terms times their weights (RE-LLM eq. 10 has unit weights).
-
-    Raises:
-        RellmError: a weight names a term that was not computed.
-    """
-    absent = [name for name in weights if name not in terms]
-    if absent or not weights:
-        raise RellmError(f"no loss term {absent or weights}", allowed=", ".join(terms))
-    total = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
-    return Weighted(total, {name: term.detach() for name, term in terms.items()})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from re_llm.errors import RellmError
+from re_llm.errors import MissingExtra, RellmError
 
 KINDS = ("8bit", "4bit")
 
@@ -29,14 +29,13 @@ def quantization(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
         dtype: in which 4-bit layers compute.
 
     Raises:
-        RellmError: another kind, or bitsandbytes is not installed.
+        RellmError: another kind.
+        MissingExtra: bitsandbytes is not installed.
     """
     if kind not in KINDS:
         raise RellmError(f"quantize is {kind!r}", allowed=", ".join(KINDS))
     if find_spec("bitsandbytes") is None:
-        raise RellmError(
-            f"quantize {kind} needs bitsandbytes, which is not installed", todo='pip install "re-llm[quantize]"'
-        )
+        raise MissingExtra("bitsandbytes", "quantize", f"quantize {kind}")
     if kind == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -290,8 +290,3 @@ def bucketed_order(lengths: Sequence[int], batch_size: int, *, seed: int, epoch:
     full = [b for b in batches if len(b) == batch_size]
     draw.shuffle(full)
     return [i for batch in (*full, *short) for i in batch]
-
-
-def class_counts(examples: Iterable[Example]) -> Counter[str]:
-    """Number of examples by emotion name."""
-    return Counter(e.emotion_name or "(none)" for e in examples)

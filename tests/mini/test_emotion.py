@@ -30,7 +30,6 @@ from re_llm.mini.fitting import Plan
 from tests.mini import speech_world
 
 TINY = EmotionSize(width=32, layers=1, heads=2, feed_forward=64, channels=(8, 8, 8, 16, 16, 16, 32), position_kernel=8)
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "audeering"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def test_level_is_heard() -> None:
     assert (embedding[0] - embedding[1]).norm() > 0.01 * embedding[0].norm()
 
 
-def test_the_saved_folder_is_in_audeerings_format(tmp_path: Path) -> None:
+def test_the_saved_folder_is_in_audeerings_format(tmp_path: Path, golden: Path) -> None:
     net = tiny()
     save_emotion(net, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -78,10 +77,9 @@ def test_the_saved_folder_is_in_audeerings_format(tmp_path: Path) -> None:
         assert {file.get_slice(name).get_dtype() for name in names} == {"F16"}
     assert not [name for name in names if not name.startswith(("wav2vec2.", "classifier."))]
     assert {"wav2vec2.encoder.pos_conv_embed.conv.weight_g", "classifier.out_proj.bias"} <= names
-    if GOLDEN.exists():
-        with safe_open(GOLDEN / "model.safetensors", "pt") as file:
-            known = {name for name in file.keys() if ".layers.1." not in name}  # noqa: SIM118
-        assert names == known
+    with safe_open(golden / "audeering" / "model.safetensors", "pt") as file:
+        known = {name for name in file.keys() if ".layers.1." not in name}  # noqa: SIM118
+    assert names == known
 
 
 def test_plain_transformers_and_our_loader_agree(tmp_path: Path) -> None:

@@ -181,8 +181,7 @@ class Run:
         return found
 
     def total(self, key: str) -> Tensor:
-        terms = self.terms(key)
-        return losses.weighted_sum(terms, dict.fromkeys(terms, 1.0)).total
+        return torch.stack([*self.terms(key).values()]).sum()
 
     def gradients(self, key: str) -> dict[str, Tensor]:
         """Of every parameter that the total of these losses reaches, under the names of the released checkpoint."""

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from re_llm.errors import RellmError
 from re_llm.model import losses
 
 LABELS = torch.tensor([[-100, -100, 3, 1, -100], [-100, 2, 4, 0, 1]])
@@ -78,12 +77,3 @@ def test_adapter_ctc_falls_when_the_speech_spells_the_transcript():
     assert good < 0.01 < 1.0 < bad
     short = losses.adapter_ctc(spelled, torch.tensor([1, 1]), vocabulary, blank, targets, counts)
     assert short == 0.0  # no alignment exists
-
-
-def test_weighted_sum_returns_every_term():
-    terms = {"response_ce": torch.tensor(2.0, requires_grad=True), "input_er": torch.tensor(3.0)}
-    total, logged = losses.weighted_sum(terms, {"response_ce": 0.5, "input_er": 1.0})
-    assert total.item() == 4.0 and total.requires_grad
-    assert {name: value.item() for name, value in logged.items()} == {"response_ce": 2.0, "input_er": 3.0}
-    with pytest.raises(RellmError, match="input_kl"):
-        losses.weighted_sum(terms, {"input_kl": 1.0})
