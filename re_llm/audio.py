@@ -211,7 +211,8 @@ def _native_samples(
 def _av_samples(
     file: IO[bytes], name: str, start: float, duration: float | None, max_seconds: float
 ) -> tuple[Samples, int]:
-    header = _valid(AudioInfo(*audio_av.probe(file, name)), name)
+    most = start + max(max_seconds, duration or 0.0) + 1.0  # what is longer is refused, whatever its length
+    header = _valid(AudioInfo(*audio_av.probe(file, name, most)), name)
     first, frames = _segment(header, name, start, duration, max_seconds)
     _rewind(file)
     samples = audio_av.decode(file, name, header.rate, first, frames)

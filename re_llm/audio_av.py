@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -53,10 +54,13 @@ def _stream(file: IO[bytes], name: str) -> Iterator[tuple[Any, Any]]:
         raise RellmError(f"{name} is not audio that can be read: {error}") from error
 
 
-def probe(file: IO[bytes], name: str) -> tuple[int, int, int]:
+def probe(file: IO[bytes], name: str, most: float = math.inf) -> tuple[int, int, int]:
     """(rate in Hz, frames per channel, channels) of a recording.
 
     What a browser has recorded says nothing about its length: it is decoded to be counted.
+
+    Args:
+        most: seconds after which counting ends; a few megabytes can hold days of silence.
     """
     with _stream(file, name) as (container, stream):
         rate, channels = stream.rate or 0, stream.channels
@@ -64,7 +68,12 @@ def probe(file: IO[bytes], name: str) -> tuple[int, int, int]:
             return rate, round(float(stream.duration * stream.time_base) * rate), channels
         if container.duration is not None:
             return rate, round(container.duration / 1e6 * rate), channels
-        return rate, sum(frame.samples for frame in container.decode(stream)), channels
+        frames = 0
+        for frame in container.decode(stream):
+            frames += frame.samples
+            if frames > most * rate:
+                break
+        return rate, frames, channels
 
 
 def decode(file: IO[bytes], name: str, rate: int, first: int, frames: int) -> Samples:

@@ -246,6 +246,18 @@ def test_containers(tmp_path, name, kind, codec, seekable):
     assert audio.info(f"{whole}:{offset}:{renamed.stat().st_size}") == header
 
 
+def test_counting_a_recording_without_a_length_ends_at_the_limit(tmp_path, monkeypatch):
+    path = tmp_path / "recorded-in-a-browser.webm"
+    path.write_bytes(encoded("webm", "libopus", tone(8.0, 48_000)[:, 0], 48_000, seekable=False))
+    counted = []
+    probe = audio.audio_av.probe
+    monkeypatch.setattr(audio.audio_av, "probe", lambda *args: counted.append(probe(*args)) or counted[-1])
+    with pytest.raises(RellmError, match="too long"):
+        audio.load(path, max_seconds=1.0)
+    assert 2.0 < counted[0][1] / 48_000 < 2.5
+    assert len(audio.load(path, start=5.0, duration=2.5, max_seconds=3.0)) == 40_000
+
+
 def test_broken_containers(tmp_path):
     whole = encoded("ipod", "aac", tone(2.0, 48_000)[:, 0], 48_000)
     for name, data in {

@@ -13,6 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "re_llm"
 GROUND = {
+    "answers",
     "audio",
     "audio_source",
     "audio_av",
@@ -24,6 +25,7 @@ GROUND = {
     "provenance",
     "recipe_files",
     "records",
+    "terminal",
     "version",
     "vocabulary",
 }
@@ -86,8 +88,10 @@ def reach(module: str) -> frozenset[str]:
     return frozenset(seen)
 
 
+CLUSTER = {"distribute", "distribute_ray"}
 FORBIDDEN = {
     "ground": (GROUND, {part(m) for m in modules()} - GROUND - {"__init__"}),
+    "cluster": (CLUSTER, {part(m) for m in modules()} - GROUND - CLUSTER - {"__init__"}),
     "model": ({"model"}, STAGES | USE | {"mini"}),
     "train": ({"train"}, {"corpora", "manifest", "evaluate", "report", "mini", *USE}),
     "corpora": ({"corpora", "manifest", "leakage"}, {"model", "train", "evaluate", "report", "mini", *USE}),
