@@ -95,7 +95,10 @@ def _layer_config(width: int) -> WhisperConfig:
 
 
 def copy_widened(source: Subsampler, target: Subsampler, *, scale: float = 0.1) -> None:
-    """Starts a fused adapter from one that knows only the speech channels (contradiction K3 of the papers).
+    """Starts a fused adapter from one that knows only the speech channels.
+
+    The RE-LLM paper fine-tunes BLSP-Emo's adapter, whose input has no room for the emotion embedding, and does not say
+    how.
 
     The inner width of the adapter equals its input width, so `target` has extra channels inside as well. They are
     placed behind the copied ones in each half of every GLU. A copied output sees the copied inputs through the

@@ -168,7 +168,7 @@ def build(
         emotions: classes of the categorical head.
         init_adapter_from: a checkpoint to continue from. Its heads and LoRA are taken over where this model has the
             same; its adapter is copied (`init_adapter="copy"`, widened when emotion channels are new, see
-            `copy_widened` and contradiction K3 of the papers) or left out (`fresh`).
+            `copy_widened`) or left out (`fresh`).
         copy_scale: factor on the fresh weights of new emotion channels.
         dtype: of the components. trainable_dtype: of adapter, heads and LoRA.
         allow_pickle: also read an emotion encoder that is only there as `pytorch_model.bin`.

@@ -78,7 +78,7 @@ def build_model(plan: Plan, *, attention: str | None = None) -> tuple[Any, Any]:
     Args:
         attention: attention implementation of the LLM, in transformers' names; None = its default.
 
-    A checkpoint with another fusion (stage 2 to RE-LLM) hands over its adapter as `init_adapter` says (K3).
+    A checkpoint with another fusion (stage 2 to RE-LLM) hands over its adapter as `init_adapter` says.
     """
     options, parts = plan.model, plan.components
     llm, speech = resolve_component(parts.llm), resolve_component(parts.speech_encoder)

@@ -168,7 +168,7 @@ def test_the_speech_encoder_can_be_trained_too(plan: Plan, tmp_path: Path) -> No
 
 
 def test_stage_by_stage_the_adapter_is_handed_on(plan: Plan, tmp_path: Path) -> None:
-    """Alignment without LoRA and emotion encoder, with the warm-up losses; then RE-LLM continues its adapter (K3)."""
+    """Alignment without LoRA and emotion encoder, with the warm-up losses; then RE-LLM continues its adapter."""
     alignment = StageOptions(
         tasks=(TaskOptions(prompt="continue"),), train=("adapter",), losses={"response_kl": 1.0, "adapter_ctc": 0.3},
         warm_losses={"adapter_ctc": 1.0}, warm_steps=2, lr=1e-3, batch_size=4, max_steps=4, precision="fp32",
