@@ -186,3 +186,21 @@ def load_weights(language_model: nn.Module, weights: Mapping[str, Tensor], where
         for key, value in weights.items()
     }
     language_model.load_state_dict(named, strict=False)
+
+
+def merge(language_model: nn.Module, scope: str) -> None:
+    """Adds the LoRA weights into the LLM's own, in place.
+
+    Raises:
+        RellmError: the scope is not `global`: merged weights act on every position.
+    """
+    if scope != "global":
+        raise RellmError(
+            f"LoRA of scope {scope!r} cannot be merged: merged weights would act on every position",
+            allowed="merging when lora.scope is `global`",
+        )
+    from peft.tuners.lora import LoraLayer
+
+    for module in language_model.modules():
+        if isinstance(module, LoraLayer):
+            module.merge(safe_merge=True)

@@ -103,3 +103,9 @@ class TrainableModel(PreTrainedModel):
 
     def _checkpoint_contexts(self) -> Any:
         return self.partial_lora.checkpoint_contexts()
+
+    def merge_lora(self) -> None:
+        """Adds the LoRA weights to the LLM's own; only for LoRA of scope `global`."""
+        settings = self.config.lora_settings
+        if settings is not None:
+            partial_lora.merge(self.language_model, settings.scope)

@@ -159,9 +159,7 @@ class Worker:
                 loaded = audio.load(recording.data, max_seconds=max(left, 0.0))
                 samples.append(audio.refuse_silence(audio.refuse_long(loaded, NAME, longest), NAME))
             except RellmError as error:
-                raise ApiError(
-                    400, self._explained(error, left), param=recording.where, code="unusable_audio"
-                ) from None
+                raise ApiError(400, self._explained(error), param=recording.where, code="unusable_audio") from None
             left -= len(samples[-1]) / audio.RATE
         heard = self.engine.hear(samples) if samples else []
         self.metrics.add("audio_seconds", self.options.max_audio_seconds - left)
@@ -172,7 +170,7 @@ class Worker:
         ]
         return turns, heard[-1].estimate if heard else None
 
-    def _explained(self, error: RellmError, left: float) -> str:
+    def _explained(self, error: RellmError) -> str:
         """The error in the words of the API: a client cannot change the server's options."""
         if "is too long for" in error.what:
             return f"{error.what}. Allowed: {error.allowed}. Cut the recording."

@@ -198,10 +198,10 @@ def test_mead_needs_transcripts_for_its_protocol(tmp_path):
         prepare("mead", root, tmp_path / "m.jsonl", protocol="blsp-emo")
 
 
-REAL = Path(os.environ.get("RELLM_RAVDESS", "../shared/data/ravdess"))
+REAL = Path(os.environ.get("RE_LLM_RAVDESS", "../shared/data/ravdess"))
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="RAVDESS is not here (set RELLM_RAVDESS to its folder)")
+@pytest.mark.skipif(not REAL.is_dir(), reason="RAVDESS is not here (set RE_LLM_RAVDESS to its folder)")
 def test_the_real_ravdess(tmp_path):
     from re_llm.manifest import check
 
