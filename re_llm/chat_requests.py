@@ -204,7 +204,9 @@ class Requests:
             async with asyncio.timeout(self.options.timeout):
                 _, _, raw = await self._send("GET", "/models")
             names = [self._shown(model["id"]) for model in json.loads(raw)["data"]]
-        except (TimeoutError, httpx2.RequestError, RellmError, ValueError, LookupError, TypeError, AttributeError):
+        except (TimeoutError, httpx2.RequestError, RellmError):
+            return None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # whatever JSON it is
             return None
         return ", ".join(names[:20]) or None
 
