@@ -25,7 +25,7 @@ RATE = 16_000  # Hz, what both encoders take
 MIN_SECONDS = 0.05  # shorter than one window of the encoders with its neighbours: nothing can be heard in it
 MAX_SECONDS = 600.0
 RATES = (1_000, 768_000)  # Hz; outside of it a header is broken or malicious
-BLOCK_FRAMES = 1 << 18  # decoded at once: bounds the memory of files with many channels
+BLOCK_VALUES = 1 << 20  # decoded at once, of all channels: a file may name a thousand of them
 END_TOLERANCE = 0.1  # s by which an annotated segment may run over the end of its file (rounded times)
 SILENCE_PEAK = 1e-4  # -80 dBFS
 CLIP_LEVEL, CLIP_SHARE = 0.999, 0.01
@@ -196,9 +196,9 @@ def _native_samples(
         if first:
             sound.seek(first)
         samples = np.empty(frames, dtype=np.float32)
-        done = 0
+        done, step = 0, max(1, BLOCK_VALUES // header.channels)
         while done < frames:
-            block = sound.read(min(BLOCK_FRAMES, frames - done), dtype="float32", always_2d=True)
+            block = sound.read(min(step, frames - done), dtype="float32", always_2d=True)
             if not len(block):
                 break
             samples[done : done + len(block)] = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
