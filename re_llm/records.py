@@ -253,7 +253,7 @@ class RecordAppender:
     def _repair(self) -> None:
         good = 0
         with self.path.open("rb") as lines:
-            for line in lines:
+            while line := lines.readline(MAX_LINE_BYTES + 1):
                 if not line.endswith(b"\n"):
                     self._check_torn(line)
                     break
@@ -266,7 +266,8 @@ class RecordAppender:
 
     def _check_torn(self, line: bytes) -> None:
         """The beginning of a record (or zeros, after a power cut) may be cut off; somebody's notes may not."""
-        if line.strip(b"\0") and line[: len(_BEGINNING)] != _BEGINNING[: len(line)]:
+        begun = len(line) <= MAX_LINE_BYTES and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]
+        if line.strip(b"\0") and not begun:
             raise self._no_record(line)
 
     def _key(self, line: bytes) -> str:

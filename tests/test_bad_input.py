@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from re_llm import engine
 from re_llm.cli import app
+from re_llm.provenance import write_side
 from re_llm.records import Continuation, Reply, Utterance, read_records, write_records
 
 
@@ -359,4 +360,7 @@ def test_a_full_disk_while_training(tiny_checkpoint: Path, tmp_path: Path, recor
     options = (tmp_path / "tiny.yaml", "--stage", "emotion", "--data", tmp_path / "c.jsonl", "--out", tmp_path / "out")
     told_of_the_disk(limited(16, "train", *options))
     assert not (tmp_path / "out" / "report.json").exists()
-    assert call("train", *options).exit_code == 0
+    write_side(tmp_path / "c.jsonl", {"settings": {}, "runs": [], "complete": False})
+    done = call("train", *options)
+    assert done.exit_code == 0
+    assert "c.jsonl is unfinished" in " ".join(done.stderr.split())

@@ -31,7 +31,7 @@ GROUND = {
 }
 HEAVY = ("torch", "transformers", "peft", "accelerate", "sklearn", "scipy", "matplotlib")
 STAGES = {"continuations", "corpora", "evaluate", "interchange", "leakage", "manifest", "replies", "report", "train"}
-USE = {"chat", "cli", "conversation", "demo", "doctor", "engine", "reproduce", "serve", "systems", "web"}
+USE = {"chat", "cli", "conversation", "demo", "doctor", "engine", "jobs", "reproduce", "serve", "systems", "web"}
 
 
 def modules() -> list[str]:
@@ -99,7 +99,7 @@ FORBIDDEN = {
     "evaluate": ({"evaluate", "report"}, {"model", "train", "corpora", "continuations", "mini", *USE}),
     "engine": (
         {"ask", "chat", "conversation", "engine", "replies", "serve", "systems", "transcribe", "web"},
-        {"train", "corpora", "evaluate", "report", "mini", "reproduce", "cli"},
+        {"train", "corpora", "evaluate", "report", "mini", "jobs", "reproduce", "cli"},
     ),
     "all but the command line": ({part(m) for m in modules()} - {"cli", "__main__"}, {"cli"}),
 }

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from re_llm.errors import RellmError
-from re_llm.records import RecordAppender, Score, Utterance, disk_error, read_records, write_records
+from re_llm.records import (
+    MAX_LINE_BYTES,
+    RecordAppender,
+    Score,
+    Utterance,
+    disk_error,
+    read_records,
+    write_records,
+)
 
 
 def row(key: str, **fields: object) -> Utterance:
@@ -58,7 +66,7 @@ def test_a_torn_last_line_is_repaired_and_its_row_written_again(tmp_path: Path) 
 
 def test_appending_to_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
-    for notes in ("my notes\n", "my notes", '{"my": "notes"'):
+    for notes in ("my notes\n", "my notes", '{"my": "notes"', '{"key":"' + "x" * MAX_LINE_BYTES):
         path.write_text(notes)
         with pytest.raises(RellmError, match="not a record"):
             RecordAppender(path)

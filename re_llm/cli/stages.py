@@ -153,6 +153,7 @@ def train(
 
         re-llm train re_llm --stage finetune --data continuations.jsonl --out runs/finetune
     """
+    from re_llm.provenance import read_side
     from re_llm.recipe_files import load_recipe, parse_overrides
 
     where = Where(engine, ray_address)
@@ -162,6 +163,10 @@ def train(
     missing = next((path for path in data if not path.is_file()), None)
     if missing:
         raise RellmError(f"no such file: {missing}", todo="Write it with: re-llm continue MANIFEST --out FILE")
+    for path in data:
+        side = read_side(path)
+        if side is not None and not side.get("complete"):
+            typer.echo(f"{path} is unfinished: its `re-llm continue` ended early; training on what is there", err=True)
     from re_llm.train.run import Plan
     from re_llm.train.run import train as run
 

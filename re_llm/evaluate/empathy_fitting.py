@@ -16,7 +16,8 @@ import scipy.sparse as sp
 
 from re_llm.errors import RellmError
 from re_llm.evaluate import empathy_small as small
-from re_llm.evaluate.empathy_small import Batch, decision_features, softmax
+from re_llm.evaluate.empathy_features import Batch, take_apart
+from re_llm.evaluate.empathy_small import decision_features, softmax
 from re_llm.evaluate.epitome import LEVELS, Pair, seeker_post
 from re_llm.evaluate.text_features import Floats, Ints, lookup
 
@@ -46,7 +47,7 @@ class Design:
             raise RellmError("the pairs do not hold every level", allowed="0, 1 and 2, each at least 10 times")
         posts = [seeker_post(pair) for pair in pairs]
         self.groups = np.unique(posts, return_inverse=True)[1]
-        self.batch: Batch = small.take_apart([pair.seeker for pair in pairs], [pair.response for pair in pairs])
+        self.batch: Batch = take_apart([pair.seeker for pair in pairs], [pair.response for pair in pairs])
         self.sentence_levels = self._sentence_levels()
 
     def _sentence_levels(self) -> Ints:
