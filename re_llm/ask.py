@@ -85,6 +85,7 @@ def to_record(row: Utterance, reply: Answer, ask: Ask) -> Reply:
         text=row.text,
         audio=row.audio,
         corpus=row.corpus,
+        speaker=row.speaker,
         emotion=row.emotion,
         perceived=max(probabilities, key=probabilities.__getitem__) if probabilities else None,
         probabilities={name: round(value, 4) for name, value in probabilities.items()} if probabilities else None,

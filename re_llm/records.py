@@ -108,6 +108,7 @@ class Reply(Dimensional):
     text: str | None = None
     audio: str | None = None
     corpus: str | None = None
+    speaker: str | None = None
     emotion: str | None = None
     perceived: str | None = None
     probabilities: dict[str, float] | None = None

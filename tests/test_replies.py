@@ -188,11 +188,11 @@ def test_files_keep_their_order_and_names(loaded: engine.Engine, recording) -> N
 
 
 def test_dimensions_outside_of_the_scale_are_stored_at_its_end() -> None:
-    row = Utterance(key="k", corpus="c", split="test", audio="a.wav")
+    row = Utterance(key="k", corpus="c", split="test", audio="a.wav", speaker="0019")
     reply = engine.Reply("sad", {"sad": 0.7, "happy": 0.3}, -0.02, 1.07, 0.5, answer="It is sad.", response="Oh.")
     record = to_record(row, reply, Ask("s", None))
     assert record.dimensions() == (0.0, 1.0, 0.5)
-    assert (record.perceived, record.recognized, record.finish_reason) == ("sad", "sad", None)
+    assert (record.perceived, record.recognized, record.finish_reason, record.speaker) == ("sad", "sad", None, "0019")
 
 
 def test_a_cascade_is_known_by_both_of_its_models(assets: Path) -> None:

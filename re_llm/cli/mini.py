@@ -91,5 +91,10 @@ def quality(
             asked = "" if rates.recognized is None else f", UA by prompt {rates.recognized:.3f}"
             line = f"{rates.replies} replies, right topic {rates.topic:.3f}, tone UA {rates.tone:.3f}{asked}"
             typer.echo(f"{name}, {group}: {line}")
+        if result.of_five:
+            five = ", ".join(f"{count} with {fits}" for fits, count in enumerate(result.of_five) if count)
+            typer.echo(f"{name}, one voice, one sentence, five emotions: replies that fit: {five}")
+        if result.voices_agree is not None:
+            typer.echo(f"{name}, two voices, one sentence, one emotion: the same tone {result.voices_agree:.3f}")
         if result.unplaced:
             typer.echo(f"{name}: {result.unplaced} utterances are not of this world")

@@ -6,9 +6,10 @@ Knows the world's grammar, so topic and emotion can be read off a reply separate
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from re_llm.emotions import PROMPT_EMOTIONS
@@ -26,6 +27,10 @@ class Quality:
         tone: unweighted accuracy of the emotion that the reply fits (its template's), against the reference.
         recognized: unweighted accuracy of the emotion named in answer to the recognition prompt; None if not asked.
         unplaced: utterances whose sentence is not one of this world; they are left out.
+        of_five: for each sentence that one voice says in all five emotions, how many of the five replies fit: counts
+            of 0, 1, ... 5. Empty where nobody says a sentence in all five.
+        voices_agree: of pairs of voices that say one sentence in one emotion, the share whose replies fit the same
+            emotion, whichever it is; None without such pairs.
     """
 
     replies: int = 0
@@ -34,6 +39,8 @@ class Quality:
     recognized: float | None = None
     unplaced: int = 0
     by_words: dict[str, Quality] = field(default_factory=dict)
+    of_five: list[int] = field(default_factory=list)
+    voices_agree: float | None = None
 
 
 def _plain(text: str) -> str:
@@ -57,8 +64,11 @@ def quality(replies: Iterable[Reply], *, seed: int = 0) -> Quality:
             continue
         for group in ("all", "neutral words" if sentence.words_emotion == "neutral" else "emotional words"):
             groups[group].append((reply, sentence))
-    result = _rates(groups.pop("all", []))
+    placed = groups.pop("all", [])
+    result = _rates(placed)
     result.unplaced = unplaced
+    result.of_five = _of_five(reply for reply, _ in placed)
+    result.voices_agree = _voices_agree(reply for reply, _ in placed)
     result.by_words = {name: _rates(pairs) for name, pairs in sorted(groups.items())}
     return result
 
@@ -74,6 +84,25 @@ def _rates(pairs: list[tuple[Reply, Sentence]]) -> Quality:
         tone=score_recognition(reference, [emotion_of(reply.response) for reply, _ in pairs]).ua,
         recognized=score_recognition(reference, [r.recognized for r, _ in pairs]).ua if asked else None,
     )
+
+
+def _of_five(replies: Iterable[Reply]) -> list[int]:
+    said: dict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
+    for reply in replies:
+        if reply.speaker is not None:
+            fits = emotion_of(reply.response) == reply.emotion
+            said[reply.speaker, _plain(reply.text or "")][str(reply.emotion)] = fits
+    counts = Counter(sum(fits.values()) for fits in said.values() if len(fits) == len(PROMPT_EMOTIONS))
+    return [counts[n] for n in range(len(PROMPT_EMOTIONS) + 1)] if counts else []
+
+
+def _voices_agree(replies: Iterable[Reply]) -> float | None:
+    tones: dict[tuple[str, str], dict[str, str | None]] = defaultdict(dict)
+    for reply in replies:
+        if reply.speaker is not None:
+            tones[_plain(reply.text or ""), str(reply.emotion)][reply.speaker] = emotion_of(reply.response)
+    same = [a == b for by_voice in tones.values() for a, b in combinations(by_voice.values(), 2)]
+    return sum(same) / len(same) if same else None
 
 
 def quality_of(file: Path, *, seed: int = 0) -> Quality:

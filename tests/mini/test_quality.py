@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from re_llm.emotions import PROMPT_EMOTIONS
-from re_llm.mini.grammar import reply, world
+from re_llm.mini.grammar import Sentence, reply, world
 from re_llm.mini.quality import quality
 from re_llm.records import Reply
 
@@ -29,3 +29,26 @@ def test_topic_and_tone_are_separate() -> None:
     assert found.by_words["neutral words"].tone == 1.0
     assert found.by_words["emotional words"].tone == pytest.approx(0.2)  # always neutral: right for one class in five
     assert found.recognized == 0.0
+
+
+def test_one_sentence_in_five_emotions_and_by_two_voices() -> None:
+    first, second = [s for s in world() if s.words_emotion == "neutral"][:2]
+    replies = []
+
+    def said(sentence: Sentence, speaker: str | None, emotion: str, tone: str) -> None:
+        response = reply(sentence, tone, True)
+        replies.append(
+            Reply(key=str(len(replies)), system="s", text=sentence.text, speaker=speaker, emotion=emotion,
+                  response=response)
+        )  # fmt: skip
+
+    for emotion in PROMPT_EMOTIONS:
+        said(first, "a", emotion, emotion)
+        said(first, "b", emotion, "neutral" if emotion in ("sad", "happy") else emotion)
+        said(first, None, emotion, "angry")  # nobody's
+    said(second, "a", "sad", "angry")
+    said(second, "b", "sad", "angry")  # wrong, and agreed
+    found = quality(replies)
+    assert found.of_five == [0, 0, 0, 1, 0, 1]
+    assert found.voices_agree == pytest.approx(4 / 6)
+    assert (quality(replies[:1]).of_five, quality(replies[:1]).voices_agree) == ([], None)
