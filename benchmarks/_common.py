@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from re_llm.cli.common import prepare_environment
-from re_llm.provenance import git_revision, machine, versions
+from re_llm.core.provenance import git_revision, machine, versions
 
 prepare_environment()  # as the command line does, before torch is imported
 

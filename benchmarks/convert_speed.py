@@ -21,9 +21,9 @@ from _common import child, head, row
 from safetensors.torch import save_file
 
 from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
-from re_llm.model.convert_checkpoint import config_model
-from re_llm.model.convert_config import released_config
-from re_llm.model.convert_names import LORA_TARGETS, Layout
+from re_llm.model.convert.checkpoint import config_model
+from re_llm.model.convert.config import released_config
+from re_llm.model.convert.names import LORA_TARGETS, Layout
 from re_llm.model.sizes import AUDEERING_OUTPUTS, audeering_config, qwen_7b_config, whisper_large_v2_config
 from re_llm.model.storage import own_weights
 
@@ -51,7 +51,7 @@ before, begun = peak(), time.process_time()
 print(time.process_time() - begun, before, peak())
 """
 OURS = WORK.format(
-    imports="from re_llm.model.convert import convert\nimport re_llm.model.modeling, peft",
+    imports="from re_llm.model.convert.run import convert\nimport re_llm.model.modeling, peft",
     work="convert(sys.argv[1], sys.argv[2], emotion_encoder=sys.argv[3], progress=False)",
 )
 PLAIN = WORK.format(

@@ -9,10 +9,11 @@ from _common import COMMAND, child, head, row
 
 REPEATS = 3
 ONE_BY_ONE = """
-from re_llm import audio, engine
-from re_llm.demo import MAX_NEW_TOKENS, PROMPT, listing
-from re_llm.records import Utterance
-from re_llm.systems import text_system
+from re_llm.audio import waveform as audio
+from re_llm.inference import engine
+from re_llm.apps.demo import MAX_NEW_TOKENS, PROMPT, listing
+from re_llm.core.records import Utterance
+from re_llm.inference.systems import text_system
 folder = engine.shipped_recordings()
 cascade, model = text_system("cascade", llm="mini:llm", whisper="mini:whisper"), engine.load()
 for entry in listing(folder):

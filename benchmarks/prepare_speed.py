@@ -22,15 +22,15 @@ import numpy as np
 import soundfile
 from _common import child, head, row
 
-from re_llm import audio
-from re_llm.corpora import prepare
-from re_llm.manifest import check
+from re_llm.audio import waveform as audio
+from re_llm.data.corpora import prepare
+from re_llm.data.manifest import check
 
 SECONDS, RATE = 3.0, 48_000  # of a clip; RAVDESS has 3.7 s at 48 kHz
 ACTORS, DECODED = 24, 2  # actors in the corpus, and of those that are decoded
 ROWS = 100_000  # of the large manifest
 REPEATS = 5
-BEGIN = "import sys, time; from re_llm.manifest import check, read_manifest; "
+BEGIN = "import sys, time; from re_llm.data.manifest import check, read_manifest; "
 END = "; print(time.process_time())"
 STREAM = BEGIN + f"assert sum(1 for _ in read_manifest(sys.argv[1])) == {ROWS}" + END
 CHECK = BEGIN + "assert check(sys.argv[1], decode=False).ok" + END
@@ -125,7 +125,9 @@ def decoding(root: Path, work: Path, files: list[Path]) -> None:
                 librosa.load(path, sr=audio.RATE)
 
         theirs = rates("librosa.load to 16 kHz mono", load, seconds, "s/s")
-    ours = rates("re_llm.audio.load to 16 kHz mono", lambda: [audio.load(path) for path in some], seconds, "s/s")
+    ours = rates(
+        "re_llm.audio.waveform.load to 16 kHz mono", lambda: [audio.load(path) for path in some], seconds, "s/s"
+    )
     times_faster(ours, theirs, "librosa.load")
     out = work / "some.jsonl"
     prepare("ravdess", root, out, options={"limit": len(some)})

@@ -22,13 +22,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from re_llm.core.provenance import machine
+from re_llm.core.records import Reply, write_records
 from re_llm.evaluate import load_scorer, score_file
-from re_llm.evaluate.epitome import MECHANISMS
-from re_llm.provenance import machine
-from re_llm.records import Reply, write_records
+from re_llm.evaluate.empathy.epitome import MECHANISMS
 
 if TYPE_CHECKING:
-    from re_llm.evaluate.biencoder_scorer import BiEncoderScorer
+    from re_llm.evaluate.empathy.biencoder_scorer import BiEncoderScorer
 
 PIECES = (
     "I'm sorry to hear that.", "What happened?", "That must be hard for you.", "I hope it gets better soon.",
@@ -87,9 +87,9 @@ def biencoders(original: bool) -> BiEncoderScorer:
     import torch
     from transformers import RobertaConfig
 
-    from re_llm.evaluate.biencoder_scorer import BiEncoderScorer
-    from re_llm.evaluate.biencoder_start import train_tokenizer
-    from re_llm.evaluate.epitome_biencoder import BiEncoder
+    from re_llm.evaluate.empathy.biencoder import BiEncoder
+    from re_llm.evaluate.empathy.biencoder_scorer import BiEncoderScorer
+    from re_llm.evaluate.empathy.biencoder_start import train_tokenizer
 
     torch.set_num_threads(1)
     config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)

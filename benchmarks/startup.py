@@ -9,7 +9,7 @@ import sys
 
 from _common import COMMAND, child, head, row
 
-from re_llm.engine import shipped_recordings
+from re_llm.inference.engine import shipped_recordings
 
 REPEATS = 7
 EAGER = "from transformers import AutoModelForCausalLM, WhisperModel, Wav2Vec2Model; from peft import LoraConfig"
@@ -21,7 +21,7 @@ def main() -> None:
     help_ = row("re-llm --help", [child([COMMAND, "--help"]).seconds for _ in range(REPEATS)])
     eager = row("eager imports", [child([sys.executable, "-c", EAGER]).seconds for _ in range(3)])
     print(f"the help is {eager / help_:.1f} times faster than the eager imports alone\n")
-    imports = [child([sys.executable, "-c", "import re_llm.engine"]).seconds for _ in range(3)]
+    imports = [child([sys.executable, "-c", "import re_llm.inference.engine"]).seconds for _ in range(3)]
     row("imports of `re-llm respond`", imports)
     recording = str(next(shipped_recordings().glob("*.flac")))
     answers = [child([COMMAND, "respond", recording]) for _ in range(3)]

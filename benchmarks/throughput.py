@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from _common import head, row, timed
 
-from re_llm import audio, engine
+from re_llm.audio import waveform as audio
+from re_llm.inference import engine
 
 BATCH = 56
 REPEATS = 3

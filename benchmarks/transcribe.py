@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from _common import head, row, timed
 
-from re_llm import audio, engine
-from re_llm.demo import listing
-from re_llm.mini.speech_data import edits, plain
-from re_llm.records import Utterance, read_records
-from re_llm.transcribe import WINDOWS, Transcriber
+from re_llm.apps.demo import listing
+from re_llm.audio import waveform as audio
+from re_llm.core.records import Utterance, read_records
+from re_llm.inference import engine
+from re_llm.inference.transcribe import WINDOWS, Transcriber
+from re_llm.mini.training.speech_data import edits, plain
 
 COPIES = 4
 REPEATS = 3  # of the shipped recordings; a manifest is long enough to be run once

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from re_llm.errors import RellmError
-from re_llm.version import __version__
+from re_llm.core.errors import RellmError
+from re_llm.core.version import __version__
 
 if TYPE_CHECKING:
-    from re_llm.engine import load
+    from re_llm.inference.engine import load
     from re_llm.model import ReLlmConfig, ReLlmForConditionalGeneration, ReLlmProcessor
 
 __all__ = [
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 _LAZY = {
-    "load": "re_llm.engine",
-    "ReLlmConfig": "re_llm.model",
+    "load": "re_llm.inference.engine",
+    "ReLlmConfig": "re_llm.model",  # which loads the model class as well, so that the Auto classes know it
     "ReLlmForConditionalGeneration": "re_llm.model",
     "ReLlmProcessor": "re_llm.model",
 }
 
-# Module of transformers -> (its class, the module of ours that registers itself with it). The model class follows from
-# the config: making a config of type `re_llm` registers it.
+# Module of transformers -> (its class, the module of ours that registers itself with it). The model class is registered
+# when a config of our type is read: importing it is dear, and other models are read with the same AutoConfig.
 _AUTO = {
     "transformers.models.auto.configuration_auto": ("AutoConfig", "re_llm.model.configuration"),
     "transformers.models.auto.processing_auto": ("AutoProcessor", "re_llm.model.processing"),
@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _register_on_first_use(module: ModuleType) -> None:
-    """The first `from_pretrained` of an Auto class registers ours with it, and puts the original method back.
+    """`from_pretrained` of an Auto class registers ours with it when it is first called.
 
     Registering any earlier would import ours while transformers is still half imported.
     """
@@ -66,9 +66,12 @@ def _register_on_first_use(module: ModuleType) -> None:
 
     @functools.wraps(original.__func__)
     def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        auto.from_pretrained = original
         importlib.import_module(ours)
-        return auto.from_pretrained(*args, **kwargs)
+        found = original.__func__(cls, *args, **kwargs)
+        config = found[0] if isinstance(found, tuple) else found
+        if getattr(config, "model_type", None) == "re_llm":
+            importlib.import_module("re_llm.model.modeling")
+        return found
 
     auto.from_pretrained = classmethod(from_pretrained)
 

@@ -37,7 +37,7 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """The trained miniature; a checkout without it has nothing to answer with."""
-    from re_llm.config import mini_assets
+    from re_llm.core.assets import mini_assets
 
     folder = mini_assets()
     if not (folder / "recordings" / "recordings.json").is_file():

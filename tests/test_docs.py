@@ -93,6 +93,6 @@ def test_python_examples_run(page: Path, assets: Path, tmp_path: Path, monkeypat
 
 
 def test_the_change_log_knows_this_version() -> None:
-    from re_llm.version import __version__
+    from re_llm.core.version import __version__
 
     assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from re_llm.cli import app
-from re_llm.records import Continuation, Reply, Score, read_records
+from re_llm.core.records import Continuation, Reply, Score, read_records
 
 EMOTIONS = ("neutral", "sad", "angry", "happy")
 

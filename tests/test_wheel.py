@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from re_llm.version import __version__
+from re_llm.core.version import __version__
 
 ROOT = Path(__file__).parent.parent
 MAX_WHEEL_BYTES = 32 * 2**20
@@ -81,7 +81,7 @@ def test_it_is_the_installed_package_that_runs(installed: Path, tmp_path: Path) 
 
 def test_help_and_recipes(installed: Path, tmp_path: Path) -> None:
     assert "reproduce" in run(installed / "re-llm", "--help", cwd=tmp_path).stdout
-    code = "from re_llm.recipe_files import load_recipe; print(load_recipe('mini').name)"
+    code = "from re_llm.recipe.files import load_recipe; print(load_recipe('mini').name)"
     assert run(installed / "python", "-c", code, cwd=tmp_path).stdout.strip() == "mini"
 
 

@@ -4,8 +4,8 @@
     python tools/same_results.py compare before.json     # on the commit after; exit code 1 when something differs
 
 Runs the command line over what ships: the demo, the conversion of the golden checkpoints, a training of 30 steps, the
-replies of the trained checkpoint, `score` and `report`. Only values are compared, never the names of fields or files, so
-that renaming something is no difference. About two minutes on two cores.
+replies of the trained checkpoint, `score` and `report`. Only values are compared, never the names of fields or files:
+renaming something is no difference. About two minutes on two cores.
 """
 
 from __future__ import annotations

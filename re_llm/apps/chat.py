@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from re_llm import audio
-from re_llm.audio_source import locate
-from re_llm.errors import RellmError
-from re_llm.terminal import dimensions
+from re_llm.audio import waveform
+from re_llm.audio.source import locate
+from re_llm.core.errors import RellmError
+from re_llm.core.terminal import dimensions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from re_llm.conversation import Decoding, Turn
-    from re_llm.engine import Engine, Estimate
+    from re_llm.inference.conversation import Decoding, Turn
+    from re_llm.inference.engine import Engine, Estimate
 
 HELP = """\
 Type the path of a recording (or drop the file here): it is heard and answered.
@@ -63,7 +63,7 @@ class Chat:
 
     def _answer(self, line: str) -> None:
         """Hears or reads the turn and answers it. What cannot be used is told, and is no turn of the conversation."""
-        from re_llm.conversation import Turn, reply
+        from re_llm.inference.conversation import Turn, reply
 
         try:
             part: Any = line
@@ -106,7 +106,7 @@ def _file(line: str) -> str | None:
 
 def _looks_like_audio(line: str) -> bool:
     """A path that was misspelt rather than something said."""
-    return Path(line).suffix.lower() in audio.SUFFIXES and (" " not in line or "/" in line)
+    return Path(line).suffix.lower() in waveform.SUFFIXES and (" " not in line or "/" in line)
 
 
 def _lines() -> Iterator[str]:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from re_llm.errors import RellmError
-from re_llm.terminal import dimensions, likely, print_pairs
+from re_llm.core.errors import RellmError
+from re_llm.core.terminal import dimensions, likely, print_pairs
 
 PROMPT = "chat-empathetic"
 MAX_NEW_TOKENS = 64
@@ -75,12 +75,13 @@ def listen(*, device: str = "auto", say: Callable[[str], None] = lambda line: No
         say: receives a line before every slow step.
     """
     say("loading torch and the models")
-    from re_llm import audio, engine
-    from re_llm.systems import text_system
+    from re_llm.audio import waveform
+    from re_llm.inference import engine
+    from re_llm.inference.systems import text_system
 
     folder = engine.shipped_recordings()
     entries = listing(folder)
-    samples = [audio.load(folder / entry["recording"]) for entry in entries]
+    samples = [waveform.load(folder / entry["recording"]) for entry in entries]
     cascade = text_system("cascade", llm="mini:llm", whisper="mini:whisper", device=device)
     model = engine.load(engine.SHIPPED_MODEL, device=device)
     say(f"hearing {len(entries)} recordings")
@@ -104,7 +105,7 @@ def listen(*, device: str = "auto", say: Callable[[str], None] = lambda line: No
 
 
 def _row(entry: dict[str, str]) -> Any:
-    from re_llm.records import Utterance
+    from re_llm.core.records import Utterance
 
     return Utterance(key=entry["recording"], corpus="mini", split="test", audio=entry["recording"])
 
@@ -147,7 +148,7 @@ def run(*, as_json: bool = False, play: bool = False, device: str = "auto") -> N
     console = Console(highlight=False)
     with Console(stderr=True).status("starting") as status:
         heard = listen(device=device, say=status.update)
-    from re_llm.engine import shipped_recordings
+    from re_llm.inference.engine import shipped_recordings
 
     _show(console, heard, shipped_recordings(), command)
 

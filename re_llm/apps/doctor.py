@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from re_llm.config import Recipe, resolve_component
-from re_llm.errors import RellmError
-from re_llm.machine import Machine as Machine
-from re_llm.machine import examine_machine as examine_machine
-from re_llm.machine import existing, hub_cache, installed
+from re_llm.apps.machine import Machine as Machine
+from re_llm.apps.machine import examine_machine as examine_machine
+from re_llm.apps.machine import existing, hub_cache, installed
+from re_llm.core.assets import resolve_component
+from re_llm.core.errors import RellmError
+from re_llm.recipe.config import Recipe
 
 GB = 1e9
 MAX_HEADER = 100 * 2**20  # the safetensors format's own limit

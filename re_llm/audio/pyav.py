@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from re_llm.errors import MissingExtra, RellmError
+from re_llm.core.errors import MissingExtra, RellmError
 
 # Formats that name other files or addresses (playlists) are not among them: a recording opens nothing but itself.
 FORMATS = "aac,asf,avi,caf,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,ogg,wav,w64"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 MEMBER = re.compile(r"^(?P<archive>.+\.(?:zip|tar)):(?P<offset>[0-9]{1,18}):(?P<length>[0-9]{1,18})$", re.IGNORECASE)
 

@@ -17,9 +17,9 @@ from typing import IO, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from re_llm import audio_av
-from re_llm.audio_source import MEMBER, Source, open_bytes
-from re_llm.errors import RellmError
+from re_llm.audio import pyav as audio_av
+from re_llm.audio.source import MEMBER, Source, open_bytes
+from re_llm.core.errors import RellmError
 
 RATE = 16_000  # Hz, what both encoders take
 MIN_SECONDS = 0.05  # shorter than one window of the encoders with its neighbours: nothing can be heard in it

@@ -8,7 +8,7 @@ import typer
 
 from re_llm.cli import corpora, mini, scores, stages, use
 from re_llm.cli.common import CommandGroup, prepare_environment
-from re_llm.version import __version__
+from re_llm.core.version import __version__
 
 
 class _Commands(CommandGroup):

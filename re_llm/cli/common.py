@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from re_llm.cli.common import FAILED, Device, Engine, JsonFlag, RayAddress, Seed, print_json
-from re_llm.distribute import Where
-from re_llm.errors import RellmError
+from re_llm.cluster.engines import Where
+from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
-    from re_llm.corpora import CorpusInfo, PrepareReport
-    from re_llm.leakage import Leakage
-    from re_llm.manifest import CheckReport
+    from re_llm.data.corpora import CorpusInfo, PrepareReport
+    from re_llm.data.leakage import Leakage
+    from re_llm.data.manifest import CheckReport
 
 SHOWN_EXAMPLES = 2  # of what is shared
 SHOWN = 20  # problems printed; all of them are in the problems file or in --json
@@ -107,11 +107,11 @@ def _prepare(
     device: str,
     **options: Any,
 ) -> PrepareReport:
-    from re_llm import corpora
+    from re_llm.data import corpora
 
     estimator = None
     if pseudo_vad:
-        from re_llm.pseudo_vad import DimensionEstimator
+        from re_llm.data.pseudo_vad import DimensionEstimator
 
         estimator = DimensionEstimator.load(pseudo_vad, device=device)
     with where.connect() as cluster:
@@ -147,7 +147,7 @@ def _show_report(report: PrepareReport, out: Path) -> None:
 
 
 def _list(name: str | None, as_json: bool) -> None:
-    from re_llm import corpora
+    from re_llm.data import corpora
 
     infos = [corpora.get(name)[0]] if name else corpora.infos()
     if as_json:
@@ -200,7 +200,7 @@ def _describe(info: CorpusInfo) -> None:
 
 
 def _export(manifest: Path | None, to: str | None, out: Path | None, as_json: bool) -> None:
-    from re_llm.interchange import EXPORTS, export
+    from re_llm.data.interchange import EXPORTS, export
 
     if manifest is None or to is None or out is None:
         missing = "the manifest" if manifest is None else "--to" if to is None else "--out"
@@ -219,8 +219,8 @@ def _export(manifest: Path | None, to: str | None, out: Path | None, as_json: bo
 def _checked(
     manifest: Path | None, against: list[Path], workers: int, where: Where, *, decode: bool
 ) -> tuple[CheckReport, Leakage | None]:
-    from re_llm.leakage import leakage_against
-    from re_llm.manifest import check
+    from re_llm.data.leakage import leakage_against
+    from re_llm.data.manifest import check
 
     if manifest is None:
         raise RellmError("no manifest is named", todo="re-llm prepare check manifest.jsonl")
@@ -231,7 +231,7 @@ def _checked(
 
 def _show_findings(report: CheckReport, other: Leakage | None, page: Path | None, as_json: bool) -> None:
     if page:
-        from re_llm.manifest_page import write_page
+        from re_llm.data.manifest_page import write_page
 
         write_page(report, page, other)
     if as_json:

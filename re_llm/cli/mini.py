@@ -32,7 +32,7 @@ def build(
 
         re-llm mini build --out runs/build
     """
-    from re_llm.mini.build import build as run
+    from re_llm.mini.training.build import build as run
 
     assets = run(out, seed=seed, scale=scale, say=partial(typer.echo, err=True))
     if as_json:

@@ -10,10 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from re_llm.cli.common import Device, JsonFlag, print_report
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
-    from re_llm.evaluate.scorer_training import BiEncoderPlan
+    from re_llm.evaluate.empathy.scorer_training import BiEncoderPlan
 
 DEFAULT = "run"
 
@@ -164,15 +164,15 @@ def train(
         _refuse(list(given) + ["mechanism"] * bool(mechanism), "--kind small")
         _train_small(csv, out, seed or 0, as_json)
         return
-    from re_llm.evaluate.scorer_training import train_biencoders
+    from re_llm.evaluate.empathy.scorer_training import train_biencoders
 
     plan = _plan(csv, mechanism, seed, given)
     print_report(train_biencoders(plan, out, device=device, progress=not as_json), as_json)
 
 
 def _train_small(csv: Path, out: Path, seed: int, as_json: bool) -> None:
-    from re_llm.evaluate.empathy_training import train_small
-    from re_llm.evaluate.train_report import TrainReport
+    from re_llm.evaluate.empathy.small_training import train_small
+    from re_llm.evaluate.empathy.train_report import TrainReport
 
     found = train_small(csv, out, seed, progress=not as_json)
     print_report(TrainReport(out, f"{found['folds']}-fold cross-validation", found["mechanisms"]), as_json)
@@ -188,9 +188,9 @@ SCRATCH = ("width", "layers", "heads", "vocabulary")
 
 def _plan(csv: Path, mechanisms: list[str], seed: int | None, given: dict[str, Any]) -> BiEncoderPlan:
     """The plan of what was asked for; what was not keeps its published value."""
-    from re_llm.evaluate.biencoder_start import ScratchOptions
-    from re_llm.evaluate.biencoder_training import BiEncoderOptions
-    from re_llm.evaluate.scorer_training import SCRATCH_LR, BiEncoderPlan, find_csvs
+    from re_llm.evaluate.empathy.biencoder_start import ScratchOptions
+    from re_llm.evaluate.empathy.biencoder_training import BiEncoderOptions
+    from re_llm.evaluate.empathy.scorer_training import SCRATCH_LR, BiEncoderPlan, find_csvs
 
     given = dict(given)
     scratch = given.pop("from_scratch", False)
@@ -229,7 +229,7 @@ def convert(
 
         re-llm score convert --er reddit_ER.pth --ip reddit_IP.pth --ex reddit_EX.pth --out scorer
     """
-    from re_llm.evaluate.scorer_files import convert_files
+    from re_llm.evaluate.empathy.scorer_files import convert_files
 
     files = {m: path for m, path in {"ER": er, "IP": ip, "EX": ex}.items() if path}
     print_report(convert_files(files, out, tokenizer=tokenizer), as_json)

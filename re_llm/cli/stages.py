@@ -20,12 +20,12 @@ from re_llm.cli.common import (
     print_json,
     print_report,
 )
-from re_llm.distribute import Where
-from re_llm.errors import RellmError
+from re_llm.cluster.engines import Where
+from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
-    from re_llm.chat_server import ChatServer
-    from re_llm.config import ModelOptions, Recipe, StageOptions
+    from re_llm.llm.server import ChatServer
+    from re_llm.recipe.config import ModelOptions, Recipe, StageOptions
 
 _WHO = "Name who continues: --llm NAME, or --server URL --model NAME"
 
@@ -87,7 +87,8 @@ def continue_(
             raise RellmError(f"{name} is an option of {other}", todo=_WHO)
     asked: str | ChatServer
     if server and model:
-        from re_llm.chat_server import ChatServer, ServerOptions, key_from
+        from re_llm.llm.server import ChatServer
+        from re_llm.llm.server_options import ServerOptions, key_from
 
         asked = ChatServer(ServerOptions(server, model, concurrency, rate, timeout, tries, key=key_from(key_env)))
     elif llm and not server:
@@ -153,8 +154,8 @@ def train(
 
         re-llm train re_llm --stage finetune --data continuations.jsonl --out runs/finetune
     """
-    from re_llm.provenance import read_side
-    from re_llm.recipe_files import load_recipe, parse_overrides
+    from re_llm.core.provenance import read_side
+    from re_llm.recipe.files import load_recipe, parse_overrides
 
     where = Where(engine, ray_address)
     chosen = load_recipe(recipe, parse_overrides(overrides))
@@ -179,7 +180,7 @@ def train(
 
 def _stage(recipe: Recipe, stage: str, system: str | None) -> tuple[ModelOptions, StageOptions]:
     """Options of a stage, as the recipe has it or as one of its systems changes it."""
-    from re_llm.config import ModelOptions
+    from re_llm.recipe.config import ModelOptions
 
     if stage not in recipe.stages:
         raise RellmError(f"recipe {recipe.name} has no stage {stage!r}", allowed=", ".join(recipe.stages))
@@ -218,8 +219,8 @@ def report(
 
         re-llm report scores.jsonl --replies replies.jsonl --out report --baseline blsp-emo-ft
     """
-    from re_llm.provenance import provenance
-    from re_llm.report import write_report
+    from re_llm.core.provenance import provenance
+    from re_llm.report.write import write_report
 
     made = provenance(inputs=[*scores, *replies])
     page = write_report(scores, replies, out, baseline=baseline, title=title, provenance=made)
@@ -244,8 +245,8 @@ def reproduce(
 
         re-llm reproduce mini --out runs/mini
     """
-    from re_llm.recipe_files import load_recipe, parse_overrides
-    from re_llm.reproduce import reproduce as run
+    from re_llm.pipeline.reproduce import reproduce as run
+    from re_llm.recipe.files import load_recipe, parse_overrides
 
     chosen = load_recipe(recipe, parse_overrides(overrides))
     done = run(chosen, out or Path("runs") / chosen.name, say=partial(typer.echo, err=True), until=until)
@@ -274,7 +275,7 @@ def convert(
 
         re-llm convert downloads/blsp-emo checkpoints/blsp-emo
     """
-    from re_llm.model.convert import convert as run
+    from re_llm.model.convert.run import convert as run
 
     made = run(source, out, to=to, emotion_encoder=emotion_encoder, tokenizer=tokenizer)
     print_report(made, as_json)

@@ -21,13 +21,13 @@ from re_llm.cli.common import (
     print_json,
     print_report,
 )
-from re_llm.errors import RellmError
-from re_llm.prompts import get_prompt
-from re_llm.terminal import dimensions, likely, print_pairs
+from re_llm.core.errors import RellmError
+from re_llm.core.terminal import dimensions, likely, print_pairs
+from re_llm.llm.prompts import get_prompt
 
 if TYPE_CHECKING:
-    from re_llm.ask import Ask
-    from re_llm.records import Reply
+    from re_llm.core.records import Reply
+    from re_llm.inference.ask import Ask
 
 Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT", help="Recordings, or one manifest of utterances (*.jsonl).")
@@ -51,7 +51,7 @@ def demo(
 
         re-llm demo
     """
-    from re_llm import demo as module
+    from re_llm.apps import demo as module
 
     module.run(as_json=as_json, play=play, device=device)
 
@@ -69,8 +69,8 @@ def doctor(
 
         re-llm doctor re_llm
     """
-    from re_llm import doctor as module
-    from re_llm.recipe_files import load_recipe, parse_overrides
+    from re_llm.apps import doctor as module
+    from re_llm.recipe.files import load_recipe, parse_overrides
 
     chosen = load_recipe(recipe, parse_overrides(overrides)) if recipe else None
     machine = module.examine_machine()
@@ -110,7 +110,7 @@ def respond(
 
         re-llm respond manifest.jsonl --split test --out replies.jsonl
     """
-    from re_llm.ask import Ask
+    from re_llm.inference.ask import Ask
 
     asked = "recognize" if recognize else None
     ask = Ask(system, prompt, asked, batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed)
@@ -137,7 +137,7 @@ def recognize(
 
         re-llm recognize question.wav --json
     """
-    from re_llm.ask import Ask
+    from re_llm.inference.ask import Ask
 
     ask = Ask(system, None, prompt, batch_size=batch_size)
     _answer(inputs, ask, _Place(model, device, dtype, quantize), out, split, as_json)
@@ -164,9 +164,9 @@ def chat(
         raise RellmError(f"prompt {prompt!r} tells the model the emotion that it should hear", allowed=_prompts())
     from rich.console import Console
 
-    from re_llm import chat as module
-    from re_llm.conversation import Decoding
-    from re_llm.engine import load
+    from re_llm.apps import chat as module
+    from re_llm.inference.conversation import Decoding
+    from re_llm.inference.engine import load
 
     decoding = Decoding(max_new_tokens, temperature)
     with Console(stderr=True).status(f"loading {model}"):
@@ -207,10 +207,11 @@ def serve(
 
         re-llm serve --port 8000
     """
-    from re_llm import serve as module
+    from re_llm.apps.serve import run as module
+    from re_llm.apps.serve.options import ServeOptions
 
     module.require()
-    options = module.ServeOptions(
+    options = ServeOptions(
         name=name,
         prompt=prompt,
         api_key=api_key,
@@ -238,8 +239,8 @@ class _Place:
 
 def _answer(inputs: list[str], ask: Ask, place: _Place, out: Path | None, splits: list[str], as_json: bool) -> None:
     """Both commands: a manifest goes to a file, recordings go to the screen (and to a file when one is named)."""
-    from re_llm.records import Reply, read_records
-    from re_llm.replies import respond_files, respond_manifest, respond_rows, rows_for
+    from re_llm.core.records import Reply, read_records
+    from re_llm.inference.respond import respond_files, respond_manifest, respond_rows, rows_for
 
     for name in (ask.prompt, ask.recognize):
         if name and get_prompt(name).needs_emotion:
@@ -247,7 +248,7 @@ def _answer(inputs: list[str], ask: Ask, place: _Place, out: Path | None, splits
     # Wrong paths are told before the model is loaded, which takes seconds.
     manifest = _manifest(inputs, out, splits)
     rows = [] if manifest else rows_for(inputs)
-    from re_llm.engine import load
+    from re_llm.inference.engine import load
 
     engine = load(place.model, device=place.device, dtype=place.dtype, quantize=place.quantize)
     if manifest and out:
@@ -279,7 +280,7 @@ def _manifest(inputs: list[str], out: Path | None, splits: list[str]) -> str | N
 
 
 def _prompts() -> str:
-    from re_llm.prompts import PROMPTS
+    from re_llm.llm.prompts import PROMPTS
 
     return ", ".join(name for name, prompt in PROMPTS.items() if not prompt.needs_emotion)
 

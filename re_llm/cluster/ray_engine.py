@@ -21,9 +21,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from re_llm.distribute import Work
-from re_llm.errors import RellmError
-from re_llm.version import __version__
+from re_llm.cluster.work import Work
+from re_llm.core.errors import RellmError
+from re_llm.core.version import __version__
 
 # Read when Ray is imported: nothing about its use leaves the machine, whatever Ray's own default is.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -91,7 +91,7 @@ class RayCluster:
     """The machines of the cluster that this process is connected to."""
 
     def map(self, work: Work[A, B], batches: Iterable[A]) -> Iterator[B]:
-        """See `re_llm.distribute.Cluster`."""
+        """See `re_llm.cluster.work.Cluster`."""
         waiting = iter(batches)
         size = WINDOW if work.device is None else MODEL_WINDOW
         while window := list(itertools.islice(waiting, size)):

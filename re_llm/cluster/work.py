@@ -2,24 +2,18 @@
 
 A stage says what is to be done as a `Work`: plain data that can be sent to another machine, whose `start` gives the
 function for one batch. Both engines call the same function on the same batches and hand the results back in order, so
-both write the same files. This module needs no Ray; re_llm.distribute_ray does, and is imported only when asked for.
+both write the same files. `engines` chooses; only `ray_engine` needs Ray, and it is imported only when asked for.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from re_llm.errors import MissingExtra, RellmError
-
-ENGINES = ("local", "ray")
 ROWS = 64  # rows sent to a worker at once, where each is a matter of milliseconds
 AHEAD = 16  # rows a thread may be ahead
 
@@ -102,46 +96,3 @@ def ordered_map(function: Callable[[A], B], items: Iterable[A], workers: int) ->
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-@dataclass(frozen=True)
-class Where:
-    """Which machines do the work.
-
-    Args:
-        engine: one of `ENGINES`.
-        address: for `ray`: HOST:PORT of the cluster's head, or `auto` (the default): what `RAY_ADDRESS` names, or else
-            the cluster that this machine belongs to.
-
-    Raises:
-        RellmError: there is no such engine, or Ray is not installed.
-    """
-
-    engine: str = "local"
-    address: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise RellmError(f"unknown engine {self.engine!r}", allowed=", ".join(ENGINES))
-        if self.engine == "local" and self.address is not None:
-            raise RellmError("--ray-address is for --engine ray", todo="Add --engine ray, or leave the address out")
-        if self.engine == "ray" and not all(importlib.util.find_spec(name) for name in ("ray", "pyarrow")):
-            raise MissingExtra("ray", "data", "--engine ray")
-
-    @contextmanager
-    def connect(self) -> Iterator[Cluster | None]:
-        """The cluster, for as long as there is work for it; None for the engine `local`.
-
-        Raises:
-            RellmError: it cannot be reached.
-        """
-        if self.engine == "local":
-            yield None
-            return
-        from re_llm.distribute_ray import connected
-
-        with connected(self.address or "auto") as cluster:
-            yield cluster
-
-
-HERE = Where()

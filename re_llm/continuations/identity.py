@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from re_llm import provenance
-from re_llm.config import resolve_component
 from re_llm.continuations.plan import Plan
-from re_llm.prompts import Prompt
+from re_llm.core import provenance
+from re_llm.core.assets import resolve_component
+from re_llm.llm.prompts import Prompt
 
 # What a setting is called where a file is refused that was begun with another one.
 _OPTIONS = {

@@ -15,9 +15,9 @@ from re_llm.continuations import identity
 from re_llm.continuations.plan import WHOLE, Plan, Shard
 from re_llm.continuations.rows import moved
 from re_llm.continuations.run import ContinueReport, count, reasons
-from re_llm.errors import RellmError
-from re_llm.provenance import file_hash, read_side, side_file, write_side
-from re_llm.records import Continuation, Record, Utterance, write_records
+from re_llm.core.errors import RellmError
+from re_llm.core.provenance import file_hash, read_side, side_file, write_side
+from re_llm.core.records import Continuation, Record, Utterance, write_records
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from re_llm.errors import RellmError
-from re_llm.records import Utterance, read_numbered
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, read_numbered
 
 CHUNK = 256  # rows answered between two writes, and the unit of a shard: what a kill can cost
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from re_llm import audio_source
-from re_llm.answers import Answer, TextLlm
+from re_llm.audio import source as audio_source
 from re_llm.continuations.cleaning import refusal
-from re_llm.emotions import CANONICAL
-from re_llm.prompts import Prompt, get_prompt
-from re_llm.records import Continuation, Utterance
+from re_llm.core.emotions import CANONICAL
+from re_llm.core.records import Continuation, Utterance
+from re_llm.llm.completion import Answer, TextLlm
+from re_llm.llm.prompts import Prompt, get_prompt
 
 # What training needs of the utterance beside its text.
 _CARRIED = (

@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from re_llm.answers import TextLlm
+from re_llm.cluster.work import Cluster
 from re_llm.continuations import identity
 from re_llm.continuations.identity import Settings
 from re_llm.continuations.plan import CHUNK, WHOLE, Plan, Shard
 from re_llm.continuations.rows import Outcome, continue_rows, moved, outcome, question, unusable
 from re_llm.continuations.work import ContinueWork
-from re_llm.distribute import Cluster
-from re_llm.errors import RellmError
-from re_llm.progress import progress_bar
-from re_llm.prompts import Prompt, get_prompt
-from re_llm.provenance import begin_side, read_side, write_side
-from re_llm.records import RecordAppender, Utterance
+from re_llm.core.errors import RellmError
+from re_llm.core.progress import progress_bar
+from re_llm.core.provenance import begin_side, read_side, write_side
+from re_llm.core.records import RecordAppender, Utterance
+from re_llm.llm.completion import TextLlm
+from re_llm.llm.prompts import Prompt, get_prompt
 
 if TYPE_CHECKING:
-    from re_llm.chat_server import ChatServer
+    from re_llm.llm.server import ChatServer
 
 # Of an LLM that does not say how it decodes.
 _LOCAL: Mapping[str, Any] = {"asked": "local", "dtype": None, "tokens": "pieces"}
@@ -153,7 +153,7 @@ def continue_manifest(
         device, dtype, tokens: of an LLM that is named; see `ChatLlm.load`.
         shard: the part of the chunks to answer; `merge_shards` joins the files.
         chunk: rows answered between two writes; also the largest batch.
-        cluster: machines that answer, a chunk each (re_llm.distribute.Where), when the LLM is named.
+        cluster: machines that answer, a chunk each (re_llm.cluster.work.Where), when the LLM is named.
 
     Raises:
         RellmError: the manifest or the LLM cannot be read, two rows share a key, `out` was begun with other settings,
@@ -195,7 +195,7 @@ def continue_manifest(
 
 
 def _local(device: str, dtype: str, tokens: str) -> Mapping[str, Any]:
-    from re_llm.chat_llm import pick_device, pick_dtype
+    from re_llm.llm.local import pick_device, pick_dtype
 
     return {**_LOCAL, "dtype": str(pick_dtype(dtype, pick_device(device))).removeprefix("torch."), "tokens": tokens}
 
@@ -208,7 +208,7 @@ def _outcomes(
         yield from _from_cluster(job, llm, cluster, files, advance)
         return
     if isinstance(llm, _Named):
-        from re_llm.chat_llm import ChatLlm
+        from re_llm.llm.local import ChatLlm
 
         llm = ChatLlm.load(llm.name, device=llm.device, dtype=llm.dtype, tokens=llm.tokens)
     if hasattr(llm, "stream"):

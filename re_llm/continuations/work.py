@@ -1,4 +1,4 @@
-"""Chunks of rows continued by an LLM that is named, as work for a cluster (re_llm.distribute)."""
+"""Chunks of rows continued by an LLM that is named, as work for a cluster (re_llm.cluster.work)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from re_llm.continuations.rows import Outcome, continue_rows
-from re_llm.prompts import Prompt
-from re_llm.records import Utterance
+from re_llm.core.records import Utterance
+from re_llm.llm.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ContinueWork:
     folder: None = None
 
     def start(self) -> Callable[[list[Utterance]], list[Outcome]]:
-        from re_llm.chat_llm import ChatLlm
+        from re_llm.llm.local import ChatLlm
 
         llm = ChatLlm.load(self.llm, device=self.device, dtype=self.dtype, tokens=self.tokens)
         return lambda rows: continue_rows(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 # The options of the recognition prompt, in its order (RE-LLM section II-C).
 PROMPT_EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")

@@ -20,8 +20,9 @@ from typing import Any
 
 import yaml
 
-from re_llm.errors import RellmError
-from re_llm.records import disk_error
+from re_llm.core.assets import SOURCE_TREE
+from re_llm.core.errors import RellmError
+from re_llm.core.records import disk_error
 
 MAX_SIDE_BYTES = 16 * 2**20  # a side file is a few kilobytes
 SMALL_BYTES = 2**20  # files of a checkpoint up to this size are hashed, larger ones known by name and size
@@ -39,7 +40,7 @@ def file_hash(path: Path) -> str:
 
 def git_revision() -> str | None:
     """Revision of the source tree this package is run from, with `+` when it has changes; None for an installed one."""
-    root = Path(__file__).parent.parent
+    root = SOURCE_TREE
     if not (root / ".git").exists():
         return None
     try:

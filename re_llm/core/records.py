@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 DIMENSIONS = ("valence", "arousal", "dominance")
 # A record is a few hundred bytes; a line of this size is not one of ours (and would fill the memory).
@@ -56,7 +56,7 @@ class Utterance(Dimensional):
     """One row of `manifest.jsonl`.
 
     `audio` is a path relative to the manifest, or `file.zip:offset:length`; `start` and `duration` are in seconds.
-    `emotion` is a canonical name (re_llm.emotions) or None; `emotion_raw` is what the corpus wrote.
+    `emotion` is a canonical name (re_llm.core.emotions) or None; `emotion_raw` is what the corpus wrote.
     """
 
     corpus: str

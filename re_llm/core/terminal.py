@@ -14,7 +14,7 @@ def likely(probabilities: Mapping[str, float] | None, count: int = 3) -> str:
 
 def dimensions(heard: Any) -> str:
     """`valence 0.25, arousal 0.58, dominance 0.91` of something that has these attributes; empty without them."""
-    from re_llm.records import DIMENSIONS  # with pydantic: more than all of `re-llm --help` takes
+    from re_llm.core.records import DIMENSIONS  # with pydantic: more than all of `re-llm --help` takes
 
     values = {name: getattr(heard, name) for name in DIMENSIONS}
     return ", ".join(f"{name} {value:.2f}" for name, value in values.items() if value is not None)

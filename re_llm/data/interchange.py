@@ -1,7 +1,7 @@
 """Manifests and continuations for other people's tools: the peers' jsonl, EmoBox, lhotse, WebDataset, Hugging Face.
 
 Export is `export(manifest, out, kind)`; what is exported can be read back by the corpus reader of the same name
-(`re_llm.corpora`: `peers`, `emobox`, `lhotse`, `webdataset`, `hf`).
+(`re_llm.data.corpora`: `peers`, `emobox`, `lhotse`, `webdataset`, `hf`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from re_llm import audio
-from re_llm.audio_source import locate
-from re_llm.corpora.base import Scan, unit
-from re_llm.corpora.columns import UNIT
-from re_llm.corpora.files import read_json_lines
-from re_llm.corpora.peers import with_dimensions
-from re_llm.errors import MissingExtra, RellmError
-from re_llm.records import DIMENSIONS, Continuation, Utterance, disk_error, read_records, write_records
+from re_llm.audio import waveform
+from re_llm.audio.source import locate
+from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.core.records import DIMENSIONS, Continuation, Utterance, disk_error, read_records, write_records
+from re_llm.data.corpora.base import Scan, unit
+from re_llm.data.corpora.columns import UNIT
+from re_llm.data.corpora.files import read_json_lines
+from re_llm.data.corpora.peers import with_dimensions
 
 PER_SHARD = 1000
 UNLABELLED = "unknown"  # in EmoBox, where every row has a label
@@ -102,7 +102,7 @@ def _to_emobox(manifest: Path, out: Path) -> int:
     def row(utterance: Utterance) -> dict[str, Any]:
         if locate(utterance.audio).length is not None:
             raise RellmError(f"{utterance.key} is in an archive, which EmoBox cannot name", todo="Export as webdataset")
-        header = audio.info(_where(manifest, utterance))
+        header = waveform.info(_where(manifest, utterance))
         start = utterance.start
         return {
             "key": utterance.key,
@@ -127,7 +127,7 @@ def _to_lhotse(manifest: Path, out: Path) -> int:
         place = _where(manifest, utterance)
         if locate(place).length is not None:
             raise RellmError(f"{utterance.key} is in an archive, which lhotse cuts of files cannot name")
-        header = audio.info(place)
+        header = waveform.info(place)
         duration = utterance.duration or header.seconds - utterance.start
         custom = {name: getattr(utterance, name) for name in ("emotion", "split", *DIMENSIONS)}
         said = {"text": utterance.text, "language": utterance.language, "speaker": utterance.speaker}
@@ -161,14 +161,14 @@ def _encoded(manifest: Path, utterance: Utterance) -> tuple[bytes, str]:
     place = _where(manifest, utterance)
     member = locate(place)
     if member.length is None and not utterance.start:
-        header = audio.info(place)
-        if abs(header.seconds - (utterance.duration or header.seconds)) < audio.END_TOLERANCE:
+        header = waveform.info(place)
+        if abs(header.seconds - (utterance.duration or header.seconds)) < waveform.END_TOLERANCE:
             return member.path.read_bytes(), member.path.suffix.lower()
     import soundfile
 
-    samples = audio.load(place, start=utterance.start, duration=utterance.duration)
+    samples = waveform.load(place, start=utterance.start, duration=utterance.duration)
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples, audio.RATE, format="FLAC", subtype="PCM_16")
+    soundfile.write(buffer, samples, waveform.RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue(), ".flac"
 
 

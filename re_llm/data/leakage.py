@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from re_llm.errors import RellmError
-from re_llm.records import Utterance, read_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, read_records
 
 KINDS = ("audio", "speaker", "sentence")
 MIN_WORDS = 4  # shorter sentences ("yes", "I don't know") are said by everyone: no sign of a leak

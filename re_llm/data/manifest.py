@@ -1,4 +1,4 @@
-"""Manifests: reading, summaries, checks (the search for leakage is in re_llm.leakage).
+"""Manifests: reading, summaries, checks (the search for leakage is in re_llm.data.leakage).
 
 Everything streams: what is kept in memory grows with the number of different speakers, sentences and hashes only.
 """
@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
-from re_llm import audio
-from re_llm.distribute import Cluster, ordered_map, run_rows
-from re_llm.emotions import CANONICAL
-from re_llm.errors import RellmError
-from re_llm.leakage import Leakage, Overlap, find_leakage, leakage, own_leakage
-from re_llm.progress import progress_bar
-from re_llm.records import DIMENSIONS, Utterance, read_numbered, read_records
+from re_llm.audio import waveform
+from re_llm.cluster.work import Cluster, ordered_map, run_rows
+from re_llm.core.emotions import CANONICAL
+from re_llm.core.errors import RellmError
+from re_llm.core.progress import progress_bar
+from re_llm.core.records import DIMENSIONS, Utterance, read_numbered, read_records
+from re_llm.data.leakage import Leakage, Overlap, find_leakage, leakage, own_leakage
 
 HISTOGRAM_SECONDS = 0.5  # width of a bar
 DURATION_TOLERANCE = 0.1  # s between what a manifest says and what the file holds
@@ -147,7 +147,7 @@ def check(
     decode: bool = True,
     workers: int = 1,
     emotions: Sequence[str] = CANONICAL,
-    max_seconds: float = audio.MAX_SECONDS,
+    max_seconds: float = waveform.MAX_SECONDS,
     cluster: Cluster | None = None,
 ) -> CheckReport:
     """Checks a manifest, and with `decode` every recording in it.
@@ -249,7 +249,7 @@ def _row_problems(utterance: Utterance, keys: set[str], emotions: frozenset[str]
 
 @dataclass(frozen=True)
 class ListenWork:
-    """Rows of a manifest to what is heard in their recordings (re_llm.distribute); rows go in with their line."""
+    """Rows of a manifest to what is heard in their recordings (re_llm.cluster.work); rows go in with their line."""
 
     folder: Path
     max_seconds: float
@@ -257,7 +257,7 @@ class ListenWork:
     device: None = None
 
     def start(self) -> Callable[[list[tuple[int, Utterance]]], list[tuple[int, Utterance, Heard]]]:
-        digest = lru_cache(maxsize=64)(partial(audio.sha256, root=self.folder))
+        digest = lru_cache(maxsize=64)(partial(waveform.sha256, root=self.folder))
 
         def listen(rows: list[tuple[int, Utterance]]) -> list[tuple[int, Utterance, Heard]]:
             heard = (_listen(row, self.folder, self.max_seconds, digest) if self.decode else Heard() for _, row in rows)
@@ -269,8 +269,8 @@ class ListenWork:
 def _listen(utterance: Utterance, folder: Path, max_seconds: float, digest: Callable[[str], str]) -> Heard:
     """Decodes the recording of a row; adds the hash where the row has none."""
     try:
-        header = audio.info(utterance.audio, root=folder)
-        samples = audio.load(
+        header = waveform.info(utterance.audio, root=folder)
+        samples = waveform.load(
             utterance.audio,
             start=utterance.start,
             duration=utterance.duration,
@@ -281,7 +281,7 @@ def _listen(utterance: Utterance, folder: Path, max_seconds: float, digest: Call
         actual = digest(utterance.audio)
     except RellmError as error:
         return Heard([error.what])
-    found = audio.problems(samples)
+    found = waveform.problems(samples)
     if utterance.sample_rate not in (None, header.rate):
         found.append(f"the manifest says {utterance.sample_rate} Hz, the file {header.rate} Hz")
     if utterance.sha256 not in (None, actual):

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from re_llm.leakage import Leakage
-from re_llm.manifest import HISTOGRAM_SECONDS, CheckReport, Summary
-from re_llm.records import DIMENSIONS, disk_error
+from re_llm.core.records import DIMENSIONS, disk_error
+from re_llm.data.leakage import Leakage
+from re_llm.data.manifest import HISTOGRAM_SECONDS, CheckReport, Summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

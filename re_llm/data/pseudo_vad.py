@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from re_llm.chat_llm import pick_device
-from re_llm.config import resolve_component
-from re_llm.errors import RellmError
+from re_llm.core.assets import resolve_component
+from re_llm.core.errors import RellmError
+from re_llm.llm.local import pick_device
 from re_llm.model.components import load_emotion_encoder
 from re_llm.model.emotion_encoder import EmotionEncoder
 from re_llm.model.hub import locate

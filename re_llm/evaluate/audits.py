@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from re_llm.emotions import parse_answer
-from re_llm.evaluate.text_features import tokens
+from re_llm.core.emotions import parse_answer
+from re_llm.evaluate.empathy.readings import cut_words
+from re_llm.evaluate.empathy.text_features import tokens
 
-# The original EPITOME scorer reads 64 tokens with both end marks; a RoBERTa token is about 0.75 words.
-SCORER_WORDS = 48
 # A template: what is left when the words that most replies do not share are blanked out.
 TEMPLATE_WORDS = 5
-_WORD = re.compile(r"\S+")
 # Words for what causes a feeling, read as the feeling; "isn't" reads as "is not".
 _READ_AS = {
     "n't": " not", "n’t": " not", "frustrating": "frustrated", "infuriating": "angry", "scary": "afraid",  # noqa: RUF001
@@ -60,14 +58,6 @@ class Audit:
     most_common_opening: tuple[str, float]
     named: float | None
     named_right: float | None
-
-
-def cut_words(text: str, words: int = SCORER_WORDS) -> str:
-    """The first words of a text, spacing kept."""
-    for number, match in enumerate(_WORD.finditer(text)):
-        if number == words:
-            return text[: match.start()].rstrip()
-    return text
 
 
 def named_emotion(response: str) -> str | None:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from re_llm.emotions import PROMPT_EMOTIONS, SPELLINGS, canonical, parse_answer
-from re_llm.errors import RellmError
-from re_llm.evaluate.empathy_scores import Group, Judgement, empathy_rows, judge, make_score
-from re_llm.evaluate.epitome import MECHANISMS, EmpathyScorer, load_scorer
-from re_llm.evaluate.readings import choose_readings
+from re_llm.core.emotions import PROMPT_EMOTIONS, SPELLINGS, canonical, parse_answer
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Reply, Score, read_numbered, write_records
+from re_llm.evaluate.empathy.epitome import MECHANISMS, EmpathyScorer
+from re_llm.evaluate.empathy.loading import load_scorer
+from re_llm.evaluate.empathy.readings import choose_readings
+from re_llm.evaluate.empathy.scores import Group, Judgement, empathy_rows, judge, make_score
 from re_llm.evaluate.ser import SerResult, label_order, score_recognition
-from re_llm.records import Reply, Score, read_numbered, write_records
 
 METRICS = ("ER", "EX", "IP", "SER")
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from re_llm.emotions import CANONICAL
-from re_llm.errors import RellmError
+from re_llm.core.emotions import CANONICAL
+from re_llm.core.errors import RellmError
 
 RESAMPLES = 2000
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from re_llm.config import resolve_component
-from re_llm.prompts import get_prompt
-from re_llm.provenance import fingerprint
-from re_llm.records import Reply, Utterance
+from re_llm.core.assets import resolve_component
+from re_llm.core.provenance import fingerprint
+from re_llm.core.records import Reply, Utterance
+from re_llm.llm.prompts import get_prompt
 
 if TYPE_CHECKING:
-    from re_llm.engine import Reply as Answer
+    from re_llm.inference.engine import Reply as Answer
 
 # What a setting is called where a file is refused that was begun with another one.
 OPTIONS = {
@@ -70,7 +70,7 @@ class Ask:
         """Seconds of speech that the LLM has room for; who only reads hears none."""
         if not hasattr(responder, "longest"):
             return math.inf
-        from re_llm.engine import NAME_TOKENS
+        from re_llm.inference.engine import NAME_TOKENS
 
         return responder.longest((self.prompt, self.max_new_tokens), (self.recognize, NAME_TOKENS))
 

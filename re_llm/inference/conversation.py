@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
-from re_llm.answers import Answer, Trimmer
-from re_llm.engine import DEFAULT_PROMPT, Engine, Heard
-from re_llm.errors import RellmError
-from re_llm.prompts import PROMPTS, Prompt, get_prompt, split_chat
+from re_llm.core.errors import RellmError
+from re_llm.inference.engine import DEFAULT_PROMPT, Engine, Heard
+from re_llm.llm.completion import Answer, Trimmer
+from re_llm.llm.prompts import PROMPTS, Prompt, get_prompt, split_chat
 
 # Stands for a part while the chat template lays the turns out; what a user wrote never reaches the template.
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}{}\N{OBJECT REPLACEMENT CHARACTER}"

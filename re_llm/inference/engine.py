@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from re_llm import audio
-from re_llm.answers import Answer, Trimmer
-from re_llm.chat_llm import batches_by_length, pick_device, pick_dtype, read_answers, stop_ids
-from re_llm.config import mini_assets, resolve_component
-from re_llm.emotions import parse_answer
-from re_llm.errors import RellmError
-from re_llm.prompts import Prompt, get_prompt, split_chat
-from re_llm.vocabulary import require_words
+from re_llm.audio import waveform
+from re_llm.core.assets import mini_assets, resolve_component
+from re_llm.core.emotions import parse_answer
+from re_llm.core.errors import RellmError
+from re_llm.llm.completion import Answer, Trimmer
+from re_llm.llm.local import batches_by_length, pick_device, pick_dtype, read_answers, stop_ids
+from re_llm.llm.prompts import Prompt, get_prompt, split_chat
+from re_llm.llm.vocabulary import require_words
 
 Audio = str | os.PathLike[str] | np.ndarray
 DEFAULT_PROMPT = "chat-empathetic"
@@ -108,16 +108,16 @@ class Engine:
             asked: what will be asked about them, as for `longest`.
 
         Raises:
-            RellmError: see `re_llm.audio.load`; the array is not one-dimensional and finite; it is silent; or the LLM
-                has no room for it.
+            RellmError: see `re_llm.audio.waveform.load`; the array is not one-dimensional and finite; it is silent; or
+                the LLM has no room for it.
         """
         name = "the audio array" if isinstance(item, np.ndarray) else os.fspath(item)
-        array = np.asarray(item, dtype=np.float32) if isinstance(item, np.ndarray) else audio.load(item)
+        array = np.asarray(item, dtype=np.float32) if isinstance(item, np.ndarray) else waveform.load(item)
         if array.ndim != 1:
             raise RellmError(f"audio array of shape {array.shape}", allowed="one dimension: 16 kHz mono samples")
         if not np.isfinite(array).all():
             raise RellmError(f"{name} holds NaN or infinite samples")
-        return audio.refuse_silence(audio.refuse_long(array, name, self.longest(*asked)), name)
+        return waveform.refuse_silence(waveform.refuse_long(array, name, self.longest(*asked)), name)
 
     def longest(self, *asked: tuple[str | Prompt | None, int]) -> float:
         """Seconds of speech that a row of the LLM has room for; infinite when that is more than can be loaded.
@@ -129,8 +129,8 @@ class Engine:
         if self.context is None or not self.model.config.adapter_settings.counts_beforehand:
             return math.inf  # a CFormer tells only when it has heard; the model refuses a row that is too long
         room = self.context - max((self._around(prompt) + tokens for prompt, tokens in asked if prompt), default=0)
-        tenths = range(1, round(10 * audio.MAX_SECONDS) + 1)
-        fit = bisect_right(tenths, room, key=lambda n: self.processor.speech_token_count(n * audio.RATE // 10))
+        tenths = range(1, round(10 * waveform.MAX_SECONDS) + 1)
+        fit = bisect_right(tenths, room, key=lambda n: self.processor.speech_token_count(n * waveform.RATE // 10))
         return math.inf if fit == len(tenths) else fit / 10
 
     def _around(self, prompt: str | Prompt) -> int:

@@ -14,19 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from re_llm import audio
-from re_llm.ask import OPTIONS, Ask, to_record
-from re_llm.audio_source import locate, moved
-from re_llm.errors import RellmError
-from re_llm.progress import progress_bar
-from re_llm.provenance import begin_side, check_same, file_hash, read_side, write_side
-from re_llm.records import RecordAppender, Reply, Utterance, read_records
+from re_llm.audio import waveform
+from re_llm.audio.source import locate, moved
+from re_llm.core.errors import RellmError
+from re_llm.core.progress import progress_bar
+from re_llm.core.provenance import begin_side, check_same, file_hash, read_side, write_side
+from re_llm.core.records import RecordAppender, Reply, Utterance, read_records
+from re_llm.inference.ask import OPTIONS, Ask, to_record
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from re_llm.engine import Engine
-    from re_llm.engine import Reply as Answer
+    from re_llm.inference.engine import Engine
+    from re_llm.inference.engine import Reply as Answer
 
 # Utterances decoded to samples at once: half an hour of speech is about 100 MB, and batches are sorted by length
 # within it. Also what a kill can cost a text system; a speech system writes every batch.
@@ -34,7 +34,7 @@ CHUNK = 256
 
 
 class RowSystem(Protocol):
-    """A system that answers manifest rows (re_llm.systems); an `Engine` answers the recordings alone."""
+    """A system that answers manifest rows (re_llm.inference.systems); an `Engine` answers the recordings alone."""
 
     @property
     def needs_audio(self) -> bool: ...
@@ -159,7 +159,7 @@ def respond_manifest(
     """Replies to the utterances of a manifest, as records in `out`; keys that `out` already holds are passed over.
 
     Args:
-        responder: an engine, or a text system of `re_llm.systems`.
+        responder: an engine, or a text system of `re_llm.inference.systems`.
         splits: only these splits; None takes all.
         strict: raise at the first unusable recording instead of listing it.
         ask: fields of `Ask`.
@@ -275,8 +275,8 @@ class _Run:
         good, samples, bad = [], [], []
         for row in chunk:
             try:
-                heard = audio.load(row.audio, start=row.start, duration=row.duration, root=self.root)
-                samples.append(audio.refuse_silence(audio.refuse_long(heard, row.audio, self.longest), row.audio))
+                heard = waveform.load(row.audio, start=row.start, duration=row.duration, root=self.root)
+                samples.append(waveform.refuse_silence(waveform.refuse_long(heard, row.audio, self.longest), row.audio))
                 good.append(row)
             except RellmError as error:
                 bad.append((row, error))

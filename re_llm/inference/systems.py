@@ -1,6 +1,6 @@
 """The text systems of Table I behind the interface of the engine: text, Whisper + LLM cascade, text + label.
 
-A speech system is `re_llm.engine.Engine` itself. Both answer manifest rows through `re_llm.replies`.
+A speech system is the `Engine` itself. Both answer manifest rows through `re_llm.inference.respond`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from re_llm.answers import Answer
-from re_llm.chat_llm import ChatLlm
-from re_llm.emotions import CANONICAL, PROMPT_EMOTIONS, parse_answer
-from re_llm.engine import Reply
-from re_llm.errors import RellmError
-from re_llm.prompts import Prompt, get_prompt
-from re_llm.records import Utterance
-from re_llm.transcribe import Transcriber
+from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, parse_answer
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
+from re_llm.inference.engine import Reply
+from re_llm.inference.transcribe import Transcriber
+from re_llm.llm.completion import Answer
+from re_llm.llm.local import ChatLlm
+from re_llm.llm.prompts import Prompt, get_prompt
 
 KINDS = ("text", "cascade", "text-label")
 

@@ -17,13 +17,13 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
-from re_llm.audio import RATE
-from re_llm.chat_llm import pick_device, pick_dtype
-from re_llm.config import resolve_component
-from re_llm.errors import RellmError
+from re_llm.audio.waveform import RATE
+from re_llm.core.assets import resolve_component
+from re_llm.core.errors import RellmError
+from re_llm.llm.local import pick_device, pick_dtype
+from re_llm.llm.vocabulary import require_words
 from re_llm.model.components import read_config
 from re_llm.model.speech_encoder import SpeechEncoder
-from re_llm.vocabulary import require_words
 
 WINDOWS = ("full", "trimmed")
 

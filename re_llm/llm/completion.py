@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from re_llm.prompts import Prompt
+from re_llm.llm.prompts import Prompt
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from re_llm.answers import Answer as Answer
-from re_llm.config import resolve_component
-from re_llm.errors import RellmError
-from re_llm.prompts import Prompt, split_chat, tokenize_row, turn_end
-from re_llm.vocabulary import require_words
+from re_llm.core.assets import resolve_component
+from re_llm.core.errors import RellmError
+from re_llm.llm.completion import Answer as Answer
+from re_llm.llm.prompts import Prompt, split_chat, tokenize_row, turn_end
+from re_llm.llm.vocabulary import require_words
 
 
 def pick_device(name: str) -> torch.device:

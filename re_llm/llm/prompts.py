@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 SYSTEM = "You are a helpful assistant."
 # Released code of RE-LLM and BLSP-Emo; the wording of the BLSP-Emo paper differs slightly.

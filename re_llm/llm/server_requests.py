@@ -1,4 +1,4 @@
-"""The requests of `chat_server.ChatServer`: one coroutine a row, with its tries, pauses and limits.
+"""The requests of `server.ChatServer`: one coroutine a row, with its tries, pauses and limits.
 
 httpx2 does the HTTP. What is ours is what must hold here: a deadline for the whole request, a bound on the size of an
 answer, no redirects, no proxies or `.netrc` from the environment, and which failures are tried again.
@@ -18,11 +18,11 @@ from typing import Any
 
 import httpx2
 
-from re_llm.answers import Answer
-from re_llm.chat_server import ServerOptions
-from re_llm.errors import RellmError
-from re_llm.prompts import TEMPLATE_OPTIONS, Prompt
-from re_llm.version import __version__
+from re_llm.core.errors import RellmError
+from re_llm.core.version import __version__
+from re_llm.llm.completion import Answer
+from re_llm.llm.prompts import TEMPLATE_OPTIONS, Prompt
+from re_llm.llm.server_options import ServerOptions
 
 MAX_ANSWER_BYTES = 2**20  # of one response; 48 tokens are a few hundred
 MAX_PAUSE = 60.0  # s between two tries of a row

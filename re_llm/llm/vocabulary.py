@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 
 def require_words(tokenizer: Any, folder: str | os.PathLike[str]) -> Any:

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from re_llm.emotions import PROMPT_EMOTIONS, canonical, parse_answer
-from re_llm.errors import RellmError
+from re_llm.core.emotions import PROMPT_EMOTIONS, canonical, parse_answer
+from re_llm.core.errors import RellmError
+from re_llm.llm.prompts import EMPATHETIC, EMPATHETIC_PAPER, get_prompt
 from re_llm.mini import answers
 from re_llm.mini import lexicon as lex
-from re_llm.prompts import EMPATHETIC, EMPATHETIC_PAPER, get_prompt
 
 TEST_PERCENT = 8
 WORDS = range(6, 17)
@@ -237,7 +237,7 @@ def continuation(sentence: Sentence, emotion: str) -> str:
 
 
 def respond_to(prompt_id: str, sentence: Sentence, emotion: str | None = None) -> str:
-    """The answer the miniature chat LLM is taught for a prompt of `re_llm.prompts`.
+    """The answer the miniature chat LLM is taught for a prompt of `re_llm.llm.prompts`.
 
     `emotion` counts only where the prompt names it; there it overrides the words. Elsewhere the words decide.
 

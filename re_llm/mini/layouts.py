@@ -22,7 +22,7 @@ import soundfile
 from rich.console import Console
 from rich.progress import track
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.mini.casting import ESD_SPEAKERS, PLANS, Take
 from re_llm.mini.grammar import world
 from re_llm.mini.prosody import Prosody, posterior, vad

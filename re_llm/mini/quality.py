@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.records import Reply, read_records
 from re_llm.evaluate.ser import score_recognition
 from re_llm.mini.grammar import Sentence, emotion_of, right_topic, world
-from re_llm.records import Reply, read_records
 
 
 @dataclass

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import soundfile
 
-from re_llm import audio
-from re_llm.records import Utterance, read_records
+from re_llm.audio import waveform
+from re_llm.core.records import Utterance, read_records
 
 EMOTIONS = ("neutral", "happy", "angry", "sad", "surprise")
 SPEAKERS = 2
@@ -55,7 +55,7 @@ def ship(picked: list[Picked], folder: Path) -> None:
     listing = []
     for item in picked:
         row = item.row
-        samples = audio.load(row.audio, start=row.start, duration=row.duration, root=item.manifest.parent)
-        soundfile.write(folder / item.name, samples, audio.RATE, subtype="PCM_16", format="FLAC")
+        samples = waveform.load(row.audio, start=row.start, duration=row.duration, root=item.manifest.parent)
+        soundfile.write(folder / item.name, samples, waveform.RATE, subtype="PCM_16", format="FLAC")
         listing.append({"recording": item.name, "sentence": row.text, "speaker": row.speaker, "reference": row.emotion})
     (folder / "recordings.json").write_text(json.dumps(listing, indent=2) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ import numpy as np
 import soxr
 from scipy.signal import lfilter, oaconvolve
 
-from re_llm.errors import MissingExtra, RellmError
+from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.mini.prosody import Prosody, draw
 
 SAMPLE_RATE = 16_000

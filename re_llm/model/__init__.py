@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from re_llm.model.configuration import (
-    COMPONENTS,
-    DIMENSIONS,
-    SPEECH_TOKEN,
-    AdapterSettings,
-    LoraSettings,
-    ReLlmConfig,
-)
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
     from re_llm.model.modeling import ReLlmForConditionalGeneration
     from re_llm.model.outputs import EncodedAudio, ReLlmOutput, SpeechTokens
     from re_llm.model.processing import ReLlmProcessor
 
 __all__ = [
-    "COMPONENTS",
-    "DIMENSIONS",
-    "SPEECH_TOKEN",
     "AdapterSettings",
     "EncodedAudio",
     "LoraSettings",
@@ -32,18 +21,13 @@ __all__ = [
     "SpeechTokens",
 ]
 
-_LAZY = {
-    "ReLlmForConditionalGeneration": "modeling",
-    "EncodedAudio": "outputs",
-    "ReLlmOutput": "outputs",
-    "SpeechTokens": "outputs",
-    "ReLlmProcessor": "processing",
-}
 
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name not in _LAZY:
+def __getattr__(name: str) -> type:
+    """Any public name loads all of them: a config whose model class is unknown to the Auto classes is of no use."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    from re_llm.model import configuration, modeling, outputs, processing
+
+    return next(
+        getattr(module, name) for module in (configuration, modeling, outputs, processing) if name in vars(module)
+    )

@@ -15,7 +15,7 @@ from transformers import WhisperConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model.configuration import AdapterSettings
 from re_llm.model.outputs import SpeechTokens, time_mask
 

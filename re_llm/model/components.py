@@ -16,15 +16,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.models.whisper.modeling_whisper import sinusoids
 
-from re_llm.emotions import PROMPT_EMOTIONS
-from re_llm.errors import RellmError
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.errors import RellmError
 from re_llm.model import partial_lora
 from re_llm.model.adapter import copy_widened
 from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder, checkpoint_weights, head_outputs
 from re_llm.model.hub import locate
 from re_llm.model.speech_encoder import SpeechEncoder
-from re_llm.model.weights import load_into, read_weights
+from re_llm.model.weights import load_into, lora_weights, read_weights
 
 log = logging.getLogger(__name__)
 Name = str | os.PathLike[str]
@@ -259,8 +259,6 @@ def continue_from(model: Any, folder: Path, *, fresh_adapter: bool = False, scal
         model.add_ctc_blank()
         model.ctc_blank.data.copy_(weights["ctc_blank"])
     if model.config.lora is not None and config.lora is not None:
-        from re_llm.model.storage import lora_weights
-
         partial_lora.load_weights(model.language_model, *lora_weights(folder))
 
 

@@ -5,15 +5,14 @@ No torch here: the processor and `re-llm doctor` read it too.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from transformers import AutoConfig, PretrainedConfig, WhisperConfig
 
-from re_llm.emotions import PROMPT_EMOTIONS
-from re_llm.errors import RellmError
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.errors import RellmError
 
 SPEECH_TOKEN = "<|speech|>"
 # The order of every [.., 3] tensor of emotion dimensions in this package; other orders are mapped by name.
@@ -214,8 +213,6 @@ class ReLlmConfig(PretrainedConfig):
         self.lora = LoraSettings.read(lora).as_dict() if lora is not None else None
         self.ctc_blank = ctc_blank
         self._check(components or {})
-        # AutoModel looks for the class right after it has read the config.
-        importlib.import_module("re_llm.model.modeling")
 
     def _check(self, components: Mapping[str, str | None]) -> None:
         _require("fusion", self.fusion, FUSIONS)

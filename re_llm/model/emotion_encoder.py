@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model.configuration import DIMENSIONS
 from re_llm.model.outputs import time_mask
 

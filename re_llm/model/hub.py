@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 # What a repository is downloaded for; never its pickles or code.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model import losses, partial_lora
 from re_llm.model.cformer import make_adapter
 from re_llm.model.configuration import DIMENSIONS, ReLlmConfig

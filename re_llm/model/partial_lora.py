@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model.configuration import LoraSettings
 from re_llm.model.weights import check_same
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin, WhisperFeatureExtractor
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.llm.vocabulary import require_words
 from re_llm.model.configuration import SPEECH_TOKEN, AdapterSettings, ReLlmConfig
 from re_llm.model.hub import locate
 from re_llm.model.recordings import SAMPLE_RATE, Samples, as_list, checked, flatten_messages, normalized, samples, stack
-from re_llm.vocabulary import require_words
 
 EMOTION_INPUTS = ("raw", "normalized")
 Name = str | os.PathLike[str]
@@ -147,7 +147,7 @@ class ReLlmProcessor(ProcessorMixin):
         """Padded rows `prefix | speech tokens | suffix`.
 
         Args:
-            prompts: (prefix, suffix) of each row, as `re_llm.prompts.split_chat` gives them.
+            prompts: (prefix, suffix) of each row, as `re_llm.llm.prompts.split_chat` gives them.
             lengths: speech tokens of each row (`speech_token_count`).
             padding_side: left for generation, right for training.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from re_llm.errors import MissingExtra, RellmError
+from re_llm.core.errors import MissingExtra, RellmError
 
 KINDS = ("8bit", "4bit")
 

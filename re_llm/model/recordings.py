@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model.configuration import SPEECH_TOKEN
 
 SAMPLE_RATE = 16_000
@@ -62,7 +62,7 @@ def as_list(audio: Any) -> list[Any]:
 def samples(item: Any) -> Samples:
     """Samples [N] of a path, of the bytes of a file, or of an array that is that already."""
     if isinstance(item, str | os.PathLike | bytes):
-        from re_llm.audio import load
+        from re_llm.audio.waveform import load
 
         return load(item, rate=SAMPLE_RATE)
     return np.asarray(copy.copy(item))

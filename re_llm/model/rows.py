@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model.outputs import SpeechTokens
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from re_llm.config import ModelOptions
 from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
+from re_llm.recipe.config import ModelOptions
 
 # Order of the regression head of audeering's model.
 AUDEERING_OUTPUTS = ("arousal", "dominance", "valence")

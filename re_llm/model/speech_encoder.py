@@ -12,7 +12,7 @@ from transformers import WhisperConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model.outputs import time_mask
 
 FRAMES_PER_STATE = 2  # stride of Whisper's second convolution

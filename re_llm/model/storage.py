@@ -22,19 +22,18 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.initialization import no_init_weights
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model import components, partial_lora
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder
 from re_llm.model.hub import locate
 from re_llm.model.speech_encoder import SpeechEncoder
-from re_llm.model.weights import LORA_CONFIG, LORA_WEIGHTS, check_same, read_file, read_weights
+from re_llm.model.weights import LORA_CONFIG, LORA_FOLDER, LORA_WEIGHTS, check_same, lora_weights, read_weights
 
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 _PREFIXES = {"llm": "language_model.", "speech_encoder": "speech_encoder.", "emotion_encoder": "emotion_encoder."}
 _BESIDE_LLM = ("adapter.", "emotion_head.", "dimension_head.", "ctc_blank", "speech_encoder.", "emotion_encoder.")
 _WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json", LORA_CONFIG, LORA_WEIGHTS)
-_LORA_FOLDER = "lora"  # on the hub; see `push`
 # What AutoModel passes along and what has no meaning here.
 _PASSED_OVER = {
     "_from_auto", "adapter_kwargs", "code_revision", "force_download", "low_cpu_mem_usage", "proxies",
@@ -122,24 +121,8 @@ def push(
 def _move_lora(folder: Path) -> None:
     for name in (LORA_CONFIG, LORA_WEIGHTS):
         if (folder / name).is_file():
-            (folder / _LORA_FOLDER).mkdir(exist_ok=True)
-            os.replace(folder / name, folder / _LORA_FOLDER / name)
-
-
-def lora_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
-    """The PEFT weights of a checkpoint, and the name of their file.
-
-    Raises:
-        RellmError: the file is missing or truncated.
-    """
-    path = lora_file(folder)
-    return read_file(path), str(path)
-
-
-def lora_file(folder: Path) -> Path:
-    """Where the PEFT weights of a checkpoint are."""
-    moved = folder / _LORA_FOLDER / LORA_WEIGHTS
-    return moved if moved.is_file() else folder / LORA_WEIGHTS
+            (folder / LORA_FOLDER).mkdir(exist_ok=True)
+            os.replace(folder / name, folder / LORA_FOLDER / name)
 
 
 def _save_config(model: Any, named: Mapping[str, str], target: Path) -> None:

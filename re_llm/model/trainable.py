@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model import partial_lora
 from re_llm.model.configuration import LoraSettings
 

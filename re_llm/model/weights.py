@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.model.stored import PICKLED, PICKLED_INDEX, WEIGHTS, WEIGHTS_INDEX, read_shards, stored_tensors
 
-WEIGHTS, WEIGHTS_INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-PICKLED_INDEX = "pytorch_model.bin.index.json"
 LORA_WEIGHTS, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+LORA_FOLDER = "lora"  # on the hub; see `push`
 
 
 def read_weights(folder: Path, prefixes: Sequence[str] = ("",), *, allow_pickle: bool = False) -> dict[str, Tensor]:
@@ -35,34 +34,12 @@ def read_weights(folder: Path, prefixes: Sequence[str] = ("",), *, allow_pickle:
         return weights
     pickled = (folder / PICKLED).is_file() or (folder / PICKLED_INDEX).is_file()
     if pickled and allow_pickle:
-        from re_llm.model.convert_files import stored_tensors
-
         held = stored_tensors(folder)
         return {key: value.read() for key, value in held.items() if key.startswith(tuple(prefixes))}
     raise RellmError(
         f"{folder} has no {WEIGHTS}",
         allowed="weights as safetensors" + ("; allow_pickle=True reads its pickle" if pickled else ""),
     )
-
-
-def read_shards(index: Path) -> dict[str, list[str]]:
-    """Shard file -> names of its tensors, as an index file has it.
-
-    Raises:
-        RellmError: it is no such index, or names a file outside of its folder.
-    """
-    try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        placed = sorted((str(file), str(name)) for name, file in files.items())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RellmError(f"{index} is not an index of weights: {error!r}") from error
-    outside = next((file for file, _ in placed if Path(file).name != file or file in ("", "..")), None)
-    if outside is not None:
-        raise RellmError(f"{index} names a file outside of its folder: {outside!r}")
-    shards: dict[str, list[str]] = {}
-    for file, name in placed:
-        shards.setdefault(file, []).append(name)
-    return shards
 
 
 def read_file(path: Path, prefixes: Sequence[str] = ("",)) -> dict[str, Tensor]:
@@ -111,3 +88,19 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], where: object, *
     own = {key: value for key, value in module.state_dict().items() if key not in optional or key in weights}
     check_same(own, weights, where)
     module.load_state_dict(dict(weights), strict=False)
+
+
+def lora_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
+    """The PEFT weights of a checkpoint, and the name of their file.
+
+    Raises:
+        RellmError: the file is missing or truncated.
+    """
+    path = lora_file(folder)
+    return read_file(path), str(path)
+
+
+def lora_file(folder: Path) -> Path:
+    """Where the PEFT weights of a checkpoint are."""
+    moved = folder / LORA_FOLDER / LORA_WEIGHTS
+    return moved if moved.is_file() else folder / LORA_WEIGHTS

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from re_llm.config import ModelOptions, Recipe, StageOptions, SystemOptions
+from re_llm.recipe.config import ModelOptions, Recipe, StageOptions, SystemOptions
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def train_job(job: TrainJob) -> str:
 
 def respond_job(job: RespondJob) -> str:
     """Lets one system answer one test set; rows that are answered already are skipped."""
-    from re_llm import engine
-    from re_llm.replies import respond_manifest
-    from re_llm.systems import text_system
+    from re_llm.inference import engine
+    from re_llm.inference.respond import respond_manifest
+    from re_llm.inference.systems import text_system
 
     recipe, parts = job.recipe, job.recipe.components
     done = job.out.with_suffix(".done")

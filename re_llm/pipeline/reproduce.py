@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from re_llm.config import CorpusOptions, ModelOptions, Recipe, StageOptions
-from re_llm.errors import RellmError
-from re_llm.jobs import RespondJob, TrainJob, respond_job, run_jobs, train_job
-from re_llm.provenance import provenance, write_provenance
+from re_llm.core.errors import RellmError
+from re_llm.core.provenance import provenance, write_provenance
+from re_llm.pipeline.jobs import RespondJob, TrainJob, respond_job, run_jobs, train_job
+from re_llm.recipe.config import CorpusOptions, ModelOptions, Recipe, StageOptions
 
 Say = Callable[[str], None]
 MINI_ROOTS = {"common_voice": "speech/en"}  # where the miniature world puts a corpus that is not named after its reader
@@ -64,7 +64,7 @@ class Run:
 
     def prepare(self) -> None:
         """Manifests of all corpora, with pseudo V/A/D where the recipe asks for it."""
-        from re_llm import corpora
+        from re_llm.data import corpora
 
         for name, options in self.recipe.corpora.items():
             manifest = self.manifest(name)
@@ -72,7 +72,7 @@ class Run:
                 continue
             estimator = None
             if options.pseudo_vad:
-                from re_llm.pseudo_vad import DimensionEstimator
+                from re_llm.data.pseudo_vad import DimensionEstimator
 
                 encoder = self.recipe.components.emotion_encoder
                 if encoder is None:
@@ -96,8 +96,8 @@ class Run:
 
     def continue_all(self) -> None:
         """The LLM's continuations of every training set that a stage reads."""
-        from re_llm.chat_llm import ChatLlm
         from re_llm.continuations import continue_manifest
+        from re_llm.llm.local import ChatLlm
 
         llm: ChatLlm | None = None
         for corpus, prompt in sorted(self._wanted_continuations()):
@@ -281,7 +281,7 @@ def _score_all(run: Run) -> None:
 def _report(run: Run, result: ReproduceReport) -> None:
     if not run.recipe.systems:
         return
-    from re_llm.report import write_report
+    from re_llm.report.write import write_report
 
     replies = [job.out for job in run.respond_jobs()]
     made = provenance(seed=run.recipe.seeds[0], inputs=[run.manifest(c) for c in run.evaluated()])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from re_llm.emotions import CANONICAL, PROMPT_EMOTIONS
-from re_llm.errors import RellmError
-from re_llm.prompts import PROMPTS
+from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS
+from re_llm.llm.prompts import PROMPTS
 
 LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
 
@@ -289,28 +287,3 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 
 def _merge(options: O, changes: dict[str, Any]) -> O:
     return type(options).model_validate({**options.model_dump(exclude_unset=True), **changes})
-
-
-def resolve_component(name: str, relative_to: Path | None = None) -> str:
-    """Folder or hub id of a component. `mini:NAME` is the component of that name shipped with the package.
-
-    Raises:
-        RellmError: `mini:NAME` is not shipped.
-    """
-    if not name.startswith("mini:"):
-        local = (relative_to / name) if relative_to is not None and not os.path.isabs(name) else Path(name)
-        return str(local) if local.exists() else name
-    folder = mini_assets() / name.removeprefix("mini:")
-    if not folder.is_dir():
-        shipped = sorted(p.name for p in mini_assets().glob("*") if p.is_dir()) if mini_assets().is_dir() else []
-        raise RellmError(
-            f"the miniature has no component {name!r}",
-            allowed=", ".join(f"mini:{n}" for n in shipped) or "none is installed",
-            todo="Run `re-llm mini build`, or set RE_LLM_MINI to the folder of a build",
-        )
-    return str(folder)
-
-
-def mini_assets() -> Path:
-    """Folder of the miniature's trained parts: shipped with the package, or the build named by RE_LLM_MINI."""
-    return Path(os.environ.get("RE_LLM_MINI") or Path(__file__).parent / "mini" / "assets")

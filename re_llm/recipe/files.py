@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from re_llm.config import Options, Recipe
-from re_llm.errors import RellmError
+from re_llm.core.assets import PACKAGE, SOURCE_TREE
+from re_llm.core.errors import RellmError
+from re_llm.recipe.config import Options, Recipe
 
 MAX_RECIPE_BYTES = 2**20
 
@@ -90,12 +91,12 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    here = Path(__file__).parent
-    for folder in (here / "recipes", here.parent / "recipes"):
+    folders = (PACKAGE / "recipes", SOURCE_TREE / "recipes")
+    for folder in folders:
         for candidate in (folder / path.name, folder / f"{path.name}.yaml"):
             if candidate.is_file():
                 return candidate
-    shipped = sorted(p.name for f in (here / "recipes", here.parent / "recipes") for p in f.glob("*.yaml"))
+    shipped = sorted(p.name for f in folders for p in f.glob("*.yaml"))
     raise RellmError(f"no such recipe: {path}", allowed="a YAML file, or " + ", ".join(dict.fromkeys(shipped)))
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from re_llm.evaluate.epitome import MECHANISMS
-from re_llm.evaluate.page import NONE, Block, Heading, Paragraph, Picture, Table, Value, percent, quote
-from re_llm.evaluate.pictures import confusion_picture, level_picture
-from re_llm.evaluate.tables import ScoreTable, corpus_title, show_cell, system_title
+from re_llm.core.page import NONE, Block, Heading, Paragraph, Picture, Table, Value, percent, quote
+from re_llm.evaluate.empathy.epitome import MECHANISMS
+from re_llm.report.plots import confusion_picture, level_picture
+from re_llm.report.tables import ScoreTable, corpus_title, show_cell, system_title
 
 
 def _slug(name: str) -> str:

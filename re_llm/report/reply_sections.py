@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from re_llm.evaluate.audits import Audit, audit, cut_words
-from re_llm.evaluate.epitome import load_scorer
-from re_llm.evaluate.page import NONE, Block, Heading, Paragraph, Table, Value, percent, quote
-from re_llm.evaluate.tables import CORPORA, NO_CORPUS, SYSTEMS, ScoreTable, corpus_title, system_title
-from re_llm.records import Reply, read_records
+from re_llm.core.page import NONE, Block, Heading, Paragraph, Table, Value, percent, quote
+from re_llm.core.records import Reply, read_records
+from re_llm.evaluate.audits import Audit, audit
+from re_llm.evaluate.empathy.loading import load_scorer
+from re_llm.evaluate.empathy.readings import cut_words
+from re_llm.report.tables import CORPORA, NO_CORPUS, SYSTEMS, ScoreTable, corpus_title, system_title
 
 EXAMPLE_SENTENCES, EXAMPLE_SYSTEMS, REPLY_CHARACTERS = 3, 4, 400
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from re_llm.errors import RellmError
-from re_llm.evaluate.epitome import MECHANISMS
-from re_llm.evaluate.page import Value
+from re_llm.core.errors import RellmError
+from re_llm.core.page import Value
+from re_llm.core.records import Score, read_numbered
+from re_llm.evaluate.empathy.epitome import MECHANISMS
 from re_llm.evaluate.ser import label_order
 from re_llm.evaluate.significance import UaDifference, WilcoxonResult, holm, ua_difference, wilcoxon
-from re_llm.records import Score, read_numbered
 
 SYSTEMS = {
     "text": "Text + LLM",

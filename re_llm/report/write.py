@@ -12,16 +12,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from re_llm.errors import RellmError
-from re_llm.evaluate import page
-from re_llm.evaluate.empathy_small import SmallScorer
-from re_llm.evaluate.epitome import MECHANISMS, WEAKNESSES
-from re_llm.evaluate.page import NONE, Block, Heading, Items, Paragraph, Table, Value, quote
-from re_llm.evaluate.picture_sections import level_blocks, recognition_blocks
-from re_llm.evaluate.reading_sections import reading_blocks
-from re_llm.evaluate.reply_sections import Replies, audit_blocks, example_blocks, read_replies
+from re_llm.core import page
+from re_llm.core.errors import RellmError
+from re_llm.core.page import NONE, Block, Heading, Items, Paragraph, Table, Value, quote
+from re_llm.core.provenance import file_hash
+from re_llm.core.records import disk_error
+from re_llm.evaluate.empathy.epitome import MECHANISMS, WEAKNESSES
+from re_llm.evaluate.empathy.small_scorer import SmallScorer
 from re_llm.evaluate.significance import WilcoxonResult
-from re_llm.evaluate.tables import (
+from re_llm.report.plot_sections import level_blocks, recognition_blocks
+from re_llm.report.reply_sections import Replies, audit_blocks, example_blocks, read_replies
+from re_llm.report.tables import (
     CORPORA,
     PAPER,
     SYSTEMS,
@@ -33,8 +34,7 @@ from re_llm.evaluate.tables import (
     show_cell,
     system_title,
 )
-from re_llm.provenance import file_hash
-from re_llm.records import disk_error
+from re_llm.report.truncation_sections import reading_blocks
 
 TABLE_I = ("ER", "EX", "UA")
 TITLES = {"ER": "ER", "EX": "Ex", "IP": "IP", "UA": "UA", "WA": "WA", "F1": "macro-F1", "UNPARSABLE": "unparsable"}
@@ -55,7 +55,7 @@ def write_report(
     Args:
         replies: may be empty; then the report has no audits and no examples.
         baseline: system that the others are tested against; None for the fine-tuned BLSP-Emo if it was scored.
-        provenance: what the reader needs to make the numbers again (`re_llm.provenance.provenance`).
+        provenance: what the reader needs to make the numbers again (`re_llm.core.provenance.provenance`).
 
     Returns:
         Path of the HTML page.

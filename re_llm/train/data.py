@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from re_llm.config import StageOptions, TaskOptions
-from re_llm.emotions import canonical
-from re_llm.errors import RellmError
-from re_llm.prompts import get_prompt, split_chat, turn_end
-from re_llm.records import Continuation, read_records
+from re_llm.core.emotions import canonical
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Continuation, read_records
+from re_llm.llm.prompts import get_prompt, split_chat, turn_end
+from re_llm.recipe.config import StageOptions, TaskOptions
 
 NO_EMOTION = -100  # index that cross-entropy passes over
 

@@ -1,4 +1,4 @@
-"""States of the frozen encoders, computed in this process or on a cluster (re_llm.distribute).
+"""States of the frozen encoders, computed in this process or on a cluster (re_llm.cluster.work).
 
 B batch, T frames, D width.
 """
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from re_llm import audio
-from re_llm.chat_llm import batches_by_length, pick_device
+from re_llm.audio import waveform
+from re_llm.llm.local import batches_by_length, pick_device
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder
 from re_llm.model.modeling import ReLlmForConditionalGeneration
@@ -56,7 +56,7 @@ def encode_examples(examples: list[Example], model: Any, processor: Any, batch_s
     Raises:
         RellmError: a recording cannot be read (names it).
     """
-    samples = [audio.load(e.audio, start=e.start, duration=e.duration) for e in examples]
+    samples = [waveform.load(e.audio, start=e.start, duration=e.duration) for e in examples]
     for rows in batches_by_length([len(s) for s in samples], batch_size):
         encoded = _encode(model, processor, [samples[i] for i in rows])
         yield [Encoded.of(examples[i].key, encoded, row) for row, i in enumerate(rows)]

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from re_llm.distribute import HERE, Cluster, Where, batched
+from re_llm.cluster.engines import HERE, Where
+from re_llm.cluster.work import Cluster, batched
+from re_llm.core.progress import progress_bar
+from re_llm.core.records import disk_error
 from re_llm.model.outputs import EncodedAudio
-from re_llm.progress import progress_bar
-from re_llm.records import disk_error
 from re_llm.train.data import Example
 from re_llm.train.encode import Encoded, EncodeWork, encode_examples
 

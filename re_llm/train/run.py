@@ -16,14 +16,15 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from re_llm import audio
-from re_llm.chat_llm import pick_device
-from re_llm.config import Components, ModelOptions, StageOptions, resolve_component, unfit
-from re_llm.distribute import HERE, Where
-from re_llm.errors import RellmError
+from re_llm.audio import waveform
+from re_llm.cluster.engines import HERE, Where
+from re_llm.core.assets import resolve_component
+from re_llm.core.errors import RellmError
+from re_llm.core.provenance import write_provenance
+from re_llm.llm.local import pick_device
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
-from re_llm.provenance import write_provenance
+from re_llm.recipe.config import Components, ModelOptions, StageOptions, unfit
 from re_llm.train.collate import Collator
 from re_llm.train.data import BucketedSampler, Example, Loaded, RowMaker, TrainingRows, load_examples
 from re_llm.train.features import FeatureStore, build_store
@@ -122,7 +123,7 @@ def _speech_inputs(
         return {"encoded": store.batch([e.key for e in examples], with_emotion=uses_emotion)}
 
     def raw(examples: Sequence[Example]) -> dict[str, Any]:
-        return processor.audio_inputs([audio.load(e.audio, start=e.start, duration=e.duration) for e in examples])
+        return processor.audio_inputs([waveform.load(e.audio, start=e.start, duration=e.duration) for e in examples])
 
     def counts(speech: dict[str, Any]) -> list[int]:
         if "encoded" in speech:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from re_llm.config import StageOptions
-from re_llm.errors import MissingExtra, RellmError
+from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.model import losses
+from re_llm.recipe.config import StageOptions
 from re_llm.train.data import BucketedSampler
 
 TRAINED = "trained.safetensors"
@@ -169,7 +169,7 @@ class TerminalProgress(TrainerCallback):
         self._advance: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        from re_llm.progress import progress_bar
+        from re_llm.core.progress import progress_bar
 
         total, done = state.max_steps * self.batch_size, state.global_step * self.batch_size
         self._bar = progress_bar("train", total, done=done, show=self.show)

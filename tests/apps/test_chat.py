@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from re_llm import chat, engine
+from re_llm.apps import chat
 from re_llm.cli import app
-from re_llm.conversation import Decoding, Turn, reply
+from re_llm.inference import engine
+from re_llm.inference.conversation import Decoding, Turn, reply
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from re_llm import demo
+from re_llm.apps import demo
 from re_llm.cli import app
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 FIELDS = {
     "recording", "sentence", "speaker", "reference", "emotion", "probabilities", "valence", "arousal", "dominance",

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from re_llm import doctor
-from re_llm import machine as this_machine
-from re_llm.errors import RellmError
-from re_llm.recipe_files import load_recipe
+from re_llm.apps import doctor
+from re_llm.apps import machine as this_machine
+from re_llm.core.errors import RellmError
+from re_llm.recipe.files import load_recipe
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,14 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from re_llm import engine, serve, web
+from re_llm.apps import web
+from re_llm.apps.serve import metrics, protocol, worker
+from re_llm.apps.serve import run as serve
+from re_llm.apps.serve.app import build
+from re_llm.apps.serve.options import ServeOptions
 from re_llm.cli import app as command_line
-from re_llm.errors import MissingExtra, RellmError
-from re_llm.serve import ServeOptions, metrics, protocol, worker
-from re_llm.serve.app import build
+from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.inference import engine
 
 CHAT = "/v1/chat/completions"
 TOKENS = 12
@@ -408,7 +411,7 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_example_of_the_documentation_works(client: TestClient, files: dict[str, bytes]) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```json\n(\{.*?\})\n```", page, re.DOTALL)
     question = json.loads(example.replace("BASE64", base64.b64encode(files["one.wav"]).decode()))
     assert client.post(CHAT, json=question | {"model": NAME}).status_code == 200

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from re_llm import audio
-from re_llm.audio_source import moved
-from re_llm.errors import MissingExtra, RellmError
+from re_llm.audio import waveform
+from re_llm.audio.source import moved
+from re_llm.core.errors import MissingExtra, RellmError
 
 
 def tone(seconds=0.5, rate=16_000, channels=1, hertz=440.0):
@@ -44,36 +44,36 @@ def spectrum_peak(samples, rate=16_000):
 @pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
 def test_every_format_and_rate_gives_the_same_tone(tmp_path, name, options, rate):
     path = saved(tmp_path / name, tone(0.5, rate, 2), rate, **options)
-    samples = audio.load(path)
+    samples = waveform.load(path)
     assert samples.dtype == np.float32 and samples.ndim == 1
     assert len(samples) == pytest.approx(8000, abs=1500 if name.endswith("mp3") else 50)
     assert spectrum_peak(samples) == pytest.approx(440, abs=5)
-    header = audio.info(path)
+    header = waveform.info(path)
     assert (header.rate, header.channels) == (rate, 2) and header.seconds == pytest.approx(0.5, abs=0.1)
 
 
 def test_wav_is_read_bit_for_bit(tmp_path):
     whole = np.arange(-16_000, 16_000, 4, dtype=np.int16)
     path = saved(tmp_path / "a.wav", whole)
-    np.testing.assert_array_equal(audio.load(path), whole.astype(np.float32) / 32768)
+    np.testing.assert_array_equal(waveform.load(path), whole.astype(np.float32) / 32768)
 
 
 def test_channels_become_their_mean(tmp_path):
     eight = np.zeros((8000, 8))
     eight[:, 3] = 0.8
     path = saved(tmp_path / "a.wav", eight, subtype="FLOAT")
-    np.testing.assert_allclose(audio.load(path), 0.1, atol=1e-6)
+    np.testing.assert_allclose(waveform.load(path), 0.1, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac"])
 def test_a_segment_is_the_segment(tmp_path, name):
     ramp = np.linspace(-0.5, 0.5, 32_000)
     path = saved(tmp_path / name, ramp)
-    whole = audio.load(path)
-    np.testing.assert_array_equal(audio.load(path, start=0.5, duration=0.25), whole[8000:12000])
-    np.testing.assert_array_equal(audio.load(path, start=1.5), whole[24000:])
+    whole = waveform.load(path)
+    np.testing.assert_array_equal(waveform.load(path, start=0.5, duration=0.25), whole[8000:12000])
+    np.testing.assert_array_equal(waveform.load(path, start=1.5), whole[24000:])
     # Annotated times are rounded: a little over the end is the end.
-    assert len(audio.load(path, start=1.5, duration=0.55)) == 8000
+    assert len(waveform.load(path, start=1.5, duration=0.55)) == 8000
 
 
 def test_a_long_file_is_not_decoded_for_a_short_segment(tmp_path, monkeypatch):
@@ -83,7 +83,7 @@ def test_a_long_file_is_not_decoded_for_a_short_segment(tmp_path, monkeypatch):
     monkeypatch.setattr(
         soundfile.SoundFile, "read", lambda self, frames=-1, **kw: read.append(frames) or original(self, frames, **kw)
     )
-    assert len(audio.load(path, start=30, duration=1, max_seconds=5)) == 16_000
+    assert len(waveform.load(path, start=30, duration=1, max_seconds=5)) == 16_000
     assert sum(read) == 16_000
 
 
@@ -100,7 +100,7 @@ def test_a_long_file_is_not_decoded_for_a_short_segment(tmp_path, monkeypatch):
 def test_impossible_segments(tmp_path, start, duration, words):
     path = saved(tmp_path / "a.wav", tone(1.0))
     with pytest.raises(RellmError, match=words):
-        audio.load(path, start=start, duration=duration)
+        waveform.load(path, start=start, duration=duration)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
@@ -116,21 +116,21 @@ def test_members_of_archives(tmp_path, kind):
             out.add(plain, "a.flac")
     offset = archive.read_bytes().index(b"fLaC")
     member = f"many.{kind}:{offset}:{plain.stat().st_size}"
-    np.testing.assert_array_equal(audio.load(member, root=tmp_path), audio.load(plain))
-    np.testing.assert_array_equal(audio.load(member, root=tmp_path, start=0.25), audio.load(plain, start=0.25))
-    assert audio.info(member, root=tmp_path) == audio.info(plain)
-    assert audio.sha256(member, root=tmp_path) == hashlib.sha256(plain.read_bytes()).hexdigest()
+    np.testing.assert_array_equal(waveform.load(member, root=tmp_path), waveform.load(plain))
+    np.testing.assert_array_equal(waveform.load(member, root=tmp_path, start=0.25), waveform.load(plain, start=0.25))
+    assert waveform.info(member, root=tmp_path) == waveform.info(plain)
+    assert waveform.sha256(member, root=tmp_path) == hashlib.sha256(plain.read_bytes()).hexdigest()
     with pytest.raises(RellmError, match="ends before the member"):
-        audio.load(f"many.{kind}:{offset}:999999999", root=tmp_path)
+        waveform.load(f"many.{kind}:{offset}:999999999", root=tmp_path)
     with pytest.raises(RellmError, match="not audio"):
-        audio.load(f"many.{kind}:1:40", root=tmp_path)
+        waveform.load(f"many.{kind}:1:40", root=tmp_path)
 
 
 def test_bytes_of_a_file(tmp_path):
     path = saved(tmp_path / "a.flac", tone())
-    np.testing.assert_array_equal(audio.load(path.read_bytes()), audio.load(path))
+    np.testing.assert_array_equal(waveform.load(path.read_bytes()), waveform.load(path))
     with pytest.raises(RellmError, match="0 bytes"):
-        audio.load(b"")
+        waveform.load(b"")
 
 
 def test_what_is_not_a_recording(tmp_path):
@@ -147,22 +147,22 @@ def test_what_is_not_a_recording(tmp_path):
         "none.wav": "too short",
     }.items():
         with pytest.raises(RellmError, match=words) as error:
-            audio.load(name, root=tmp_path)
+            waveform.load(name, root=tmp_path)
         assert name == "." or name in str(error.value)
 
 
 def test_too_long_names_the_limit_and_the_option(tmp_path):
     path = saved(tmp_path / "long.flac", np.zeros(601 * 8000), 8000)
     with pytest.raises(RellmError, match=re.escape("max_seconds = 600 s")):
-        audio.load(path)
-    assert len(audio.load(path, max_seconds=700)) == 601 * 16_000
+        waveform.load(path)
+    assert len(waveform.load(path, max_seconds=700)) == 601 * 16_000
 
 
 def test_a_file_that_breaks_off(tmp_path):
     path = saved(tmp_path / "a.flac", np.random.default_rng(0).normal(0, 0.1, 64_000))
     path.write_bytes(path.read_bytes()[:60_000])
     with pytest.raises(RellmError, match=r"breaks off|not audio"):
-        audio.load(path)
+        waveform.load(path)
 
 
 def test_values_that_are_not_finite(tmp_path):
@@ -170,7 +170,7 @@ def test_values_that_are_not_finite(tmp_path):
     broken[100] = np.nan
     path = saved(tmp_path / "a.wav", broken, subtype="FLOAT")
     with pytest.raises(RellmError, match="1 samples that are not finite"):
-        audio.load(path)
+        waveform.load(path)
 
 
 def test_an_absurd_header_is_refused():
@@ -179,25 +179,25 @@ def test_an_absurd_header_is_refused():
     data = bytearray(buffer.getvalue())
     data[24:28] = (2_000_000_000).to_bytes(4, "little")
     with pytest.raises(RellmError, match="2000000000 Hz"):
-        audio.load(bytes(data))
+        waveform.load(bytes(data))
 
 
 def test_problems():
     good = tone()[:, 0].astype(np.float32)
-    assert audio.problems(good) == []
-    assert audio.problems(good[:0]) == ["empty"]
-    assert audio.problems(np.zeros(100, np.float32)) == ["silent"]
-    assert audio.problems(np.full(100, 0.3, np.float32)) == ["silent"], "a constant cannot be heard"
-    assert audio.problems(np.array([0.1, np.inf], np.float32)) == ["samples that are not finite"]
-    assert audio.problems(np.clip(good * 20, -1, 1))[0].startswith("clipped")
-    assert audio.problems(good / 0.4) == [], "full scale alone is not clipping"
+    assert waveform.problems(good) == []
+    assert waveform.problems(good[:0]) == ["empty"]
+    assert waveform.problems(np.zeros(100, np.float32)) == ["silent"]
+    assert waveform.problems(np.full(100, 0.3, np.float32)) == ["silent"], "a constant cannot be heard"
+    assert waveform.problems(np.array([0.1, np.inf], np.float32)) == ["samples that are not finite"]
+    assert waveform.problems(np.clip(good * 20, -1, 1))[0].startswith("clipped")
+    assert waveform.problems(good / 0.4) == [], "full scale alone is not clipping"
 
 
 def test_m4a_asks_for_its_extra(tmp_path, monkeypatch):
     (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(MissingExtra, match=re.escape('pip install "re-llm[av]"')):
-        audio.load(tmp_path / "a.m4a")
+        waveform.load(tmp_path / "a.m4a")
 
 
 def encoded(kind: str, codec: str, wave: np.ndarray, rate: int, *, seekable: bool = True) -> bytes:
@@ -231,31 +231,31 @@ CONTAINERS = [
 def test_containers(tmp_path, name, kind, codec, seekable):
     path = tmp_path / name
     path.write_bytes(encoded(kind, codec, tone(1.0, 48_000)[:, 0], 48_000, seekable=seekable))
-    header = audio.info(path)
+    header = waveform.info(path)
     assert (header.rate, header.channels) == (48_000, 1) and header.seconds == pytest.approx(1.0, abs=0.06)
-    samples = audio.load(path, start=0.25, duration=0.5)
+    samples = waveform.load(path, start=0.25, duration=0.5)
     assert len(samples) == 8000 and spectrum_peak(samples) == pytest.approx(440, abs=5)
     # Whatever it is called: bytes have no name, members of archives and wrongly named files another one.
-    assert len(audio.load(path.read_bytes(), start=0.25, duration=0.5)) == 8000
+    assert len(waveform.load(path.read_bytes(), start=0.25, duration=0.5)) == 8000
     renamed = path.rename(tmp_path / "renamed.wav")
-    assert audio.info(renamed) == header and spectrum_peak(audio.load(renamed)) == pytest.approx(440, abs=5)
+    assert waveform.info(renamed) == header and spectrum_peak(waveform.load(renamed)) == pytest.approx(440, abs=5)
     whole = tmp_path / "b.zip"
     with zipfile.ZipFile(whole, "w") as out:
         out.write(renamed, name)
         offset = 30 + len(name)
-    assert audio.info(f"{whole}:{offset}:{renamed.stat().st_size}") == header
+    assert waveform.info(f"{whole}:{offset}:{renamed.stat().st_size}") == header
 
 
 def test_counting_a_recording_without_a_length_ends_at_the_limit(tmp_path, monkeypatch):
     path = tmp_path / "recorded-in-a-browser.webm"
     path.write_bytes(encoded("webm", "libopus", tone(8.0, 48_000)[:, 0], 48_000, seekable=False))
     counted = []
-    probe = audio.audio_av.probe
-    monkeypatch.setattr(audio.audio_av, "probe", lambda *args: counted.append(probe(*args)) or counted[-1])
+    probe = waveform.audio_av.probe
+    monkeypatch.setattr(waveform.audio_av, "probe", lambda *args: counted.append(probe(*args)) or counted[-1])
     with pytest.raises(RellmError, match="too long"):
-        audio.load(path, max_seconds=1.0)
+        waveform.load(path, max_seconds=1.0)
     assert 2.0 < counted[0][1] / 48_000 < 2.5
-    assert len(audio.load(path, start=5.0, duration=2.5, max_seconds=3.0)) == 40_000
+    assert len(waveform.load(path, start=5.0, duration=2.5, max_seconds=3.0)) == 40_000
 
 
 def test_broken_containers(tmp_path):
@@ -267,7 +267,7 @@ def test_broken_containers(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(RellmError, match=r"not audio|breaks off"):
-            audio.load(tmp_path / name)
+            waveform.load(tmp_path / name)
 
 
 def test_a_recording_opens_no_other_file(tmp_path):
@@ -280,7 +280,7 @@ def test_a_recording_opens_no_other_file(tmp_path):
     for name, text in lists.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(RellmError, match="not audio"):
-            audio.load(tmp_path / name)
+            waveform.load(tmp_path / name)
 
 
 def test_a_compressed_member_says_what_to_do(tmp_path):
@@ -288,7 +288,7 @@ def test_a_compressed_member_says_what_to_do(tmp_path):
         out.write(saved(tmp_path / "a.wav", tone()), "a.wav")
         size = out.getinfo("a.wav").compress_size
     with pytest.raises(RellmError, match="without compression") as error:
-        audio.load(tmp_path / f"a.zip:35:{size}")
+        waveform.load(tmp_path / f"a.zip:35:{size}")
     assert "zip -0" in error.value.todo
 
 
@@ -297,16 +297,16 @@ def test_hours_are_read_by_segment_with_little_memory(tmp_path):
     with soundfile.SoundFile(path, "w", 8_000, 1) as out:
         for _ in range(180):
             out.write(np.zeros(60 * 8_000, np.int16))
-    assert audio.info(path).seconds == 3 * 3600
-    assert len(audio.load(path, start=10_000, duration=2)) == 32_000
+    assert waveform.info(path).seconds == 3 * 3600
+    assert len(waveform.load(path, start=10_000, duration=2)) == 32_000
     with pytest.raises(RellmError, match="too long: 10800"):
-        audio.load(path)
+        waveform.load(path)
 
 
 @pytest.mark.parametrize("name", ["a\0b.wav", "\ud800.wav", "a.zip:" + "9" * 5000 + ":1", "a.zip:" + "9" * 18 + ":1"])
 def test_names_that_no_file_can_have(name):
     with pytest.raises(RellmError):
-        audio.load(name)
+        waveform.load(name)
 
 
 @pytest.mark.parametrize(

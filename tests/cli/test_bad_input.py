@@ -19,10 +19,10 @@ import soundfile
 import yaml
 from typer.testing import CliRunner, Result
 
-from re_llm import engine
 from re_llm.cli import app
-from re_llm.provenance import write_side
-from re_llm.records import Continuation, Reply, Utterance, read_records, write_records
+from re_llm.core.provenance import write_side
+from re_llm.core.records import Continuation, Reply, Utterance, read_records, write_records
+from re_llm.inference import engine
 
 
 def call(*arguments: object) -> Result:
@@ -120,8 +120,8 @@ def test_the_server_tells_the_same(here: Path, one_model: None) -> None:
 
     from fastapi.testclient import TestClient
 
-    from re_llm.serve import ServeOptions
-    from re_llm.serve.app import build
+    from re_llm.apps.serve.app import build
+    from re_llm.apps.serve.options import ServeOptions
 
     loaded = engine.load(engine.SHIPPED_MODEL, device="auto", dtype="auto")
     told = {}
@@ -207,14 +207,14 @@ def test_an_unknown_emotion_label_is_told(tmp_path: Path) -> None:
     result = call("continue", manifest, "--out", out, "--llm", "mini:llm", "--max-new-tokens", 4)
     assert "unknown-emotion" in result.stdout
     assert [row.key for row in read_records(out, Continuation)] == ["good"]
-    recipe = Path(__file__).parent.parent / "recipes" / "mini.yaml"
+    recipe = Path(__file__).parents[2] / "recipes" / "mini.yaml"
     (tmp_path / "wrong.yaml").write_text(recipe.read_text() + "\nemotions: [neutral, grumpy]\n")
     assert "unknown emotion 'grumpy'" in refused("doctor", tmp_path / "wrong.yaml")
 
 
 @pytest.mark.parametrize("command", ["doctor", "reproduce", "train"])
 def test_an_unknown_key_of_a_recipe_is_named_with_its_line(command: str, tmp_path: Path) -> None:
-    recipe = Path(__file__).parent.parent / "recipes" / "mini.yaml"
+    recipe = Path(__file__).parents[2] / "recipes" / "mini.yaml"
     text = recipe.read_text() + "\nwrkers: 2\n"
     path = tmp_path / "mine.yaml"
     path.write_text(text)

@@ -11,10 +11,10 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from re_llm import doctor
+from re_llm.apps import doctor
 from re_llm.cli import app
-from re_llm.records import Reply, Utterance, read_records, write_records
-from re_llm.version import __version__
+from re_llm.core.records import Reply, Utterance, read_records, write_records
+from re_llm.core.version import __version__
 
 COMMANDS = get_command(app).commands
 GROUPS = {name for name, command in COMMANDS.items() if hasattr(command, "commands")}

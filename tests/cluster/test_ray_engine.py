@@ -21,17 +21,19 @@ from corpus_worlds import sound, write
 from ray.exceptions import WorkerCrashedError
 from ray_world import Machines, Watched, machines
 
-from re_llm import corpora, distribute, distribute_ray
+from re_llm.cluster import ray_engine as distribute_ray
+from re_llm.cluster import work as distribute
+from re_llm.cluster.engines import HERE
 from re_llm.continuations import continue_manifest
 from re_llm.continuations.work import ContinueWork
-from re_llm.corpora import recordings
-from re_llm.distribute import HERE
-from re_llm.errors import RellmError
-from re_llm.manifest import check
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, write_records
+from re_llm.data import corpora
+from re_llm.data.corpora import recordings
+from re_llm.data.manifest import check
+from re_llm.data.pseudo_vad import DimensionEstimator
+from re_llm.llm.prompts import get_prompt
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
-from re_llm.prompts import get_prompt
-from re_llm.pseudo_vad import DimensionEstimator
-from re_llm.records import Utterance, write_records
 from re_llm.train import features
 from re_llm.train.data import Example
 

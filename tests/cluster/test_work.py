@@ -14,9 +14,10 @@ import tiny_world
 from typer.testing import CliRunner
 
 from re_llm.cli import app
-from re_llm.distribute import HERE, Where, batched, run_batches, run_rows
-from re_llm.errors import MissingExtra, RellmError
-from re_llm.pseudo_vad import DimensionEstimator
+from re_llm.cluster.engines import HERE, Where
+from re_llm.cluster.work import batched, run_batches, run_rows
+from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.data.pseudo_vad import DimensionEstimator
 
 
 class Twice:
@@ -105,9 +106,9 @@ def test_a_cluster_that_is_not_there(address: str, message: str) -> None:
 
 
 def test_only_one_module_imports_ray_and_nobody_loads_it_unasked() -> None:
-    users = [name for name in test_imports.modules() if "ray" in test_imports.imports(name)]
-    assert users == ["re_llm.distribute_ray"]
-    code = "import sys, re_llm, re_llm.cli, re_llm.corpora, re_llm.continuations, re_llm.distribute"
+    users = [name for name in test_imports.MODULES if any(n.split(".")[0] == "ray" for n in test_imports.direct(name))]
+    assert users == ["re_llm.cluster.ray_engine"]
+    code = "import sys, re_llm, re_llm.cli, re_llm.data.corpora, re_llm.continuations, re_llm.cluster.work"
     code += "; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]

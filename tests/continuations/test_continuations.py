@@ -11,13 +11,13 @@ import tiny_world
 from chat_world import Echo, serving, write_manifest
 from typer.testing import CliRunner
 
-from re_llm.answers import Answer
-from re_llm.chat_llm import ChatLlm, batches_by_length
 from re_llm.cli import app
 from re_llm.continuations import continue_manifest, continue_rows, refusal
-from re_llm.errors import RellmError
-from re_llm.prompts import Prompt, get_prompt
-from re_llm.records import Continuation, Record, RecordAppender, Utterance, read_records, write_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Continuation, Record, RecordAppender, Utterance, read_records, write_records
+from re_llm.llm.completion import Answer
+from re_llm.llm.local import ChatLlm, batches_by_length
+from re_llm.llm.prompts import Prompt, get_prompt
 
 
 class Parrot:
@@ -148,7 +148,7 @@ def test_a_kill_at_any_byte_costs_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     whole, out = tmp_path / "whole.jsonl", tmp_path / "c.jsonl"
     written = _writes(manifest, whole, monkeypatch)
     side = whole.with_suffix(".provenance.json").read_text()
-    monkeypatch.setattr("re_llm.provenance.git_revision", lambda: None)  # a process each time
+    monkeypatch.setattr("re_llm.core.provenance.git_revision", lambda: None)  # a process each time
     total = sum(len(data) for _, data in written)
     for cut in range(0, total, 97):
         left = cut

@@ -14,11 +14,16 @@ import pytest
 from chat_world import Echo, serving, write_manifest
 
 from re_llm.continuations import continue_manifest
-from re_llm.errors import RellmError
-from re_llm.records import Utterance, write_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, write_records
 
-HERE = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+WORLDS = Path(__file__).parents[1] / "worlds"
+SEEN = (WORLDS, WORLDS.parents[1])
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join(map(str, SEEN)),
+}
 
 
 Moments = list[tuple[int, float]]
@@ -36,7 +41,7 @@ def run(tmp_path: Path, options: list[object], outs: dict[Path, Moments], *, loc
     ]
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"jobs": jobs, "local": local}))
-    command = [sys.executable, str(HERE / "kill_world.py"), str(plan)]
+    command = [sys.executable, str(WORLDS / "kill_world.py"), str(plan)]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     counts: list[int] = json.loads(done.stdout.splitlines()[-1])
@@ -114,7 +119,7 @@ import subprocess, sys
 from pathlib import Path
 from chat_world import Echo
 from re_llm.continuations import continue_manifest
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 manifest, disk, back = map(Path, sys.argv[1:])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], check=True)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from re_llm.cli import app
 from re_llm.continuations import Shard, continue_manifest, merge_shards
 from re_llm.continuations.plan import Plan
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 ROWS, CHUNK, COUNT = 50, 4, 3
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from re_llm.errors import RellmError
-from re_llm.records import (
+from re_llm.core.errors import RellmError
+from re_llm.core.records import (
     MAX_LINE_BYTES,
     RecordAppender,
     Score,

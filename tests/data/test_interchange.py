@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from re_llm import audio, interchange
-from re_llm.corpora import prepare
-from re_llm.errors import MissingExtra, RellmError
-from re_llm.records import Continuation, Utterance, read_records, write_records
+from re_llm.audio import waveform
+from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.core.records import Continuation, Utterance, read_records, write_records
+from re_llm.data import interchange
+from re_llm.data.corpora import prepare
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def back(kind, root, out, **options):
 
 
 def heard(manifest, utterance):
-    return audio.load(utterance.audio, start=utterance.start, duration=utterance.duration, root=manifest.parent)
+    return waveform.load(utterance.audio, start=utterance.start, duration=utterance.duration, root=manifest.parent)
 
 
 def assert_same(manifest, out, found, *, keys=True, atol=1e-7):

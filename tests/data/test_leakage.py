@@ -2,9 +2,9 @@
 
 import pytest
 
-from re_llm.errors import RellmError
-from re_llm.leakage import find_leakage, is_test, leakage, leakage_against, sentence
-from re_llm.records import Utterance, write_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, write_records
+from re_llm.data.leakage import find_leakage, is_test, leakage, leakage_against, sentence
 
 
 def row(key: str, **fields) -> Utterance:

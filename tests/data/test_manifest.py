@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from re_llm import audio, manifest
-from re_llm.errors import RellmError
-from re_llm.records import Utterance, write_records
+from re_llm.audio import waveform
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, write_records
+from re_llm.data import manifest
 
 
 def row(number: int, **fields) -> Utterance:
@@ -65,7 +66,7 @@ def test_every_wrong_recording_is_told_with_its_line(folder):
 
 
 def test_a_recording_that_was_exchanged(folder):
-    hashed = audio.sha256(folder / "0.wav")
+    hashed = waveform.sha256(folder / "0.wav")
     path = written(folder, [row(0, sha256=hashed), row(1, sha256=hashed)])
     assert told(manifest.check(path)) == {(2, "k1: the recording is not the one that was hashed")}
 

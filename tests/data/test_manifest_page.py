@@ -2,9 +2,9 @@
 
 from html.parser import HTMLParser
 
-from re_llm.manifest import check
-from re_llm.manifest_page import LONGEST_BAR, page, table, write_page
-from re_llm.records import Utterance, write_records
+from re_llm.core.records import Utterance, write_records
+from re_llm.data.manifest import check
+from re_llm.data.manifest_page import LONGEST_BAR, page, table, write_page
 
 
 def rows():

@@ -8,8 +8,8 @@ import pytest
 import tiny_world
 from safetensors.torch import load_file, save_file
 
-from re_llm.errors import RellmError
-from re_llm.pseudo_vad import DimensionEstimator
+from re_llm.core.errors import RellmError
+from re_llm.data.pseudo_vad import DimensionEstimator
 
 WAVES = [tiny_world.wave(0.5, 1), tiny_world.wave(1.7, 2)]
 

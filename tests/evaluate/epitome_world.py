@@ -6,7 +6,7 @@ import csv
 import random
 from pathlib import Path
 
-from re_llm.evaluate.epitome import COLUMNS, CSV_NAMES, MECHANISMS
+from re_llm.evaluate.empathy.epitome import COLUMNS, CSV_NAMES, MECHANISMS
 
 PARTS = {
     "ER": ["Take a walk now.", "I hope it gets better soon.", "I am sorry, that makes me sad."],

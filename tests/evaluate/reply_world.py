@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from re_llm.evaluate.epitome import MECHANISMS, Empathy, Level
-from re_llm.records import Reply, write_records
+from re_llm.core.records import Reply, write_records
+from re_llm.evaluate.empathy.epitome import MECHANISMS, Empathy, Level
 
 SENTENCES = ("I got the letter today.", "She is moving to Spain.", "The train was late again.", "We won the game.")
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from re_llm.evaluate.audits import audit, cut_words, named_emotion
+from re_llm.evaluate.audits import audit, named_emotion
+from re_llm.evaluate.empathy.readings import cut_words
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from reply_world import Keywords, reply, write_replies
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Reply, Score, read_records, write_records
 from re_llm.evaluate import load_scorer, score_file
-from re_llm.records import Reply, Score, read_records, write_records
 
 
 def scored(replies: Path, **options) -> tuple[list[Score], object]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.evaluate.ser import score_recognition
 
 LABELS = ["neutral", "happy", "angry", "sad"]

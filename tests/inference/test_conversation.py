@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import tiny_world
 
-from re_llm import conversation, engine
-from re_llm.conversation import Decoding, Turn
-from re_llm.errors import RellmError
-from re_llm.prompts import get_prompt
+from re_llm.core.errors import RellmError
+from re_llm.inference import conversation, engine
+from re_llm.inference.conversation import Decoding, Turn
+from re_llm.llm.prompts import get_prompt
 
 WAVE = tiny_world.wave(1.1, 3)
 
@@ -58,8 +58,8 @@ def test_earlier_turns_keep_their_speech(loaded: engine.Engine, heard: engine.He
 
 
 def test_text_alone_is_answered_by_the_bare_llm(loaded: engine.Engine) -> None:
-    from re_llm.chat_llm import ChatLlm
-    from re_llm.prompts import tokenize_row
+    from re_llm.llm.local import ChatLlm
+    from re_llm.llm.prompts import tokenize_row
 
     said = conversation.reply(loaded, [user("hello")], decoding=Decoding(8))
     row = tokenize_row(loaded.tokenizer, get_prompt("chat-empathetic"), "hello")

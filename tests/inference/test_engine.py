@@ -10,8 +10,8 @@ import pytest
 import tiny_world
 
 import re_llm
-from re_llm import engine
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.inference import engine
 
 
 @pytest.fixture(scope="module")

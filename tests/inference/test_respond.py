@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from re_llm import engine
-from re_llm.ask import Ask, to_record
-from re_llm.errors import RellmError
-from re_llm.records import Reply, Utterance, read_records, write_records
-from re_llm.replies import respond_files, respond_manifest, rows_for
-from re_llm.systems import TextSystem
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Reply, Utterance, read_records, write_records
+from re_llm.inference import engine
+from re_llm.inference.ask import Ask, to_record
+from re_llm.inference.respond import respond_files, respond_manifest, rows_for
+from re_llm.inference.systems import TextSystem
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from re_llm import audio
-from re_llm.errors import RellmError
-from re_llm.transcribe import Transcriber
+from re_llm.audio import waveform
+from re_llm.core.errors import RellmError
+from re_llm.inference.transcribe import Transcriber
 
 
 @pytest.fixture(scope="module")
 def waves(assets: Path) -> list[np.ndarray]:
     """Recordings of 2.6 to 6 s: several windows of whole seconds."""
     files = sorted((assets / "recordings").glob("*.flac"))
-    return [audio.load(file) for file in (files[0], files[3], files[-1])]
+    return [waveform.load(file) for file in (files[0], files[3], files[-1])]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_transcript_does_not_depend_on_its_batch(trimmed: Transcriber, waves: 
 @torch.inference_mode()
 def test_the_full_window_is_plain_transformers(trimmed: Transcriber, waves: list[np.ndarray]) -> None:
     full = Transcriber(trimmed.model, trimmed.processor, window="full")
-    inputs = trimmed.processor(waves[0], sampling_rate=audio.RATE, return_tensors="pt")
+    inputs = trimmed.processor(waves[0], sampling_rate=waveform.RATE, return_tensors="pt")
     ids = trimmed.model.generate(inputs.input_features, do_sample=False, task="transcribe")
     assert full.transcribe([waves[0]]) == [trimmed.processor.batch_decode(ids, skip_special_tokens=True)[0].strip()]
 
@@ -56,8 +56,8 @@ def test_the_full_window_is_plain_transformers(trimmed: Transcriber, waves: list
 def test_long_recordings_are_windows_in_sequence(trimmed: Transcriber, waves: list[np.ndarray]) -> None:
     """The miniature's vocabulary has no times, so a window ends after 30 s."""
     long = np.tile(waves[0], 12)
-    assert len(long) > 30 * audio.RATE
-    first, second = long[: 30 * audio.RATE], long[30 * audio.RATE :]
+    assert len(long) > 30 * waveform.RATE
+    first, second = long[: 30 * waveform.RATE], long[30 * waveform.RATE :]
     pieces = trimmed.transcribe([first, second])
     assert all(pieces)
     assert trimmed.transcribe([waves[0], long]) == [trimmed.transcribe([waves[0]])[0], " ".join(pieces)]

@@ -16,14 +16,15 @@ import httpx2
 import pytest
 from chat_world import ChatServerWorld, Echo, Fault, error, said, serving, write_manifest
 
-from re_llm.answers import Answer
-from re_llm.chat_llm import ChatLlm
-from re_llm.chat_requests import MAX_ANSWER_BYTES, MAX_HOLD, Requests, read_answer, request_body, retry_after
-from re_llm.chat_server import ChatServer, ServerOptions, key_from
 from re_llm.continuations import continue_manifest
-from re_llm.errors import RellmError
-from re_llm.prompts import Prompt, get_prompt
-from re_llm.records import Continuation, Record, read_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Continuation, Record, read_records
+from re_llm.llm.completion import Answer
+from re_llm.llm.local import ChatLlm
+from re_llm.llm.prompts import Prompt, get_prompt
+from re_llm.llm.server import ChatServer
+from re_llm.llm.server_options import ServerOptions, key_from
+from re_llm.llm.server_requests import MAX_ANSWER_BYTES, MAX_HOLD, Requests, read_answer, request_body, retry_after
 
 ASKED = get_prompt("continue-emotion").with_emotion("sad")
 
@@ -265,8 +266,8 @@ def llm(assets: Path) -> ChatLlm:
 @pytest.mark.parametrize("prompt", ["continue", "continue-emotion", "continue-emotion-code"])
 def test_the_same_model_behind_a_server_writes_the_same_file(prompt: str, llm: ChatLlm, tmp_path: Path) -> None:
     """The shipped LLM, asked as a server asks: its chat template over the messages, tokenised as one text."""
+    from re_llm.core.records import Utterance, write_records
     from re_llm.mini.grammar import world as sentences
-    from re_llm.records import Utterance, write_records
 
     rows = [
         Utterance(key=f"s{s.id}", corpus="mini", split="train", audio=f"{s.id}.flac", text=s.text, emotion="angry")
@@ -293,9 +294,9 @@ def test_the_same_model_behind_a_server_writes_the_same_file(prompt: str, llm: C
 def test_our_own_server_is_one_of_them(llm: ChatLlm, tmp_path: Path) -> None:
     """FastAPI and uvicorn instead of the server of these tests; to text the shipped RE-LLM answers as its LLM does."""
     uvicorn = pytest.importorskip("uvicorn")
-    from re_llm import engine
-    from re_llm.serve import ServeOptions
-    from re_llm.serve.app import build
+    from re_llm.apps.serve.app import build
+    from re_llm.apps.serve.options import ServeOptions
+    from re_llm.inference import engine
 
     manifest, options = write_manifest(tmp_path / "m.jsonl", 8), {"max_new_tokens": 12}
     continue_manifest(manifest, tmp_path / "local.jsonl", llm=llm, **options)

@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
-from re_llm.emotions import PROMPT_EMOTIONS
-from re_llm.errors import RellmError
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.errors import RellmError
+from re_llm.llm.prompts import PROMPTS
 from re_llm.mini import answers
 from re_llm.mini import lexicon as lex
 from re_llm.mini.grammar import (
@@ -21,7 +22,6 @@ from re_llm.mini.grammar import (
     right_topic,
     world,
 )
-from re_llm.prompts import PROMPTS
 
 
 @pytest.fixture(scope="module")

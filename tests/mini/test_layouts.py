@@ -14,7 +14,7 @@ import soundfile
 
 pytest.importorskip("espeakng_loader", reason="needs the extra 'mini'")
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.mini import casting
 from re_llm.mini.grammar import world
 from re_llm.mini.layouts import WORLD_SIZE, write_world

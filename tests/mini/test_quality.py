@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.records import Reply
 from re_llm.mini.grammar import Sentence, reply, world
 from re_llm.mini.quality import quality
-from re_llm.records import Reply
 
 
 def test_topic_and_tone_are_separate() -> None:

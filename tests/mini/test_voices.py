@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("espeakng_loader", reason="needs the extra 'mini'")
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.mini import calibration
 from re_llm.mini.prosody import CUES, EMOTIONS, UNITS, Prosody, draw, posterior, vad
 from re_llm.mini.voices import PITCH_STEPS, SAMPLE_RATE, Synthesizer, _bend, _Espeak, generator, voices

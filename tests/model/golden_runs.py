@@ -24,8 +24,8 @@ from golden_world import padded_pass
 from torch import Tensor
 
 from re_llm.model import ReLlmForConditionalGeneration, losses
-from re_llm.model.convert import convert
-from re_llm.model.convert_names import Layout, join
+from re_llm.model.convert.names import Layout, join
+from re_llm.model.convert.run import convert
 from re_llm.model.outputs import SpeechTokens
 from re_llm.model.recordings import normalized
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model import AdapterSettings
 from re_llm.model.adapter import Subsampler, copy_widened
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model import AdapterSettings, ReLlmForConditionalGeneration, losses
 from re_llm.model.cformer import CFormer, integrate
-from re_llm.model.convert import convert
+from re_llm.model.convert.run import convert
 
 C = "blsp_c_cformer"
 LENGTHS = torch.tensor([40, 33, 4])

@@ -12,11 +12,11 @@ import tiny_world
 import torch
 from typer.testing import CliRunner
 
-from re_llm import engine
 from re_llm.cli import app
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.inference import engine
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
-from re_llm.model.convert import convert
+from re_llm.model.convert.run import convert
 from re_llm.model.rows import expand_rows
 
 CFORMER = {"adapter": {"kind": "cformer", "pre_layers": 1, "post_layers": 1}}

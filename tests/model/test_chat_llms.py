@@ -8,12 +8,12 @@ from chat_families import FAMILIES, WINDOW
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GlmConfig, MixtralConfig, NemotronConfig
 
-from re_llm.chat_llm import read_answers, stop_ids
-from re_llm.engine import Engine
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.inference.engine import Engine
+from re_llm.llm.local import read_answers, stop_ids
+from re_llm.llm.prompts import EMPATHETIC, get_prompt, split_chat, tokenize_row, turn_end
 from re_llm.model import LoraSettings, ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.partial_lora import default_targets, peft_config
-from re_llm.prompts import EMPATHETIC, get_prompt, split_chat, tokenize_row, turn_end
 from re_llm.train.data import end_ids
 
 WAVES = [tiny_world.wave(2.1), tiny_world.wave(1.2, 1)]

@@ -21,7 +21,7 @@ from transformers import (
     WavLMConfig,
 )
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model.components import load_emotion_encoder
 from re_llm.model.emotion_encoder import EmotionEncoder, align_frames, checkpoint_weights, head_outputs
 

@@ -4,7 +4,7 @@ import pytest
 import tiny_world
 import torch
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model import EncodedAudio
 from re_llm.model.losses import next_labels, response_ce
 

@@ -14,7 +14,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model import LoraSettings
 from re_llm.model.partial_lora import PartialLora, default_targets, inject, merge, peft_config
 

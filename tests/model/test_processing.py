@@ -6,9 +6,9 @@ import soundfile
 import tiny_world
 import torch
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.llm.prompts import get_prompt, split_chat, tokenize_row
 from re_llm.model import ReLlmProcessor
-from re_llm.prompts import get_prompt, split_chat, tokenize_row
 
 WAVES = [tiny_world.wave(0.4), tiny_world.wave(0.7312, 1), tiny_world.wave(2.3, 2)]
 

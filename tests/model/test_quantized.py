@@ -9,8 +9,8 @@ import pytest
 import tiny_world
 import torch
 
-from re_llm import engine
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.inference import engine
 from re_llm.model import ReLlmForConditionalGeneration, quantized
 
 INSTALLED = importlib.util.find_spec("bitsandbytes") is not None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model.outputs import EncodedAudio, SpeechTokens
 from re_llm.model.rows import pack_rows, positions, row_bounds
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from re_llm import doctor
+from re_llm.apps import doctor
 from re_llm.model.sizes import paper_sizes
-from re_llm.recipe_files import load_recipe
+from re_llm.recipe.files import load_recipe
 
 
 @pytest.fixture(scope="module")

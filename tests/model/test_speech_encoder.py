@@ -5,7 +5,7 @@ import tiny_world
 import torch
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model.speech_encoder import SpeechEncoder
 
 WINDOW = 2 * tiny_world.WINDOW_STATES

@@ -8,7 +8,7 @@ import tiny_world
 import torch
 from safetensors.torch import load_file, save_file
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model import ReLlmConfig, ReLlmForConditionalGeneration, ReLlmProcessor
 
 WAVES = [tiny_world.wave(0.4), tiny_world.wave(1.3, 1)]

@@ -10,7 +10,7 @@ from transformers import (
     WhisperModel,
 )
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
 
 VERSIONS = {

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import tiny_world
 
-from re_llm.config import Recipe
-from re_llm.errors import RellmError
-from re_llm.recipe_files import parse_recipe
-from re_llm.records import Continuation, Reply, read_records
-from re_llm.reproduce import Run, reproduce
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Continuation, Reply, read_records
+from re_llm.pipeline.reproduce import Run, reproduce
+from re_llm.recipe.config import Recipe
+from re_llm.recipe.files import parse_recipe
 
 RECIPE = """\
 name: tiny

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from re_llm.config import resolve_component
-from re_llm.errors import RellmError
-from re_llm.recipe_files import find_recipe, load_recipe, parse_overrides, parse_recipe
+from re_llm.core.assets import resolve_component
+from re_llm.core.errors import RellmError
+from re_llm.recipe.files import find_recipe, load_recipe, parse_overrides, parse_recipe
 
 GOOD = """\
 name: t

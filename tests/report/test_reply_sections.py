@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from reply_world import EMOTIONS, SENTENCES, write_replies
 
-from re_llm.errors import RellmError
-from re_llm.evaluate.page import Table, Value
-from re_llm.evaluate.reply_sections import audit_blocks, example_blocks, read_replies
-from re_llm.evaluate.tables import ScoreTable
-from re_llm.records import Reply
+from re_llm.core.errors import RellmError
+from re_llm.core.page import Table, Value
+from re_llm.core.records import Reply
+from re_llm.report.reply_sections import audit_blocks, example_blocks, read_replies
+from re_llm.report.tables import ScoreTable
 
 
 def cells(blocks: list, number: int = 0) -> list[list[str]]:

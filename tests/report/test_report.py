@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from reply_world import SENTENCES, Keywords, write_replies
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.core.page import Heading, Paragraph, Table, Value, html_page, markdown_page, quote
 from re_llm.evaluate import score_file
-from re_llm.evaluate.page import Heading, Paragraph, Table, Value, html_page, markdown_page, quote
-from re_llm.report import write_report
+from re_llm.report.write import write_report
 
 NASTY = "<script>alert(1)</script>|*x* $\\frac{$"
 

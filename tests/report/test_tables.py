@@ -8,9 +8,9 @@ from statistics import fmean, stdev
 import pytest
 from reply_world import Keywords, write_replies
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.evaluate import score_file
-from re_llm.evaluate.tables import choose_baseline, read_scores
+from re_llm.report.tables import choose_baseline, read_scores
 
 
 def world(folder: Path, **systems: float) -> list[Path]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from reply_world import Keywords, write_replies
 from test_scoring import LONG
 
-from re_llm.evaluate import page, score_file
-from re_llm.evaluate.reading_sections import reading_blocks
-from re_llm.evaluate.tables import read_scores
-from re_llm.records import Reply, Score, read_records, write_records
+from re_llm.core import page
+from re_llm.core.records import Reply, Score, read_records, write_records
+from re_llm.evaluate import score_file
+from re_llm.report.tables import read_scores
+from re_llm.report.truncation_sections import reading_blocks
 
 
 def shown(replies: Path, **options: object) -> str:

@@ -11,11 +11,11 @@ import soundfile
 import tiny_world
 import torch
 
-from re_llm import engine
-from re_llm.config import Components, ModelOptions, StageOptions, TaskOptions
-from re_llm.errors import RellmError
-from re_llm.recipe_files import parse_recipe
-from re_llm.records import Continuation, write_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Continuation, write_records
+from re_llm.inference import engine
+from re_llm.recipe.config import Components, ModelOptions, StageOptions, TaskOptions
+from re_llm.recipe.files import parse_recipe
 from re_llm.train import run
 from re_llm.train.run import Plan, build_model, train
 

@@ -9,9 +9,9 @@ import pytest
 import tiny_world
 import torch
 
-from re_llm.config import StageOptions, TaskOptions
-from re_llm.errors import RellmError
-from re_llm.records import Continuation, write_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Continuation, write_records
+from re_llm.recipe.config import StageOptions, TaskOptions
 from re_llm.train.collate import Collator, predicting
 from re_llm.train.data import BucketedSampler, Example, RowMaker, Target, TrainingRows, bucketed_order, load_examples
 

@@ -13,10 +13,10 @@ import tiny_world
 import torch
 from safetensors.torch import load_file
 
-from re_llm import engine
-from re_llm.config import Components, LoraOptions, ModelOptions, StageOptions, TaskOptions
-from re_llm.errors import RellmError
-from re_llm.records import Continuation, write_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Continuation, write_records
+from re_llm.inference import engine
+from re_llm.recipe.config import Components, LoraOptions, ModelOptions, StageOptions, TaskOptions
 from re_llm.train import run
 from re_llm.train.features import FeatureStore
 from re_llm.train.run import Plan, build_model, train

@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from re_llm.answers import Answer
-from re_llm.prompts import Prompt
-from re_llm.records import Utterance, write_records
+from re_llm.core.records import Utterance, write_records
+from re_llm.llm.completion import Answer
+from re_llm.llm.prompts import Prompt
 
 Messages = list[dict[str, str]]
 

@@ -68,9 +68,9 @@ def main(plan: dict) -> list[int]:
         import torch
         import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
-        import re_llm.chat_llm
+        import re_llm.llm.local
 
-        assert re_llm.chat_llm
+        assert re_llm.llm.local
         torch.set_num_threads(1)
     return [killed(job) for job in plan["jobs"]]
 

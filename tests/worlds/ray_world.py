@@ -126,7 +126,7 @@ class Machines:
 
     def watched(self, mark: Path) -> Watched:
         """This process's connection to two machines, the second of which does not live long after its first `mark`."""
-        from re_llm.distribute_ray import RayCluster
+        from re_llm.cluster.ray_engine import RayCluster
 
         node = self.cluster.add_node(**self._size())
         return Watched(RayCluster(), lambda: self.cluster.remove_node(node, allow_graceful=False), node.node_id, mark)

@@ -16,14 +16,15 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Streamin
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from re_llm import web
-from re_llm.conversation import Said
-from re_llm.demo import listing
-from re_llm.engine import SHIPPED_MODEL, Engine, shipped_recordings
-from re_llm.errors import RellmError
-from re_llm.serve import ServeOptions, metrics, protocol
-from re_llm.serve.protocol import ApiError, Writer
-from re_llm.serve.worker import Event, Job, Started, Worker
+from re_llm.apps import web
+from re_llm.apps.demo import listing
+from re_llm.apps.serve import metrics, protocol
+from re_llm.apps.serve.options import ServeOptions
+from re_llm.apps.serve.protocol import ApiError, Writer
+from re_llm.apps.serve.worker import Event, Job, Started, Worker
+from re_llm.core.errors import RellmError
+from re_llm.inference.conversation import Said
+from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 
 POLL_SECONDS = 1.0  # between looks whether the client is still there
 Send = Callable[[dict[str, Any]], Awaitable[None]]

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from re_llm.conversation import Decoding, Said
-from re_llm.engine import Estimate
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.inference.conversation import Decoding, Said
+from re_llm.inference.engine import Estimate
 
 MAX_RECORDINGS = 16  # of one request; each costs an encoder pass however short it is
 MAX_TURNS = 256

@@ -10,13 +10,13 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from re_llm import audio
-from re_llm.conversation import Said, Turn, reply
-from re_llm.engine import Engine, Estimate
-from re_llm.errors import RellmError
-from re_llm.serve import ServeOptions
-from re_llm.serve.metrics import Metrics
-from re_llm.serve.protocol import ApiError, Question, Recording
+from re_llm.apps.serve.metrics import Metrics
+from re_llm.apps.serve.options import ServeOptions
+from re_llm.apps.serve.protocol import ApiError, Question, Recording
+from re_llm.audio import waveform
+from re_llm.core.errors import RellmError
+from re_llm.inference.conversation import Said, Turn, reply
+from re_llm.inference.engine import Engine, Estimate
 
 log = logging.getLogger(__name__)
 NAME = "the recording"  # in messages
@@ -156,11 +156,11 @@ class Worker:
         left, samples, longest = self.options.max_audio_seconds, [], self.engine.longest()
         for recording in recordings:
             try:
-                loaded = audio.load(recording.data, max_seconds=max(left, 0.0))
-                samples.append(audio.refuse_silence(audio.refuse_long(loaded, NAME, longest), NAME))
+                loaded = waveform.load(recording.data, max_seconds=max(left, 0.0))
+                samples.append(waveform.refuse_silence(waveform.refuse_long(loaded, NAME, longest), NAME))
             except RellmError as error:
                 raise ApiError(400, self._explained(error), param=recording.where, code="unusable_audio") from None
-            left -= len(samples[-1]) / audio.RATE
+            left -= len(samples[-1]) / waveform.RATE
         heard = self.engine.hear(samples) if samples else []
         self.metrics.add("audio_seconds", self.options.max_audio_seconds - left)
         ready = iter(heard)

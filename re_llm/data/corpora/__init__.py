@@ -15,14 +15,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from re_llm.corpora import own
-from re_llm.corpora.base import CorpusInfo, Filters, Reader, Scan
-from re_llm.corpora.recordings import VadEstimator
-from re_llm.corpora.run import PrepareReport
-from re_llm.corpora.run import run as _run
-from re_llm.distribute import Cluster
-from re_llm.errors import RellmError
-from re_llm.manifest import Problem
+from re_llm.cluster.work import Cluster
+from re_llm.core.errors import RellmError
+from re_llm.data.corpora import own
+from re_llm.data.corpora.base import CorpusInfo, Filters, Reader, Scan
+from re_llm.data.corpora.recordings import VadEstimator
+from re_llm.data.corpora.run import PrepareReport
+from re_llm.data.corpora.run import run as _run
+from re_llm.data.manifest import Problem
 
 __all__ = [
     "CorpusInfo",
@@ -100,7 +100,7 @@ def prepare(
         options: settings of the reader (`INFO.options`), and of every reader: `min_words`, `min_seconds`,
             `max_seconds` and `limit`.
         pseudo_vad: estimates valence, arousal and dominance where the corpus has none.
-        cluster: machines that read the recordings (re_llm.distribute.Where); None does it in this process.
+        cluster: machines that read the recordings (re_llm.cluster.work.Where); None does it in this process.
 
     Raises:
         RellmError: unknown corpus, protocol or option; a root that is not this corpus; not one utterance found.

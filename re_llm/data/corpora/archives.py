@@ -11,9 +11,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from re_llm import audio
-from re_llm.corpora.base import Scan
-from re_llm.errors import RellmError
+from re_llm.audio import waveform
+from re_llm.core.errors import RellmError
+from re_llm.data.corpora.base import Scan
 
 SUFFIXES = (".zip", ".tar")
 _HEADER = 30  # bytes of a local header of a zip file before its name
@@ -21,7 +21,7 @@ ENCRYPTED = 0x1  # flag of a zip member
 
 
 def members(scan: Scan, path: Path) -> dict[str, str]:
-    """Recordings of an archive by their name in it, as `re_llm.audio` reads them.
+    """Recordings of an archive by their name in it, as `re_llm.audio.waveform` reads them.
 
     Raises:
         RellmError: it is no archive, or is broken.
@@ -32,7 +32,7 @@ def members(scan: Scan, path: Path) -> dict[str, str]:
     found = {}
     try:
         for name, offset, length in read(scan, path):
-            if PurePosixPath(name).suffix.lower() not in audio.SUFFIXES:
+            if PurePosixPath(name).suffix.lower() not in waveform.SUFFIXES:
                 continue
             if not _is_safe(name):
                 scan.problem(path, f"the member {name!r} leads out of the archive; it is not read")

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from re_llm.emotions import CANONICAL, PROMPT_EMOTIONS, SPELLINGS
-from re_llm.errors import RellmError
-from re_llm.manifest import Problem
-from re_llm.records import Utterance
+from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, SPELLINGS
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
+from re_llm.data.manifest import Problem
 
 UNSPACED = frozenset({"zh", "ja", "th", "yue"})  # languages written without blanks: length is counted in characters
 

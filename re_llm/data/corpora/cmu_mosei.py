@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from re_llm.corpora.base import BLSP_EMO, CorpusInfo, Scan
-from re_llm.corpora.files import read_lines, read_table, visible
-from re_llm.records import Utterance
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import BLSP_EMO, CorpusInfo, Scan
+from re_llm.data.corpora.files import read_lines, read_table, visible
 
 INFO = CorpusInfo(
     name="cmu_mosei",

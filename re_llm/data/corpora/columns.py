@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from re_llm.corpora.archives import members
-from re_llm.corpora.base import Scan, dimensions
-from re_llm.corpora.files import read_json_lines, read_table
-from re_llm.errors import RellmError
-from re_llm.records import DIMENSIONS, Utterance
+from re_llm.core.errors import RellmError
+from re_llm.core.records import DIMENSIONS, Utterance
+from re_llm.data.corpora.archives import members
+from re_llm.data.corpora.base import Scan, dimensions
+from re_llm.data.corpora.files import read_json_lines, read_table
 
 # Column of a field, by the first of these names that the file has.
 ALIASES = {

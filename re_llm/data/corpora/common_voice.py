@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from re_llm.audio import SUFFIXES
-from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.files import read_table
-from re_llm.errors import RellmError
-from re_llm.records import Utterance
+from re_llm.audio.waveform import SUFFIXES
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Scan
+from re_llm.data.corpora.files import read_table
 
 INFO = CorpusInfo(
     name="common_voice",

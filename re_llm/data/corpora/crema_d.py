@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.files import coded_names, read_table
-from re_llm.records import Utterance
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Scan
+from re_llm.data.corpora.files import coded_names, read_table
 
 INFO = CorpusInfo(
     name="crema_d",

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.files import read_json_lines, read_lines, visible
-from re_llm.errors import RellmError
-from re_llm.records import Utterance
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Scan
+from re_llm.data.corpora.files import read_json_lines, read_lines, visible
 
 INFO = CorpusInfo(
     name="emobox",

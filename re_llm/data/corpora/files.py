@@ -12,9 +12,9 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from re_llm import audio
-from re_llm.corpora.base import Scan
-from re_llm.errors import RellmError
+from re_llm.audio import waveform
+from re_llm.core.errors import RellmError
+from re_llm.data.corpora.base import Scan
 
 FIELD_BYTES = 1 << 20  # longest field of a table
 TEXT_BYTES = 1 << 28  # longest transcript or label file that is read whole
@@ -158,7 +158,7 @@ def recordings(root: Path, *, deep: bool = True) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if deep and not name.startswith((".", "__MACOSX")))
         for name in sorted(files):
             path = Path(folder, name)
-            if path.suffix.lower() in audio.SUFFIXES and not name.startswith("."):
+            if path.suffix.lower() in waveform.SUFFIXES and not name.startswith("."):
                 yield path
 
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from re_llm.audio import SUFFIXES
-from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.columns import ALIASES, UNIT, Table, from_row
-from re_llm.corpora.table import parse_labels, parse_scale
-from re_llm.errors import MissingExtra, RellmError
-from re_llm.records import Utterance
+from re_llm.audio.waveform import SUFFIXES
+from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Scan
+from re_llm.data.corpora.columns import ALIASES, UNIT, Table, from_row
+from re_llm.data.corpora.table import parse_labels, parse_scale
 
 INFO = CorpusInfo(
     name="hf",

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from re_llm.corpora.base import CorpusInfo, Filters, Scan, dimensions
-from re_llm.corpora.files import read_lines, recordings, visible
-from re_llm.errors import RellmError
-from re_llm.records import Utterance
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Filters, Scan, dimensions
+from re_llm.data.corpora.files import read_lines, recordings, visible
 
 FOUR = ("neutral", "happy", "angry", "sad")
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from re_llm.corpora.recordings import Checked
-from re_llm.records import disk_error
+from re_llm.core.records import disk_error
+from re_llm.data.corpora.recordings import Checked
 
 EVERY = 16  # recordings between two writes to the disk
 

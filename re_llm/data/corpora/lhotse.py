@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.columns import UNIT, Table, from_row
-from re_llm.corpora.files import read_json_lines
-from re_llm.corpora.table import parse_scale
-from re_llm.errors import RellmError
-from re_llm.records import Utterance
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Scan
+from re_llm.data.corpora.columns import UNIT, Table, from_row
+from re_llm.data.corpora.files import read_json_lines
+from re_llm.data.corpora.table import parse_scale
 
 INFO = CorpusInfo(
     name="lhotse",

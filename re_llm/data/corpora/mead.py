@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from re_llm.corpora.base import BLSP_EMO, CorpusInfo, Scan
-from re_llm.corpora.files import recordings
-from re_llm.records import Utterance
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import BLSP_EMO, CorpusInfo, Scan
+from re_llm.data.corpora.files import recordings
 
 INFO = CorpusInfo(
     name="mead",

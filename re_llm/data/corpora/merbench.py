@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from re_llm.corpora.base import CorpusInfo, Filters, Scan
-from re_llm.corpora.files import read_table, without_row
-from re_llm.emotions import PROMPT_EMOTIONS
-from re_llm.records import Utterance
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Filters, Scan
+from re_llm.data.corpora.files import read_table, without_row
 
 INFO = CorpusInfo(
     name="merbench",

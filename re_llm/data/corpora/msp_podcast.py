@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from re_llm.corpora.base import CorpusInfo, Scan, dimensions, pseudo_random_order
-from re_llm.corpora.files import TEXT_BYTES, decode_text, read_lines, read_table, without_row
-from re_llm.errors import RellmError
-from re_llm.records import Utterance
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Scan, dimensions, pseudo_random_order
+from re_llm.data.corpora.files import TEXT_BYTES, decode_text, read_lines, read_table, without_row
 
 INFO = CorpusInfo(
     name="msp_podcast",

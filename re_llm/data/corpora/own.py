@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from re_llm.corpora.base import CorpusInfo
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.data.corpora.base import CorpusInfo
 
 SUFFIX = ".py"
 _PREFIX = "re_llm_own_corpus_"  # in sys.modules: no name of a module that is installed

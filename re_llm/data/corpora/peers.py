@@ -2,7 +2,7 @@
 
 `avd_ans` is (arousal, valence, dominance), in that order; the fields can also stand by name. Its range is not written
 in the file: give the option `scale` (`1..5` for IEMOCAP, `1..7` for MSP-Podcast). The LLM's outputs in such a file are
-continuations and are read by `re_llm.interchange.continuations_from_peers`.
+continuations and are read by `re_llm.data.interchange.continuations_from_peers`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.columns import UNIT, Table, from_row
-from re_llm.corpora.files import read_json_lines
-from re_llm.corpora.table import parse_scale, the_file
-from re_llm.records import Utterance
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Scan
+from re_llm.data.corpora.columns import UNIT, Table, from_row
+from re_llm.data.corpora.files import read_json_lines
+from re_llm.data.corpora.table import parse_scale, the_file
 
 INFO = CorpusInfo(
     name="peers",

@@ -1,6 +1,6 @@
 """What is done with the recordings of a corpus: their headers and hashes, and estimates of dimensions.
 
-Both are work for one process or for many (re_llm.distribute): batches of utterances go in, and come back completed.
+Both are work for one process or for many (re_llm.cluster.work): batches of utterances go in, and come back completed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from re_llm import audio
-from re_llm.errors import RellmError
-from re_llm.records import DIMENSIONS, Utterance
+from re_llm.audio import waveform
+from re_llm.core.errors import RellmError
+from re_llm.core.records import DIMENSIONS, Utterance
 
 BATCH = 16  # recordings given to the estimator of pseudo labels at once
 DIGITS = 6  # of durations: microseconds
@@ -29,12 +29,12 @@ class VadEstimator(Protocol):
 
     name: str
 
-    def __call__(self, waves: Sequence[audio.Samples]) -> Sequence[tuple[float, float, float]]: ...
+    def __call__(self, waves: Sequence[waveform.Samples]) -> Sequence[tuple[float, float, float]]: ...
 
 
 @dataclass(frozen=True)
 class HeaderWork:
-    """Utterances to utterances with the length, rate and hash of their recordings (re_llm.distribute).
+    """Utterances to utterances with the length, rate and hash of their recordings (re_llm.cluster.work).
 
     Attributes:
         known: hashes that an interrupted run has left, by recording.
@@ -55,8 +55,8 @@ class _Recordings:
 
     def __init__(self, known: Mapping[str, str], *, hashed: bool):
         self.known, self.hashed = known, hashed
-        self.header = lru_cache(maxsize=64)(audio.info)
-        self.hash = lru_cache(maxsize=64)(audio.sha256)
+        self.header = lru_cache(maxsize=64)(waveform.info)
+        self.hash = lru_cache(maxsize=64)(waveform.sha256)
 
     def add_to(self, utterance: Utterance) -> Checked:
         """Adds length, rate and hash; or tells why not: missing, unreadable, or the segment is not in it."""
@@ -71,12 +71,12 @@ class _Recordings:
         left = header.seconds - utterance.start
         if utterance.duration is None and left > 0:
             utterance.duration = round(left, DIGITS)
-        elif utterance.duration is None or utterance.duration - left > audio.END_TOLERANCE:
+        elif utterance.duration is None or utterance.duration - left > waveform.END_TOLERANCE:
             raise RellmError(
                 f"{utterance.audio} is {header.seconds:.2f} s long, but the segment goes to "
                 f"{utterance.start + (utterance.duration or 0):.2f} s"
             )
-        if utterance.duration < audio.MIN_SECONDS:
+        if utterance.duration < waveform.MIN_SECONDS:
             raise RellmError(f"{utterance.audio} is too short: {utterance.duration:.3f} s")
         utterance.sample_rate = header.rate
         if self.hashed:
@@ -85,7 +85,7 @@ class _Recordings:
 
 @dataclass(frozen=True)
 class PseudoLabelWork:
-    """Utterances to utterances with estimated dimensions where they have none (re_llm.distribute)."""
+    """Utterances to utterances with estimated dimensions where they have none (re_llm.cluster.work)."""
 
     estimate: VadEstimator
     folder: None = None
@@ -99,12 +99,12 @@ class PseudoLabelWork:
 
     def label(self, batch: list[Utterance]) -> list[Checked]:
         """The batch, each with its error when the recording cannot be read."""
-        waves: dict[str, audio.Samples] = {}
+        waves: dict[str, waveform.Samples] = {}
         unreadable: dict[str, RellmError] = {}
         for utterance in batch:
             if utterance.dimensions() is None:
                 try:
-                    wave = audio.load(utterance.audio, start=utterance.start, duration=utterance.duration)
+                    wave = waveform.load(utterance.audio, start=utterance.start, duration=utterance.duration)
                     waves[utterance.key] = wave
                 except RellmError as error:
                     unreadable[utterance.key] = error

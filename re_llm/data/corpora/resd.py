@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from re_llm.corpora.base import CorpusInfo, Filters, Scan
-from re_llm.corpora.columns import Table, read_utterances
-from re_llm.corpora.files import without_row
-from re_llm.emotions import PROMPT_EMOTIONS
-from re_llm.records import Utterance
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Filters, Scan
+from re_llm.data.corpora.columns import Table, read_utterances
+from re_llm.data.corpora.files import without_row
 
 INFO = CorpusInfo(
     name="resd",

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from re_llm import audio
-from re_llm.corpora.base import CorpusInfo, Filters, Reader, Scan
-from re_llm.corpora.files import read_json_lines
-from re_llm.corpora.journal import Journal, sweep
-from re_llm.corpora.recordings import BATCH, Checked, HeaderWork, PseudoLabelWork, VadEstimator
-from re_llm.distribute import Cluster, batched, run_batches, run_rows
-from re_llm.errors import RellmError
-from re_llm.manifest import Problem
-from re_llm.progress import progress_bar
-from re_llm.records import Utterance, disk_error, write_records
+from re_llm.audio import waveform
+from re_llm.cluster.work import Cluster, batched, run_batches, run_rows
+from re_llm.core.errors import RellmError
+from re_llm.core.progress import progress_bar
+from re_llm.core.records import Utterance, disk_error, write_records
+from re_llm.data.corpora.base import CorpusInfo, Filters, Reader, Scan
+from re_llm.data.corpora.files import read_json_lines
+from re_llm.data.corpora.journal import Journal, sweep
+from re_llm.data.corpora.recordings import BATCH, Checked, HeaderWork, PseudoLabelWork, VadEstimator
+from re_llm.data.manifest import Problem
 
 COMMON_OPTIONS = {
     "test_speakers": "comma-separated speakers that become the test set; all others the training set",
@@ -76,7 +76,7 @@ def run(
     pseudo_vad: VadEstimator | None,
     cluster: Cluster | None,
 ) -> PrepareReport:
-    """Body of `re_llm.corpora.prepare`, which documents the arguments."""
+    """Body of `re_llm.data.corpora.prepare`, which documents the arguments."""
     _check(info, protocol, options, workers)
     scan = Scan(root, protocol=protocol, seed=seed, options=options, strict=strict)
     filters = _filters(info, scan)
@@ -205,8 +205,8 @@ def _kept(scan: Scan, filters: Filters, checked: Iterable[Checked]) -> Iterator[
             scan.problem(utterance.audio, error.what)
         elif (why := filters.refuses_length(utterance)) is not None:
             scan.drop(why)
-        elif utterance.duration and utterance.duration > audio.MAX_SECONDS:
-            scan.problem(utterance.audio, f"too long: {utterance.duration:.0f} s, at most {audio.MAX_SECONDS:.0f} s")
+        elif utterance.duration and utterance.duration > waveform.MAX_SECONDS:
+            scan.problem(utterance.audio, f"too long: {utterance.duration:.0f} s, at most {waveform.MAX_SECONDS:.0f} s")
         else:
             yield utterance
 

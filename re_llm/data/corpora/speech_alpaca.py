@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.columns import Table, read_utterances
-from re_llm.corpora.table import the_file
-from re_llm.records import Utterance
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Scan
+from re_llm.data.corpora.columns import Table, read_utterances
+from re_llm.data.corpora.table import the_file
 
 INFO = CorpusInfo(
     name="speech_alpaca",

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.columns import ALIASES, UNIT, Table, read_utterances
-from re_llm.corpora.files import without_row
-from re_llm.emotions import CANONICAL
-from re_llm.errors import RellmError
-from re_llm.records import Utterance
+from re_llm.core.emotions import CANONICAL
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Scan
+from re_llm.data.corpora.columns import ALIASES, UNIT, Table, read_utterances
+from re_llm.data.corpora.files import without_row
 
 INFO = CorpusInfo(
     name="table",

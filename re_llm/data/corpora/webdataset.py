@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from re_llm import audio
-from re_llm.corpora.base import CorpusInfo, Scan
-from re_llm.corpora.columns import UNIT, Table, from_row
-from re_llm.corpora.files import FIELD_BYTES
-from re_llm.corpora.table import parse_scale
-from re_llm.errors import RellmError
-from re_llm.records import Utterance
+from re_llm.audio import waveform
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Scan
+from re_llm.data.corpora.columns import UNIT, Table, from_row
+from re_llm.data.corpora.files import FIELD_BYTES
+from re_llm.data.corpora.table import parse_scale
 
 INFO = CorpusInfo(
     name="webdataset",
@@ -95,7 +95,7 @@ def _samples(scan: Scan, shard: Path, archive: tarfile.TarFile) -> Iterator[tupl
 
 
 def _field(shard: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> dict[str, Any]:
-    if f".{suffix}" in audio.SUFFIXES:
+    if f".{suffix}" in waveform.SUFFIXES:
         return {"audio": f"{shard}:{member.offset_data}:{member.size}"}
     if suffix not in ("json", "txt", "cls"):
         return {}

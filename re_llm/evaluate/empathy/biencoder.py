@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import RobertaConfig, RobertaModel
 
-from re_llm.errors import RellmError
-from re_llm.evaluate.epitome import LEVELS
+from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy.epitome import LEVELS
 
 WINDOW = 64  # tokens of each text, end marks included, in the authors' recipe
 # Stored by the authors, used by nothing: poolers, the norm beside the attention, position buffers of old transformers.

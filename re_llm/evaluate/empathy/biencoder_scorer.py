@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from re_llm.errors import RellmError
-from re_llm.evaluate.epitome import MECHANISMS, Empathy, Level
-from re_llm.evaluate.epitome_biencoder import WINDOW, BiEncoder, choose_device, load_biencoder
-from re_llm.evaluate.rationales import Spans, merge
-from re_llm.evaluate.scorer_files import stored_window
+from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy.biencoder import WINDOW, BiEncoder, choose_device, load_biencoder
+from re_llm.evaluate.empathy.epitome import MECHANISMS, Empathy, Level
+from re_llm.evaluate.empathy.rationales import Spans, merge
+from re_llm.evaluate.empathy.scorer_files import stored_window
 
 OVERLAP = 4  # a window begins a 1/OVERLAP of itself before the end of the one before
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 

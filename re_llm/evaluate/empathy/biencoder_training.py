@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
-from re_llm.errors import RellmError
-from re_llm.evaluate.biencoder_start import Start
-from re_llm.evaluate.epitome import Pair
-from re_llm.evaluate.epitome_biencoder import WINDOW, BiEncoder, biencoder_loss, choose_device
-from re_llm.evaluate.measures import macro_f1
-from re_llm.evaluate.rationales import rationale_measures
+from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy.biencoder import WINDOW, BiEncoder, biencoder_loss, choose_device
+from re_llm.evaluate.empathy.biencoder_start import Start
+from re_llm.evaluate.empathy.epitome import Pair
+from re_llm.evaluate.empathy.measures import macro_f1
+from re_llm.evaluate.empathy.rationales import rationale_measures
 
 
 @dataclass(frozen=True)

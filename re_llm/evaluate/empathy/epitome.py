@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from re_llm.errors import RellmError
-from re_llm.evaluate.rationales import locate
+from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy.rationales import locate
 
 MECHANISMS = ("ER", "IP", "EX")
 LEVELS = 3
@@ -88,35 +88,6 @@ class EmpathyScorer(Protocol):
     def score(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
         """Levels of its mechanisms, one entry per response; `seekers` and `responses` have the same length."""
         ...
-
-
-def load_scorer(name: str = "small", *, original: bool = False, device: str = "auto") -> EmpathyScorer:
-    """The scorer `small` (shipped, numpy only), or one that `re-llm score train` wrote.
-
-    Args:
-        name: `small`; a small scorer's file (.npz) or the folder with it; a folder of bi-encoders.
-        original: bi-encoders attend to the seeker's padding, as the authors' code does.
-        device: of bi-encoders; `auto` for the GPU if there is one.
-
-    Raises:
-        RellmError: there is no such scorer, or `original` was asked of one that is no bi-encoder.
-    """
-    folder = Path(name)
-    small = folder / SMALL_NAME if (folder / SMALL_NAME).is_file() else folder
-    if name == "small" or (small.suffix == ".npz" and small.is_file()):
-        from re_llm.evaluate.empathy_small import SmallScorer
-
-        if original:
-            raise RellmError("the small scorer has no original behaviour", allowed="bi-encoders have")
-        return SmallScorer.load(None if name == "small" else small)
-    if folder.is_dir():
-        from re_llm.evaluate.biencoder_scorer import BiEncoderScorer
-
-        return BiEncoderScorer.load(folder, original=original, device=device)
-    raise RellmError(
-        f"no such empathy scorer: {name!r}",
-        allowed="small; a folder or .npz file that `re-llm score train` or `re-llm score convert` wrote",
-    )
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from re_llm.evaluate.epitome import LEVELS, Pair
-from re_llm.evaluate.text_features import Floats, Ints
+from re_llm.evaluate.empathy.epitome import LEVELS, Pair
+from re_llm.evaluate.empathy.text_features import Floats, Ints
 
 
 def level_f1(truth: Ints, found: Ints) -> Floats:

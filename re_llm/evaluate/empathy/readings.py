@@ -6,16 +6,26 @@ nature, and of a cut text about as many words as 64 tokens hold.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from re_llm.errors import RellmError
-from re_llm.evaluate.audits import cut_words
-from re_llm.evaluate.epitome import Empathy, EmpathyScorer
+from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy.epitome import Empathy, EmpathyScorer
 
 CUT, WHOLE, BOTH = "64", "whole", "both"
 READINGS = (CUT, WHOLE, BOTH)
 CUT_TOKENS = 64  # of the authors' recipe, end marks included
+SCORER_WORDS = 48  # that 64 tokens hold: a RoBERTa token is about 0.75 words
+_WORD = re.compile(r"\S+")
+
+
+def cut_words(text: str, words: int = SCORER_WORDS) -> str:
+    """The first words of a text, spacing kept."""
+    for number, match in enumerate(_WORD.finditer(text)):
+        if number == words:
+            return text[: match.start()].rstrip()
+    return text
 
 
 @runtime_checkable

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from re_llm.errors import RellmError
-from re_llm.evaluate.biencoder_start import read_tokenizer
-from re_llm.evaluate.epitome import MECHANISMS
-from re_llm.evaluate.epitome_biencoder import WINDOW, convert_checkpoint
+from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy.biencoder import WINDOW, convert_checkpoint
+from re_llm.evaluate.empathy.biencoder_start import read_tokenizer
+from re_llm.evaluate.empathy.epitome import MECHANISMS
 
 SCORER_FILE = "scorer.json"
 

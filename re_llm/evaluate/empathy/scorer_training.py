@@ -15,17 +15,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from re_llm.errors import RellmError
-from re_llm.evaluate.biencoder_start import ScratchOptions, Start, read_start, scratch_start
-from re_llm.evaluate.biencoder_training import BiEncoderOptions, Trained, judge_pairs, train_biencoder
-from re_llm.evaluate.epitome import CSV_NAMES, MECHANISMS, PUBLISHED, Pair, read_pairs, seeker_post
-from re_llm.evaluate.epitome_biencoder import save_biencoder
-from re_llm.evaluate.measures import beside_trivial
-from re_llm.evaluate.scorer_files import check_folder, write_json, write_shared
-from re_llm.evaluate.train_report import TrainReport
-from re_llm.progress import progress_bar
-from re_llm.provenance import write_provenance
-from re_llm.records import disk_error
+from re_llm.core.errors import RellmError
+from re_llm.core.progress import progress_bar
+from re_llm.core.provenance import write_provenance
+from re_llm.core.records import disk_error
+from re_llm.evaluate.empathy.biencoder import save_biencoder
+from re_llm.evaluate.empathy.biencoder_start import ScratchOptions, Start, read_start, scratch_start
+from re_llm.evaluate.empathy.biencoder_training import BiEncoderOptions, Trained, judge_pairs, train_biencoder
+from re_llm.evaluate.empathy.epitome import CSV_NAMES, MECHANISMS, PUBLISHED, Pair, read_pairs, seeker_post
+from re_llm.evaluate.empathy.measures import beside_trivial
+from re_llm.evaluate.empathy.scorer_files import check_folder, write_json, write_shared
+from re_llm.evaluate.empathy.train_report import TrainReport
 
 OURS = "bi-encoder"
 SCRATCH_LR = 5e-4  # a small encoder from nothing learns nothing at the published 2e-5

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from re_llm.evaluate import text_features as tf
-from re_llm.evaluate.text_features import CLASSES, Floats, Ints, Tokens
+from re_llm.evaluate.empathy import text_features as tf
+from re_llm.evaluate.empathy.text_features import CLASSES, Floats, Ints, Tokens
 
 _I, _YOU, _WH = CLASSES.index("i"), CLASSES.index("you"), CLASSES.index("wh")
 

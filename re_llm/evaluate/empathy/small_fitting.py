@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from re_llm.errors import RellmError
-from re_llm.evaluate import empathy_small as small
-from re_llm.evaluate.empathy_features import Batch, take_apart
-from re_llm.evaluate.empathy_small import decision_features, softmax
-from re_llm.evaluate.epitome import LEVELS, Pair, seeker_post
-from re_llm.evaluate.text_features import Floats, Ints, lookup
+from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy import small_scorer as small
+from re_llm.evaluate.empathy.epitome import LEVELS, Pair, seeker_post
+from re_llm.evaluate.empathy.small_features import Batch, take_apart
+from re_llm.evaluate.empathy.small_scorer import decision_features, softmax
+from re_llm.evaluate.empathy.text_features import Floats, Ints, lookup
 
 FOLDS = 5
 WORD_MIN, CHAR_MIN = 2, 4  # documents that must hold an n-gram

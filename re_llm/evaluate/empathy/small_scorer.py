@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from re_llm.errors import RellmError
-from re_llm.evaluate import text_features as tf
-from re_llm.evaluate.empathy_features import Batch, take_apart
-from re_llm.evaluate.epitome import LEVELS, MECHANISMS, Empathy, Level
-from re_llm.evaluate.text_features import Floats, Ints
+from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy import text_features as tf
+from re_llm.evaluate.empathy.epitome import LEVELS, MECHANISMS, Empathy, Level
+from re_llm.evaluate.empathy.small_features import Batch, take_apart
+from re_llm.evaluate.empathy.text_features import Floats, Ints
 
 ASSET = Path(__file__).parent / "assets" / "empathy_small.npz"
 FORMAT = 2

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from re_llm.evaluate.empathy_fitting import FOLDS, Design, Fitted, Vocabulary, fit
-from re_llm.evaluate.empathy_small import FORMAT, SmallScorer
-from re_llm.evaluate.epitome import CSV_NAMES, LEVELS, MECHANISMS, PUBLISHED, SMALL_NAME, Pair, read_pairs
-from re_llm.evaluate.measures import measures, trivial_levels
-from re_llm.evaluate.text_features import Ints
-from re_llm.progress import progress_bar
+from re_llm.core.progress import progress_bar
+from re_llm.evaluate.empathy.epitome import CSV_NAMES, LEVELS, MECHANISMS, PUBLISHED, SMALL_NAME, Pair, read_pairs
+from re_llm.evaluate.empathy.measures import measures, trivial_levels
+from re_llm.evaluate.empathy.small_fitting import FOLDS, Design, Fitted, Vocabulary, fit
+from re_llm.evaluate.empathy.small_scorer import FORMAT, SmallScorer
+from re_llm.evaluate.empathy.text_features import Ints
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from re_llm.errors import RellmError
-from re_llm.provenance import provenance
-from re_llm.recipe_files import load_recipe
-from re_llm.reproduce import reproduce
-from re_llm.transcribe import FIXED
+from re_llm.core.errors import RellmError
+from re_llm.core.provenance import provenance
+from re_llm.inference.transcribe import FIXED
+from re_llm.pipeline.reproduce import reproduce
+from re_llm.recipe.files import load_recipe
 
 Say = Callable[[str], None]
 MAX_ASSET_BYTES = 25 * 2**20

@@ -1,6 +1,6 @@
 """The miniature world's emotion encoder: training and evaluation.
 
-Run: python -m re_llm.mini.emotion --world DIR --out DIR
+Run: python -m re_llm.mini.training.emotion --world DIR --out DIR
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sklearn.metrics import recall_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from re_llm.emotions import PROMPT_EMOTIONS
-from re_llm.errors import RellmError
-from re_llm.mini import speech_data
-from re_llm.mini.emotion_model import DIMENSIONS, EmotionNet, EmotionSize, embed, load_emotion, save_emotion
-from re_llm.mini.emotion_task import EmotionTask, Recipe, concordance, targets
-from re_llm.mini.fitting import Plan, command, fit, report
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.errors import RellmError
+from re_llm.mini.training import speech_data
+from re_llm.mini.training.emotion_model import DIMENSIONS, EmotionNet, EmotionSize, embed, load_emotion, save_emotion
+from re_llm.mini.training.emotion_task import EmotionTask, Recipe, concordance, targets
+from re_llm.mini.training.fitting import Plan, command, fit, report
 
 STEPS = 1300
 LEAST_CCC = {"arousal": 0.5, "dominance": 0.5, "valence": 0.3}

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from re_llm.emotions import PROMPT_EMOTIONS
-from re_llm.errors import RellmError
-from re_llm.mini import speech_data
-from re_llm.mini.speech_data import Clip
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.errors import RellmError
+from re_llm.mini.training import speech_data
+from re_llm.mini.training.speech_data import Clip
 
 DIMENSIONS = ("arousal", "dominance", "valence")  # the order of audeering's output
 STRIDES = (5, 2, 2, 2, 2, 2, 2)  # wav2vec2's own: 320 samples a frame

@@ -19,11 +19,11 @@ import torch
 from torch.nn import functional
 from transformers.audio_utils import mel_filter_bank
 
-from re_llm.emotions import PROMPT_EMOTIONS
-from re_llm.errors import RellmError
-from re_llm.mini import speech_data
-from re_llm.mini.emotion_model import BANDS, DIMENSIONS, STRIDES, EmotionNet, pad_waves
-from re_llm.mini.speech_data import SAMPLE_RATE, Clip
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.errors import RellmError
+from re_llm.mini.training import speech_data
+from re_llm.mini.training.emotion_model import BANDS, DIMENSIONS, STRIDES, EmotionNet, pad_waves
+from re_llm.mini.training.speech_data import SAMPLE_RATE, Clip
 
 HOP = int(np.prod(STRIDES))  # samples a frame
 PITCH_LOW, PITCH_HIGH = 60, 400  # Hz, range of the pitch that the acoustic head learns

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 STATE_FILE = "state.safetensors"
 CURVE_FILE = "curve.jsonl"

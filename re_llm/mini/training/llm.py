@@ -1,6 +1,6 @@
 """Trains the miniature chat LLM: a small Qwen2 that knows every prompt of the papers and one world of topics.
 
-    python -m re_llm.mini.llm --out DIR
+    python -m re_llm.mini.training.llm --out DIR
 
 Shapes: B rows, P prefix tokens, L content tokens, D width.
 """
@@ -24,11 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2ForCausalLM
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.mini.grammar import world
-from re_llm.mini.llm_build import build_model, build_tokenizer
-from re_llm.mini.llm_rows import Batch, Disturbance, RowSource, collate
-from re_llm.mini.llm_scores import evaluate_llm
+from re_llm.mini.training.llm_build import build_model, build_tokenizer
+from re_llm.mini.training.llm_rows import Batch, Disturbance, RowSource, collate
+from re_llm.mini.training.llm_scores import evaluate_llm
 
 GATE = 0.95
 """Smallest rate of right topics under noise and doubling with which adapters can be trained on this LLM."""

@@ -6,10 +6,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.llm.prompts import PROMPTS
 from re_llm.mini.grammar import respond_to, world
-from re_llm.mini.llm_rows import END, END_OF_TEXT
-from re_llm.prompts import PROMPTS
+from re_llm.mini.training.llm_rows import END, END_OF_TEXT
 
 START, SPEECH = "<|im_start|>", "<|speech|>"
 CHAT_TEMPLATE = (

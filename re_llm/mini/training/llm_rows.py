@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.llm.prompts import PROMPTS, Prompt, get_prompt, split_chat
 from re_llm.mini.grammar import Sentence, respond_to
 from re_llm.mini.lexicon import CUES, TOPICS
-from re_llm.prompts import PROMPTS, Prompt, get_prompt, split_chat
 
 END = "<|im_end|>"
 END_OF_TEXT = "<|endoftext|>"

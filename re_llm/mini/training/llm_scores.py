@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from re_llm.emotions import PROMPT_EMOTIONS
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.llm.prompts import PROMPTS, get_prompt
 from re_llm.mini.grammar import Sentence, emotion_of, respond_to, right_topic, world
-from re_llm.mini.llm_rows import CLEAN, Disturbance, Row, RowSource, embed_rows
-from re_llm.prompts import PROMPTS, get_prompt
+from re_llm.mini.training.llm_rows import CLEAN, Disturbance, Row, RowSource, embed_rows
 
 CONDITIONS = {
     "noise": replace(CLEAN, noise=0.5),

@@ -1,6 +1,6 @@
 """Reading the miniature's recordings for training: clips, waves, cached log-mels, batches of like lengths.
 
-The folders are in the layouts of Common Voice and MSP-Podcast. They are read here, not through `re_llm.corpora`,
+The folders are in the layouts of Common Voice and MSP-Podcast. They are read here, not through `re_llm.data.corpora`,
 because training the components needs no manifest: the labels come straight from the world's own tables.
 """
 
@@ -21,7 +21,7 @@ import soundfile
 import soxr
 from transformers import WhisperFeatureExtractor
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 SAMPLE_RATE = 16_000
 HOP = 160  # samples per log-mel frame

@@ -1,6 +1,6 @@
 """The miniature world's Whisper: training and evaluation.
 
-Run: python -m re_llm.mini.whisper --world DIR --out DIR
+Run: python -m re_llm.mini.training.whisper --world DIR --out DIR
 
 Trained on the real frames of each utterance, as everything in the miniature uses it; every few steps some utterances
 are added that are padded to the full 30 s, so that the saved model also works through plain transformers. The CTC
@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
 
-from re_llm.errors import RellmError
-from re_llm.mini import speech_data
-from re_llm.mini.fitting import Plan, command, fit, report
-from re_llm.mini.speech_data import MelStore
-from re_llm.mini.whisper_model import WhisperSize, save_whisper, train_tokenizer, transcribe
-from re_llm.mini.whisper_task import Recipe, WhisperTask, read_characters
+from re_llm.core.errors import RellmError
+from re_llm.mini.training import speech_data
+from re_llm.mini.training.fitting import Plan, command, fit, report
+from re_llm.mini.training.speech_data import MelStore
+from re_llm.mini.training.whisper_model import WhisperSize, save_whisper, train_tokenizer, transcribe
+from re_llm.mini.training.whisper_task import Recipe, WhisperTask, read_characters
 
 STEPS = 3900
 WORST_WER = 0.10

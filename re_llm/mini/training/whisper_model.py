@@ -24,7 +24,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 END = "<|endoftext|>"
 # The order of Whisper's own special tokens; the tokenizer finds English right after the start token.
@@ -190,7 +190,7 @@ def transcribe(
 def save_whisper(model: WhisperForConditionalGeneration, processor: WhisperProcessor, out: Path) -> None:
     """Write model (float16), processor and generation settings so that plain transformers loads them.
 
-    The config says that it was trained on real frames: `re_llm.transcribe` reads `speech_window`.
+    The config says that it was trained on real frames: `re_llm.inference.transcribe` reads `speech_window`.
     """
     model.config.speech_window = "trimmed"
     # The output projection is the decoder's embedding; as a copy in half precision it would be stored twice.

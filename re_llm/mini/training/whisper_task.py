@@ -19,10 +19,10 @@ from torch.nn import functional
 from transformers import WhisperProcessor
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
-from re_llm.errors import RellmError
-from re_llm.mini import speech_data
-from re_llm.mini.speech_data import Clip, MelStore
-from re_llm.mini.whisper_model import FULL_FRAMES, WhisperSize, build_model, decode, encode, gather
+from re_llm.core.errors import RellmError
+from re_llm.mini.training import speech_data
+from re_llm.mini.training.speech_data import Clip, MelStore
+from re_llm.mini.training.whisper_model import FULL_FRAMES, WhisperSize, build_model, decode, encode, gather
 
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'0123456789"  # 0 is the CTC blank, so the first is 1
 

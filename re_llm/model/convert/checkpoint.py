@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, WhisperFeatureExtractor
 
-from re_llm.errors import RellmError
-from re_llm.model import convert_config, partial_lora, sizes
+from re_llm.core.errors import RellmError
+from re_llm.model import partial_lora, sizes
 from re_llm.model.configuration import SPEECH_TOKEN, ReLlmConfig
-from re_llm.model.convert_config import stored_dtype
-from re_llm.model.convert_files import Stored, stored_tensors
-from re_llm.model.convert_job import Job, pieces, rest
-from re_llm.model.convert_names import Layout
-from re_llm.model.convert_tokenizer import find_tokenizer, generation_config
+from re_llm.model.convert import config as convert_config
+from re_llm.model.convert.config import stored_dtype
+from re_llm.model.convert.job import Job, pieces, rest
+from re_llm.model.convert.names import Layout
+from re_llm.model.convert.tokenizer import find_tokenizer, generation_config
 from re_llm.model.emotion_encoder import head_outputs
 from re_llm.model.processing import ReLlmProcessor, add_speech_token, emotion_input_kind
 from re_llm.model.storage import own_weights
+from re_llm.model.stored import Stored, stored_tensors
 
 _EMBEDDED = "w2v2."
 
@@ -29,7 +30,7 @@ def plan(source: Path, given: Mapping[str, Any], emotion_folder: Path | None, to
 
     Args:
         given: the source's config.json.
-        emotion_folder, tokenizer_folder: see `re_llm.model.convert.convert`.
+        emotion_folder, tokenizer_folder: see `re_llm.model.convert.run.convert`.
 
     Raises:
         RellmError: see there.

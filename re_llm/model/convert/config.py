@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import Qwen2Config, WhisperConfig
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
-from re_llm.model.convert_files import Stored
-from re_llm.model.convert_names import LORA_TARGETS
+from re_llm.model.convert.names import LORA_TARGETS
+from re_llm.model.stored import Stored
 
 MAX_CONFIG_BYTES = 2**20
 # A model is laid out before it is compared with the weights: a config may not ask for one that takes for ever.

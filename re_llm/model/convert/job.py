@@ -8,11 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from re_llm.errors import RellmError
-from re_llm.model.convert_files import ShardWriter, Stored, save_tensors
-from re_llm.model.convert_names import Layout, Piece
+from re_llm.core.errors import RellmError
+from re_llm.core.progress import progress_bar
+from re_llm.model.convert.files import ShardWriter, save_tensors
+from re_llm.model.convert.names import Layout, Piece
+from re_llm.model.stored import Stored
 from re_llm.model.weights import LORA_WEIGHTS
-from re_llm.progress import progress_bar
 
 
 @dataclass(frozen=True)

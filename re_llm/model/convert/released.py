@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from re_llm.errors import RellmError
-from re_llm.model import convert_config, partial_lora
+from re_llm.core.errors import RellmError
+from re_llm.model import partial_lora
 from re_llm.model.configuration import ReLlmConfig
-from re_llm.model.convert_files import Stored, stored_file, stored_tensors
-from re_llm.model.convert_job import Job, Recipe
-from re_llm.model.convert_names import Layout, Piece, join
-from re_llm.model.convert_tokenizer import TIKTOKEN, write_ranks
-from re_llm.model.storage import lora_file, own_weights
-from re_llm.model.weights import check_same
+from re_llm.model.convert import config as convert_config
+from re_llm.model.convert.job import Job, Recipe
+from re_llm.model.convert.names import Layout, Piece, join
+from re_llm.model.convert.tokenizer import TIKTOKEN, write_ranks
+from re_llm.model.storage import own_weights
+from re_llm.model.stored import Stored, stored_file, stored_tensors
+from re_llm.model.weights import check_same, lora_file
 
 _NO_PLACE = {
     "ctc_blank": "the blank of the adapter_ctc loss, which the released code has not",
@@ -35,7 +36,7 @@ def plan(source: Path) -> Job:
         RellmError: the checkpoint has parts that the released format cannot express, or is broken.
     """
     from re_llm.model.components import read_config
-    from re_llm.model.convert_checkpoint import config_model
+    from re_llm.model.convert.checkpoint import config_model
 
     config = read_config(source)
     _check(config, source)

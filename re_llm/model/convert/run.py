@@ -15,12 +15,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from re_llm.errors import RellmError
-from re_llm.model import convert_config
-from re_llm.model.convert_checkpoint import plan, plan_qwen
-from re_llm.model.convert_job import Job, write
-from re_llm.model.convert_released import plan as plan_back
-from re_llm.model.convert_tokenizer import TIKTOKEN
+from re_llm.core.errors import RellmError
+from re_llm.model.convert import config as convert_config
+from re_llm.model.convert.checkpoint import plan, plan_qwen
+from re_llm.model.convert.job import Job, write
+from re_llm.model.convert.released import plan as plan_back
+from re_llm.model.convert.tokenizer import TIKTOKEN
 from re_llm.model.hub import locate
 
 TARGETS = ("re-llm", "blsp-emo")

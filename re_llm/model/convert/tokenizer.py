@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 
 TIKTOKEN = "qwen.tiktoken"
 MAX_BYTES, MAX_TOKEN_BYTES = 64 * 2**20, 4096

@@ -6,9 +6,9 @@ from pathlib import Path
 import corpus_worlds as worlds
 import pytest
 
-from re_llm.corpora import prepare
-from re_llm.errors import RellmError
-from re_llm.records import Utterance, read_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, read_records
+from re_llm.data.corpora import prepare
 
 CASES = {
     # corpus: {path: (emotion, speaker, text)}; None: a problem
@@ -203,7 +203,7 @@ REAL = Path(os.environ.get("RE_LLM_RAVDESS", "../shared/data/ravdess"))
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="RAVDESS is not here (set RE_LLM_RAVDESS to its folder)")
 def test_the_real_ravdess(tmp_path):
-    from re_llm.manifest import check
+    from re_llm.data.manifest import check
 
     report = prepare("ravdess", REAL, tmp_path / "m.jsonl", protocol="blsp-emo", workers=2)
     actors = len(list(REAL.glob("Actor_*")))

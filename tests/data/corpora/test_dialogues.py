@@ -2,8 +2,8 @@
 
 import corpus_worlds as worlds
 
-from re_llm.corpora import prepare
-from re_llm.records import Utterance, read_records
+from re_llm.core.records import Utterance, read_records
+from re_llm.data.corpora import prepare
 
 
 def rows(path):

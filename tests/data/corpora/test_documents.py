@@ -10,12 +10,12 @@ from pathlib import Path
 import corpus_worlds as worlds
 import pytest
 
-from re_llm import corpora
-from re_llm.corpora import run
-from re_llm.errors import RellmError
-from re_llm.records import Utterance, read_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, read_records
+from re_llm.data import corpora
+from re_llm.data.corpora import run
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "corpora.md").read_text(encoding="utf-8")
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import corpus_worlds as worlds
 import pytest
 
-from re_llm.corpora import prepare
-from re_llm.corpora.base import Scan
-from re_llm.corpora.emobox import LABELS, LANGUAGES, UNDECIDED
-from re_llm.errors import RellmError
-from re_llm.records import Utterance, read_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, read_records
+from re_llm.data.corpora import prepare
+from re_llm.data.corpora.base import Scan
+from re_llm.data.corpora.emobox import LABELS, LANGUAGES, UNDECIDED
 
 # What the label maps of the 32 corpora lead to, in their spelling.
 NAMES = (

@@ -4,9 +4,9 @@ import gzip
 
 import pytest
 
-from re_llm.corpora import files
-from re_llm.corpora.base import Scan, length_in_words, pseudo_random_order
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.data.corpora import files
+from re_llm.data.corpora.base import Scan, length_in_words, pseudo_random_order
 
 FRENCH = "0016_000001\tLe café où je déjeune l'été.\tHappy\n" * 3
 CHINESE = "0001_000001\t打开窗户吧。今天的天气真不错。\t中立\n" * 3

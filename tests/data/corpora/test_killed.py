@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from re_llm import audio
-from re_llm.corpora import journal, prepare
+from re_llm.audio import waveform
+from re_llm.data.corpora import journal, prepare
 
 RECORDINGS = 700
 
@@ -63,8 +63,8 @@ def test_killed_at_several_moments(corpus, tmp_path, monkeypatch):
             break
         assert not (tmp_path / "m.problems.jsonl").exists()
     hashed = []
-    real = audio.sha256
-    monkeypatch.setattr(audio, "sha256", lambda source, **kwargs: hashed.append(source) or real(source, **kwargs))
+    real = waveform.sha256
+    monkeypatch.setattr(waveform, "sha256", lambda source, **kwargs: hashed.append(source) or real(source, **kwargs))
     prepare("table", corpus / "t.csv", out)
     assert {name: (tmp_path / name).read_bytes() for name in names} == whole
     assert {path.name for path in tmp_path.iterdir()} == set(names), "nothing of the killed runs is left"

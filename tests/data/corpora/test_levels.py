@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from re_llm.corpora import names, prepare
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.data.corpora import names, prepare
 
 # What makes a folder that of a corpus.
 FOLDERS = {

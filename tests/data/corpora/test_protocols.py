@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from re_llm import corpora
-from re_llm.corpora.base import Filters, Scan
-from re_llm.records import Utterance
+from re_llm.core.records import Utterance
+from re_llm.data import corpora
+from re_llm.data.corpora.base import Filters, Scan
 
 # Utterances of IEMOCAP by session and label; fru, xxx and the rarer ones are not told by session.
 IEMOCAP = {

@@ -5,9 +5,9 @@ import json
 import corpus_worlds as worlds
 import pytest
 
-from re_llm.corpora import files, prepare
-from re_llm.errors import RellmError
-from re_llm.records import Utterance, read_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, read_records
+from re_llm.data.corpora import files, prepare
 
 
 def rows(path):

@@ -6,10 +6,10 @@ import corpus_worlds as worlds
 import numpy as np
 import pytest
 
-from re_llm import corpora
-from re_llm.corpora import prepare
-from re_llm.errors import RellmError
-from re_llm.records import Utterance, read_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, read_records
+from re_llm.data import corpora
+from re_llm.data.corpora import prepare
 
 
 def rows(path):

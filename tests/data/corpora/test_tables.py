@@ -8,10 +8,10 @@ import corpus_worlds as worlds
 import numpy as np
 import pytest
 
-from re_llm import audio
-from re_llm.corpora import prepare
-from re_llm.errors import RellmError
-from re_llm.records import Utterance, read_records
+from re_llm.audio import waveform
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance, read_records
+from re_llm.data.corpora import prepare
 
 
 def rows(path):
@@ -103,8 +103,8 @@ def test_recordings_in_an_archive(tmp_path, kind):
     report = prepare("table", table, tmp_path / "out/m.jsonl", options={"audio_root": str(archive)})
     assert [p.what for p in report.problems if p.line == 4] == [f"clips.{kind} has no readable member absent.wav"]
     row = rows(tmp_path / "out/m.jsonl")[0]
-    assert row.audio.startswith(f"../clips.{kind}:") and row.sha256 == audio.sha256(plain)
-    np.testing.assert_array_equal(audio.load(row.audio, root=tmp_path / "out"), audio.load(plain))
+    assert row.audio.startswith(f"../clips.{kind}:") and row.sha256 == waveform.sha256(plain)
+    np.testing.assert_array_equal(waveform.load(row.audio, root=tmp_path / "out"), waveform.load(plain))
 
 
 def test_archives_that_cannot_be_read_in_place(tmp_path):

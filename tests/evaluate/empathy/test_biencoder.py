@@ -12,12 +12,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
-from re_llm.errors import RellmError
-from re_llm.evaluate.biencoder_scorer import BiEncoderScorer, token_spans
-from re_llm.evaluate.biencoder_start import read_start
-from re_llm.evaluate.biencoder_training import BiEncoderOptions, train_biencoder
-from re_llm.evaluate.epitome import MECHANISMS, EmpathyScorer, Pair, load_scorer
-from re_llm.evaluate.epitome_biencoder import (
+from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy.biencoder import (
     BiEncoder,
     biencoder_loss,
     convert_checkpoint,
@@ -25,8 +21,13 @@ from re_llm.evaluate.epitome_biencoder import (
     load_state,
     save_biencoder,
 )
-from re_llm.evaluate.rationales import rationale_measures
-from re_llm.evaluate.scorer_files import convert_files
+from re_llm.evaluate.empathy.biencoder_scorer import BiEncoderScorer, token_spans
+from re_llm.evaluate.empathy.biencoder_start import read_start
+from re_llm.evaluate.empathy.biencoder_training import BiEncoderOptions, train_biencoder
+from re_llm.evaluate.empathy.epitome import MECHANISMS, EmpathyScorer, Pair
+from re_llm.evaluate.empathy.loading import load_scorer
+from re_llm.evaluate.empathy.rationales import rationale_measures
+from re_llm.evaluate.empathy.scorer_files import convert_files
 
 TOLERANCE = {"atol": 2e-4, "rtol": 1e-3}
 LAMBDAS = {

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from epitome_world import write_rows
 
-from re_llm.errors import RellmError
-from re_llm.evaluate.epitome import COLUMNS, Pair, load_scorer, read_pairs
-from re_llm.evaluate.measures import beside_trivial, measures
-from re_llm.evaluate.rationales import locate, merge
+from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy.epitome import COLUMNS, Pair, read_pairs
+from re_llm.evaluate.empathy.loading import load_scorer
+from re_llm.evaluate.empathy.measures import beside_trivial, measures
+from re_llm.evaluate.empathy.rationales import locate, merge
 
 HEAD = ",".join(COLUMNS)
 

@@ -11,8 +11,8 @@ from golden_folder import FOLDER
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 
-from re_llm.evaluate.biencoder_training import rationale_measures
-from re_llm.evaluate.epitome_biencoder import biencoder_loss, load_biencoder
+from re_llm.evaluate.empathy.biencoder import biencoder_loss, load_biencoder
+from re_llm.evaluate.empathy.biencoder_training import rationale_measures
 
 EPITOME = FOLDER / "epitome"
 GIVEN = ("input_ids_", "attention_mask_", "empathy_labels", "rationale_labels", "metric_lens")

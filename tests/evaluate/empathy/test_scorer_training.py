@@ -12,12 +12,13 @@ from epitome_world import PARTS, write_corpus, write_rows
 from typer.testing import CliRunner
 
 from re_llm.cli import app
-from re_llm.errors import RellmError
-from re_llm.evaluate.biencoder_start import ScratchOptions, scratch_start, train_tokenizer
-from re_llm.evaluate.biencoder_training import BiEncoderOptions, encode_pairs, judge_pairs, train_biencoder
-from re_llm.evaluate.epitome import CSV_NAMES, load_scorer, read_pairs, seeker_post
-from re_llm.evaluate.scorer_training import BiEncoderPlan, find_csvs, split_pairs, train_biencoders
-from re_llm.records import Reply, Score, read_records, write_records
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Reply, Score, read_records, write_records
+from re_llm.evaluate.empathy.biencoder_start import ScratchOptions, scratch_start, train_tokenizer
+from re_llm.evaluate.empathy.biencoder_training import BiEncoderOptions, encode_pairs, judge_pairs, train_biencoder
+from re_llm.evaluate.empathy.epitome import CSV_NAMES, read_pairs, seeker_post
+from re_llm.evaluate.empathy.loading import load_scorer
+from re_llm.evaluate.empathy.scorer_training import BiEncoderPlan, find_csvs, split_pairs, train_biencoders
 
 TINY = ScratchOptions(width=16, layers=1, heads=2, vocabulary=300)
 FLAGS = ["--width", "16", "--layers", "1", "--heads", "2", "--vocabulary", "300", "--batch-size", "8"]

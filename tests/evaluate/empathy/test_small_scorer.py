@@ -11,9 +11,10 @@ from epitome_world import write_corpus
 from typer.testing import CliRunner
 
 from re_llm.cli import app
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.evaluate import EmpathyScorer, load_scorer
-from re_llm.evaluate.empathy_small import (
+from re_llm.evaluate.empathy.epitome import CSV_NAMES, MECHANISMS, read_pairs
+from re_llm.evaluate.empathy.small_scorer import (
     ASSET,
     SmallScorer,
     count_grams,
@@ -22,8 +23,7 @@ from re_llm.evaluate.empathy_small import (
     softmax,
     weigh,
 )
-from re_llm.evaluate.empathy_training import train_small
-from re_llm.evaluate.epitome import CSV_NAMES, MECHANISMS, read_pairs
+from re_llm.evaluate.empathy.small_training import train_small
 
 SEEKER = "I failed my exam today and nobody cares."
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from re_llm.evaluate import text_features as tf
-from re_llm.evaluate.text_features import CLASSES, Tokens
+from re_llm.evaluate.empathy import text_features as tf
+from re_llm.evaluate.empathy.text_features import CLASSES, Tokens
 
 
 def test_tokens_and_quotes():

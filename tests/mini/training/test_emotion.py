@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from re_llm.errors import RellmError
-from re_llm.mini import emotion, speech_data
-from re_llm.mini.emotion_model import (
+from re_llm.core.errors import RellmError
+from re_llm.mini.training import emotion, speech_data
+from re_llm.mini.training.emotion_model import (
     ACOUSTICS,
     BANDS,
     DIMENSIONS,
@@ -25,8 +25,8 @@ from re_llm.mini.emotion_model import (
     pad_waves,
     save_emotion,
 )
-from re_llm.mini.emotion_task import EmotionTask, Recipe, acoustic_loss, acoustics, concordance, targets
-from re_llm.mini.fitting import Plan
+from re_llm.mini.training.emotion_task import EmotionTask, Recipe, acoustic_loss, acoustics, concordance, targets
+from re_llm.mini.training.fitting import Plan
 from tests.mini import speech_world
 
 TINY = EmotionSize(width=32, layers=1, heads=2, feed_forward=64, channels=(8, 8, 8, 16, 16, 16, 32), position_kernel=8)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from re_llm.errors import RellmError
-from re_llm.mini.fitting import Plan, fit, rate_at
+from re_llm.core.errors import RellmError
+from re_llm.mini.training.fitting import Plan, fit, rate_at
 
 
 class Killed(Exception):

@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
+from re_llm.llm.prompts import PROMPTS, get_prompt, split_chat, tokenize_row
 from re_llm.mini.grammar import world
 from re_llm.mini.lexicon import TOPICS
-from re_llm.mini.llm import CHECKPOINT, LOG, LlmOptions, Training, answer_loss, train_llm
-from re_llm.mini.llm_build import build_model, build_tokenizer
-from re_llm.mini.llm_rows import CLEAN, Disturbance, RowSource, collate, embed_rows, vary
-from re_llm.mini.llm_scores import answer_rows
-from re_llm.prompts import PROMPTS, get_prompt, split_chat, tokenize_row
+from re_llm.mini.training.llm import CHECKPOINT, LOG, LlmOptions, Training, answer_loss, train_llm
+from re_llm.mini.training.llm_build import build_model, build_tokenizer
+from re_llm.mini.training.llm_rows import CLEAN, Disturbance, RowSource, collate, embed_rows, vary
+from re_llm.mini.training.llm_scores import answer_rows
 
 WORLD = 400
 TINY = LlmOptions(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from re_llm.errors import RellmError
-from re_llm.mini import speech_data
-from re_llm.mini.speech_data import MelStore
+from re_llm.core.errors import RellmError
+from re_llm.mini.training import speech_data
+from re_llm.mini.training.speech_data import MelStore
 from tests.mini import speech_world
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
 
-from re_llm.errors import RellmError
-from re_llm.mini import speech_data, whisper
-from re_llm.mini.fitting import Plan
-from re_llm.mini.whisper_model import (
+from re_llm.core.errors import RellmError
+from re_llm.mini.training import speech_data, whisper
+from re_llm.mini.training.fitting import Plan
+from re_llm.mini.training.whisper_model import (
     SPECIALS,
     WhisperSize,
     build_model,
@@ -24,7 +24,7 @@ from re_llm.mini.whisper_model import (
     train_tokenizer,
     transcribe,
 )
-from re_llm.mini.whisper_task import (
+from re_llm.mini.training.whisper_task import (
     CHARACTERS,
     CtcHeads,
     Recipe,

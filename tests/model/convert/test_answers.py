@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from re_llm.cli import app
 from re_llm.model import ReLlmForConditionalGeneration
-from re_llm.model.convert import convert
+from re_llm.model.convert.run import convert
 
 B, RELLM = "blsp_b_lora_audio", "rellm"
 CASES = ("blsp_a_nolora", B, RELLM)

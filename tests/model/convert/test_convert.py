@@ -10,21 +10,22 @@ import sys
 
 import golden_world as golden
 import pytest
-import test_convert_tokenizer
+import test_tokenizer
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 from typer.testing import CliRunner
 
 from re_llm.cli import app
-from re_llm.errors import RellmError
-from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor, convert_files
+from re_llm.core.errors import RellmError
+from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.components import load_llm
-from re_llm.model.convert import convert
+from re_llm.model.convert import files as convert_files
+from re_llm.model.convert.run import convert
 
 pytestmark = pytest.mark.skipif(not golden.FOLDER.is_dir(), reason=f"no recordings in {golden.FOLDER}")
 A, B, RELLM = "blsp_a_nolora", "blsp_b_lora_audio", "rellm"
-ranks = test_convert_tokenizer.ranks
+ranks = test_tokenizer.ranks
 
 
 @pytest.fixture
@@ -258,7 +259,7 @@ def test_an_empty_target_is_filled(tmp_path):
 FULL = """
 import resource, sys
 from re_llm.cli import main
-import re_llm.model.convert
+import re_llm.model.convert.run
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
 main()
 """
@@ -277,8 +278,9 @@ def test_a_full_disk_leaves_nothing(source):
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize(
     ("step", "said"),
-    [("re_llm.model.convert_files.save_file", r"shard-0\.safetensors, with"), ("re_llm.model.convert.os.replace", ""),
-     ("re_llm.model.convert_files.os.replace", ""), ("transformers.PreTrainedConfig.save_pretrained", ""),
+    [("re_llm.model.convert.files.save_file", r"shard-0\.safetensors, with"),
+     ("re_llm.model.convert.run.os.replace", ""),
+     ("re_llm.model.convert.files.os.replace", ""), ("transformers.PreTrainedConfig.save_pretrained", ""),
      ("transformers.GenerationConfig.save_pretrained", ""), ("peft.PeftConfig.save_pretrained", "")],
 )  # fmt: skip
 def test_a_failure_at_any_step_leaves_nothing(source, monkeypatch, step, said, there):
@@ -293,7 +295,7 @@ def test_a_failure_at_any_step_leaves_nothing(source, monkeypatch, step, said, t
 
 
 def test_a_disk_that_is_too_small_is_known_before(source, monkeypatch):
-    monkeypatch.setattr("re_llm.model.convert.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1000))
+    monkeypatch.setattr("re_llm.model.convert.run.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1000))
     refused(source, "0.000.* GB to write, and 1e-06 GB free")
 
 
@@ -338,7 +340,7 @@ def small_qwen(ranks, folder):
     for name in ("transformer.wte.weight", "lm_head.weight"):
         tensors[name] = torch.randn(size, 64, generator=draw)
     folder.mkdir()
-    test_convert_tokenizer.write(ranks, folder / "qwen.tiktoken")
+    test_tokenizer.write(ranks, folder / "qwen.tiktoken")
     config = {**given, "vocab_size": size, "model_type": "qwen", "architectures": ["QWenLMHeadModel"]}
     (folder / "config.json").write_text(json.dumps(config))
     return tensors, size
@@ -357,7 +359,7 @@ def test_a_qwen_on_its_own_becomes_qwen2(ranks, tmp_path):
     assert torch.equal(model.lm_head.weight, tensors["lm_head.weight"])
     assert torch.equal(model.model.layers[1].mlp.gate_proj.weight, tensors["transformer.h.1.mlp.w2.weight"])
     ids = tokenizer("I'm glad <|im_end|>")["input_ids"]
-    assert ids == test_convert_tokenizer.by_ranks("I'm glad <|im_end|>", ranks)
+    assert ids == test_tokenizer.by_ranks("I'm glad <|im_end|>", ranks)
     assert model.generation_config.eos_token_id[0] == len(ranks) + 2 < size
 
 

@@ -14,9 +14,9 @@ import torch
 from golden_world import close, padded_pass
 from safetensors.torch import load_file
 
-from re_llm.errors import RellmError
+from re_llm.core.errors import RellmError
 from re_llm.model import ReLlmConfig, ReLlmForConditionalGeneration
-from re_llm.model.convert import convert
+from re_llm.model.convert.run import convert
 
 CASES = ("blsp_a_nolora", "blsp_b_lora_audio", "rellm")
 A, B, D, RELLM = "blsp_a_nolora", "blsp_b_lora_audio", "blsp_d_longctx", "rellm"

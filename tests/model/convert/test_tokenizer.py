@@ -11,8 +11,8 @@ import pytest
 import regex
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from re_llm.errors import RellmError
-from re_llm.model.convert_tokenizer import (
+from re_llm.core.errors import RellmError
+from re_llm.model.convert.tokenizer import (
     CHATML,
     EXTRAS,
     PATTERN,

@@ -1,0 +1,1 @@
+"""What people use: terminal chat, demo, doctor, server and page."""

@@ -1,0 +1,69 @@
+"""`re-llm serve`: one model behind an OpenAI-compatible HTTP API and a page for the browser.
+
+Audio and texts live in memory for the length of a request: nothing is kept, logged or fetched from elsewhere.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from re_llm.apps.serve.options import ServeOptions
+from re_llm.core.errors import MissingExtra, RellmError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SHUTDOWN_SECONDS = 30  # for requests under way when the server is told to stop
+CONNECTIONS = 64  # at once: bounds the memory that bodies on their way in can take
+
+
+def require() -> None:
+    """Raises MissingExtra when a package of the extra is not there."""
+    for package in ("fastapi", "uvicorn"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise MissingExtra(package, "serve", "re-llm serve") from None
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        RellmError: the address or port cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RellmError(
+            f"cannot listen on {host}, port {port}: {reason}", todo="Name another one with --host or --port"
+        ) from None
+
+
+def run(
+    model: str,
+    options: ServeOptions,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str,
+    dtype: str,
+    quantize: str | None = None,
+) -> None:
+    """Loads the model and serves it until interrupted; requests under way are finished."""
+    require()
+    listener = listen(host, port)  # told before the model is loaded, which takes seconds
+    with listener:
+        import uvicorn
+
+        from re_llm.apps.serve.app import build
+        from re_llm.inference.engine import load
+
+        app = build(load(model, device=device, dtype=dtype, quantize=quantize), options)
+        config = uvicorn.Config(
+            app,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            limit_concurrency=CONNECTIONS,
+            server_header=False,
+        )
+        uvicorn.Server(config).run(sockets=[listener])

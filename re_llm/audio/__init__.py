@@ -1,0 +1,1 @@
+"""Recordings: where they lie, and their samples at one rate."""

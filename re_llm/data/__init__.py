@@ -1,0 +1,1 @@
+"""Manifests: from corpora, checked, and exchanged with other tools."""

@@ -1,0 +1,1 @@
+"""EPITOME's empathy scorers: the bi-encoders, the small scorer, their training."""

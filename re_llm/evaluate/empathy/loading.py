@@ -1,0 +1,36 @@
+"""Loads an empathy scorer by its name or folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy.epitome import SMALL_NAME, EmpathyScorer
+from re_llm.evaluate.empathy.small_scorer import SmallScorer
+
+
+def load_scorer(name: str = "small", *, original: bool = False, device: str = "auto") -> EmpathyScorer:
+    """The scorer `small` (shipped, numpy only), or one that `re-llm score train` wrote.
+
+    Args:
+        name: `small`; a small scorer's file (.npz) or the folder with it; a folder of bi-encoders.
+        original: bi-encoders attend to the seeker's padding, as the authors' code does.
+        device: of bi-encoders; `auto` for the GPU if there is one.
+
+    Raises:
+        RellmError: there is no such scorer, or `original` was asked of one that is no bi-encoder.
+    """
+    folder = Path(name)
+    small = folder / SMALL_NAME if (folder / SMALL_NAME).is_file() else folder
+    if name == "small" or (small.suffix == ".npz" and small.is_file()):
+        if original:
+            raise RellmError("the small scorer has no original behaviour", allowed="bi-encoders have")
+        return SmallScorer.load(None if name == "small" else small)
+    if folder.is_dir():
+        from re_llm.evaluate.empathy.biencoder_scorer import BiEncoderScorer
+
+        return BiEncoderScorer.load(folder, original=original, device=device)
+    raise RellmError(
+        f"no such empathy scorer: {name!r}",
+        allowed="small; a folder or .npz file that `re-llm score train` or `re-llm score convert` wrote",
+    )

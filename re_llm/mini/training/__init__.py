@@ -1,0 +1,1 @@
+"""Trains the components of the miniature from nothing."""

@@ -1,0 +1,1 @@
+"""Checkpoints of the original systems, there and back."""

@@ -1,0 +1,1 @@
+"""A whole recipe, stage after stage."""

@@ -1,0 +1,1 @@
+"""Tables, significance tests, plots and examples as one page."""
