@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from re_llm.core.provenance import machine
-from re_llm.core.records import Reply, write_records
+from re_llm.core.records import ReplyRecord, write_records
 from re_llm.evaluate import load_scorer, score_file
 from re_llm.evaluate.empathy.epitome import MECHANISMS
 
@@ -74,7 +74,7 @@ def time_stage(count: int, words: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "replies.jsonl"
         rows = (
-            Reply(key=str(n), system="s", text="I got the letter.", response=text, emotion="sad", answer="sad")
+            ReplyRecord(key=str(n), system="s", text="I got the letter.", response=text, emotion="sad", answer="sad")
             for n, text in enumerate(replies(count, words))
         )
         write_records(path, rows)

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from re_llm.cli import app
-from re_llm.core.records import Continuation, Reply, Score, read_records
+from re_llm.core.records import Continuation, ReplyRecord, Score, read_records
 
 EMOTIONS = ("neutral", "sad", "angry", "happy")
 
@@ -61,7 +61,7 @@ def test_from_a_table_to_a_report(recipe: Path, tmp_path: Path, recording) -> No
     assert {"recipe.resolved.yaml", "provenance.json", "report.json"} <= {p.name for p in checkpoint.iterdir()}
     options = ("--model", checkpoint, "--split", "test", "--recognize", *short)
     call("respond", files["manifest"], "--out", files["replies"], *options)
-    replies = list(read_records(files["replies"], Reply))
+    replies = list(read_records(files["replies"], ReplyRecord))
     assert len(replies) == 4
     assert all(reply.answer is not None and reply.dimensions() for reply in replies)
     call("score", files["replies"], "--out", files["scores"])

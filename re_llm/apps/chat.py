@@ -68,7 +68,7 @@ class Chat:
         try:
             part: Any = line
             if path := _file(line):
-                (part,) = self.engine.hear([self.engine.samples(path, (self.prompt, 1))])
+                (part,) = self.engine.encode([self.engine.samples(path, (self.prompt, 1))])
                 self._show(part.estimate)
             elif _looks_like_audio(line):
                 raise RellmError(f"no such file: {line}", todo="Check the path")

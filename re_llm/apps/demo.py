@@ -32,7 +32,7 @@ NEXT = (
 
 
 @dataclass(frozen=True)
-class Heard:
+class DemoResult:
     """One recording. `reference` is the emotion it was synthesised with; V/A/D are on 0..1."""
 
     recording: str
@@ -68,7 +68,7 @@ def listing(folder: Path) -> list[dict[str, str]]:
         raise RellmError(f"{path} is not a list of recordings: {error}") from None
 
 
-def listen(*, device: str = "auto", say: Callable[[str], None] = lambda line: None) -> list[Heard]:
+def answer_recordings(*, device: str = "auto", say: Callable[[str], None] = lambda line: None) -> list[DemoResult]:
     """Hears all shipped recordings in one batch with each of the three models.
 
     Args:
@@ -89,7 +89,7 @@ def listen(*, device: str = "auto", say: Callable[[str], None] = lambda line: No
     replies = model.respond_many(samples, **asked)
     read = cascade.respond_rows([_row(entry) for entry in entries], samples, **asked)
     return [
-        Heard(
+        DemoResult(
             **entry,
             emotion=reply.emotion,
             probabilities={name: round(p, 4) for name, p in reply.probabilities.items()},
@@ -143,23 +143,23 @@ def run(*, as_json: bool = False, play: bool = False, device: str = "auto") -> N
     # Loading takes less time than reading a bar for each of seven files.
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     if as_json:
-        print(json.dumps([asdict(heard) for heard in listen(device=device)], ensure_ascii=False, indent=2))
+        print(json.dumps([asdict(result) for result in answer_recordings(device=device)], ensure_ascii=False, indent=2))
         return
     console = Console(highlight=False)
     with Console(stderr=True).status("starting") as status:
-        heard = listen(device=device, say=status.update)
+        results = answer_recordings(device=device, say=status.update)
     from re_llm.inference.engine import shipped_recordings
 
-    _show(console, heard, shipped_recordings(), command)
+    _show(console, results, shipped_recordings(), command)
 
 
-def _show(console: Any, heard: list[Heard], folder: Path, command: tuple[str, ...] | None) -> None:
+def _show(console: Any, results: list[DemoResult], folder: Path, command: tuple[str, ...] | None) -> None:
     from rich.markup import escape
 
-    console.print(f"[bold]{len(heard)} recordings in[/] {folder}")
+    console.print(f"[bold]{len(results)} recordings in[/] {folder}")
     console.print("[dim]Synthetic voices that no part of the miniature was trained on.[/]")
-    before: Heard | None = None
-    for item in heard:
+    before: DemoResult | None = None
+    for item in results:
         if before is None or item.sentence != before.sentence:
             console.print(f"\n[bold]“{escape(item.sentence)}”[/]")
             before = None
@@ -171,14 +171,14 @@ def _show(console: Any, heard: list[Heard], folder: Path, command: tuple[str, ..
             _play(command, folder / item.recording)
         _show_one(console, item)
         before = item
-    _summarize(console, heard)
+    _summarize(console, results)
     console.print("\n[bold]Next[/]")
-    example = folder / heard[0].recording
+    example = folder / results[0].recording
     for line, why in NEXT:
         console.print(f"  [green]{line.format(recording=example)}[/]  [dim]{why}[/]", soft_wrap=True)
 
 
-def _show_one(console: Any, item: Heard) -> None:
+def _show_one(console: Any, item: DemoResult) -> None:
     from rich.markup import escape
 
     mark = "[green]✓[/]" if item.emotion == item.reference else "[red]✗[/]"
@@ -193,11 +193,13 @@ def _show_one(console: Any, item: Heard) -> None:
     )
 
 
-def _summarize(console: Any, heard: list[Heard]) -> None:
-    right = sum(item.emotion == item.reference for item in heard)
-    console.print(f"\nEmotion as spoken: {right} of {len(heard)}; guessing among five would give {len(heard) / 5:.0f}.")
-    by_sentence: dict[str, list[Heard]] = {}
-    for item in heard:
+def _summarize(console: Any, results: list[DemoResult]) -> None:
+    right = sum(item.emotion == item.reference for item in results)
+    console.print(
+        f"\nEmotion as spoken: {right} of {len(results)}; guessing among five would give {len(results) / 5:.0f}."
+    )
+    by_sentence: dict[str, list[DemoResult]] = {}
+    for item in results:
         by_sentence.setdefault(item.sentence, []).append(item)
     same = max(by_sentence.values(), key=len)
     if len(same) > 1:

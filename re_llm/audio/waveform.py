@@ -28,7 +28,7 @@ RATES = (1_000, 768_000)  # Hz; outside of it a header is broken or malicious
 BLOCK_VALUES = 1 << 20  # decoded at once, of all channels: a file may name a thousand of them
 END_TOLERANCE = 0.1  # s by which an annotated segment may run over the end of its file (rounded times)
 SILENCE_PEAK = 1e-4  # -80 dBFS
-CLIP_LEVEL, CLIP_SHARE = 0.999, 0.01
+CLIP_LEVEL, CLIP_FRACTION = 0.999, 0.01
 
 WITH_AV = frozenset({".m4a", ".mp4", ".aac", ".webm", ".mkv", ".avi", ".mov", ".wma", ".3gp"})
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64"}) | WITH_AV
@@ -234,9 +234,9 @@ def problems(samples: Samples) -> list[str]:
         found.append("silent")
     # A loud tone touches full scale; a clipped one stays there.
     flat = (level[1:] >= CLIP_LEVEL) & (samples[1:] == samples[:-1])
-    share = float(flat.mean()) if len(flat) else 0.0
-    if share > CLIP_SHARE:
-        found.append(f"clipped ({share:.0%} of the samples at full scale)")
+    fraction = float(flat.mean()) if len(flat) else 0.0
+    if fraction > CLIP_FRACTION:
+        found.append(f"clipped ({fraction:.0%} of the samples at full scale)")
     return found
 
 

@@ -130,7 +130,9 @@ def train(
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a better macro-F1 on 5 % development pairs.")
     ] = None,
-    test_share: Annotated[float | None, typer.Option(help="Share of seeker posts held out for testing (0.2).")] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Share of seeker posts held out for testing (0.2).")
+    ] = None,
     original: Annotated[
         bool, typer.Option("--original", help="Attend to the seeker's padding, as the authors' code does.")
     ] = False,
@@ -156,7 +158,7 @@ def train(
     given = {
         "encoder": encoder, "tokenizer": tokenizer, "width": width, "layers": layers, "heads": heads,
         "vocabulary": vocabulary, "lr": lr, "batch_size": batch_size, "epochs": epochs, "window": window,
-        "rationale_weight": rationale_weight, "patience": patience, "test_share": test_share,
+        "rationale_weight": rationale_weight, "patience": patience, "test_fraction": test_fraction,
         "from_scratch": from_scratch or None, "train_seeker": train_seeker or None, "original": original or None,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
@@ -195,7 +197,7 @@ def _plan(csv: Path, mechanisms: list[str], seed: int | None, given: dict[str, A
     given = dict(given)
     scratch = given.pop("from_scratch", False)
     sizes = {name: given.pop(name) for name in SCRATCH if name in given}
-    shares = {"test_share": given.pop("test_share")} if "test_share" in given else {}
+    fractions = {"test_fraction": given.pop("test_fraction")} if "test_fraction" in given else {}
     encoder, tokenizer = given.pop("encoder", None), given.pop("tokenizer", None)
     if scratch:
         _refuse(["encoder"] * bool(encoder), "--from-scratch")
@@ -208,7 +210,7 @@ def _plan(csv: Path, mechanisms: list[str], seed: int | None, given: dict[str, A
     options = BiEncoderOptions(**given)
     return BiEncoderPlan(
         find_csvs(csv, mechanisms), None if scratch else encoder or "roberta-base", tokenizer, ScratchOptions(**sizes),
-        options, **shares,
+        options, **fractions,
     )  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def train(
 
         re-llm train re_llm --stage finetune --data continuations.jsonl --out runs/finetune
     """
-    from re_llm.core.provenance import read_side
+    from re_llm.core.provenance import read_sidecar
     from re_llm.recipe.files import load_recipe, parse_overrides
 
     where = Where(engine, ray_address)
@@ -165,7 +165,7 @@ def train(
     if missing:
         raise RellmError(f"no such file: {missing}", todo="Write it with: re-llm continue MANIFEST --out FILE")
     for path in data:
-        side = read_side(path)
+        side = read_sidecar(path)
         if side is not None and not side.get("complete"):
             typer.echo(f"{path} is unfinished: its `re-llm continue` ended early; training on what is there", err=True)
     from re_llm.train.run import Plan

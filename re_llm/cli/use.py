@@ -26,7 +26,7 @@ from re_llm.core.terminal import dimensions, likely, print_pairs
 from re_llm.llm.prompts import get_prompt
 
 if TYPE_CHECKING:
-    from re_llm.core.records import Reply
+    from re_llm.core.records import ReplyRecord
     from re_llm.inference.ask import Ask
 
 Inputs = Annotated[
@@ -239,7 +239,7 @@ class _Place:
 
 def _answer(inputs: list[str], ask: Ask, place: _Place, out: Path | None, splits: list[str], as_json: bool) -> None:
     """Both commands: a manifest goes to a file, recordings go to the screen (and to a file when one is named)."""
-    from re_llm.core.records import Reply, read_records
+    from re_llm.core.records import ReplyRecord, read_records
     from re_llm.inference.respond import respond_files, respond_manifest, respond_rows, rows_for
 
     for name in (ask.prompt, ask.recognize):
@@ -256,7 +256,7 @@ def _answer(inputs: list[str], ask: Ask, place: _Place, out: Path | None, splits
         return
     if out:
         respond_rows(engine, rows, Path(), out, ask, strict=True)
-        found = {reply.key: reply for reply in read_records(out, Reply)}
+        found = {reply.key: reply for reply in read_records(out, ReplyRecord)}
         replies = [found[row.key] for row in rows]
     else:
         replies = respond_files(engine, rows, ask)
@@ -285,13 +285,13 @@ def _prompts() -> str:
     return ", ".join(name for name, prompt in PROMPTS.items() if not prompt.needs_emotion)
 
 
-def _show(replies: list[Reply]) -> None:
+def _show(replies: list[ReplyRecord]) -> None:
     from rich.console import Console
     from rich.markup import escape
 
     console = Console(highlight=False)
     for reply in replies:
-        named = f"{reply.recognized or 'no emotion'}  [dim]“{escape(reply.answer or '')}”[/]"
+        named = f"{reply.named_emotion or 'no emotion'}  [dim]“{escape(reply.answer or '')}”[/]"
         cut = " [yellow](cut at the token limit)[/]" if reply.finish_reason == "length" else ""
         console.print(f"[bold]{escape(reply.key)}[/]", soft_wrap=True)
         print_pairs(

@@ -91,10 +91,10 @@ def dropped_file(out: Path) -> Path:
     return out.with_suffix(".dropped.jsonl")
 
 
-def check_same(out: Path, side: Mapping[str, Any] | None, settings: Settings) -> None:
+def check_same(out: Path, sidecar: Mapping[str, Any] | None, settings: Settings) -> None:
     """Whether rows made with these settings may be added to the rows that `out` holds.
 
     Raises:
         RellmError: they may not; names the first setting that differs.
     """
-    provenance.check_same(out, side, settings.plain(), _OPTIONS)
+    provenance.check_same(out, sidecar, settings.plain(), _OPTIONS)

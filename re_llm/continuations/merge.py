@@ -16,7 +16,7 @@ from re_llm.continuations.plan import WHOLE, Plan, Shard
 from re_llm.continuations.rows import moved
 from re_llm.continuations.run import ContinueReport, count, reasons
 from re_llm.core.errors import RellmError
-from re_llm.core.provenance import file_hash, read_side, side_file, write_side
+from re_llm.core.provenance import file_hash, read_sidecar, sidecar_path, write_sidecar
 from re_llm.core.records import Continuation, Record, Utterance, write_records
 
 
@@ -25,15 +25,15 @@ class _Part:
     """One shard's file and what stands beside it."""
 
     path: Path
-    side: dict[str, Any]
+    sidecar: dict[str, Any]
 
     @property
     def shard(self) -> Shard:
-        return Shard.parse(str(self.side["settings"].get("shard")))
+        return Shard.parse(str(self.sidecar["settings"].get("shard")))
 
     def common(self) -> dict[str, Any]:
         """The settings that all shards of a run share."""
-        return {name: value for name, value in self.side["settings"].items() if name != "shard"}
+        return {name: value for name, value in self.sidecar["settings"].items() if name != "shard"}
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ def merge_shards(manifest: str | Path, shards: Sequence[str | Path], out: str | 
     _complete(keys, index, parts)
     # The file itself comes last: where it stands, all of it stands.
     write_records(identity.dropped_file(out), _rows(plan, index, out, dropped=True))
-    runs = [{"shard": str(part.shard), **run} for part in parts for run in part.side["runs"]]
+    runs = [{"shard": str(part.shard), **run} for part in parts for run in part.sidecar["runs"]]
     made = {"settings": {**settings, "shard": str(WHOLE)}, "complete": True, "dropped": reasons(out), "runs": runs}
-    write_side(out, made)
+    write_sidecar(out, made)
     write_records(out, _rows(plan, index, out, dropped=False))
     report = ContinueReport()
     count(out, report)
@@ -93,13 +93,13 @@ def merge_shards(manifest: str | Path, shards: Sequence[str | Path], out: str | 
 def _part(path: Path) -> _Part:
     if not path.is_file():
         raise RellmError(f"no such file: {path}", todo="Give the files that `re-llm continue --shard I/N` wrote")
-    side = read_side(path)
-    if side is None:
+    sidecar = read_sidecar(path)
+    if sidecar is None:
         raise RellmError(
-            f"{side_file(path)} is missing: it tells which shard {path.name} is",
+            f"{sidecar_path(path)} is missing: it tells which shard {path.name} is",
             todo="Keep it beside the file that `re-llm continue` wrote",
         )
-    return _Part(path, side)
+    return _Part(path, sidecar)
 
 
 def _ordered(parts: list[_Part]) -> list[_Part]:
@@ -223,7 +223,7 @@ def _checked(raw: bytes, line: _Line, row: Utterance) -> Record:
         record = Continuation.model_validate_json(raw)
     except ValidationError as error:
         raise RellmError(f"{where} is not a valid record: {error.errors()[0]['msg']}", todo=_again(line.part)) from None
-    settings = line.part.side["settings"]
+    settings = line.part.sidecar["settings"]
     for name, value in (("llm", settings["llm"]), ("prompt", settings["prompt"]), ("text", row.text)):
         if getattr(record, name) != value:
             raise RellmError(

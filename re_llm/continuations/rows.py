@@ -10,7 +10,7 @@ from re_llm.audio import source as audio_source
 from re_llm.continuations.cleaning import refusal
 from re_llm.core.emotions import CANONICAL
 from re_llm.core.records import Continuation, Utterance
-from re_llm.llm.completion import Answer, TextLlm
+from re_llm.llm.completion import Completion, TextLlm
 from re_llm.llm.prompts import Prompt, get_prompt
 
 # What training needs of the utterance beside its text.
@@ -71,7 +71,7 @@ def question(row: Utterance, prompt: Prompt) -> tuple[Prompt, str]:
     return prompt.with_emotion(row.emotion), row.text or ""
 
 
-def outcome(row: Utterance, prompt: Prompt, llm: str, answer: Answer | None) -> Outcome:
+def outcome(row: Utterance, prompt: Prompt, llm: str, answer: Completion | None) -> Outcome:
     """What becomes of an utterance with this answer; None for an unusable one."""
     if answer is None:
         return Outcome(row, unusable(row, prompt))
@@ -113,7 +113,7 @@ def continue_rows(
     """
     asked = get_prompt(prompt) if isinstance(prompt, str) else prompt
     usable = [row for row in rows if unusable(row, asked) is None]
-    answers: Iterator[Answer] = iter(())
+    answers: Iterator[Completion] = iter(())
     if usable:
         questions = [question(row, asked) for row in usable]
         answers = iter(llm.answer(questions, max_new_tokens=max_new_tokens, batch_size=batch_size, on_batch=on_batch))

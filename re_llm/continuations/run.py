@@ -18,7 +18,7 @@ from re_llm.continuations.rows import Outcome, continue_rows, moved, outcome, qu
 from re_llm.continuations.work import ContinueWork
 from re_llm.core.errors import RellmError
 from re_llm.core.progress import progress_bar
-from re_llm.core.provenance import begin_side, read_side, write_side
+from re_llm.core.provenance import begin_sidecar, read_sidecar, write_sidecar
 from re_llm.core.records import RecordAppender, Utterance
 from re_llm.llm.completion import TextLlm
 from re_llm.llm.prompts import Prompt, get_prompt
@@ -172,24 +172,24 @@ def continue_manifest(
     dropped_file = identity.dropped_file(job.out)
     with RecordAppender(job.out) as kept, RecordAppender(dropped_file) as dropped:
         files = _Files(kept, dropped)
-        side = read_side(job.out) if files.rows else None
+        sidecar = read_sidecar(job.out) if files.rows else None
         if files.rows:
-            identity.check_same(job.out, side, settings)
+            identity.check_same(job.out, sidecar, settings)
             files.check(wanted)
         report.resumed = kept.rows
-        if side is None or files.rows < len(wanted):
+        if sidecar is None or files.rows < len(wanted):
             start = {"device": device, "batch_size": batch_size} if settings.asked == "local" else {}
-            side = begin_side(job.out, settings.plain(), side, start)
+            sidecar = begin_sidecar(job.out, settings.plain(), sidecar, start)
         if files.rows < len(wanted):
             with progress_bar("continue", len(wanted), done=files.rows, show=progress) as advance:
                 asked = _Named(llm, device, how["dtype"], tokens) if isinstance(llm, str) else llm
                 for outcomes in _outcomes(job, asked, files, advance, cluster):
                     files.add(outcomes)
             report.retries = Counter(getattr(llm, "retries", {}))
-        assert side is not None and files.rows == len(wanted), (files.rows, len(wanted))
+        assert sidecar is not None and files.rows == len(wanted), (files.rows, len(wanted))
     count(job.out, report)
-    if not side.get("complete"):
-        write_side(job.out, {**side, "complete": True, "dropped": dict(report.dropped)})
+    if not sidecar.get("complete"):
+        write_sidecar(job.out, {**sidecar, "complete": True, "dropped": dict(report.dropped)})
     report.seconds = time.monotonic() - begun
     return report
 

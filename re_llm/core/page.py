@@ -91,9 +91,9 @@ class Value:
 NONE = Value("—")
 
 
-def percent(share: float | None) -> str:
+def percent(fraction: float | None) -> str:
     """A share (0..1) for a cell."""
-    return "—" if share is None else f"{100 * share:.0f} %"
+    return "—" if fraction is None else f"{100 * fraction:.0f} %"
 
 
 @dataclass(frozen=True)

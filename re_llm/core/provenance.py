@@ -24,7 +24,7 @@ from re_llm.core.assets import SOURCE_TREE
 from re_llm.core.errors import RellmError
 from re_llm.core.records import disk_error
 
-MAX_SIDE_BYTES = 16 * 2**20  # a side file is a few kilobytes
+MAX_SIDECAR_BYTES = 16 * 2**20  # a side file is a few kilobytes
 SMALL_BYTES = 2**20  # files of a checkpoint up to this size are hashed, larger ones known by name and size
 PACKAGES = ("re-llm", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "scikit-learn", "soundfile")
 
@@ -114,45 +114,45 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def side_file(out: Path) -> Path:
+def sidecar_path(out: Path) -> Path:
     """`NAME.provenance.json` of `NAME.jsonl`."""
     return out.with_suffix(".provenance.json")
 
 
-def read_side(out: Path) -> dict[str, Any] | None:
+def read_sidecar(out: Path) -> dict[str, Any] | None:
     """What stands beside `out`, or None.
 
     Raises:
         RellmError: it is not what a run writes.
     """
-    path = side_file(out)
+    path = sidecar_path(out)
     if not path.is_file():
         return None
     try:
-        if path.stat().st_size > MAX_SIDE_BYTES:
+        if path.stat().st_size > MAX_SIDECAR_BYTES:
             raise ValueError("too large")
-        side = json.loads(path.read_bytes())
-        if not (isinstance(side["settings"], dict) and isinstance(side["runs"], list)):
+        sidecar = json.loads(path.read_bytes())
+        if not (isinstance(sidecar["settings"], dict) and isinstance(sidecar["runs"], list)):
             raise TypeError("settings and runs have other types")
     except (ValueError, KeyError, TypeError) as error:
         raise RellmError(
             f"{path} does not tell how {out.name} was made: {error}", todo="Move both away, or give another --out"
         ) from None
-    return dict(side)
+    return dict(sidecar)
 
 
-def write_side(out: Path, side: Mapping[str, Any]) -> None:
+def write_sidecar(out: Path, sidecar: Mapping[str, Any]) -> None:
     """Replaces the side file at once: a reader sees the old one or the new one.
 
     Raises:
         RellmError: the disk is full, or the folder cannot be written.
     """
-    path = side_file(out)
+    path = sidecar_path(out)
     temporary = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(side, indent=2, ensure_ascii=False) + "\n")
+            file.write(json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -162,7 +162,7 @@ def write_side(out: Path, side: Mapping[str, Any]) -> None:
 
 
 def check_same(
-    out: Path, side: Mapping[str, Any] | None, settings: Mapping[str, Any], options: Mapping[str, str]
+    out: Path, sidecar: Mapping[str, Any] | None, settings: Mapping[str, Any], options: Mapping[str, str]
 ) -> None:
     """Whether rows made with these settings may be added to the rows that `out` holds.
 
@@ -175,13 +175,13 @@ def check_same(
         RellmError: they may not; names the first setting that differs.
     """
     todo = "Give the options that the file was begun with, or another --out"
-    if side is None:
+    if sidecar is None:
         raise RellmError(
-            f"{out} holds rows, but {side_file(out).name}, which tells how they were made, is missing",
+            f"{out} holds rows, but {sidecar_path(out).name}, which tells how they were made, is missing",
             todo="Move the file away, or give another --out",
         )
     for name, value in settings.items():
-        begun = side["settings"].get(name)
+        begun = sidecar["settings"].get(name)
         if begun != value:
             called = options.get(name, name)
             if " " in called:
@@ -189,8 +189,8 @@ def check_same(
             raise RellmError(f"{out} was begun with {called} {begun}, and this run has {value}", todo=todo)
 
 
-def begin_side(
-    out: Path, settings: Mapping[str, Any], side: Mapping[str, Any] | None, run: Mapping[str, Any]
+def begin_sidecar(
+    out: Path, settings: Mapping[str, Any], sidecar: Mapping[str, Any] | None, run: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Writes that a run begins; returns what is in the side file now.
 
@@ -199,6 +199,6 @@ def begin_side(
         run: what is to be said about this start, e.g. device and batch size.
     """
     entry = {name: value for name, value in provenance().items() if name not in ("seed", "inputs")} | dict(run)
-    made = {"settings": dict(settings), "complete": False, "runs": [*(side["runs"] if side else []), entry]}
-    write_side(out, made)
+    made = {"settings": dict(settings), "complete": False, "runs": [*(sidecar["runs"] if sidecar else []), entry]}
+    write_sidecar(out, made)
     return made

@@ -96,7 +96,7 @@ class Continuation(Dimensional):
     duration: float | None = Field(default=None, gt=0.0)
 
 
-class Reply(Dimensional):
+class ReplyRecord(Dimensional):
     """One row of `replies.jsonl`. `emotion` is the reference; `perceived` is what the system heard.
 
     `valence`, `arousal`, `dominance` are what the system heard as well. `answer` is the raw answer to the
@@ -110,10 +110,10 @@ class Reply(Dimensional):
     corpus: str | None = None
     speaker: str | None = None
     emotion: str | None = None
-    perceived: str | None = None
+    predicted_emotion: str | None = None
     probabilities: dict[str, float] | None = None
     answer: str | None = None
-    recognized: str | None = None
+    named_emotion: str | None = None
     transcript: str | None = None
     prompt: str | None = None
     tokens: int | None = None

@@ -164,13 +164,13 @@ def check(
     path = Path(path)
     report = CheckReport(str(path), decode)
     rows = _checked_rows(path, report, frozenset(emotions))
-    work = ListenWork(path.parent, max_seconds, decode=decode)
+    work = AudioCheckWork(path.parent, max_seconds, decode=decode)
     seen = _Seen()
     with progress_bar("check", None, show=decode) as advance:
-        for number, utterance, heard in run_rows(work, rows, cluster=cluster if decode else None, workers=workers):
-            report.problems += [Problem(str(path), number, f"{utterance.key}: {what}") for what in heard.problems]
+        for number, utterance, checked in run_rows(work, rows, cluster=cluster if decode else None, workers=workers):
+            report.problems += [Problem(str(path), number, f"{utterance.key}: {what}") for what in checked.problems]
             report.summary.add(utterance)
-            seen.add(number, utterance, heard)
+            seen.add(number, utterance, checked)
             advance()
     if not report.summary.rows:
         raise RellmError(f"{path} holds no utterance", todo="Prepare the corpus again")
@@ -182,7 +182,7 @@ def check(
 
 
 @dataclass(frozen=True)
-class Heard:
+class AudioCheck:
     """What was found in a recording; `seconds` is the length of the whole file, None when it could not be read."""
 
     problems: list[str] = field(default_factory=list)
@@ -198,12 +198,12 @@ class _Seen:
         self._uses: Counter[str] = Counter()
         self._shorter: list[tuple[int, Utterance, float]] = []
 
-    def add(self, number: int, utterance: Utterance, heard: Heard) -> None:
+    def add(self, number: int, utterance: Utterance, checked: AudioCheck) -> None:
         self._uses[utterance.audio] += 1
         if utterance.sha256:
             self.hashes[utterance.key] = utterance.sha256
             self._keys.setdefault(f"{utterance.sha256}@{utterance.start:.3f}", []).append(utterance.key)
-        said, held = utterance.duration, heard.seconds
+        said, held = utterance.duration, checked.seconds
         if not utterance.start and said is not None and held is not None and said < held - DURATION_TOLERANCE:
             self._shorter.append((number, utterance, held))
 
@@ -248,7 +248,7 @@ def _row_problems(utterance: Utterance, keys: set[str], emotions: frozenset[str]
 
 
 @dataclass(frozen=True)
-class ListenWork:
+class AudioCheckWork:
     """Rows of a manifest to what is heard in their recordings (re_llm.cluster.work); rows go in with their line."""
 
     folder: Path
@@ -256,17 +256,20 @@ class ListenWork:
     decode: bool = True
     device: None = None
 
-    def start(self) -> Callable[[list[tuple[int, Utterance]]], list[tuple[int, Utterance, Heard]]]:
+    def start(self) -> Callable[[list[tuple[int, Utterance]]], list[tuple[int, Utterance, AudioCheck]]]:
         digest = lru_cache(maxsize=64)(partial(waveform.sha256, root=self.folder))
 
-        def listen(rows: list[tuple[int, Utterance]]) -> list[tuple[int, Utterance, Heard]]:
-            heard = (_listen(row, self.folder, self.max_seconds, digest) if self.decode else Heard() for _, row in rows)
-            return [(*row, found) for row, found in zip(rows, heard, strict=True)]
+        def check(rows: list[tuple[int, Utterance]]) -> list[tuple[int, Utterance, AudioCheck]]:
+            checked = (
+                _check_audio(row, self.folder, self.max_seconds, digest) if self.decode else AudioCheck()
+                for _, row in rows
+            )
+            return [(*row, found) for row, found in zip(rows, checked, strict=True)]
 
-        return listen
+        return check
 
 
-def _listen(utterance: Utterance, folder: Path, max_seconds: float, digest: Callable[[str], str]) -> Heard:
+def _check_audio(utterance: Utterance, folder: Path, max_seconds: float, digest: Callable[[str], str]) -> AudioCheck:
     """Decodes the recording of a row; adds the hash where the row has none."""
     try:
         header = waveform.info(utterance.audio, root=folder)
@@ -280,11 +283,11 @@ def _listen(utterance: Utterance, folder: Path, max_seconds: float, digest: Call
         )
         actual = digest(utterance.audio)
     except RellmError as error:
-        return Heard([error.what])
+        return AudioCheck([error.what])
     found = waveform.problems(samples)
     if utterance.sample_rate not in (None, header.rate):
         found.append(f"the manifest says {utterance.sample_rate} Hz, the file {header.rate} Hz")
     if utterance.sha256 not in (None, actual):
         found.append("the recording is not the one that was hashed")
     utterance.sha256 = actual
-    return Heard(found, header.seconds)
+    return AudioCheck(found, header.seconds)

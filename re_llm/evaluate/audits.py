@@ -76,7 +76,7 @@ def named_emotion(response: str) -> str | None:
     return None
 
 
-def _share(flags: Sequence[bool]) -> float:
+def _fraction(flags: Sequence[bool]) -> float:
     return sum(flags) / len(flags)
 
 
@@ -103,15 +103,17 @@ def audit(responses: Sequence[str], emotions: Sequence[str | None] | None = None
     return Audit(
         count=len(responses),
         empty=sum(not text.strip() for text in responses),
-        asks=_share(["?" in text for text in responses]),
-        ends_asking=_share([text.rstrip().endswith("?") for text in responses]),
+        asks=_fraction(["?" in text for text in responses]),
+        ends_asking=_fraction([text.rstrip().endswith("?") for text in responses]),
         words=fmean(len(text.split()) for text in responses),
-        cut=_share([head != text for head, text in zip(heads, responses, strict=True)]),
-        hidden_question=_share(["?" in text and "?" not in head for head, text in zip(heads, responses, strict=True)]),
+        cut=_fraction([head != text for head, text in zip(heads, responses, strict=True)]),
+        hidden_question=_fraction(
+            ["?" in text and "?" not in head for head, text in zip(heads, responses, strict=True)]
+        ),
         distinct=len(set(responses)) / len(responses),
         most_common=_most_common(responses),
         openings=len(set(openings)) / len(responses),
         most_common_opening=_most_common(openings),
         named=len(named) / len(known) if known else None,
-        named_right=_share([found == emotion for found, emotion in named]) if named else None,
+        named_right=_fraction([found == emotion for found, emotion in named]) if named else None,
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from re_llm.core.emotions import PROMPT_EMOTIONS, SPELLINGS, canonical, parse_answer
 from re_llm.core.errors import RellmError
-from re_llm.core.records import Reply, Score, read_numbered, write_records
+from re_llm.core.records import ReplyRecord, Score, read_numbered, write_records
 from re_llm.evaluate.empathy.epitome import MECHANISMS, EmpathyScorer
 from re_llm.evaluate.empathy.loading import load_scorer
 from re_llm.evaluate.empathy.readings import choose_readings
@@ -65,8 +65,8 @@ class ScoreReport:
             for reading, means in group.get("readings", {}).items():
                 lines.append(f"    reading {reading}: {_values(means)}")
         if self.cut:
-            share = 100 * self.cut / self.replies
-            lines.append(f"  {self.cut} replies ({share:.0f} %) are longer than the original scorer's 64 tokens")
+            fraction = 100 * self.cut / self.replies
+            lines.append(f"  {self.cut} replies ({fraction:.0f} %) are longer than the original scorer's 64 tokens")
         for count, what in (
             (self.unparsable, "answers name no emotion; they count as wrong"),
             (self.empty, "replies are empty; their levels are 0"),
@@ -85,7 +85,7 @@ def _values(means: dict[str, Any]) -> str:
 class _Row:
     """A reply with the reference emotion and the named one in canonical spelling. `answered`: it was asked at all."""
 
-    reply: Reply
+    reply: ReplyRecord
     emotion: str | None
     named: str | None
     answered: bool
@@ -98,9 +98,9 @@ class _Row:
 def _read(path: Path) -> list[_Row]:
     rows: list[_Row] = []
     lines: dict[tuple[Group, str], int] = {}
-    for number, reply in read_numbered(path, Reply):
+    for number, reply in read_numbered(path, ReplyRecord):
         emotion = canonical(reply.emotion, where=f"{path}:{number}") if reply.emotion else None
-        row = _Row(reply, emotion, None, reply.answer is not None or reply.recognized is not None)
+        row = _Row(reply, emotion, None, reply.answer is not None or reply.named_emotion is not None)
         first = lines.setdefault((row.group, reply.key), number)
         if first != number:
             raise RellmError(
@@ -116,13 +116,13 @@ def _read(path: Path) -> list[_Row]:
     return rows
 
 
-def named_emotion(reply: Reply, allowed: Sequence[str] = PROMPT_EMOTIONS) -> str | None:
+def named_emotion(reply: ReplyRecord, allowed: Sequence[str] = PROMPT_EMOTIONS) -> str | None:
     """The emotion that a reply's answer names, canonical; None when it names none of `allowed`.
 
     `recognized` counts as given, in whatever spelling; without it the raw `answer` is read.
     """
-    if reply.recognized is not None:
-        name = reply.recognized.strip().lower()
+    if reply.named_emotion is not None:
+        name = reply.named_emotion.strip().lower()
         return SPELLINGS.get(name, name)
     return parse_answer(reply.answer, allowed) if reply.answer else None
 
@@ -174,7 +174,7 @@ def _recognition_scores(group: Group, rows: list[_Row], labels: Sequence[str]) -
         make_score(group, "UA", result.ua, "*", {**common, **details}),
         make_score(group, "WA", result.wa, "*", common),
         make_score(group, "F1", result.macro_f1, "*", common),
-        make_score(group, "UNPARSABLE", result.unparsable_share, "*", {**common, "number": result.unparsable}),
+        make_score(group, "UNPARSABLE", result.unparsable_fraction, "*", {**common, "number": result.unparsable}),
     ]
     return out, result
 

@@ -45,7 +45,7 @@ class SerResult:
         return int(self.confusion.sum())
 
     @property
-    def unparsable_share(self) -> float:
+    def unparsable_fraction(self) -> float:
         return self.unparsable / self.count
 
     def recalls(self) -> dict[str, float]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from re_llm.core.assets import resolve_component
 from re_llm.core.provenance import fingerprint
-from re_llm.core.records import Reply, Utterance
+from re_llm.core.records import ReplyRecord, Utterance
 from re_llm.llm.prompts import get_prompt
 
 if TYPE_CHECKING:
-    from re_llm.inference.engine import Reply as Answer
+    from re_llm.inference.engine import Reply
 
 # What a setting is called where a file is refused that was begun with another one.
 OPTIONS = {
@@ -75,10 +75,10 @@ class Ask:
         return responder.longest((self.prompt, self.max_new_tokens), (self.recognize, NAME_TOKENS))
 
 
-def to_record(row: Utterance, reply: Answer, ask: Ask) -> Reply:
+def to_record(row: Utterance, reply: Reply, ask: Ask) -> ReplyRecord:
     """The record of one reply. `perceived` is the categorical head's choice, `recognized` what the LLM named."""
     probabilities = reply.probabilities or None
-    return Reply(
+    return ReplyRecord(
         key=row.key,
         system=ask.system,
         response=reply.response,
@@ -87,10 +87,10 @@ def to_record(row: Utterance, reply: Answer, ask: Ask) -> Reply:
         corpus=row.corpus,
         speaker=row.speaker,
         emotion=row.emotion,
-        perceived=max(probabilities, key=probabilities.__getitem__) if probabilities else None,
+        predicted_emotion=max(probabilities, key=probabilities.__getitem__) if probabilities else None,
         probabilities={name: round(value, 4) for name, value in probabilities.items()} if probabilities else None,
         answer=reply.answer,
-        recognized=reply.emotion if reply.answer is not None else None,
+        named_emotion=reply.emotion if reply.answer is not None else None,
         transcript=getattr(reply, "transcript", None),
         valence=_unit(reply.valence),
         arousal=_unit(reply.arousal),

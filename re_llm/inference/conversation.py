@@ -16,8 +16,8 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from re_llm.core.errors import RellmError
-from re_llm.inference.engine import DEFAULT_PROMPT, Engine, Heard
-from re_llm.llm.completion import Answer, Trimmer
+from re_llm.inference.engine import DEFAULT_PROMPT, EncodedSpeech, Engine
+from re_llm.llm.completion import Completion, Trimmer
 from re_llm.llm.prompts import PROMPTS, Prompt, get_prompt, split_chat
 
 # Stands for a part while the chat template lays the turns out; what a user wrote never reaches the template.
@@ -30,11 +30,11 @@ class Turn:
     """What one side said: texts and recordings in their order."""
 
     role: Literal["user", "assistant"]
-    parts: tuple[str | Heard, ...]
+    parts: tuple[str | EncodedSpeech, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said(Answer):
+class ChatCompletion(Completion):
     """An answer, and the length of the row it answers."""
 
     prompt_tokens: int
@@ -80,7 +80,7 @@ def reply(
     decoding: Decoding | None = None,
     on_text: Callable[[str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> Said:
+) -> ChatCompletion:
     """Answers the last turn of a conversation.
 
     Args:
@@ -102,12 +102,12 @@ def reply(
         options["stopping_criteria"] = StoppingCriteriaList([_Cancelled(cancelled)])
     if decoding.seed is not None:
         torch.manual_seed(decoding.seed)
-    heard = None
+    encoded = None
     if spoken:
-        heard = [replace(spoken[-1], embeddings=torch.cat([h.embeddings for h in spoken]))]
+        encoded = [replace(spoken[-1], embeddings=torch.cat([h.embeddings for h in spoken]))]
     room = _room(engine, len(ids), decoding.max_new_tokens)
-    (answer,) = engine.answer_rows([ids], heard, max_new_tokens=room, **options)
-    return Said(**vars(answer), prompt_tokens=len(ids))
+    (answer,) = engine.answer_rows([ids], encoded, max_new_tokens=room, **options)
+    return ChatCompletion(**vars(answer), prompt_tokens=len(ids))
 
 
 def _room(engine: Engine, tokens: int, wanted: int) -> int:
@@ -123,7 +123,7 @@ def _room(engine: Engine, tokens: int, wanted: int) -> int:
     return limit - tokens
 
 
-def row(engine: Engine, turns: Sequence[Turn], prompt: Prompt) -> tuple[list[int], list[Heard]]:
+def row(engine: Engine, turns: Sequence[Turn], prompt: Prompt) -> tuple[list[int], list[EncodedSpeech]]:
     """Token ids of a conversation up to where the assistant begins to speak, and its recordings in their order.
 
     Every part is tokenised on its own, as in training. Marks of the chat template in a user's text are read as
@@ -134,9 +134,9 @@ def row(engine: Engine, turns: Sequence[Turn], prompt: Prompt) -> tuple[list[int
     """
     if not turns or turns[-1].role != "user" or not any(turns[-1].parts):
         raise RellmError("there is nothing to answer", todo="Let the last turn be the user's, with a recording or text")
-    held: list[str | Heard] = []
+    held: list[str | EncodedSpeech] = []
 
-    def mark(parts: Sequence[str | Heard]) -> str:
+    def mark(parts: Sequence[str | EncodedSpeech]) -> str:
         held.extend(parts)
         first = len(held) - len(parts)
         return "".join(_MARK.format(first + i) for i in range(len(parts)))
@@ -145,10 +145,10 @@ def row(engine: Engine, turns: Sequence[Turn], prompt: Prompt) -> tuple[list[int
     history = [{"role": turn.role, "content": mark(turn.parts)} for turn in turns[:-1]]
     prefix, suffix = split_chat(engine.tokenizer, replace(prompt, system=system), history)
     ids: list[int] = []
-    spoken: list[Heard] = []
+    spoken: list[EncodedSpeech] = []
     for i, piece in enumerate(_MARKS.split(prefix + mark(turns[-1].parts) + suffix)):
         part = held[int(piece)] if i % 2 else piece
-        if isinstance(part, Heard):
+        if isinstance(part, EncodedSpeech):
             spoken.append(part)
             ids += [engine.model.config.speech_token_id] * len(part.embeddings)
         elif part:

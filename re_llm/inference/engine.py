@@ -21,8 +21,8 @@ from re_llm.audio import waveform
 from re_llm.core.assets import mini_assets, resolve_component
 from re_llm.core.emotions import parse_answer
 from re_llm.core.errors import RellmError
-from re_llm.llm.completion import Answer, Trimmer
-from re_llm.llm.local import batches_by_length, pick_device, pick_dtype, read_answers, stop_ids
+from re_llm.llm.completion import Completion, Trimmer
+from re_llm.llm.local import batches_by_length, pick_device, pick_dtype, read_completions, stop_ids
 from re_llm.llm.prompts import Prompt, get_prompt, split_chat
 from re_llm.llm.vocabulary import require_words
 
@@ -64,7 +64,7 @@ class Reply(Estimate):
 
 
 @dataclass(frozen=True)
-class Heard:
+class EncodedSpeech:
     """Speech of one utterance, ready for any number of prompts.
 
     Attributes:
@@ -139,17 +139,17 @@ class Engine:
         return sum(len(self._tokens(piece)) for piece in split_chat(self.tokenizer, chosen))
 
     @torch.inference_mode()
-    def hear(self, samples: Sequence[np.ndarray]) -> list[Heard]:
+    def encode(self, samples: Sequence[np.ndarray]) -> list[EncodedSpeech]:
         """Encodes one batch of recordings (16 kHz mono)."""
         inputs = {k: v.to(self.device) for k, v in self.processor.audio_inputs(list(samples)).items()}
         with self._lock:
             speech = self.model.encode_speech(**inputs)
-            logits, dimensions = self.model.perceive(speech)
+            logits, dimensions = self.model.predict_emotion(speech)
         probabilities = logits.float().softmax(-1).tolist()
         dimensions = dimensions.float().tolist()
         lengths = speech.lengths.tolist()
         return [
-            Heard(speech.embeddings[i, : lengths[i]], self._estimate(probabilities[i], dimensions[i]))
+            EncodedSpeech(speech.embeddings[i, : lengths[i]], self._estimate(probabilities[i], dimensions[i]))
             for i in range(len(samples))
         ]
 
@@ -158,22 +158,22 @@ class Engine:
         valence, arousal, dominance = dimensions
         return Estimate(max(by_name, key=by_name.__getitem__), by_name, valence, arousal, dominance)
 
-    def _row(self, heard: Heard, around: tuple[str, str]) -> list[int]:
+    def _row(self, encoded: EncodedSpeech, around: tuple[str, str]) -> list[int]:
         ids = [self._tokens(piece) for piece in around]
-        return [*ids[0], *([self.model.config.speech_token_id] * len(heard.embeddings)), *ids[1]]
+        return [*ids[0], *([self.model.config.speech_token_id] * len(encoded.embeddings)), *ids[1]]
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _inputs(self, heard: Sequence[Heard] | None, rows: Sequence[list[int]]) -> dict[str, Any]:
+    def _inputs(self, encoded: Sequence[EncodedSpeech] | None, rows: Sequence[list[int]]) -> dict[str, Any]:
         """Left-padded prompt rows with their speech tokens, if they have any."""
         width = max(map(len, rows))
         ids = torch.tensor([[self.pad] * (width - len(r)) + r for r in rows], device=self.device)
         mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=self.device)
-        if heard is None:
+        if encoded is None:
             return {"input_ids": ids, "attention_mask": mask}
-        lengths = torch.tensor([len(h.embeddings) for h in heard], device=self.device)
-        embeddings = torch.nn.utils.rnn.pad_sequence([h.embeddings for h in heard], batch_first=True)
+        lengths = torch.tensor([len(h.embeddings) for h in encoded], device=self.device)
+        embeddings = torch.nn.utils.rnn.pad_sequence([h.embeddings for h in encoded], batch_first=True)
         return {
             "input_ids": ids,
             "attention_mask": mask,
@@ -184,35 +184,40 @@ class Engine:
     @torch.inference_mode()
     def answer(
         self,
-        heard: Sequence[Heard],
+        encoded: Sequence[EncodedSpeech],
         prompt: str | Prompt = DEFAULT_PROMPT,
         *,
         history: list[dict[str, str]] | None = None,
         max_new_tokens: int = ANSWER_TOKENS,
         **sampling: Any,
-    ) -> list[Answer]:
+    ) -> list[Completion]:
         """The LLM's answers to one prompt about one batch of utterances. `sampling` goes to `generate`."""
         chosen = get_prompt(prompt) if isinstance(prompt, str) else prompt
         around = split_chat(self.tokenizer, chosen, history)
-        rows = [self._row(h, around) for h in heard]
-        return self.answer_rows(rows, heard, max_new_tokens=max_new_tokens, **sampling)
+        rows = [self._row(h, around) for h in encoded]
+        return self.answer_rows(rows, encoded, max_new_tokens=max_new_tokens, **sampling)
 
     @torch.inference_mode()
     def answer_rows(
-        self, rows: Sequence[list[int]], heard: Sequence[Heard] | None = None, *, max_new_tokens: int, **sampling: Any
-    ) -> list[Answer]:
+        self,
+        rows: Sequence[list[int]],
+        encoded: Sequence[EncodedSpeech] | None = None,
+        *,
+        max_new_tokens: int,
+        **sampling: Any,
+    ) -> list[Completion]:
         """The LLM's answers to one batch of finished rows of token ids.
 
         Args:
             heard: speech of each row, as many embeddings as the row has placeholders; None for rows of text alone.
         """
-        inputs = self._inputs(heard, rows)
+        inputs = self._inputs(encoded, rows)
         options = {"do_sample": False, **sampling}
         with self._lock:
             out = self.model.generate(
                 **inputs, max_new_tokens=max_new_tokens, eos_token_id=self.stops, pad_token_id=self.pad, **options
             )
-        return read_answers(self.tokenizer, out[:, inputs["input_ids"].shape[1] :], self.stops)
+        return read_completions(self.tokenizer, out[:, inputs["input_ids"].shape[1] :], self.stops)
 
     def respond(self, item: Audio, *, prompt: str | Prompt = DEFAULT_PROMPT, **options: Any) -> Reply:
         """Answers one recording.
@@ -224,17 +229,17 @@ class Engine:
         Raises:
             RellmError: the recording cannot be used; says why.
         """
-        (heard,) = self.hear([self.samples(item, (prompt, options.get("max_new_tokens", ANSWER_TOKENS)))])
-        (answer,) = self.answer([heard], prompt, **options)
-        return _reply(heard.estimate, answer)
+        (encoded,) = self.encode([self.samples(item, (prompt, options.get("max_new_tokens", ANSWER_TOKENS)))])
+        (answer,) = self.answer([encoded], prompt, **options)
+        return _reply(encoded.estimate, answer)
 
     def recognize(self, item: Audio, *, prompt: str = RECOGNIZE_PROMPT) -> Estimate:
         """Asks the model which emotion it hears in one recording."""
-        (heard,) = self.hear([self.samples(item, (prompt, NAME_TOKENS))])
-        (answer,) = self.answer([heard], prompt, max_new_tokens=NAME_TOKENS)
-        return self._named(heard.estimate, answer)
+        (encoded,) = self.encode([self.samples(item, (prompt, NAME_TOKENS))])
+        (answer,) = self.answer([encoded], prompt, max_new_tokens=NAME_TOKENS)
+        return self._named(encoded.estimate, answer)
 
-    def _named(self, estimate: Estimate, answer: Answer) -> Estimate:
+    def _named(self, estimate: Estimate, answer: Completion) -> Estimate:
         return Estimate(
             **{**vars(estimate), "emotion": parse_answer(answer.text, self.emotions), "answer": answer.text}
         )
@@ -243,13 +248,13 @@ class Engine:
         """Pieces of the answer as they are decoded; joined they are `respond(...)`'s response."""
         from transformers import TextIteratorStreamer
 
-        (heard,) = self.hear([self.samples(item, (prompt, options.get("max_new_tokens", ANSWER_TOKENS)))])
+        (encoded,) = self.encode([self.samples(item, (prompt, options.get("max_new_tokens", ANSWER_TOKENS)))])
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
 
         def work() -> None:
             try:
-                self.answer([heard], prompt, streamer=streamer, **options)
+                self.answer([encoded], prompt, streamer=streamer, **options)
             except BaseException as error:  # handed to the reader, who would wait for ever otherwise
                 failure.append(error)
                 streamer.end()
@@ -289,14 +294,14 @@ class Engine:
         samples = [self.samples(item, (prompt, max_new_tokens), (recognize, NAME_TOKENS)) for item in items]
         replies: list[Reply | None] = [None] * len(samples)
         for batch in batches_by_length([len(s) for s in samples], batch_size):
-            heard = self.hear([samples[i] for i in batch])
-            estimates = [h.estimate for h in heard]
+            encoded = self.encode([samples[i] for i in batch])
+            estimates = [h.estimate for h in encoded]
             if recognize:
-                asked = self.answer(heard, recognize, max_new_tokens=NAME_TOKENS)
+                asked = self.answer(encoded, recognize, max_new_tokens=NAME_TOKENS)
                 estimates = [self._named(e, a) for e, a in zip(estimates, asked, strict=True)]
-            answers = [Answer("", 0, "stop")] * len(heard)
+            answers = [Completion("", 0, "stop")] * len(encoded)
             if prompt:
-                answers = self.answer(heard, prompt, max_new_tokens=max_new_tokens, **options)
+                answers = self.answer(encoded, prompt, max_new_tokens=max_new_tokens, **options)
             done = [_reply(e, a) for e, a in zip(estimates, answers, strict=True)]
             for i, reply in zip(batch, done, strict=True):
                 replies[i] = reply
@@ -306,7 +311,7 @@ class Engine:
         return replies  # type: ignore[return-value]
 
 
-def _reply(estimate: Estimate, answer: Answer) -> Reply:
+def _reply(estimate: Estimate, answer: Completion) -> Reply:
     return Reply(**vars(estimate), response=answer.text, tokens=answer.tokens, finish_reason=answer.finish_reason)
 
 

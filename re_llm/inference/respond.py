@@ -18,15 +18,14 @@ from re_llm.audio import waveform
 from re_llm.audio.source import locate, moved
 from re_llm.core.errors import RellmError
 from re_llm.core.progress import progress_bar
-from re_llm.core.provenance import begin_side, check_same, file_hash, read_side, write_side
-from re_llm.core.records import RecordAppender, Reply, Utterance, read_records
+from re_llm.core.provenance import begin_sidecar, check_same, file_hash, read_sidecar, write_sidecar
+from re_llm.core.records import RecordAppender, ReplyRecord, Utterance, read_records
 from re_llm.inference.ask import OPTIONS, Ask, to_record
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from re_llm.inference.engine import Engine
-    from re_llm.inference.engine import Reply as Answer
+    from re_llm.inference.engine import Engine, Reply
 
 # Utterances decoded to samples at once: half an hour of speech is about 100 MB, and batches are sorted by length
 # within it. Also what a kill can cost a text system; a speech system writes every batch.
@@ -48,8 +47,8 @@ class RowSystem(Protocol):
         recognize: str | None = None,
         batch_size: int = 16,
         max_new_tokens: int = 128,
-        on_batch: Callable[[list[int], list[Answer]], None] | None = None,
-    ) -> list[Answer]: ...
+        on_batch: Callable[[list[int], list[Reply]], None] | None = None,
+    ) -> list[Reply]: ...
 
 
 @dataclass
@@ -102,13 +101,13 @@ def rows_for(files: Iterable[str | os.PathLike[str]]) -> list[Utterance]:
     return list(rows.values())
 
 
-def respond_files(engine: Engine, rows: Sequence[Utterance], ask: Ask) -> list[Reply]:
+def respond_files(engine: Engine, rows: Sequence[Utterance], ask: Ask) -> list[ReplyRecord]:
     """Replies to recordings, kept in memory.
 
     Raises:
         RellmError: a recording cannot be used.
     """
-    answers: list[Answer] = []
+    answers: list[Reply] = []
     for first in range(0, len(rows), CHUNK):
         items = [row.audio for row in rows[first : first + CHUNK]]
         answers += engine.respond_many(
@@ -197,7 +196,7 @@ def respond_rows(
     dropped_file = out.with_suffix(".dropped.jsonl")
     with RecordAppender(out) as kept:
         report.resumed = kept.rows
-        side = _begin(responder, out, ask, {**(made or {}), "batch_size": ask.batch_size}, kept)
+        sidecar = _begin(responder, out, ask, {**(made or {}), "batch_size": ask.batch_size}, kept)
         dropped_file.unlink(missing_ok=True)  # a recording that was unusable in an earlier run is tried again
         with RecordAppender(dropped_file) as dropped:
             todo = [row for row in rows if row.key not in kept.keys]
@@ -210,7 +209,7 @@ def respond_rows(
         report.dropped_file = dropped_file
     else:
         dropped_file.unlink()
-    write_side(out, {**side, "complete": True, "rows": report.rows, "dropped": report.dropped})
+    write_sidecar(out, {**sidecar, "complete": True, "rows": report.rows, "dropped": report.dropped})
     report.seconds = time.monotonic() - begun
     return report
 
@@ -220,12 +219,12 @@ def _begin(
 ) -> dict[str, Any]:
     """Writes beside `out` how its replies are made, once it is clear that those in it were made so."""
     settings = ask.settings(responder)
-    side = read_side(out) if kept.rows else None
+    sidecar = read_sidecar(out) if kept.rows else None
     if kept.rows:
-        check_same(out, side, settings, OPTIONS)
+        check_same(out, sidecar, settings, OPTIONS)
     if kept.rows != len(kept.keys):
         raise RellmError(f"{out} holds a key twice", todo="Move the file away, or give another --out")
-    return begin_side(out, settings, side, made)
+    return begin_sidecar(out, settings, sidecar, made)
 
 
 @dataclass
@@ -275,14 +274,14 @@ class _Run:
         good, samples, bad = [], [], []
         for row in chunk:
             try:
-                heard = waveform.load(row.audio, start=row.start, duration=row.duration, root=self.root)
-                samples.append(waveform.refuse_silence(waveform.refuse_long(heard, row.audio, self.longest), row.audio))
+                wave = waveform.load(row.audio, start=row.start, duration=row.duration, root=self.root)
+                samples.append(waveform.refuse_silence(waveform.refuse_long(wave, row.audio, self.longest), row.audio))
                 good.append(row)
             except RellmError as error:
                 bad.append((row, error))
         return good, samples, bad
 
-    def _save(self, indices: list[int], replies: list[Answer]) -> None:
+    def _save(self, indices: list[int], replies: list[Reply]) -> None:
         pairs = [(self.rows[i], reply) for i, reply in zip(indices, replies, strict=True)]
         self.kept.append(to_record(row, reply, self.ask) for row, reply in pairs)
         self.report.cut += sum(reply.finish_reason == "length" for reply in replies)

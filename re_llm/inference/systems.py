@@ -16,7 +16,7 @@ from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.inference.engine import Reply
 from re_llm.inference.transcribe import Transcriber
-from re_llm.llm.completion import Answer
+from re_llm.llm.completion import Completion
 from re_llm.llm.local import ChatLlm
 from re_llm.llm.prompts import Prompt, get_prompt
 
@@ -89,7 +89,7 @@ class TextSystem:
             RellmError: a row has no text, or no emotion that the prompt needs; names the row.
         """
         texts = self._texts(rows, samples, batch_size)
-        none = [Answer("", 0, "stop")] * len(rows)
+        none = [Completion("", 0, "stop")] * len(rows)
         answers = none
         told = False
         if prompt:
@@ -97,7 +97,7 @@ class TextSystem:
             told = asked.needs_emotion
             pairs = [(_told(asked, row), text) for row, text in zip(rows, texts, strict=True)]
             answers = self.llm.answer(pairs, max_new_tokens=max_new_tokens, batch_size=batch_size)
-        named: list[Answer | None] = [None] * len(rows)
+        named: list[Completion | None] = [None] * len(rows)
         if recognize and not told:
             question = get_prompt(recognize)
             named = [*self.llm.answer([(question, t) for t in texts], max_new_tokens=16, batch_size=batch_size)]

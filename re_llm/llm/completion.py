@@ -13,7 +13,7 @@ from re_llm.llm.prompts import Prompt
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """What an LLM said. `finish_reason` is "stop" when it ended by itself, "length" when it was cut.
 
     `refused` names why there is no answer to this row (a server's limit of context, its content filter); else None.
@@ -37,7 +37,7 @@ class TextLlm(Protocol):
         max_new_tokens: int = 128,
         batch_size: int = 16,
         on_batch: Callable[[int], None] | None = None,
-    ) -> list[Answer]:
+    ) -> list[Completion]:
         """Answers to (prompt, content) rows, in their order; `on_batch` hears how many more are done."""
         ...
 

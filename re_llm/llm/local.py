@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
-from re_llm.llm.completion import Answer as Answer
+from re_llm.llm.completion import Completion as Completion
 from re_llm.llm.prompts import Prompt, split_chat, tokenize_row, turn_end
 from re_llm.llm.vocabulary import require_words
 
@@ -64,7 +64,7 @@ def stop_ids(tokenizer: Any, model: Any) -> list[int]:
     return found
 
 
-def read_answers(tokenizer: Any, generated: torch.Tensor, stops: Sequence[int]) -> list[Answer]:
+def read_completions(tokenizer: Any, generated: torch.Tensor, stops: Sequence[int]) -> list[Completion]:
     """Answers from new token ids [B, L]: cut at the first stop id, which is not part of the text."""
     answers = []
     ends = set(stops)
@@ -72,7 +72,7 @@ def read_answers(tokenizer: Any, generated: torch.Tensor, stops: Sequence[int]) 
         cut = next((i for i, token in enumerate(row) if token in ends), None)
         ids = row if cut is None else row[:cut]
         text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-        answers.append(Answer(text, len(ids), "length" if cut is None else "stop"))
+        answers.append(Completion(text, len(ids), "length" if cut is None else "stop"))
     return answers
 
 
@@ -132,7 +132,7 @@ class ChatLlm:
         return ids
 
     @torch.inference_mode()
-    def generate(self, rows: list[list[int]], *, max_new_tokens: int) -> list[Answer]:
+    def generate(self, rows: list[list[int]], *, max_new_tokens: int) -> list[Completion]:
         """Answers to one batch of token rows, padded on the left."""
         width = max(map(len, rows))
         ids = torch.tensor([[self.pad] * (width - len(r)) + r for r in rows])
@@ -145,7 +145,7 @@ class ChatLlm:
             eos_token_id=self.stops,
             pad_token_id=self.pad,
         )
-        return read_answers(self.tokenizer, out[:, width:], self.stops)
+        return read_completions(self.tokenizer, out[:, width:], self.stops)
 
     def answer(
         self,
@@ -154,14 +154,14 @@ class ChatLlm:
         max_new_tokens: int = 128,
         batch_size: int = 16,
         on_batch: Callable[[int], None] | None = None,
-    ) -> list[Answer]:
+    ) -> list[Completion]:
         """Answers to (prompt, content) rows, in their order; batched by length.
 
         Args:
             on_batch: called with the number of rows of every finished batch.
         """
         tokens = [self._ids(prompt, content) for prompt, content in rows]
-        answers: list[Answer | None] = [None] * len(rows)
+        answers: list[Completion | None] = [None] * len(rows)
         for batch in batches_by_length([len(t) for t in tokens], batch_size):
             said = self.generate([tokens[i] for i in batch], max_new_tokens=max_new_tokens)
             for i, answer in zip(batch, said, strict=True):

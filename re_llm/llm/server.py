@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from re_llm.core.errors import RellmError
-from re_llm.llm.completion import Answer
+from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Prompt
 from re_llm.llm.server_options import ServerOptions
 from re_llm.llm.server_requests import ended, opened, result
@@ -45,7 +45,7 @@ class ChatServer:
         self.options, self.name = options, options.model
         self.retries: Counter[str] = Counter()
 
-    def stream(self, rows: Iterable[Question], *, max_new_tokens: int) -> Iterator[Answer]:
+    def stream(self, rows: Iterable[Question], *, max_new_tokens: int) -> Iterator[Completion]:
         """Answers in the order of the questions, each as soon as it and all before it are there.
 
         Questions are taken as they are needed, at most twice `concurrency` ahead.
@@ -55,7 +55,7 @@ class ChatServer:
         """
         _not_inside_a_loop()
         questions = iter(rows)
-        under_way: deque[asyncio.Task[Answer]] = deque()
+        under_way: deque[asyncio.Task[Completion]] = deque()
         with asyncio.Runner() as runner:
             requests = runner.run(opened(self.options, self.retries))
             try:
@@ -78,7 +78,7 @@ class ChatServer:
         max_new_tokens: int = 128,
         batch_size: int = 16,
         on_batch: Callable[[int], None] | None = None,
-    ) -> list[Answer]:
+    ) -> list[Completion]:
         """Answers to (prompt, content) rows, in their order. The server batches: `batch_size` has no meaning here."""
         answers = []
         for answer in self.stream(rows, max_new_tokens=max_new_tokens):

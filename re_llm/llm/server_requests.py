@@ -20,7 +20,7 @@ import httpx2
 
 from re_llm.core.errors import RellmError
 from re_llm.core.version import __version__
-from re_llm.llm.completion import Answer
+from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import TEMPLATE_OPTIONS, Prompt
 from re_llm.llm.server_options import ServerOptions
 
@@ -94,7 +94,7 @@ class Requests:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def answer(self, prompt: Prompt, content: str, max_new_tokens: int) -> Answer:
+    async def answer(self, prompt: Prompt, content: str, max_new_tokens: int) -> Completion:
         """The server's answer to one row.
 
         Raises:
@@ -125,7 +125,7 @@ class Requests:
                     pause = max(0.0, pause - failure.after)
             await asyncio.sleep(pause)
 
-    async def _once(self, prompt: Prompt, content: str, max_new_tokens: int) -> Answer:
+    async def _once(self, prompt: Prompt, content: str, max_new_tokens: int) -> Completion:
         without = frozenset(self._without)
         body = request_body(self.options.model, prompt, content, max_new_tokens, without=without)
         try:
@@ -166,16 +166,16 @@ class Requests:
                     raise RellmError(f"{url} answers with more than {MAX_ANSWER_BYTES} bytes")
         return response.status_code, response.headers, bytes(got)
 
-    def _refused(self, status: int, message: str, without: frozenset[str]) -> Answer:
+    def _refused(self, status: int, message: str, without: frozenset[str]) -> Completion:
         """What a refusal of one request means: the row is left out, an extra is, or the run is."""
         for extra, said in _EXTRAS.items():
             if extra not in without and said.search(message):
                 self._without.add(extra)
                 raise _WithoutExtra
         if _TOO_LONG.search(message):
-            return Answer("", 0, "refused", refused="server-context-length")
+            return Completion("", 0, "refused", refused="server-context-length")
         if _FILTERED.search(message):
-            return Answer("", 0, "refused", refused="server-content-filter")
+            return Completion("", 0, "refused", refused="server-content-filter")
         raise RellmError(f"{self.options.url} refuses the request with status {status}: {message}")
 
     async def _refusal(self, status: int, message: str, location: str | None) -> RellmError:
@@ -245,7 +245,7 @@ def request_body(
     return body
 
 
-def read_answer(raw: bytes) -> Answer:
+def read_answer(raw: bytes) -> Completion:
     """The answer in a chat completion.
 
     Raises:
@@ -261,12 +261,12 @@ def read_answer(raw: bytes) -> Answer:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise _Again("unreadable", f"an answer that is no chat completion: {raw[:80]!r}") from None
     if reason == "content_filter":
-        return Answer("", 0, "refused", refused="server-content-filter")
+        return Completion("", 0, "refused", refused="server-content-filter")
     if reason != "length" and reason not in _STOPS:
         raise _Again("unreadable", f"an answer that ended with finish_reason {reason!r}")
     # Half a character, where the limit of tokens cut one, cannot be written as UTF-8.
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
-    return Answer(whole, used if isinstance(used, int) else 0, "length" if reason == "length" else "stop")
+    return Completion(whole, used if isinstance(used, int) else 0, "length" if reason == "length" else "stop")
 
 
 def retry_after(value: str | None) -> float | None:
@@ -289,11 +289,11 @@ async def opened(options: ServerOptions, retries: Counter[str]) -> Requests:
     return Requests(options, retries)
 
 
-async def result(task: asyncio.Task[Answer]) -> Answer:
+async def result(task: asyncio.Task[Completion]) -> Completion:
     return await task
 
 
-async def ended(tasks: Iterable[asyncio.Task[Answer]]) -> None:
+async def ended(tasks: Iterable[asyncio.Task[Completion]]) -> None:
     """Cancels what is still under way and waits until it has gone."""
     under_way = list(tasks)
     for task in under_way:

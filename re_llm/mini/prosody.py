@@ -35,7 +35,7 @@ PAUSE = {"neutral": 0.4, "happy": 0.3, "angry": 0.3, "sad": 1.0, "surprise": 0.5
 VALENCE = {"neutral": 0.50, "happy": 0.82, "angry": 0.18, "sad": 0.24, "surprise": 0.62}
 AROUSAL_WEIGHTS = np.array([0.030, 0.025, 0.030, 0.050, 0.030, 0.010])
 DOMINANCE_WEIGHTS = np.array([-0.012, 0.006, 0.020, 0.052, 0.045, -0.035])
-WORDS_SHARE = 0.4  # of valence, where the words are emotional
+WORDS_FRACTION = 0.4  # of valence, where the words are emotional
 RATER_SPREAD = 0.05
 
 
@@ -94,7 +94,7 @@ def vad(prosody: Prosody, words_emotion: str, rng: np.random.Generator) -> tuple
     """
     valence = expected_valence(posterior(prosody))
     if words_emotion != "neutral":
-        valence = (1 - WORDS_SHARE) * valence + WORDS_SHARE * VALENCE[words_emotion]
+        valence = (1 - WORDS_FRACTION) * valence + WORDS_FRACTION * VALENCE[words_emotion]
     cues = prosody.cues()
     arousal = 0.45 + float(AROUSAL_WEIGHTS @ cues)
     dominance = 0.48 + float(DOMINANCE_WEIGHTS @ cues)

@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
-from re_llm.core.records import Reply, read_records
+from re_llm.core.records import ReplyRecord, read_records
 from re_llm.evaluate.ser import score_recognition
 from re_llm.mini.grammar import Sentence, emotion_of, right_topic, world
 
@@ -36,7 +36,7 @@ class Quality:
     replies: int = 0
     topic: float = 0.0
     tone: float = 0.0
-    recognized: float | None = None
+    named_emotion: float | None = None
     unplaced: int = 0
     by_words: dict[str, Quality] = field(default_factory=dict)
     of_five: list[int] = field(default_factory=list)
@@ -52,10 +52,10 @@ def sentences(seed: int = 0) -> dict[str, Sentence]:
     return {_plain(s.text): s for s in world(seed=seed)}
 
 
-def quality(replies: Iterable[Reply], *, seed: int = 0) -> Quality:
+def quality(replies: Iterable[ReplyRecord], *, seed: int = 0) -> Quality:
     """Rates over all replies, and apart for utterances that are neutral and emotional in words."""
     known = sentences(seed)
-    groups: dict[str, list[tuple[Reply, Sentence]]] = defaultdict(list)
+    groups: dict[str, list[tuple[ReplyRecord, Sentence]]] = defaultdict(list)
     unplaced = 0
     for reply in replies:
         sentence = known.get(_plain(reply.text or ""))
@@ -73,7 +73,7 @@ def quality(replies: Iterable[Reply], *, seed: int = 0) -> Quality:
     return result
 
 
-def _rates(pairs: list[tuple[Reply, Sentence]]) -> Quality:
+def _rates(pairs: list[tuple[ReplyRecord, Sentence]]) -> Quality:
     if not pairs:
         return Quality()
     reference = [str(reply.emotion) for reply, _ in pairs]
@@ -82,11 +82,11 @@ def _rates(pairs: list[tuple[Reply, Sentence]]) -> Quality:
         replies=len(pairs),
         topic=sum(right_topic(reply.response, sentence) for reply, sentence in pairs) / len(pairs),
         tone=score_recognition(reference, [emotion_of(reply.response) for reply, _ in pairs]).ua,
-        recognized=score_recognition(reference, [r.recognized for r, _ in pairs]).ua if asked else None,
+        named_emotion=score_recognition(reference, [r.named_emotion for r, _ in pairs]).ua if asked else None,
     )
 
 
-def _of_five(replies: Iterable[Reply]) -> list[int]:
+def _of_five(replies: Iterable[ReplyRecord]) -> list[int]:
     said: dict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
     for reply in replies:
         if reply.speaker is not None:
@@ -96,7 +96,7 @@ def _of_five(replies: Iterable[Reply]) -> list[int]:
     return [counts[n] for n in range(len(PROMPT_EMOTIONS) + 1)] if counts else []
 
 
-def _voices_agree(replies: Iterable[Reply]) -> float | None:
+def _voices_agree(replies: Iterable[ReplyRecord]) -> float | None:
     tones: dict[tuple[str, str], dict[str, str | None]] = defaultdict(dict)
     for reply in replies:
         if reply.speaker is not None:
@@ -111,4 +111,4 @@ def quality_of(file: Path, *, seed: int = 0) -> Quality:
     Raises:
         RellmError: the file is missing or broken.
     """
-    return quality(read_records(file, Reply), seed=seed)
+    return quality(read_records(file, ReplyRecord), seed=seed)

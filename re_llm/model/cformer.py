@@ -72,13 +72,13 @@ class CFormer(nn.Module):
             token_lengths: [B], tokens of each transcript, while it is known (training); by default as many as the
                 weights sum up to, and at least one.
         """
-        shares = self.weigh(states, lengths, keep_padding=keep_padding, token_lengths=token_lengths)
-        counts = shares.counts
-        hidden = self.cif_proj(integrate(shares.states, shares.weights, counts))
+        fractions = self.weigh(states, lengths, keep_padding=keep_padding, token_lengths=token_lengths)
+        counts = fractions.counts
+        hidden = self.cif_proj(integrate(fractions.states, fractions.weights, counts))
         hidden = self.token_embed_proj(self._layers(self.post_cif_layers, hidden, counts))
         mask = time_mask(counts, hidden.shape[1])[..., None]
         embeddings = hidden if keep_padding else hidden * mask
-        return SpeechTokens(embeddings, counts, (hidden * mask).sum(1) / counts[:, None], shares.fired)
+        return SpeechTokens(embeddings, counts, (hidden * mask).sum(1) / counts[:, None], fractions.fired)
 
     def weigh(
         self, states: Tensor, lengths: Tensor, *, keep_padding: bool = False, token_lengths: Tensor | None = None
@@ -125,9 +125,9 @@ def integrate(states: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
     token = torch.arange(int(counts.max()), device=states.device)[None, :, None]
     last = token == counts[:, None, None] - 1
     upper = torch.where(last, ends, torch.minimum(ends, token + 1.0))
-    share = (upper - torch.maximum(begins, token.to(begins.dtype))).clamp(min=0)
-    share = share * (token < counts[:, None, None])
-    return share.to(states.dtype) @ states
+    fraction = (upper - torch.maximum(begins, token.to(begins.dtype))).clamp(min=0)
+    fraction = fraction * (token < counts[:, None, None])
+    return fraction.to(states.dtype) @ states
 
 
 def make_adapter(in_width: int, out_width: int, settings: AdapterSettings) -> Subsampler | CFormer:

@@ -142,7 +142,7 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         known = {} if token_lengths is None else {"token_lengths": token_lengths}
         return self.adapter(states, encoded.speech_lengths, **known)
 
-    def perceive(self, speech: SpeechTokens) -> tuple[Tensor, Tensor]:
+    def predict_emotion(self, speech: SpeechTokens) -> tuple[Tensor, Tensor]:
         """What the heads hear: emotion logits [B, E], and valence, arousal, dominance [B, 3] (RE-LLM eq. 7-9)."""
         return self.emotion_head(speech.pooled), self.dimension_head(speech.pooled)
 
@@ -212,7 +212,7 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         loss = None
         if labels is not None and logits_at is not None:
             loss = losses.response_ce(outputs.logits, losses.next_labels(labels)[logits_at])
-        heard = (None, None) if speech is None or speech.pooled.numel() == 0 else self.perceive(speech)
+        heard = (None, None) if speech is None or speech.pooled.numel() == 0 else self.predict_emotion(speech)
         return ReLlmOutput(loss, outputs.logits, outputs.past_key_values, speech, *heard)
 
     def text_forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> ReLlmOutput:

@@ -82,7 +82,7 @@ class TaskOptions(Options):
 
     prompt: str
     target: Literal["output", "emotion"] = "output"
-    share: float = Field(default=1.0, gt=0.0)
+    fraction: float = Field(default=1.0, gt=0.0)
     continuation: str | None = None
     teacher_prompt: str | None = None  # the text pass of response_kl; None = `prompt`
 
@@ -115,7 +115,7 @@ class StageOptions(Options):
     train: tuple[Literal["adapter", "lora", "heads", "speech_encoder"], ...] = ("adapter", "lora", "heads")
     lr: float = Field(gt=0.0)
     weight_decay: float = Field(default=0.05, ge=0.0)
-    clip: float = Field(default=1.0, gt=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
     warmup: int = Field(default=200, ge=0)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     epochs: float = Field(default=1.0, gt=0.0)

@@ -71,16 +71,16 @@ def recognition_blocks(table: ScoreTable, out: Path) -> list[Block]:
 def level_blocks(table: ScoreTable, out: Path) -> list[Block]:
     blocks: list[Block] = []
     for corpus in table.corpora:
-        shares: dict[str, dict[str, list[float]]] = {}
+        fractions: dict[str, dict[str, list[float]]] = {}
         for metric in MECHANISMS:
             for system in table.systems:
                 values = list(table.items.get((system, corpus, metric), {}).values())
                 if values:
-                    shares.setdefault(metric, {})[system_title(system)] = [
+                    fractions.setdefault(metric, {})[system_title(system)] = [
                         sum(v == level for v in values) / len(values) for level in range(3)
                     ]
-        if shares:
+        if fractions:
             alt = f"{corpus_title(corpus)}: how many replies stand at each level"
             name = f"levels_{_slug(corpus)}.png"
-            blocks.append(_picture(out, name, alt, partial(level_picture, shares=shares, title=alt)))
+            blocks.append(_picture(out, name, alt, partial(level_picture, fractions=fractions, title=alt)))
     return [Heading(2, "Levels behind the means"), *blocks] if blocks else []

@@ -46,15 +46,15 @@ def confusion_picture(
     figure.suptitle(_plain(title))
     names = [*map(_plain, labels), "none"]
     for axis, (system, counts) in zip(axes.flat, matrices.items(), strict=False):
-        shares = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-        axis.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        fractions = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+        axis.imshow(fractions, cmap="Blues", vmin=0, vmax=100, aspect="auto")
         axis.set_title(_plain(system), fontsize=9)
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
         axis.set_yticks(range(len(labels)), names[:-1], fontsize=7)
         axis.axvline(len(labels) - 0.5, color="white", linewidth=2)
-        for (row, column), share in np.ndenumerate(shares):
-            shade = "white" if share > 55 else "#1d2430"
-            axis.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=shade)
+        for (row, column), fraction in np.ndenumerate(fractions):
+            shade = "white" if fraction > 55 else "#1d2430"
+            axis.text(column, row, f"{fraction:.0f}", ha="center", va="center", fontsize=7, color=shade)
     for axis in axes.flat[len(matrices) :]:
         axis.axis("off")
     axes[-1, 0].set_xlabel("named", fontsize=8)
@@ -62,13 +62,13 @@ def confusion_picture(
     return _save(figure, path)
 
 
-def level_picture(path: Path, shares: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Path:
+def level_picture(path: Path, fractions: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Path:
     """How many replies stand at level 0, 1, 2: metric -> system -> three shares (0..1); one panel per metric."""
-    systems = max((list(each) for each in shares.values()), key=len)
-    alike = all(list(each) == systems for each in shares.values())
-    figure, axes = _figure(1, len(shares), 4.2 * len(shares) + 1.5, 0.34 * len(systems) + 1.4)
+    systems = max((list(each) for each in fractions.values()), key=len)
+    alike = all(list(each) == systems for each in fractions.values())
+    figure, axes = _figure(1, len(fractions), 4.2 * len(fractions) + 1.5, 0.34 * len(systems) + 1.4)
     figure.suptitle(_plain(title))
-    for axis, (metric, each) in zip(axes.flat, shares.items(), strict=True):
+    for axis, (metric, each) in zip(axes.flat, fractions.items(), strict=True):
         names = list(each)
         left = np.zeros(len(names))
         for level, color in enumerate(LEVEL_COLORS):

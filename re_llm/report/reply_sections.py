@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from re_llm.core.page import NONE, Block, Heading, Paragraph, Table, Value, percent, quote
-from re_llm.core.records import Reply, read_records
+from re_llm.core.records import ReplyRecord, read_records
 from re_llm.evaluate.audits import Audit, audit
 from re_llm.evaluate.empathy.loading import load_scorer
 from re_llm.evaluate.empathy.readings import cut_words
@@ -16,13 +16,13 @@ from re_llm.report.tables import CORPORA, NO_CORPUS, SYSTEMS, ScoreTable, corpus
 
 EXAMPLE_SENTENCES, EXAMPLE_SYSTEMS, REPLY_CHARACTERS = 3, 4, 400
 
-Replies = dict[tuple[str, str], list[Reply]]
+Replies = dict[tuple[str, str], list[ReplyRecord]]
 
 
 def read_replies(paths: Sequence[Path]) -> Replies:
     found: Replies = {}
     for path in paths:
-        for reply in read_records(path, Reply):
+        for reply in read_records(path, ReplyRecord):
             found.setdefault((reply.system, reply.corpus or NO_CORPUS), []).append(reply)
     return found
 
@@ -36,7 +36,7 @@ def _sorted(keys: Mapping[tuple[str, str], Any]) -> list[tuple[str, str]]:
     return sorted(keys, key=lambda key: (rank(CORPORA, key[1]), rank(SYSTEMS, key[0])))
 
 
-def _cut_effect(replies: Sequence[Reply]) -> str:
+def _cut_effect(replies: Sequence[ReplyRecord]) -> str:
     """By how much mean Ex falls when only the part is read that the original scorer sees."""
     long = [reply for reply in replies if cut_words(reply.response) != reply.response]
     if not long:
@@ -49,7 +49,7 @@ def _cut_effect(replies: Sequence[Reply]) -> str:
     return f"{change:+.3f}"
 
 
-def _audit_row(corpus: str, system: str, found: Audit, replies: Sequence[Reply]) -> list[Value | str]:
+def _audit_row(corpus: str, system: str, found: Audit, replies: Sequence[ReplyRecord]) -> list[Value | str]:
     named = (
         NONE if found.named is None else Value(percent(found.named_right), f"of {percent(found.named)} that name one")
     )

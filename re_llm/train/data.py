@@ -252,7 +252,7 @@ class TrainingRows:
         task = tasks[0]
         if len(tasks) > 1:
             draw = random.Random(f"{self.seed}/{epoch}/{index}")
-            task = draw.choices(tasks, weights=[t.share for t in tasks])[0]
+            task = draw.choices(tasks, weights=[t.fraction for t in tasks])[0]
         return self.maker.make(index, self.examples[index], task)
 
 

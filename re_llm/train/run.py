@@ -144,7 +144,7 @@ def _arguments(plan: Plan, out: Path, device: torch.device, rows: int) -> Traini
         max_steps=steps,
         learning_rate=stage.lr,
         weight_decay=stage.weight_decay,
-        max_grad_norm=stage.clip,
+        max_grad_norm=stage.max_grad_norm,
         warmup_steps=min(stage.warmup, steps // 2),
         lr_scheduler_type=stage.schedule,
         bf16=stage.precision == "bf16",

@@ -101,7 +101,7 @@ class ReLlmTrainer(Trainer):
         """Losses on the adapter's output and on the heads."""
         terms: dict[str, torch.Tensor] = {}
         if {"input_er", "input_er_avd"} & set(weights):
-            emotion_logits, dimensions = model.perceive(speech)
+            emotion_logits, dimensions = model.predict_emotion(speech)
             if "input_er" in weights:
                 terms["input_er"] = losses.input_er(emotion_logits, inputs["emotions"])
             if "input_er_avd" in weights:

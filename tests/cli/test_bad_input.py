@@ -20,8 +20,8 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from re_llm.cli import app
-from re_llm.core.provenance import write_side
-from re_llm.core.records import Continuation, Reply, Utterance, read_records, write_records
+from re_llm.core.provenance import write_sidecar
+from re_llm.core.records import Continuation, ReplyRecord, Utterance, read_records, write_records
 from re_llm.inference import engine
 
 
@@ -159,7 +159,7 @@ def test_bad_recordings_of_a_manifest_are_listed_and_the_rest_is_answered(here: 
     result = call("respond", "m.jsonl", "--out", "out/r.jsonl", "--max-new-tokens", 8)
     assert result.exit_code == 0, result.output
     assert f"{len(BAD)} recordings could not be used: out/r.dropped.jsonl" in result.stdout
-    assert [reply.key for reply in read_records("out/r.jsonl", Reply)] == ["good.flac"]
+    assert [reply.key for reply in read_records("out/r.jsonl", ReplyRecord)] == ["good.flac"]
     dropped = {row.key: row.model_extra["dropped"] for row in read_records("out/r.dropped.jsonl", Utterance)}
     assert {name for name, told in BAD.items() if told not in dropped[name]} == set()
 
@@ -319,14 +319,16 @@ def test_a_full_disk_costs_respond_nothing_that_was_written(assets: Path, tmp_pa
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["resumed"] == kept.count("\n")
     assert out.read_text().startswith(kept)
-    assert {r.key: r.response for r in read_records(out, Reply)} == {
-        r.key: r.response for r in read_records(whole, Reply)
+    assert {r.key: r.response for r in read_records(out, ReplyRecord)} == {
+        r.key: r.response for r in read_records(whole, ReplyRecord)
     }
 
 
 def test_a_full_disk_leaves_the_former_scores(tmp_path: Path) -> None:
     replies, scores = tmp_path / "r.jsonl", tmp_path / "s.jsonl"
-    rows = [Reply(key=f"{i}", system="s", text="I lost my job.", response="That is hard. Why?") for i in range(60)]
+    rows = [
+        ReplyRecord(key=f"{i}", system="s", text="I lost my job.", response="That is hard. Why?") for i in range(60)
+    ]
     write_records(replies, rows[:3])
     assert call("score", replies, "--out", scores).exit_code == 0
     before = scores.read_bytes()
@@ -360,7 +362,7 @@ def test_a_full_disk_while_training(tiny_checkpoint: Path, tmp_path: Path, recor
     options = (tmp_path / "tiny.yaml", "--stage", "emotion", "--data", tmp_path / "c.jsonl", "--out", tmp_path / "out")
     told_of_the_disk(limited(16, "train", *options))
     assert not (tmp_path / "out" / "report.json").exists()
-    write_side(tmp_path / "c.jsonl", {"settings": {}, "runs": [], "complete": False})
+    write_sidecar(tmp_path / "c.jsonl", {"settings": {}, "runs": [], "complete": False})
     done = call("train", *options)
     assert done.exit_code == 0
     assert "c.jsonl is unfinished" in " ".join(done.stderr.split())

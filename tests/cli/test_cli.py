@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from re_llm.apps import doctor
 from re_llm.cli import app
-from re_llm.core.records import Reply, Utterance, read_records, write_records
+from re_llm.core.records import ReplyRecord, Utterance, read_records, write_records
 from re_llm.core.version import __version__
 
 COMMANDS = get_command(app).commands
@@ -200,7 +200,7 @@ def test_prepare_writes_checks_and_exports_a_manifest(tmp_path: Path, recording)
 def test_score_and_report_of_foreign_replies(tmp_path: Path) -> None:
     replies, scores, out = tmp_path / "r.jsonl", tmp_path / "s.jsonl", tmp_path / "report"
     said = {"kind": "That sounds hard. What happened then?", "plain": "Okay."}
-    rows = [Reply(key=f"{i}", system=s, text="I lost my job.", response=said[s]) for i in range(6) for s in said]
+    rows = [ReplyRecord(key=f"{i}", system=s, text="I lost my job.", response=said[s]) for i in range(6) for s in said]
     write_records(replies, rows)
     scored = call("score", replies, "--out", scores)
     assert scored.exit_code == 0, scored.output
@@ -214,7 +214,9 @@ def test_score_and_report_of_foreign_replies(tmp_path: Path) -> None:
 def test_respond_prints_what_was_heard_and_said(tiny_checkpoint: Path, recording) -> None:
     files = [recording("one.wav", 1.0), recording("two.wav", 1.5, seed=1)]
     options = ("--model", tiny_checkpoint, "--max-new-tokens", 5)
-    replies = [Reply.model_validate(each) for each in json.loads(call("respond", *files, *options, "--json").stdout)]
+    replies = [
+        ReplyRecord.model_validate(each) for each in json.loads(call("respond", *files, *options, "--json").stdout)
+    ]
     assert [reply.key for reply in replies] == [str(file) for file in files]
     assert all(reply.probabilities and abs(sum(reply.probabilities.values()) - 1) < 0.01 for reply in replies)
     shown = call("respond", *files, *options).stdout
@@ -232,7 +234,7 @@ def test_respond_takes_a_manifest_and_goes_on(tiny_checkpoint: Path, tmp_path: P
     assert json.loads(call("respond", manifest, "--split", "test", *options).stdout)["rows"] == 1
     second = json.loads(call("respond", manifest, *options).stdout)
     assert (second["rows"], second["resumed"]) == (2, 1)
-    assert [reply.audio for reply in read_records(out, Reply)] == ["../audio/b.wav", "../audio/a.wav"]
+    assert [reply.audio for reply in read_records(out, ReplyRecord)] == ["../audio/b.wav", "../audio/a.wav"]
 
 
 def test_recognize_asks_and_does_not_answer(tiny_checkpoint: Path, recording) -> None:

@@ -15,7 +15,7 @@ from re_llm.cli import app
 from re_llm.continuations import continue_manifest, continue_rows, refusal
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, Record, RecordAppender, Utterance, read_records, write_records
-from re_llm.llm.completion import Answer
+from re_llm.llm.completion import Completion
 from re_llm.llm.local import ChatLlm, batches_by_length
 from re_llm.llm.prompts import Prompt, get_prompt
 
@@ -29,13 +29,15 @@ class Parrot:
         self.asked: list[tuple[Prompt, str]] = []
         self.dies_after, self.says = dies_after, says
 
-    def answer(self, rows: Sequence[tuple[Prompt, str]], *, on_batch=None, **_: object) -> list[Answer]:
+    def answer(self, rows: Sequence[tuple[Prompt, str]], *, on_batch=None, **_: object) -> list[Completion]:
         if self.dies_after is not None and len(self.asked) >= self.dies_after:
             raise KeyboardInterrupt
         self.asked += rows
         if on_batch:
             on_batch(len(rows))
-        return [Answer(self.says or f"and then {text}", 5, "length" if "long" in text else "stop") for _, text in rows]
+        return [
+            Completion(self.says or f"and then {text}", 5, "length" if "long" in text else "stop") for _, text in rows
+        ]
 
 
 @pytest.fixture

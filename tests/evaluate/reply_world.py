@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from re_llm.core.records import Reply, write_records
+from re_llm.core.records import ReplyRecord, write_records
 from re_llm.evaluate.empathy.epitome import MECHANISMS, Empathy, Level
 
 SENTENCES = ("I got the letter today.", "She is moving to Spain.", "The train was late again.", "We won the game.")
@@ -39,20 +39,20 @@ class Keywords:
         ]
 
 
-def reply(system: str, key: str, emotion: str, *, hears: bool, **more: object) -> Reply:
+def reply(system: str, key: str, emotion: str, *, hears: bool, **more: object) -> ReplyRecord:
     """A reply; the answer to the recognition prompt is right when the system hears, else `neutral`."""
     answer = f"The emotion is {emotion}." if hears else "It sounds neutral."
     fields = {"text": SENTENCES[0], "answer": answer, "corpus": "esd", **more}
-    return Reply(key=key, system=system, response=HEARD[emotion] if hears else DEAF, emotion=emotion, **fields)
+    return ReplyRecord(key=key, system=system, response=HEARD[emotion] if hears else DEAF, emotion=emotion, **fields)
 
 
-def write_replies(path: Path, system: str, *, share: float, corpus: str = "esd", seed: int | None = None) -> Path:
+def write_replies(path: Path, system: str, *, fraction: float, corpus: str = "esd", seed: int | None = None) -> Path:
     """Replies of a system that hears the emotion in a share of the utterances; 20 utterances for each sentence."""
     rows = []
     for s, sentence in enumerate(SENTENCES):
         for e, emotion in enumerate(EMOTIONS):
             for n in range(4):
-                hears = ((s * 20 + e * 4 + n) * 37 + (seed or 0) * 11) % 100 < 100 * share
+                hears = ((s * 20 + e * 4 + n) * 37 + (seed or 0) * 11) % 100 < 100 * fraction
                 key = f"{corpus}-{s}-{emotion}-{n}"
                 rows.append(reply(system, key, emotion, hears=hears, text=sentence, corpus=corpus, seed=seed))
     write_records(path, rows)

@@ -9,7 +9,7 @@ import pytest
 from reply_world import Keywords, reply, write_replies
 
 from re_llm.core.errors import RellmError
-from re_llm.core.records import Reply, Score, read_records, write_records
+from re_llm.core.records import ReplyRecord, Score, read_records, write_records
 from re_llm.evaluate import load_scorer, score_file
 
 
@@ -24,7 +24,7 @@ def groups(rows: list[Score], metric: str) -> list[Score]:
 
 
 def test_rows_and_groups(tmp_path: Path):
-    rows, report = scored(write_replies(tmp_path / "r.jsonl", "re-llm", share=1.0, seed=3))
+    rows, report = scored(write_replies(tmp_path / "r.jsonl", "re-llm", fraction=1.0, seed=3))
     items = [row for row in rows if row.key != "*" and row.metric == "EX"]
     assert len(items) == 80
     assert {(row.system, row.corpus, row.seed) for row in rows} == {("re-llm", "esd", 3)}
@@ -51,7 +51,7 @@ def test_answers_are_read_and_the_silent_count_as_wrong(tmp_path: Path):
         reply("s", "1", "sad", hears=True),
         reply("s", "2", "sad", hears=True, answer="I cannot say."),
         reply("s", "3", "happy", hears=True, answer=None),
-        reply("s", "4", "happy", hears=True, answer=None, recognized="Joyful"),
+        reply("s", "4", "happy", hears=True, answer=None, named_emotion="Joyful"),
     ]
     write_records(tmp_path / "r.jsonl", rows)
     got, report = scored(tmp_path / "r.jsonl", metrics=["ser"])
@@ -70,7 +70,8 @@ def test_systems_that_were_not_asked_have_no_recognition(tmp_path: Path):
 
 def test_empty_replies_and_lost_texts_are_counted(tmp_path: Path):
     write_records(
-        tmp_path / "r.jsonl", [Reply(key="1", system="s", response=" "), Reply(key="2", system="s", response="?")]
+        tmp_path / "r.jsonl",
+        [ReplyRecord(key="1", system="s", response=" "), ReplyRecord(key="2", system="s", response="?")],
     )
     got, report = scored(tmp_path / "r.jsonl")
     assert (report.empty, report.without_text) == (1, 2)
@@ -114,7 +115,9 @@ LONG = "You could go for a walk and drink some water. " * 8 + "What happened?"
 
 def test_both_readings_of_a_long_reply(tmp_path: Path):
     path = tmp_path / "r.jsonl"
-    write_records(path, [reply("s", "1", "sad", hears=True), Reply(key="2", system="s", text="Hi.", response=LONG)])
+    write_records(
+        path, [reply("s", "1", "sad", hears=True), ReplyRecord(key="2", system="s", text="Hi.", response=LONG)]
+    )
     for reading, levels in ((None, {"1": 2, "2": 2}), ("whole", {"1": 2, "2": 2}), ("64", {"1": 2, "2": 0})):
         got, report = scored(path, metrics=["EX"], reading=reading)
         assert {row.key: row.value for row in got if row.key != "*"} == levels
@@ -130,7 +133,7 @@ def test_both_readings_of_a_long_reply(tmp_path: Path):
 
 
 def test_readings_that_cannot_be_made(tmp_path: Path):
-    path = write_replies(tmp_path / "r.jsonl", "s", share=1.0)
+    path = write_replies(tmp_path / "r.jsonl", "s", fraction=1.0)
     with pytest.raises(RellmError, match=r"no such reading: '32'.*64, whole, both"):
         scored(path, reading="32")
     with pytest.raises(RellmError, match="sees 64 tokens only"):
@@ -143,7 +146,7 @@ def test_a_scorer_of_one_mechanism(tmp_path: Path):
     class OnlyEx(Keywords):
         mechanisms = ("EX",)
 
-    path = write_replies(tmp_path / "r.jsonl", "s", share=1.0)
+    path = write_replies(tmp_path / "r.jsonl", "s", fraction=1.0)
     assert score_file(path, tmp_path / "s.jsonl", scorer=OnlyEx(), progress=False).metrics == ("EX", "SER")
     with pytest.raises(RellmError, match="not trained for IP"):
         score_file(path, tmp_path / "s.jsonl", scorer=OnlyEx(), metrics=["IP"], progress=False)

@@ -33,7 +33,7 @@ def test_answers_that_name_none_are_wrong_and_counted():
     truth = ["sad", "sad", "happy", "happy"]
     got = score_recognition(truth, ["sad", None, "happy", "bored"])
     assert got.ua == got.wa == 0.5
-    assert (got.unparsable, got.outside, got.unparsable_share) == (1, 1, 0.25)
+    assert (got.unparsable, got.outside, got.unparsable_fraction) == (1, 1, 0.25)
     assert got.confusion[:, -1].tolist() == [1, 1]
     assert got.recalls() == {"happy": 0.5, "sad": 0.5}
 

@@ -68,7 +68,7 @@ def test_threads_do_not_disturb_each_other(loaded: engine.Engine) -> None:
 
 
 def test_history_changes_the_question(loaded: engine.Engine) -> None:
-    (heard,) = loaded.hear([WAVES[0]])
+    (heard,) = loaded.encode([WAVES[0]])
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
     row = loaded._row(heard, engine.split_chat(loaded.tokenizer, engine.get_prompt("chat"), turns))
     plain = loaded._row(heard, engine.split_chat(loaded.tokenizer, engine.get_prompt("chat")))

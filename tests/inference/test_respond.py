@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from re_llm.core.errors import RellmError
-from re_llm.core.records import Reply, Utterance, read_records, write_records
+from re_llm.core.records import ReplyRecord, Utterance, read_records, write_records
 from re_llm.inference import engine
 from re_llm.inference.ask import Ask, to_record
 from re_llm.inference.respond import respond_files, respond_manifest, rows_for
@@ -46,11 +46,15 @@ def test_batched_replies_are_those_of_single_recordings(loaded: engine.Engine, m
     batched, single = tmp_path / "batched.jsonl", tmp_path / "single.jsonl"
     for out, size in ((batched, 4), (single, 1)):
         respond_manifest(loaded, manifest, out, batch_size=size, recognize="recognize", max_new_tokens=6)
-    by_key = [{reply.key: reply for reply in read_records(path, Reply)} for path in (batched, single)]
+    by_key = [{reply.key: reply for reply in read_records(path, ReplyRecord)} for path in (batched, single)]
     assert set(by_key[0]) == {"long", "head", "tail", "short"}
     for key, reply in by_key[0].items():
         other = by_key[1][key]
-        assert (reply.response, reply.answer, reply.perceived) == (other.response, other.answer, other.perceived)
+        assert (reply.response, reply.answer, reply.predicted_emotion) == (
+            other.response,
+            other.answer,
+            other.predicted_emotion,
+        )
         assert reply.probabilities == pytest.approx(other.probabilities, abs=2e-4)
     assert by_key[0]["head"].probabilities != by_key[0]["short"].probabilities
 
@@ -164,7 +168,7 @@ class Echo:
 
     def respond_rows(self, rows, samples, *, prompt, on_batch, **options):
         self.seen.append((len(rows), samples, prompt, options))
-        answers = [engine.Reply(None, {}, None, None, None, response=row.text or "", tokens=1) for row in rows]
+        answers = [engine.ReplyRecord(None, {}, None, None, None, response=row.text or "", tokens=1) for row in rows]
         on_batch(list(range(len(rows))), answers)
         return answers
 
@@ -174,9 +178,9 @@ def test_a_text_system_reads_and_needs_no_recordings(manifest: Path, tmp_path: P
     report = respond_manifest(system, manifest, out, system="text", prompt="chat", seed=3)
     assert (report.rows, report.dropped) == (5, 0)
     assert system.seen == [(5, None, "chat", {"recognize": None, "batch_size": 16, "max_new_tokens": 128})]
-    head = next(reply for reply in read_records(out, Reply) if reply.key == "head")
+    head = next(reply for reply in read_records(out, ReplyRecord) if reply.key == "head")
     assert (head.response, head.system, head.seed) == ("hello", "text", 3)
-    assert (head.perceived, head.probabilities) == (None, None)
+    assert (head.predicted_emotion, head.probabilities) == (None, None)
 
 
 def test_files_keep_their_order_and_names(loaded: engine.Engine, recording) -> None:
@@ -189,10 +193,15 @@ def test_files_keep_their_order_and_names(loaded: engine.Engine, recording) -> N
 
 def test_dimensions_outside_of_the_scale_are_stored_at_its_end() -> None:
     row = Utterance(key="k", corpus="c", split="test", audio="a.wav", speaker="0019")
-    reply = engine.Reply("sad", {"sad": 0.7, "happy": 0.3}, -0.02, 1.07, 0.5, answer="It is sad.", response="Oh.")
+    reply = engine.ReplyRecord("sad", {"sad": 0.7, "happy": 0.3}, -0.02, 1.07, 0.5, answer="It is sad.", response="Oh.")
     record = to_record(row, reply, Ask("s", None))
     assert record.dimensions() == (0.0, 1.0, 0.5)
-    assert (record.perceived, record.recognized, record.finish_reason, record.speaker) == ("sad", "sad", None, "0019")
+    assert (record.predicted_emotion, record.named_emotion, record.finish_reason, record.speaker) == (
+        "sad",
+        "sad",
+        None,
+        "0019",
+    )
 
 
 def test_a_cascade_is_known_by_both_of_its_models(assets: Path) -> None:

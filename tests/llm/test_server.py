@@ -19,7 +19,7 @@ from chat_world import ChatServerWorld, Echo, Fault, error, said, serving, write
 from re_llm.continuations import continue_manifest
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, Record, read_records
-from re_llm.llm.completion import Answer
+from re_llm.llm.completion import Completion
 from re_llm.llm.local import ChatLlm
 from re_llm.llm.prompts import Prompt, get_prompt
 from re_llm.llm.server import ChatServer
@@ -39,7 +39,7 @@ def client(world: ChatServerWorld, **changes: object) -> ChatServer:
     return ChatServer(ServerOptions(**{"url": world.url, "model": "echo", "pause": 0.01, "timeout": 20.0, **changes}))
 
 
-def ask(server: ChatServer, texts: list[str]) -> list[Answer]:
+def ask(server: ChatServer, texts: list[str]) -> list[Completion]:
     return server.answer([(ASKED, text) for text in texts], max_new_tokens=48)
 
 
@@ -121,7 +121,7 @@ def test_a_row_that_is_turned_away_while_others_are_answered_is_not_given_up(oth
             said = b'{"choices": [{"message": {"content": "so"}, "finish_reason": "stop"}]}'
             return (429, httpx2.Headers({"Retry-After": "0"}), b"") if self.left >= 0 else (200, httpx2.Headers(), said)
 
-    async def one() -> Answer:
+    async def one() -> Completion:
         return await TurnedAway(options, Counter()).answer(ASKED, "a", 8)
 
     options = ServerOptions("http://127.0.0.1:1/v1", "m", tries=3, pause=0.001)
@@ -249,7 +249,7 @@ def test_inside_an_event_loop_it_says_what_to_do() -> None:
 
 def test_half_a_character_becomes_a_replacement() -> None:
     raw = b'{"choices": [{"message": {"content": " so \\ud83d "}, "finish_reason": "length"}]}'
-    assert read_answer(raw) == Answer("so \N{REPLACEMENT CHARACTER}", 0, "length")
+    assert read_answer(raw) == Completion("so \N{REPLACEMENT CHARACTER}", 0, "length")
 
 
 def test_retry_after_holds_seconds_or_a_date() -> None:

@@ -40,8 +40,8 @@ def test_sizes(sentences: list[Sentence]) -> None:
     lengths = [len(s.text.split()) for s in sentences]
     assert set(lengths) <= set(WORDS)
     assert 10 <= sum(lengths) / len(lengths) <= 12.5
-    share = sum(s.words_emotion == "neutral" for s in sentences) / len(sentences)
-    assert 0.45 <= share <= 0.55
+    fraction = sum(s.words_emotion == "neutral" for s in sentences) / len(sentences)
+    assert 0.45 <= fraction <= 0.55
     emotional = Counter(s.words_emotion for s in sentences if s.words_emotion != "neutral")
     assert min(emotional.values()) > 0.9 * max(emotional.values())
     assert all(s.text[0].isupper() and s.text.endswith(".") for s in sentences)

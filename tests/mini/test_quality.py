@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
-from re_llm.core.records import Reply
+from re_llm.core.records import ReplyRecord
 from re_llm.mini.grammar import Sentence, reply, world
 from re_llm.mini.quality import quality
 
@@ -20,15 +20,15 @@ def test_topic_and_tone_are_separate() -> None:
         about = sentence if i % 2 else other  # every second reply is about something else
         said = reply(about, emotion if i < 10 else "neutral", True)
         replies.append(
-            Reply(key=str(i), system="s", text=sentence.text.upper(), emotion=emotion, response=said, answer="x")
+            ReplyRecord(key=str(i), system="s", text=sentence.text.upper(), emotion=emotion, response=said, answer="x")
         )
-    replies.append(Reply(key="alien", system="s", text="Colourless green ideas.", emotion="sad", response="Oh."))
+    replies.append(ReplyRecord(key="alien", system="s", text="Colourless green ideas.", emotion="sad", response="Oh."))
     found = quality(replies)
     assert (found.replies, found.unplaced) == (20, 1)
     assert found.topic == pytest.approx(0.5)
     assert found.by_words["neutral words"].tone == 1.0
     assert found.by_words["emotional words"].tone == pytest.approx(0.2)  # always neutral: right for one class in five
-    assert found.recognized == 0.0
+    assert found.named_emotion == 0.0
 
 
 def test_one_sentence_in_five_emotions_and_by_two_voices() -> None:
@@ -38,7 +38,7 @@ def test_one_sentence_in_five_emotions_and_by_two_voices() -> None:
     def said(sentence: Sentence, speaker: str | None, emotion: str, tone: str) -> None:
         response = reply(sentence, tone, True)
         replies.append(
-            Reply(key=str(len(replies)), system="s", text=sentence.text, speaker=speaker, emotion=emotion,
+            ReplyRecord(key=str(len(replies)), system="s", text=sentence.text, speaker=speaker, emotion=emotion,
                   response=response)
         )  # fmt: skip
 

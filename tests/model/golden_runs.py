@@ -106,7 +106,7 @@ class Run:
         features, frames = golden.features()
         return self.model.speech_encoder(features, frames, keep_padding=True)
 
-    def hear(self) -> SpeechTokens:
+    def encode(self) -> SpeechTokens:
         states, lengths = self.states()
         if self.model.emotion_encoder is not None:
             pooled = self.model.emotion_encoder(*waves())
@@ -149,7 +149,7 @@ class Run:
         """The losses that a key joins with +, each on its own."""
         names, given = key.split("+"), golden.inputs()
         whole = any("response" in name for name in names)
-        speech = self.hear()
+        speech = self.encode()
         terms: dict[str, Tensor] = {}
         if any(name.startswith(("response", "input_kl")) for name in names):
             rows = speech_rows(self.case, speech.mask().long(), whole=whole)
@@ -157,7 +157,7 @@ class Run:
             terms["response_ce"] = losses.response_ce(student, losses.next_labels(rows.labels))
             terms |= self._compared(student, rows, speech, whole)
         if any(name.startswith("input_er") for name in names):
-            emotions, dimensions = self.model.perceive(speech)
+            emotions, dimensions = self.model.predict_emotion(speech)
             terms["input_er"] = losses.input_er(emotions, given["emotion_labels"])
             targets = dict(zip(("arousal", "valence", "dominance"), given["avd_labels"].T, strict=True))
             terms["input_er_avd"] = losses.input_er_avd(dimensions, targets)
@@ -249,7 +249,7 @@ def tensors(case: str) -> dict[str, Tensor]:
 
 
 def _pass(run: Run, prefix: str) -> dict[str, Tensor]:
-    speech = run.hear()
+    speech = run.encode()
     states, lengths = run.states()
     tokens = speech.mask().long()
     return {
@@ -264,7 +264,7 @@ def _pass(run: Run, prefix: str) -> dict[str, Tensor]:
 
 
 def _generation(run: Run, prefix: str) -> dict[str, Tensor]:
-    speech = run.hear()
+    speech = run.encode()
     batch = run.decode(speech)
     found = {"gen_batch_ids": batch.ids, "gen_batch_step_logits": batch.logits, "gen_prefill_logits": batch.prefill}
     stop = golden.scalars(run.case)[f"{prefix}stop_word_id"]
@@ -280,8 +280,8 @@ def _generation(run: Run, prefix: str) -> dict[str, Tensor]:
 
 
 def _heads(run: Run) -> dict[str, Tensor]:
-    speech, encoder = run.hear(), run.model.emotion_encoder
-    emotions, dimensions = run.model.perceive(speech)
+    speech, encoder = run.encode(), run.model.emotion_encoder
+    emotions, dimensions = run.model.predict_emotion(speech)
     pooled = encoder(*waves())
     valence_arousal_dominance = encoder.regress(pooled)
     return {
@@ -295,14 +295,14 @@ def _heads(run: Run) -> dict[str, Tensor]:
 
 def _firing(run: Run, prefix: str) -> dict[str, Tensor]:
     adapter, states = run.model.adapter, run.states()
-    shares = adapter.weigh(*states, keep_padding=True, token_lengths=run.known)
+    fractions = adapter.weigh(*states, keep_padding=True, token_lengths=run.known)
     seen: list[Tensor] = []
     handle = adapter.token_embed_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    run.hear()
+    run.encode()
     handle.remove()
     return {
-        f"{prefix}cformer_alphas_scaled": shares.weights,
-        f"{prefix}cformer_alphas_sum": shares.fired,
+        f"{prefix}cformer_alphas_scaled": fractions.weights,
+        f"{prefix}cformer_alphas_sum": fractions.fired,
         f"{prefix}cformer_logits": seen[0] @ golden.weights(run.case)["adapter.lm_head.weight"].T,
     }
 
@@ -400,7 +400,7 @@ def margins(case: str) -> dict[str, float]:
     runs = {"": Run(case, rounded=True), f"{ROUNDED}.": Run(case)} if case == RELLM else {"": Run(case)}
     for prefix, run in runs.items():
         with torch.no_grad():
-            speech = run.hear()
+            speech = run.encode()
             found[f"{prefix}gen_batch_min_margin"] = _margin(run.decode(speech))
             for sample in range(len(speech.lengths)):
                 found[f"{prefix}gen_single{sample}_min_margin"] = _margin(run.decode(run.alone(sample), sample))

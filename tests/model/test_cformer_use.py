@@ -44,13 +44,13 @@ def test_what_is_saved_is_what_is_loaded(loaded, tmp_path):
     loaded.processor.save_pretrained(tmp_path)
     again = engine.load(tmp_path, device="cpu")
     assert again.model.config.adapter_settings.kind == "cformer"
-    first, second = (each.hear(WAVES[:1])[0].embeddings for each in (loaded, again))
+    first, second = (each.encode(WAVES[:1])[0].embeddings for each in (loaded, again))
     assert torch.equal(first, second)
     assert loaded.respond(WAVES[0], max_new_tokens=8) == again.respond(WAVES[0], max_new_tokens=8)
 
 
 def test_many_equal_one_by_one(loaded):
-    heard = loaded.hear(WAVES)
+    heard = loaded.encode(WAVES)
     counts = [len(each.embeddings) for each in heard]
     assert len(set(counts)) > 1 and min(counts) >= 1
     for wave, reply in zip(WAVES, loaded.respond_many(WAVES, batch_size=3, max_new_tokens=8), strict=True):
@@ -97,7 +97,7 @@ def test_rows_that_do_not_fit_the_recordings_are_refused(loaded):
     model, processor = loaded.model, loaded.processor
     inputs = processor(text="hear <|speech|>", audio=WAVES[0])
     twice = torch.cat([inputs["input_ids"], inputs["input_ids"]], dim=1)
-    count = len(loaded.hear(WAVES[:1])[0].embeddings)
+    count = len(loaded.encode(WAVES[:1])[0].embeddings)
     assert count not in (1, 2)
     audio = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
     with pytest.raises(RellmError, match="2 speech placeholders, and there are 1 recordings"):
@@ -118,7 +118,7 @@ def test_a_conversation_holds_its_recordings(loaded):
     text = "first <|speech|> then <|speech|>."
     inputs = loaded.processor(text=text, audio=WAVES[:2])
     found = loaded.model.generate(**inputs, max_new_tokens=4, do_sample=False, pad_token_id=loaded.pad)
-    heard = loaded.hear(WAVES[:2])
+    heard = loaded.encode(WAVES[:2])
     pieces = text.split("<|speech|>")
     row = loaded.processor.row([pieces[0], len(heard[0].embeddings), pieces[1], len(heard[1].embeddings), pieces[2]])
     by_hand = loaded.model.generate(

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GlmConfig, Mixtral
 
 from re_llm.core.errors import RellmError
 from re_llm.inference.engine import Engine
-from re_llm.llm.local import read_answers, stop_ids
+from re_llm.llm.local import read_completions, stop_ids
 from re_llm.llm.prompts import EMPATHETIC, get_prompt, split_chat, tokenize_row, turn_end
 from re_llm.model import LoraSettings, ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.partial_lora import default_targets, peft_config
@@ -122,7 +122,7 @@ def test_the_end_of_a_turn(name, llm, bare):
     stops = stop_ids(tokenizer, bare)
     assert end[0] in stops and tokenizer.eos_token_id in stops
     said = tokenizer("Yes, I am.", add_special_tokens=False)["input_ids"]
-    (answer,) = read_answers(tokenizer, torch.tensor([[*said, *end, *said]]), stops)
+    (answer,) = read_completions(tokenizer, torch.tensor([[*said, *end, *said]]), stops)
     assert (answer.text, answer.finish_reason) == ("Yes, I am.", "stop")
 
 

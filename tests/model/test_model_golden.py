@@ -62,7 +62,7 @@ def test_golden_from_waveform_to_heads():
     close(encoded.emotion_states, expected["w2v2_pooled"])
     speech = model.encode_speech(encoded=encoded)
     assert speech.lengths.tolist() == expected["adapter_mask"].sum(1).tolist()
-    emotions, dimensions = model.perceive(speech)
+    emotions, dimensions = model.predict_emotion(speech)
     close(speech.embeddings[last], expected["adapter_embeds"][last])
     close(emotions[last], expected["er_logits"][last])
     close(dimensions[last], expected["avd_pred_arousal_valence_dominance"][last, [1, 0, 2]])

@@ -8,7 +8,7 @@ import pytest
 import tiny_world
 
 from re_llm.core.errors import RellmError
-from re_llm.core.records import Continuation, Reply, read_records
+from re_llm.core.records import Continuation, ReplyRecord, read_records
 from re_llm.pipeline.reproduce import Run, reproduce
 from re_llm.recipe.config import Recipe
 from re_llm.recipe.files import parse_recipe
@@ -82,7 +82,7 @@ def test_a_recipe_runs_through_and_skips_what_is_complete(recipe: Recipe, tmp_pa
         "blsp-emo-ft.0.jsonl", "blsp-emo-ft.1.jsonl", "blsp-emo.0.jsonl", "re-llm.0.jsonl", "re-llm.1.jsonl",
         "text-label.0.jsonl", "text.0.jsonl",
     ]  # fmt: skip
-    replies = list(read_records(out / "replies" / "esd" / "re-llm.1.jsonl", Reply))
+    replies = list(read_records(out / "replies" / "esd" / "re-llm.1.jsonl", ReplyRecord))
     trained_on = {r.key for r in read_records(out / "continuations" / "esd.continue-emotion.jsonl", Continuation)}
     assert replies and not trained_on & {r.key for r in replies}
     assert all(r.seed == 1 and r.system == "re-llm" and r.valence is not None for r in replies)

@@ -101,7 +101,7 @@ def test_the_real_recipe_has_the_papers_numbers() -> None:
     recipe = load_recipe("re_llm.yaml")
     stage, lora = recipe.stages["finetune"], recipe.model.lora
     assert lora is not None and (lora.r, lora.alpha, lora.dropout, lora.scope) == (16, 16, 0.05, "speech")
-    assert (stage.lr, stage.weight_decay, stage.clip, stage.warmup, stage.epochs) == (2e-5, 0.05, 1.0, 200, 3)
+    assert (stage.lr, stage.weight_decay, stage.max_grad_norm, stage.warmup, stage.epochs) == (2e-5, 0.05, 1.0, 200, 3)
     assert stage.losses == {"response_ce": 1.0, "input_er": 1.0, "input_er_avd": 1.0}  # RE-LLM eq. 10: unit weights
     semantic = load_recipe("blsp.yaml").stages["alignment"]
     assert (semantic.lr, semantic.warmup, semantic.batch_size * semantic.accumulate) == (1e-4, 1000, 768)

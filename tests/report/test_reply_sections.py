@@ -9,7 +9,7 @@ from reply_world import EMOTIONS, SENTENCES, write_replies
 
 from re_llm.core.errors import RellmError
 from re_llm.core.page import Table, Value
-from re_llm.core.records import Reply
+from re_llm.core.records import ReplyRecord
 from re_llm.report.reply_sections import audit_blocks, example_blocks, read_replies
 from re_llm.report.tables import ScoreTable
 
@@ -22,8 +22,8 @@ def cells(blocks: list, number: int = 0) -> list[list[str]]:
 def test_the_cut_costs_what_stands_behind_it():
     long = "You could go for a walk and drink some water. " * 7
     replies = [
-        Reply(key="1", system="s", response=long + "Why do you feel that nobody cares about you?"),
-        Reply(key="2", system="s", response="Take a walk."),
+        ReplyRecord(key="1", system="s", response=long + "Why do you feel that nobody cares about you?"),
+        ReplyRecord(key="2", system="s", response="Take a walk."),
     ]
     (row,) = cells(audit_blocks({("s", "calls"): replies}))
     assert row[:2] == ["calls", "s"]
@@ -34,7 +34,7 @@ def test_the_cut_costs_what_stands_behind_it():
 
 
 def test_examples_show_every_corpus_and_every_emotion(tmp_path: Path):
-    paths = [write_replies(tmp_path / f"{c}.jsonl", "re-llm", share=1.0, corpus=c) for c in ("esd", "iemocap")]
+    paths = [write_replies(tmp_path / f"{c}.jsonl", "re-llm", fraction=1.0, corpus=c) for c in ("esd", "iemocap")]
     spoken = read_replies(paths)
     blocks = example_blocks(ScoreTable(), spoken, None)
     titles = [block.text for block in blocks if getattr(block, "level", 0) == 3]
@@ -47,7 +47,7 @@ def test_examples_show_every_corpus_and_every_emotion(tmp_path: Path):
 
 def test_nothing_to_show():
     assert audit_blocks({}) == []
-    assert example_blocks(ScoreTable(), {("s", "c"): [Reply(key="1", system="s", response="Hi.")]}, None) == []
+    assert example_blocks(ScoreTable(), {("s", "c"): [ReplyRecord(key="1", system="s", response="Hi.")]}, None) == []
 
 
 def test_broken_replies_name_the_line(tmp_path: Path):

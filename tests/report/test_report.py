@@ -20,9 +20,9 @@ NASTY = "<script>alert(1)</script>|*x* $\\frac{$"
 
 def world(folder: Path, systems: dict[str, float], corpora: tuple[str, ...] = ("esd", "iemocap")) -> tuple[list, list]:
     scores, replies = [], []
-    for n, (system, share) in enumerate(systems.items()):
+    for n, (system, fraction) in enumerate(systems.items()):
         for corpus in corpora:
-            replies.append(write_replies(folder / f"{n}.{corpus}.jsonl", system, share=share, corpus=corpus))
+            replies.append(write_replies(folder / f"{n}.{corpus}.jsonl", system, fraction=fraction, corpus=corpus))
             scores.append(folder / f"{n}.{corpus}.scores.jsonl")
             score_file(replies[-1], scores[-1], scorer=Keywords(), progress=False)
     return scores, replies
@@ -120,7 +120,7 @@ def test_missing_cells_are_dashes_and_few_replies_are_said(tmp_path: Path):
 def test_seeds_give_a_spread(tmp_path: Path):
     scores = []
     for seed in (1, 2, 3):
-        replies = write_replies(tmp_path / f"{seed}.jsonl", "re-llm", share=0.5, seed=seed)
+        replies = write_replies(tmp_path / f"{seed}.jsonl", "re-llm", fraction=0.5, seed=seed)
         scores.append(tmp_path / f"{seed}.scores.jsonl")
         score_file(replies, scores[-1], scorer=Keywords(), progress=False)
     page = write_report(scores, [], tmp_path / "out").with_suffix(".md").read_text()

@@ -16,9 +16,11 @@ from re_llm.report.tables import choose_baseline, read_scores
 def world(folder: Path, **systems: float) -> list[Path]:
     """Scores of systems that hear the emotion in a share of the utterances, two seeds each."""
     paths = []
-    for name, share in systems.items():
+    for name, fraction in systems.items():
         for seed in (0, 1):
-            replies = write_replies(folder / f"{name}.{seed}.jsonl", name.replace("_", "-"), share=share, seed=seed)
+            replies = write_replies(
+                folder / f"{name}.{seed}.jsonl", name.replace("_", "-"), fraction=fraction, seed=seed
+            )
             paths.append(folder / f"{name}.{seed}.scores.jsonl")
             score_file(replies, paths[-1], scorer=Keywords(), progress=False)
     return paths

@@ -8,7 +8,7 @@ from reply_world import Keywords, write_replies
 from test_scoring import LONG
 
 from re_llm.core import page
-from re_llm.core.records import Reply, Score, read_records, write_records
+from re_llm.core.records import ReplyRecord, Score, read_records, write_records
 from re_llm.evaluate import score_file
 from re_llm.report.tables import read_scores
 from re_llm.report.truncation_sections import reading_blocks
@@ -21,8 +21,8 @@ def shown(replies: Path, **options: object) -> str:
 
 
 def test_both_readings_stand_side_by_side(tmp_path: Path):
-    rows = [Reply(key="1", system="s", corpus="esd", text="Hi.", response=LONG),
-            Reply(key="2", system="s", corpus="esd", text="Hi.", response="What?")]  # fmt: skip
+    rows = [ReplyRecord(key="1", system="s", corpus="esd", text="Hi.", response=LONG),
+            ReplyRecord(key="2", system="s", corpus="esd", text="Hi.", response="What?")]  # fmt: skip
     write_records(tmp_path / "r.jsonl", rows)
     text = shown(tmp_path / "r.jsonl", reading="both")
     assert "| corpus | system | cut | ER 64 | ER whole | ER change |" in text
@@ -31,14 +31,14 @@ def test_both_readings_stand_side_by_side(tmp_path: Path):
 
 
 def test_one_reading_says_which_and_how_many_are_cut(tmp_path: Path):
-    text = shown(write_replies(tmp_path / "r.jsonl", "re-llm", share=1.0), reading="64")
+    text = shown(write_replies(tmp_path / "r.jsonl", "re-llm", fraction=1.0), reading="64")
     assert "of **the first 64 tokens of a reply**" in text
     assert "| corpus | system | cut |" in text
     assert "| ESD | RE-LLM | 0 % |" in text
 
 
 def test_scores_of_before_say_nothing_of_readings(tmp_path: Path):
-    path = write_replies(tmp_path / "r.jsonl", "re-llm", share=1.0)
+    path = write_replies(tmp_path / "r.jsonl", "re-llm", fraction=1.0)
     shown(path)
     rows = list(read_records(path.with_suffix(".scores"), Score))
     for row in rows:

@@ -77,7 +77,7 @@ def test_both_losses_fall_and_as_many_tokens_fire_as_the_transcript_has(
         assert steps[-1][name] < 0.7 * steps[0][name], (name, [entry[name] for entry in steps])
     # Out of training nobody tells it how many there are; it has learned to count.
     heard = engine.load(tmp_path / "out", device="cpu")
-    counts = [len(heard.hear([heard.samples(plan.data[0].parent / f"{i}.wav")])[0].embeddings) for i in range(5)]
+    counts = [len(heard.encode([heard.samples(plan.data[0].parent / f"{i}.wav")])[0].embeddings) for i in range(5)]
     wanted = [len(words) for words in WORDS]
     assert sum(abs(a - b) for a, b in zip(counts, wanted, strict=True)) <= 0.35 * sum(wanted)
     assert counts[0] < counts[-1]

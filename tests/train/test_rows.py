@@ -138,7 +138,10 @@ def test_a_cut_continuation_trains_no_end() -> None:
 
 
 def test_tasks_are_drawn_by_share_and_again_the_same() -> None:
-    tasks = [TaskOptions(prompt="continue", share=0.7), TaskOptions(prompt="recognize", target="emotion", share=0.3)]
+    tasks = [
+        TaskOptions(prompt="continue", fraction=0.7),
+        TaskOptions(prompt="recognize", target="emotion", fraction=0.3),
+    ]
     maker = RowMaker(tiny_world.tokenizer(), options(tasks=tasks))
     rows = TrainingRows([example()] * 400, maker, seed=3)
     taught = [rows[0, i].has_teacher for i in range(400)]

@@ -55,8 +55,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(parts: Components, data: Path) -> Plan:
     stage = StageOptions(
         tasks=(
-            TaskOptions(prompt="continue-speech", share=0.6),
-            TaskOptions(prompt="recognize", target="emotion", share=0.4),
+            TaskOptions(prompt="continue-speech", fraction=0.6),
+            TaskOptions(prompt="recognize", target="emotion", fraction=0.4),
         ),
         losses={"response_ce": 1.0, "response_kl": 0.5, "input_er": 1.0, "input_er_avd": 1.0},
         lr=5e-3, warmup=2, batch_size=4, max_steps=8, save_every=3, precision="fp32",

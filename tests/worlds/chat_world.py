@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from re_llm.core.records import Utterance, write_records
-from re_llm.llm.completion import Answer
+from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Prompt
 
 Messages = list[dict[str, str]]
@@ -35,11 +35,11 @@ class Echo:
     decoding: dict[str, Any] = field(default_factory=lambda: {"asked": "server", "dtype": None, "tokens": "joined"})
     asked: list[str] = field(default_factory=list)
 
-    def answer(self, rows: Sequence[tuple[Prompt, str]], *, on_batch: Any = None, **_: object) -> list[Answer]:
+    def answer(self, rows: Sequence[tuple[Prompt, str]], *, on_batch: Any = None, **_: object) -> list[Completion]:
         self.asked += [text for _, text in rows]
         if on_batch:
             on_batch(len(rows))
-        return [Answer(said(text)[0], 5, said(text)[1]) for _, text in rows]
+        return [Completion(said(text)[0], 5, said(text)[1]) for _, text in rows]
 
 
 def write_manifest(path: Path, rows: int, **changes: object) -> Path:

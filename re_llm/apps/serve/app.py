@@ -23,7 +23,7 @@ from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError, Writer
 from re_llm.apps.serve.worker import Event, Job, Started, Worker
 from re_llm.core.errors import RellmError
-from re_llm.inference.conversation import Said
+from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 
 POLL_SECONDS = 1.0  # between looks whether the client is still there
@@ -77,7 +77,7 @@ def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(_stream(call, writer, first), media_type="text/event-stream", headers=headers)
         with call.watched():
-            while not isinstance(event := await call.next(), Said):
+            while not isinstance(event := await call.next(), ChatCompletion):
                 pass
         return JSONResponse(writer.completion(event, first.estimate))
 
@@ -85,7 +85,7 @@ def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
 async def _stream(call: _Call, writer: Writer, first: Started) -> AsyncIterator[str]:
     try:
         yield writer.opening(first.estimate)
-        while not isinstance(event := await call.next(), Said):
+        while not isinstance(event := await call.next(), ChatCompletion):
             yield writer.piece(str(event))
         for chunk in writer.closing(event, call.job.question.usage):
             yield chunk

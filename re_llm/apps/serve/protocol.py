@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from re_llm.core.errors import RellmError
-from re_llm.inference.conversation import Decoding, Said
+from re_llm.inference.conversation import ChatCompletion, Decoding
 from re_llm.inference.engine import Estimate
 
 MAX_RECORDINGS = 16  # of one request; each costs an encoder pass however short it is
@@ -235,7 +235,7 @@ class Writer:
     created: int
     model: str
 
-    def completion(self, said: Said, estimate: Estimate | None) -> dict[str, Any]:
+    def completion(self, said: ChatCompletion, estimate: Estimate | None) -> dict[str, Any]:
         message = {"role": "assistant", "content": said.text}
         choice = {"index": 0, "message": message, "finish_reason": said.finish_reason, "logprobs": None}
         return {**self._head(""), "choices": [choice], "usage": _usage(said), "emotion": _emotion(estimate)}
@@ -248,7 +248,7 @@ class Writer:
     def piece(self, text: str) -> str:
         return _event(self._chunk({"content": text}))
 
-    def closing(self, said: Said, usage: bool) -> Iterator[str]:
+    def closing(self, said: ChatCompletion, usage: bool) -> Iterator[str]:
         yield _event(self._chunk({}, said.finish_reason))
         if usage:
             yield _event({**self._head(".chunk"), "choices": [], "usage": _usage(said)})
@@ -269,7 +269,7 @@ def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-def _usage(said: Said) -> dict[str, int]:
+def _usage(said: ChatCompletion) -> dict[str, int]:
     total = said.prompt_tokens + said.tokens
     return {"prompt_tokens": said.prompt_tokens, "completion_tokens": said.tokens, "total_tokens": total}
 

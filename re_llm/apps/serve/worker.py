@@ -15,7 +15,7 @@ from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError, Question, Recording
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
-from re_llm.inference.conversation import Said, Turn, reply
+from re_llm.inference.conversation import ChatCompletion, Turn, reply
 from re_llm.inference.engine import Engine, Estimate
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Started:
     estimate: Estimate | None
 
 
-Event = Started | str | Said | ApiError
+Event = Started | str | ChatCompletion | ApiError
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Worker:
                 job.emit(ApiError(500, "the server failed to answer; its log says where", code="internal_error"))
 
     def _answer(self, job: Job) -> None:
-        turns, estimate = self._hear(job.question)
+        turns, estimate = self._encode(job.question)
         begun = False
 
         def begin() -> None:
@@ -150,7 +150,7 @@ class Worker:
         self.metrics.answered(time.monotonic() - job.arrived)
         job.emit(said)
 
-    def _hear(self, question: Question) -> tuple[list[Turn], Estimate | None]:
+    def _encode(self, question: Question) -> tuple[list[Turn], Estimate | None]:
         """Turns with their recordings heard, and what was heard in the last of them."""
         recordings = [part for _, parts in question.turns for part in parts if isinstance(part, Recording)]
         left, samples, longest = self.options.max_audio_seconds, [], self.engine.longest()
@@ -161,14 +161,14 @@ class Worker:
             except RellmError as error:
                 raise ApiError(400, self._explained(error), param=recording.where, code="unusable_audio") from None
             left -= len(samples[-1]) / waveform.RATE
-        heard = self.engine.hear(samples) if samples else []
+        encoded = self.engine.encode(samples) if samples else []
         self.metrics.add("audio_seconds", self.options.max_audio_seconds - left)
-        ready = iter(heard)
+        ready = iter(encoded)
         turns = [
             Turn(role, tuple(next(ready) if isinstance(part, Recording) else part for part in parts))
             for role, parts in question.turns
         ]
-        return turns, heard[-1].estimate if heard else None
+        return turns, encoded[-1].estimate if encoded else None
 
     def _explained(self, error: RellmError) -> str:
         """The error in the words of the API: a client cannot change the server's options."""

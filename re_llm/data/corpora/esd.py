@@ -45,7 +45,7 @@ INFO = CorpusInfo(
 )
 
 SENTENCES = 350
-TEST_SHARE = 0.3
+TEST_FRACTION = 0.3
 TEST_SPEAKERS = "0018,0019,0020"
 CHINESE = {
     "中立": "neutral", "生气": "angry", "愤怒": "angry", "开心": "happy", "快乐": "happy",
@@ -169,8 +169,8 @@ def test_sentences(present: set[int], protocol: str, seed: int) -> set[int]:
     """Numbers of the sentences of the test set: 105 of 350 in an order fixed by the seed; of `mini`, the last 30 %."""
     if protocol == "mini":
         ordered = sorted(present)
-        return set(ordered[len(ordered) - round(TEST_SHARE * len(ordered)) :])
-    return set(pseudo_random_order(range(SENTENCES), seed, "esd")[: round(TEST_SHARE * SENTENCES)])
+        return set(ordered[len(ordered) - round(TEST_FRACTION * len(ordered)) :])
+    return set(pseudo_random_order(range(SENTENCES), seed, "esd")[: round(TEST_FRACTION * SENTENCES)])
 
 
 def _splits(scan: Scan, rows: list[Row]) -> list[str | None]:

@@ -36,15 +36,17 @@ SUBSETS = ("S", "M", "L", "DEV", "TEST_NET", "TEST_MEETING")
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances in the order of the description."""
     root = scan.path_root(lambda p: (p / "WenetSpeech.json").is_file(), f"expected {INFO.root} in it")
-    subset, share = scan.option("subset", "L", str).upper(), scan.option("sample", 1.0, float)
-    if subset not in SUBSETS or not 0 < share <= 1:
-        raise RellmError(f"options subset={subset!r}, sample={share}", allowed=f"{', '.join(SUBSETS)}; 0 < sample <= 1")
+    subset, fraction = scan.option("subset", "L", str).upper(), scan.option("sample", 1.0, float)
+    if subset not in SUBSETS or not 0 < fraction <= 1:
+        raise RellmError(
+            f"options subset={subset!r}, sample={fraction}", allowed=f"{', '.join(SUBSETS)}; 0 < sample <= 1"
+        )
     description = root / "WenetSpeech.json"
     for item in read_json_array(description, "audios"):
         for segment in item.get("segments", ()):
             if subset not in segment.get("subsets", ()):
                 continue
-            if share < 1 and _rank(scan.seed, str(segment.get("sid"))) >= share:
+            if fraction < 1 and _rank(scan.seed, str(segment.get("sid"))) >= fraction:
                 scan.drop("not in the sample")
                 continue
             try:

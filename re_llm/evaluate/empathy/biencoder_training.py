@@ -36,7 +36,7 @@ class BiEncoderOptions:
     lr: float = 2e-5
     batch_size: int = 32
     epochs: int = 4
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     seed: int = 12
     window: int = WINDOW
     empathy_weight: float = 1.0
@@ -46,7 +46,7 @@ class BiEncoderOptions:
     original: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("lr", "batch_size", "epochs", "clip"):
+        for name in ("lr", "batch_size", "epochs", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise RellmError(f"{name} = {getattr(self, name)} must be above 0")
         for name in ("empathy_weight", "rationale_weight", "patience"):
@@ -123,7 +123,7 @@ def train_biencoder(
         model.train()
         for index in torch.randperm(len(pairs), generator=shuffle).split(options.batch_size):
             result.losses.append(_step(model, {name: t[index.to(device)] for name, t in data.items()}, options))
-            torch.nn.utils.clip_grad_norm_(trained, options.clip)
+            torch.nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()

@@ -47,11 +47,11 @@ class BiEncoderPlan:
     tokenizer: str | None = None
     scratch: ScratchOptions = field(default_factory=ScratchOptions)
     options: BiEncoderOptions = field(default_factory=BiEncoderOptions)
-    test_share: float = 0.2
-    dev_share: float = 0.05
+    test_fraction: float = 0.2
+    dev_fraction: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("test_share", "dev_share"):
+        for name in ("test_fraction", "dev_fraction"):
             if not 0 < getattr(self, name) < 0.5:
                 raise RellmError(f"{name} = {getattr(self, name)}", allowed="between 0 and 0.5")
 
@@ -84,7 +84,7 @@ def find_csvs(where: Path, mechanisms: Sequence[str] = ()) -> dict[str, Path]:
     return {(wanted or named)[0]: where}
 
 
-def split_pairs(pairs: Sequence[Pair], dev_share: float, test_share: float, seed: int) -> tuple[list[Pair], ...]:
+def split_pairs(pairs: Sequence[Pair], dev_fraction: float, test_fraction: float, seed: int) -> tuple[list[Pair], ...]:
     """(training, development, test) pairs; the responses to one seeker post stay together.
 
     Posts are ranked by a hash, so the files of the three mechanisms are split alike.
@@ -94,9 +94,9 @@ def split_pairs(pairs: Sequence[Pair], dev_share: float, test_share: float, seed
     """
     posts = {seeker_post(pair) for pair in pairs}
     ranked = sorted(posts, key=lambda post: hashlib.sha256(f"{seed}:{post}".encode()).digest())
-    tests = round(test_share * len(ranked))
-    devs = round(dev_share * len(ranked))
-    if not tests or (dev_share and not devs) or tests + devs >= len(ranked):
+    tests = round(test_fraction * len(ranked))
+    devs = round(dev_fraction * len(ranked))
+    if not tests or (dev_fraction and not devs) or tests + devs >= len(ranked):
         raise RellmError(f"{len(ranked)} different seeker posts are too few to hold some out", allowed="20 or more")
     part = {post: 2 if n < tests else 1 if n < tests + devs else 0 for n, post in enumerate(ranked)}
     parts: tuple[list[Pair], ...] = ([], [], [])
@@ -113,8 +113,8 @@ def train_biencoders(plan: BiEncoderPlan, out: Path, *, device: str = "cpu", pro
     """
     options = plan.options
     pairs = {mechanism: read_pairs(path) for mechanism, path in plan.csvs.items()}
-    dev_share = plan.dev_share if options.patience else 0.0
-    parts = {m: split_pairs(each, dev_share, plan.test_share, options.seed) for m, each in pairs.items()}
+    dev_fraction = plan.dev_fraction if options.patience else 0.0
+    parts = {m: split_pairs(each, dev_fraction, plan.test_fraction, options.seed) for m, each in pairs.items()}
     start = _start(plan, [train for train, _, _ in parts.values()])
     check_folder(out, start.tokenizer, options.window)
     report = TrainReport(out, "held-out pairs")
@@ -128,7 +128,7 @@ def train_biencoders(plan: BiEncoderPlan, out: Path, *, device: str = "cpu", pro
                 write_json(out / mechanism / "metrics.json", report.metrics[mechanism])
                 write_shared(out, start.tokenizer, options.window)
         write_json(out / "metrics.json", _all_metrics(out))
-        write_provenance(out, seed=options.seed, inputs=plan.csvs.values(), settings=_settings(plan, dev_share))
+        write_provenance(out, seed=options.seed, inputs=plan.csvs.values(), settings=_settings(plan, dev_fraction))
     except OSError as error:
         raise disk_error(out, error) from error
     return report
@@ -140,10 +140,10 @@ def _all_metrics(out: Path) -> dict[str, Any]:
     return {m: json.loads(path.read_text(encoding="utf-8")) for m, path in paths.items() if path.is_file()}
 
 
-def _settings(plan: BiEncoderPlan, dev_share: float) -> dict[str, Any]:
+def _settings(plan: BiEncoderPlan, dev_fraction: float) -> dict[str, Any]:
     start = {"encoder": plan.encoder} if plan.encoder else {"scratch": asdict(plan.scratch)}
-    shares = {"test_share": plan.test_share, "dev_share": dev_share}
-    return {"mechanisms": list(plan.csvs), **start, "tokenizer": plan.tokenizer, **shares, **asdict(plan.options)}
+    fractions = {"test_fraction": plan.test_fraction, "dev_fraction": dev_fraction}
+    return {"mechanisms": list(plan.csvs), **start, "tokenizer": plan.tokenizer, **fractions, **asdict(plan.options)}
 
 
 def _start(plan: BiEncoderPlan, trains: Sequence[Sequence[Pair]]) -> Start:

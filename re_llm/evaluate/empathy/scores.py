@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from re_llm.core.progress import progress_bar
-from re_llm.core.records import Reply, Score
+from re_llm.core.records import ReplyRecord, Score
 from re_llm.evaluate.empathy.epitome import Empathy, EmpathyScorer, Level
 from re_llm.evaluate.empathy.readings import is_cut, score_reading, window_of
 
@@ -34,7 +34,7 @@ class Judgement:
     cut: list[bool] = field(default_factory=list)
 
 
-def judge(replies: Sequence[Reply], scorer: EmpathyScorer, readings: tuple[str, ...], show: bool) -> Judgement:
+def judge(replies: Sequence[ReplyRecord], scorer: EmpathyScorer, readings: tuple[str, ...], show: bool) -> Judgement:
     """Scores the replies by every reading; replies without a word have level 0."""
     found = Judgement(scorer, readings, {reading: [] for reading in readings})
     silent: Empathy = dict.fromkeys(scorer.mechanisms, _SILENT)

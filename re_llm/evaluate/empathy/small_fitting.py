@@ -28,7 +28,7 @@ DENSE_WEIGHT = 0.15
 RATIO_C = 0.1
 DECISION_C = (0.003, 0.01, 0.05)
 # A sentence carries the level when a rationale covers this share of it, or this many characters.
-COVER_SHARE, COVER_CHARACTERS = 0.3, 12
+COVER_FRACTION, COVER_CHARACTERS = 0.3, 12
 BEST_FACTORS = 15
 FACTORS = np.array([(1.0, a, b) for a in np.exp(np.linspace(-0.7, 2.8, 22)) for b in np.exp(np.linspace(-1, 2, 16))])
 
@@ -58,7 +58,7 @@ class Design:
                 levels[s] = -1
                 continue
             covered = sum(max(0, min(b, d) - max(a, c)) for c, d in pair.spans)
-            if covered and covered >= min(COVER_SHARE * (b - a), COVER_CHARACTERS):
+            if covered and covered >= min(COVER_FRACTION * (b - a), COVER_CHARACTERS):
                 levels[s] = pair.level
         return levels
 

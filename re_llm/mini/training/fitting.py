@@ -49,7 +49,7 @@ class Plan:
     """Torch threads; part of the result's last digits, so recorded with it."""
     weight_decay: float = 0.02
     """For matrices; vectors (biases, norms) are not decayed."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest norm of the gradient."""
     save_every: int = 250
     """Steps between two training states."""
@@ -190,7 +190,7 @@ def _advance(
     seed_step(plan.seed, step)
     values = terms(step)
     values["loss"].backward()
-    norm = nn.utils.clip_grad_norm_(parameters.values(), plan.clip)
+    norm = nn.utils.clip_grad_norm_(parameters.values(), plan.max_grad_norm)
     if not torch.isfinite(norm):
         raise RellmError(
             f"the gradient is not finite at step {step + 1} (loss {float(values['loss'].detach()):.4g})",

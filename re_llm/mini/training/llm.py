@@ -47,7 +47,7 @@ class LlmOptions:
     learning_rate: float = 1.5e-3
     warm_up: int = 100
     weight_decay: float = 0.05
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     disturbance: Disturbance = field(default_factory=Disturbance)
     disturb_from: float = 0.08
     """Part of the steps after which disturbance begins to grow."""
@@ -179,7 +179,7 @@ class Training:
                 loss = answer_loss(self.model, batch) / options.micro_batches
             loss.backward()
             total += loss.item()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip).item()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.max_grad_norm).item()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1

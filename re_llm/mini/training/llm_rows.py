@@ -53,18 +53,18 @@ class Disturbance:
     noise: float = 0.7
     """Standard deviation of Gaussian noise, in RMS of the embedding matrix."""
 
-    share: float = 0.7
+    fraction: float = 0.7
     """Share of the rows that are disturbed at all."""
 
     def scaled(self, factor: float) -> Disturbance:
         """The same with all strengths multiplied; the share stays."""
         return Disturbance(
-            self.double * factor, self.filler * factor, self.smear * factor, self.noise * factor, self.share
+            self.double * factor, self.filler * factor, self.smear * factor, self.noise * factor, self.fraction
         )
 
     def draw(self, rng: random.Random) -> Disturbance:
         """Strengths for one row: each uniform between 0 and its value, or none at all."""
-        if rng.random() >= self.share:
+        if rng.random() >= self.fraction:
             return CLEAN
         return Disturbance(*(rng.random() * s for s in (self.double, self.filler, self.smear, self.noise)))
 

@@ -199,7 +199,7 @@ class MelStore:
 
 
 def like_lengths(
-    order: np.ndarray, size: int, rng: np.random.Generator, *, share: float = 1.0, window: int = 256
+    order: np.ndarray, size: int, rng: np.random.Generator, *, fraction: float = 1.0, window: int = 256
 ) -> np.ndarray:
     """Indices of a batch of similar lengths.
 
@@ -209,7 +209,7 @@ def like_lengths(
         share: only the shortest part of the clips, 0..1 (a curriculum).
         window: how many neighbours in length a batch is drawn from.
     """
-    allowed = max(size, int(len(order) * share))
+    allowed = max(size, int(len(order) * fraction))
     width = min(max(window, size), allowed)
     # Starting before the first and after the last clip gives both ends of the order their fair share.
     start = int(np.clip(rng.integers(-width // 2, allowed - width // 2), 0, allowed - width))

@@ -38,7 +38,7 @@ class Recipe:
     """Weight of the token CTC loss on the encoder."""
     short_steps: int = 500
     """Steps over which the longest clip in use grows from the shortest quarter to all clips."""
-    pad_share: float = 0.2
+    pad_fraction: float = 0.2
     """Share of batches with up to `pad_frames` of silence after each utterance."""
     pad_frames: int = 150
     full_every: int = 8
@@ -46,14 +46,14 @@ class Recipe:
     full_batch: int = 2
     full_weight: float = 0.15
     """Weight of their loss beside the batch's."""
-    warp_share: float = 0.7
+    warp_fraction: float = 0.7
     """Share of the rows whose frequencies are stretched, as a longer or shorter vocal tract would."""
     warp: float = 0.12
     """How much at most. Unseen voices are what the model gets wrong."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.pad_share <= 1:
-            raise RellmError(f"pad_share is {self.pad_share}", allowed="0 to 1")
+        if not 0 <= self.pad_fraction <= 1:
+            raise RellmError(f"pad_fraction is {self.pad_fraction}", allowed="0 to 1")
         if not 0 <= self.warp < 0.5:
             raise RellmError(f"warp is {self.warp}", allowed="0 to 0.5")
 
@@ -121,8 +121,8 @@ class WhisperTask(nn.Module):
         """Losses of a step on encoder, decoder and CTC heads."""
         rng = np.random.default_rng([seed, step])
         recipe = self.recipe
-        share = min(1.0, 0.25 + 0.75 * step / max(1, recipe.short_steps))
-        chosen = speech_data.like_lengths(self.order, recipe.batch, rng, share=share)
+        fraction = min(1.0, 0.25 + 0.75 * step / max(1, recipe.short_steps))
+        chosen = speech_data.like_lengths(self.order, recipe.batch, rng, fraction=fraction)
         values = self._losses(chosen, self._silence(len(chosen), rng), rng)
         if recipe.full_every and step % recipe.full_every == recipe.full_every - 1:
             few = rng.permutation(len(self.order))[: recipe.full_batch]
@@ -133,13 +133,13 @@ class WhisperTask(nn.Module):
 
     def _silence(self, size: int, rng: np.random.Generator) -> np.ndarray | None:
         """Frames of silence after each utterance, for some of the batches."""
-        return rng.integers(0, self.recipe.pad_frames, size) if rng.random() < self.recipe.pad_share else None
+        return rng.integers(0, self.recipe.pad_frames, size) if rng.random() < self.recipe.pad_fraction else None
 
     def _losses(
         self, chosen: np.ndarray, silence: np.ndarray | None, rng: np.random.Generator
     ) -> dict[str, torch.Tensor]:
         mels, frames = gather([self.mels[i] for i in chosen], silence)
-        mels = warp_frequencies(mels, self.recipe.warp_share, self.recipe.warp, rng)
+        mels = warp_frequencies(mels, self.recipe.warp_fraction, self.recipe.warp, rng)
         mels = spec_augment(mels, self.mels.lengths[chosen], rng)
         tokens = [self.tokens[i] for i in chosen]
         inputs, labels = self._teacher_forcing(tokens)
@@ -170,13 +170,13 @@ def _mel_centres() -> np.ndarray:
     return np.asarray(mel_to_hertz(np.linspace(0.0, highest, 82)[1:-1], mel_scale="slaney"))
 
 
-def warp_frequencies(mels: torch.Tensor, share: float, most: float, rng: np.random.Generator) -> torch.Tensor:
+def warp_frequencies(mels: torch.Tensor, fraction: float, most: float, rng: np.random.Generator) -> torch.Tensor:
     """Rows of [B, 80, F] with band m read at its frequency times a factor, 1 - `most` to 1 + `most`.
 
     Vocal tract length perturbation (Jaitly and Hinton, 2013), on the log-mels instead of the waveform.
     """
     bands, centres = np.arange(len(_mel_centres())), _mel_centres()
-    factors = np.where(rng.random(len(mels)) < share, rng.uniform(1 - most, 1 + most, len(mels)), 1.0)
+    factors = np.where(rng.random(len(mels)) < fraction, rng.uniform(1 - most, 1 + most, len(mels)), 1.0)
     at = np.stack([np.interp(centres * factor, centres, bands) for factor in factors])
     low = torch.from_numpy(np.minimum(at.astype(np.int64), len(bands) - 2))
     part = (torch.from_numpy(at).float() - low)[..., None]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from re_llm.cli import app
 from re_llm.core.errors import RellmError
-from re_llm.core.records import Reply, Score, read_records, write_records
+from re_llm.core.records import ReplyRecord, Score, read_records, write_records
 from re_llm.evaluate.empathy.biencoder_start import ScratchOptions, scratch_start, train_tokenizer
 from re_llm.evaluate.empathy.biencoder_training import BiEncoderOptions, encode_pairs, judge_pairs, train_biencoder
 from re_llm.evaluate.empathy.epitome import CSV_NAMES, read_pairs, seeker_post
@@ -62,9 +62,9 @@ def test_the_folder_says_how_it_was_made_and_how_good_it_is(trained: Path):
 def test_the_folder_scores_replies_by_both_readings(trained: Path, tmp_path: Path):
     dull = "Here is the number. Do it step by step. " * 8
     replies = [
-        Reply(key="1", system="s", text="Post 1.", response=PARTS["EX"][2]),
-        Reply(key="2", system="s", text="Post 2.", response=dull + PARTS["EX"][2]),
-        Reply(key="3", system="s", text="Post 3.", response=dull),
+        ReplyRecord(key="1", system="s", text="Post 1.", response=PARTS["EX"][2]),
+        ReplyRecord(key="2", system="s", text="Post 2.", response=dull + PARTS["EX"][2]),
+        ReplyRecord(key="3", system="s", text="Post 3.", response=dull),
     ]
     write_records(tmp_path / "r.jsonl", replies)
     out = tmp_path / "s.jsonl"
@@ -97,7 +97,9 @@ def test_the_seeker_encoder_is_frozen_unless_asked(corpus: Path):
     pairs = read_pairs(corpus / CSV_NAMES["EX"])[:16]
     start = scratch_start([p.response for p in pairs], 32, TINY)
     for freeze in (True, False):
-        options = BiEncoderOptions(epochs=2, batch_size=8, window=32, lr=1e-2, freeze_seeker=freeze, clip=100.0)
+        options = BiEncoderOptions(
+            epochs=2, batch_size=8, window=32, lr=1e-2, freeze_seeker=freeze, max_grad_norm=100.0
+        )
         trained = train_biencoder(pairs, start, options)
         before = BiEncoderOptions(epochs=1, batch_size=16, window=32, lr=1e-12, freeze_seeker=freeze)
         initial = train_biencoder(pairs, start, before).model.seeker_encoder.state_dict()
@@ -169,7 +171,7 @@ def test_one_mechanism_at_a_time(corpus: Path, tmp_path: Path):
     scorer = load_scorer(str(out))
     assert (scorer.mechanisms, scorer.window) == (("EX",), 64)
     assert set(scorer.score(["a"], ["b"])[0]) == {"EX"}
-    write_records(tmp_path / "r.jsonl", [Reply(key="1", system="s", text="a", response="b")])
+    write_records(tmp_path / "r.jsonl", [ReplyRecord(key="1", system="s", text="a", response="b")])
     done = call("score", tmp_path / "r.jsonl", "--out", tmp_path / "s.jsonl", "--scorer", out, "--metric", "ER")
     assert done.exit_code == 2
     assert "not trained for ER" in done.stderr

@@ -79,7 +79,7 @@ def test_batches_hold_like_lengths_and_reach_every_clip() -> None:
     assert all(len(set(batch)) == 16 for batch in batches)
     assert max(np.ptp(lengths[batch]) for batch in batches) < 150
     assert len(np.unique(np.concatenate(batches))) == 1000
-    early = np.concatenate([speech_data.like_lengths(order, 16, rng, share=0.25, window=100) for _ in range(100)])
+    early = np.concatenate([speech_data.like_lengths(order, 16, rng, fraction=0.25, window=100) for _ in range(100)])
     assert set(early) <= set(order[:250])
 
 
