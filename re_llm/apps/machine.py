@@ -56,13 +56,14 @@ def _device() -> tuple[str, int | None]:
         return "none: torch is not installed", None
     import torch
 
-    if torch.cuda.is_available():
+    from re_llm.llm.device import pick_device
+
+    device = pick_device()
+    if device.type == "cuda":
         properties = torch.cuda.get_device_properties(0)
         count = torch.cuda.device_count()
         return f"cuda: {count} x {properties.name}", properties.total_memory
-    if torch.backends.mps.is_available():
-        return "mps", None
-    return f"cpu, {torch.get_num_threads()} threads", None
+    return f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type, None
 
 
 def _memory() -> int | None:

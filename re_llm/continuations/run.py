@@ -195,7 +195,7 @@ def continue_manifest(
 
 
 def _local(device: str, dtype: str, tokens: str) -> Mapping[str, Any]:
-    from re_llm.llm.local import pick_device, pick_dtype
+    from re_llm.llm.device import pick_device, pick_dtype
 
     return {**_LOCAL, "dtype": str(pick_dtype(dtype, pick_device(device))).removeprefix("torch."), "tokens": tokens}
 

@@ -11,7 +11,7 @@ import torch
 
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
-from re_llm.llm.local import pick_device
+from re_llm.llm.device import pick_device
 from re_llm.model.components import load_emotion_encoder
 from re_llm.model.emotion_encoder import EmotionEncoder
 from re_llm.model.hub import locate

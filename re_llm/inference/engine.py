@@ -22,7 +22,8 @@ from re_llm.core.assets import mini_assets, resolve_component
 from re_llm.core.emotions import parse_answer
 from re_llm.core.errors import RellmError
 from re_llm.llm.completion import Completion, Trimmer
-from re_llm.llm.local import batches_by_length, pick_device, pick_dtype, read_completions, stop_ids
+from re_llm.llm.device import pick_device, pick_dtype
+from re_llm.llm.local import batches_by_length, read_completions, stop_ids
 from re_llm.llm.prompts import Prompt, get_prompt, split_chat
 from re_llm.llm.vocabulary import require_words
 

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from re_llm.audio.waveform import RATE
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
-from re_llm.llm.local import pick_device, pick_dtype
+from re_llm.llm.device import pick_device, pick_dtype
 from re_llm.llm.vocabulary import require_words
 from re_llm.model.components import read_config
 from re_llm.model.speech_encoder import SpeechEncoder

@@ -15,41 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.llm.completion import Completion as Completion
+from re_llm.llm.device import pick_device, pick_dtype
 from re_llm.llm.prompts import Prompt, split_chat, tokenize_row, turn_end
 from re_llm.llm.vocabulary import require_words
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` = CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        RellmError: the device asked for is not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RellmError(f"device {name!r} cannot be used: {reason}", allowed="auto, cpu, cuda, cuda:N, mps") from None
-    return device
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` = bfloat16 on an accelerator, float32 on the CPU (short replies gain nothing from bfloat16 there).
-
-    Raises:
-        RellmError: an unknown name.
-    """
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if name not in kinds:
-        raise RellmError(f"unknown dtype {name!r}", allowed="auto, " + ", ".join(kinds))
-    return kinds[name]
 
 
 def stop_ids(tokenizer: Any, model: Any) -> list[int]:
@@ -88,7 +56,7 @@ class ChatLlm:
 
     Args:
         name: folder or hub id.
-        device, dtype: see `pick_device`, `pick_dtype`.
+        device, dtype: see `re_llm.llm.device`.
         tokens: `pieces` tokenises the text around the content and the content each on its own, as training does;
             `joined` tokenises the whole turn at once, as chat servers and the released code do. They differ where a
             token may reach across the seam (`style: ` and `I` against `style:` and ` I`).

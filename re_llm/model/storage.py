@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.initialization import no_init_weights
 
 from re_llm.core.errors import RellmError
+from re_llm.llm.device import pick_device
 from re_llm.model import components, partial_lora
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder
@@ -318,7 +319,7 @@ def _device(device_map: Any) -> torch.device | None:
     if device_map is None:
         return None
     if device_map == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return pick_device()
     if isinstance(device_map, str | int | torch.device):
         return torch.device(device_map)
     if isinstance(device_map, Mapping) and set(device_map) == {""}:

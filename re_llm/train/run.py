@@ -21,7 +21,7 @@ from re_llm.cluster.engines import HERE, Where
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.core.provenance import write_provenance
-from re_llm.llm.local import pick_device
+from re_llm.llm.device import pick_device
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.recipe.config import Components, ModelOptions, StageOptions, unfit

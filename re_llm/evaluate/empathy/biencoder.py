@@ -28,13 +28,6 @@ UNUSED = ("pooler.", "norm.", "position_ids")
 BASE_VOCABULARY = 50265  # of roberta-base
 
 
-def choose_device(name: str) -> str:
-    """The named device; `auto` is the GPU if there is one."""
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 class CrossAttention(nn.Module):
     """One head of scaled dot products: responses [B, T, D] look at seekers [B, S, D]; returns [B, T, D]."""
 

@@ -16,10 +16,11 @@ import torch
 from transformers import AutoTokenizer
 
 from re_llm.core.errors import RellmError
-from re_llm.evaluate.empathy.biencoder import WINDOW, BiEncoder, choose_device, load_biencoder
+from re_llm.evaluate.empathy.biencoder import WINDOW, BiEncoder, load_biencoder
 from re_llm.evaluate.empathy.epitome import MECHANISMS, Empathy, Level
 from re_llm.evaluate.empathy.rationales import Spans, merge
 from re_llm.evaluate.empathy.scorer_files import stored_window
+from re_llm.llm.device import pick_device
 
 OVERLAP = 4  # a window begins a 1/OVERLAP of itself before the end of the one before
 
@@ -47,12 +48,12 @@ class BiEncoderScorer:
     ):  # fmt: skip
         if not models:
             raise RellmError("there is no bi-encoder to score with", allowed=", ".join(MECHANISMS))
-        device = choose_device(device)
         original = any(model.original for model in models.values())
         self.name = f"biencoder-{'original-' if original else ''}{window}"
         self.mechanisms = tuple(mechanism for mechanism in MECHANISMS if mechanism in models)
-        self.models = {mechanism: models[mechanism].to(device).eval() for mechanism in self.mechanisms}
-        self.tokenizer, self.window, self.batch_size, self.device = tokenizer, window, batch_size, device
+        self.device = pick_device(device)
+        self.models = {mechanism: models[mechanism].to(self.device).eval() for mechanism in self.mechanisms}
+        self.tokenizer, self.window, self.batch_size = tokenizer, window, batch_size
         self._full = original
 
     @classmethod

@@ -18,11 +18,12 @@ from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from re_llm.core.errors import RellmError
-from re_llm.evaluate.empathy.biencoder import WINDOW, BiEncoder, biencoder_loss, choose_device
+from re_llm.evaluate.empathy.biencoder import WINDOW, BiEncoder, biencoder_loss
 from re_llm.evaluate.empathy.biencoder_start import Start
 from re_llm.evaluate.empathy.epitome import Pair
 from re_llm.evaluate.empathy.measures import macro_f1
 from re_llm.evaluate.empathy.rationales import rationale_measures
+from re_llm.llm.device import pick_device
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,11 @@ def train_biencoder(
     options = options or BiEncoderOptions()
     if options.patience and not dev:
         raise RellmError("early stopping needs development pairs", todo="Give a share of the data for them")
-    device = choose_device(device)
+    where = pick_device(device)
     torch.manual_seed(options.seed)
-    model = begin(start, options).to(device)
-    data = _to(encode_pairs(start.tokenizer, pairs, options.window), device)
-    held = _to(encode_pairs(start.tokenizer, dev, options.window), device) if options.patience else {}
+    model = begin(start, options).to(where)
+    data = _to(encode_pairs(start.tokenizer, pairs, options.window), where)
+    held = _to(encode_pairs(start.tokenizer, dev, options.window), where) if options.patience else {}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.lr, eps=1e-8, weight_decay=0.0)
     steps = options.epochs * -(-len(pairs) // options.batch_size)
@@ -122,7 +123,7 @@ def train_biencoder(
     for epoch in range(options.epochs):
         model.train()
         for index in torch.randperm(len(pairs), generator=shuffle).split(options.batch_size):
-            result.losses.append(_step(model, {name: t[index.to(device)] for name, t in data.items()}, options))
+            result.losses.append(_step(model, {name: t[index.to(where)] for name, t in data.items()}, options))
             torch.nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
             optimizer.step()
             schedule.step()
@@ -176,7 +177,7 @@ def begin(start: Start, options: BiEncoderOptions) -> BiEncoder:
     return model
 
 
-def _to(data: dict[str, Tensor], device: str) -> dict[str, Tensor]:
+def _to(data: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.to(device) for name, tensor in data.items()}
 
 

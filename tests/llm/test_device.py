@@ -1,0 +1,34 @@
+"""One choice of device and dtype, which knows CUDA, Apple's MPS and the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_imports import FILES
+
+from re_llm.core.errors import RellmError
+from re_llm.llm.device import pick_device, pick_dtype
+
+
+@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_takes_the_fastest_there_is(cuda: bool, mps: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    device = pick_device("auto")
+    assert device.type == chosen
+    assert pick_dtype("auto", device) == (torch.float32 if chosen == "cpu" else torch.bfloat16)
+
+
+def test_names_are_checked() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_dtype("float16", torch.device("cpu")) == torch.float16
+    with pytest.raises(RellmError, match="Allowed: auto, cpu, cuda, cuda:N, mps"):
+        pick_device("tpu-of-mine")
+    with pytest.raises(RellmError, match=r"unknown dtype .half.\. Allowed: auto, float32, bfloat16, float16"):
+        pick_dtype("half", torch.device("cpu"))
+
+
+def test_no_other_module_looks_for_a_device() -> None:
+    """A second choice would forget one of the devices: two of four once forgot MPS."""
+    looking = [name for name, file in FILES.items() if "is_available()" in file.read_text(encoding="utf-8")]
+    assert looking == ["re_llm.llm.device"]
