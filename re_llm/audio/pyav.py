@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from re_llm.core.errors import MissingExtra, RellmError
 
-# Formats that name other files or addresses (playlists) are not among them: a recording opens nothing but itself.
+# Without the formats that refer to other files or addresses (playlists).
 FORMATS = "aac,asf,avi,caf,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,ogg,wav,w64"
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "pipe"}
 
@@ -24,7 +24,7 @@ def installed() -> bool:
     """Whether PyAV can be imported."""
     try:
         return find_spec("av") is not None
-    except ValueError:  # imported under that name as something that is no module
+    except ValueError:  # something else was imported under that name
         return False
 
 
@@ -57,7 +57,7 @@ def _stream(file: IO[bytes], name: str) -> Iterator[tuple[Any, Any]]:
 def probe(file: IO[bytes], name: str, most: float = math.inf) -> tuple[int, int, int]:
     """(rate in Hz, frames per channel, channels) of a recording.
 
-    What a browser has recorded says nothing about its length: it is decoded to be counted.
+    A recording of a browser has no length in its header: its frames are decoded and counted.
 
     Args:
         most: seconds after which counting ends; a few megabytes can hold days of silence.

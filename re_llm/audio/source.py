@@ -1,4 +1,4 @@
-"""Where a recording lies: a file, a stretch of an uncompressed archive (`archive.zip:offset:length`), or bytes."""
+"""Locations of recordings: a file, a byte range of an uncompressed archive (`archive.zip:offset:length`), or bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Source = str | os.PathLike[str] | bytes
 
 @dataclass(frozen=True)
 class Member:
-    """A stretch of bytes of an archive, or the whole file when `length` is None."""
+    """A byte range of an archive, or the whole file when `length` is None."""
 
     path: Path
     offset: int = 0
@@ -28,7 +28,7 @@ class Member:
 
 
 class _Window(io.RawIOBase):
-    """A file-like view of a stretch of bytes of an open file."""
+    """A file-like view of a byte range of an open file."""
 
     def __init__(self, file: IO[bytes], offset: int, length: int):
         self._file, self._offset, self._length, self._at = file, offset, length, 0

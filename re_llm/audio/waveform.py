@@ -22,7 +22,7 @@ from re_llm.audio.source import MEMBER, Source, open_bytes
 from re_llm.core.errors import RellmError
 
 RATE = 16_000  # Hz, what both encoders take
-MIN_SECONDS = 0.05  # shorter than one window of the encoders with its neighbours: nothing can be heard in it
+MIN_SECONDS = 0.05  # the encoders need at least one analysis window
 MAX_SECONDS = 600.0
 RATES = (1_000, 768_000)  # Hz; outside of it a header is broken or malicious
 BLOCK_VALUES = 1 << 20  # decoded at once, of all channels: a file may name a thousand of them
@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of a recording says. `rate` in Hz, `frames` per channel."""
+    """Header of a recording: `rate` in Hz, `frames` per channel."""
 
     rate: int
     frames: int
@@ -69,7 +69,7 @@ def _needs_av(name: str) -> bool:
 
 
 def _handle(file: IO[bytes]) -> IO[bytes] | int:
-    """What libsndfile reads from: the descriptor of a plain file is faster than calls back into Python."""
+    """The descriptor of a plain file, which libsndfile reads faster than a Python object."""
     return file.fileno() if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO) else file
 
 
@@ -96,7 +96,7 @@ def _av_info(file: IO[bytes], name: str) -> AudioInfo:
 
 
 def _first_that_reads(name: str, file: IO[bytes], native: Callable[[], R], av: Callable[[], R]) -> R:
-    """libsndfile first, PyAV for what it cannot read. A recording of an unknown suffix may be of any kind."""
+    """libsndfile first, then PyAV; PyAV at once for suffixes that only it reads."""
     if _needs_av(name):
         return av()
     import soundfile
@@ -116,7 +116,7 @@ def _first_that_reads(name: str, file: IO[bytes], native: Callable[[], R], av: C
 
 def _rewind(file: IO[bytes]) -> None:
     if isinstance(descriptor := _handle(file), int):
-        os.lseek(descriptor, 0, os.SEEK_SET)  # libsndfile has moved it behind the back of the file object
+        os.lseek(descriptor, 0, os.SEEK_SET)  # libsndfile has moved it without the file object
     file.seek(0)
 
 
@@ -211,7 +211,7 @@ def _native_samples(
 def _av_samples(
     file: IO[bytes], name: str, start: float, duration: float | None, max_seconds: float
 ) -> tuple[Samples, int]:
-    most = start + max(max_seconds, duration or 0.0) + 1.0  # what is longer is refused, whatever its length
+    most = start + max(max_seconds, duration or 0.0) + 1.0  # anything longer is refused
     header = _valid(AudioInfo(*audio_av.probe(file, name, most)), name)
     first, frames = _segment(header, name, start, duration, max_seconds)
     _rewind(file)
@@ -222,7 +222,7 @@ def _av_samples(
 
 
 def problems(samples: Samples) -> list[str]:
-    """What makes samples [T] unfit for hearing: empty, not finite, silent, clipped through. Empty list: none."""
+    """Defects of samples [T]: empty, not finite, silent, clipped. No defect: an empty list."""
     if not len(samples):
         return ["empty"]
     if not np.isfinite(samples).all():
@@ -241,32 +241,30 @@ def problems(samples: Samples) -> list[str]:
 
 
 def refuse_silence(samples: Samples, name: str) -> Samples:
-    """The samples [T], when there is something to hear in them.
-
-    A model asked about silence names an emotion and answers all the same; whoever asked would take it for heard.
+    """The samples [T], if they are not silent. A model answers silence, too, with an emotion that nobody expressed.
 
     Raises:
         RellmError: nothing in them rises above -80 dBFS, a constant offset left aside.
     """
     if len(samples) and float(np.ptp(samples)) < SILENCE_PEAK:
         raise RellmError(
-            f"{name} is silent: nothing can be heard in it",
+            f"{name} is silent",
             allowed="recordings with a peak above -80 dBFS",
             todo="Check the microphone, or the file",
         )
     return samples
 
 
-def refuse_long(samples: Samples, name: str, longest: float) -> Samples:
-    """The samples [T] at `RATE`, when they last at most `longest` seconds: what `Engine.longest` gave.
+def refuse_long(samples: Samples, name: str, max_seconds: float) -> Samples:
+    """The samples [T] at `RATE`, if they last at most `max_seconds`.
 
     Raises:
-        RellmError: they last longer than the LLM that is to read them has room for.
+        RellmError: they last longer than the context of the LLM allows.
     """
-    if len(samples) > longest * RATE:
+    if len(samples) > max_seconds * RATE:
         raise RellmError(
             f"{name} is too long for this LLM: {len(samples) / RATE:.1f} s",
-            allowed=f"up to {longest:g} s beside the prompt and the answer",
+            allowed=f"up to {max_seconds:g} s beside the prompt and the answer",
             todo="Cut the recording, or lower --max-new-tokens",
         )
     return samples

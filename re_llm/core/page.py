@@ -182,7 +182,21 @@ class Picture:
         return f"![{to_markdown(quote(self.alt))}]({self.relative})"
 
 
-Block = Heading | Paragraph | Items | Table | Picture
+@dataclass(frozen=True)
+class Drawing:
+    """SVG code that the HTML page holds; in Markdown, its description."""
+
+    svg: str
+    alt: str
+
+    def html(self) -> str:
+        return f'<figure role="img" aria-label="{html.escape(self.alt)}">{self.svg}</figure>'
+
+    def markdown(self) -> str:
+        return to_markdown(quote(self.alt))
+
+
+Block = Heading | Paragraph | Items | Table | Picture | Drawing
 
 
 def markdown_page(blocks: Sequence[Block]) -> str:

@@ -1,7 +1,6 @@
-"""Manifests and continuations for other people's tools: the peers' jsonl, EmoBox, lhotse, WebDataset, Hugging Face.
+"""Export of manifests and continuations: jsonl of BLSP-Emo and RE-LLM, EmoBox, lhotse, WebDataset, Hugging Face.
 
-Export is `export(manifest, out, kind)`; what is exported can be read back by the corpus reader of the same name
-(`re_llm.data.corpora`: `peers`, `emobox`, `lhotse`, `webdataset`, `hf`).
+`export(manifest, out, kind)` writes; the corpus reader of the same name (`re_llm.data.corpora`) reads it back.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from re_llm.data.corpora.peers import with_dimensions
 
 PER_SHARD = 1000
 UNLABELLED = "unknown"  # in EmoBox, where every row has a label
-# What describes the file that the recording was taken from, not the recording itself.
+# Fields of the file that a recording is a segment of, not of the recording itself.
 NOT_IN_SHARDS = {"audio", "start", "duration", "sample_rate", "sha256"}
 
 
@@ -71,7 +70,7 @@ def _opened(path: Path, *, packed: bool) -> Iterator[IO[bytes]]:
 
 
 def _whole_files(manifest: Path, kind: str) -> Iterator[Utterance]:
-    """Utterances, when the format has no segments and no archives.
+    """Utterances, for a format without segments and archives.
 
     Raises:
         RellmError: an utterance is a segment, or a member of an archive.

@@ -1,7 +1,7 @@
-"""Leakage: what training and test data have in common - recordings by content, speakers, sentences.
+"""Leakage: recordings (by content), speakers and sentences that training and test data share.
 
-A result on ESD by a model that was trained on ESD says little (BLSP-Emo trains on it, RE-LLM is tested on it), and so
-does one where the same sentence is on both sides. Nothing is forbidden here; the overlap is counted and shown.
+BLSP-Emo trains on ESD and RE-LLM is tested on it: a result on ESD by a model that was trained on ESD says little, and
+so does one where the same sentence is on both sides. The overlap is counted and reported, not forbidden.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance, read_records
 
 KINDS = ("audio", "speaker", "sentence")
-MIN_WORDS = 4  # shorter sentences ("yes", "I don't know") are said by everyone: no sign of a leak
+MIN_WORDS = 4  # shorter sentences ("yes", "I don't know") are common to all corpora
 EXAMPLES = 5
 
 
 def is_test(split: str) -> bool:
-    """Whether a split is for testing by its name: test, test1, test-clean, evaluation. All others can be trained on."""
+    """Whether a split is for testing by its name: test, test1, test-clean, evaluation; all others are for training."""
     return split.lower().startswith(("test", "eval"))
 
 
 @dataclass
 class Overlap:
-    """What training and test data have in common, of one kind: `audio`, `speaker` or `sentence`.
+    """Overlap of training and test data of one kind: `audio`, `speaker` or `sentence`.
 
     Attributes:
         shared: number of different recordings, speakers or sentences on both sides.
@@ -58,14 +58,14 @@ class Leakage:
 
 
 def _traces(utterance: Utterance) -> dict[str, str | None]:
-    """What identifies the recording, the speaker and the sentence of an utterance; None where it is not known."""
+    """Identifiers of the recording, the speaker and the sentence of an utterance; None if unknown."""
     hashed = utterance.sha256 and f"{utterance.sha256}@{utterance.start:.3f}"
     speaker = utterance.speaker and f"{utterance.corpus}:{utterance.speaker}"
     return {"audio": hashed or None, "speaker": speaker or None, "sentence": sentence(utterance.text)}
 
 
 def sentence(text: str | None) -> str | None:
-    """The words of a transcript without case and punctuation; None when there are too few to tell a leak.
+    """The words of a transcript without case and punctuation; None when there are too few to show a leak.
 
     Chinese, Japanese and Thai have no blanks: there the number of letters counts.
     """
@@ -78,7 +78,7 @@ def sentence(text: str | None) -> str | None:
 
 @dataclass
 class _Seen:
-    """A trace of the training data: how many rows hold it, and the first of them."""
+    """An identifier in the training data: number of rows, key of the first, and whether a test row has it, too."""
 
     rows: int
     key: str
@@ -86,7 +86,7 @@ class _Seen:
 
 
 def find_leakage(train: Iterable[Utterance], test: Iterable[Utterance]) -> Leakage:
-    """What two sets of utterances have in common: recordings (by content), speakers, sentences."""
+    """Recordings (by content), speakers and sentences that two sets of utterances share."""
     seen: dict[str, dict[bytes, _Seen]] = {kind: {} for kind in KINDS}
     train_rows = 0
     for utterance in train:
@@ -128,7 +128,7 @@ def leakage(
     train_splits: Iterable[str] | None = None,
     test_splits: Iterable[str] | None = None,
 ) -> Leakage:
-    """What the training manifests and the test manifest have in common (paper contradiction K12: ESD is in both).
+    """Overlap of training manifests and a test manifest.
 
     Args:
         train_splits, test_splits: which splits of the manifests count; None takes every row, so for one manifest
@@ -162,7 +162,7 @@ def _rows(path: str | os.PathLike[str], wanted: Callable[[str], bool]) -> Iterat
 def leakage_against(
     train: Sequence[str | os.PathLike[str]], test: str | os.PathLike[str], splits: Iterable[str]
 ) -> Leakage:
-    """What other manifests, without their test splits, have in common with the test rows of this one.
+    """Overlap of other manifests, without their test splits, with the test rows of this one.
 
     Args:
         splits: the splits of `test`; when none of them is for testing, all of its rows are compared.
@@ -180,7 +180,7 @@ def leakage_against(
 
 
 def own_leakage(path: Path, splits: Iterable[str], hashes: Mapping[str, str]) -> Leakage | None:
-    """What training and test rows of one manifest share; None with one side only. Broken lines are passed over.
+    """Overlap of training and test rows of one manifest; None with one side only. Broken lines are skipped.
 
     Args:
         hashes: of recordings by key, for rows without one.
@@ -197,5 +197,5 @@ def own_leakage(path: Path, splits: Iterable[str], hashes: Mapping[str, str]) ->
 
 
 def _readable(path: str | os.PathLike[str]) -> Iterator[Utterance]:
-    """All rows that are not broken: a check has listed the others."""
+    """All valid rows: a check has listed the others."""
     return read_records(path, Utterance, on_error=lambda _n, _e: None)

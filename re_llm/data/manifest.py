@@ -113,9 +113,10 @@ def summarize(path: str | os.PathLike[str]) -> Summary:
 
 @dataclass
 class CheckReport:
-    """What `check` found. `problems` are in the order of the manifest; `decoded` is False for a check of the rows only.
+    """Findings of `check`, `problems` in the order of the manifest.
 
     Attributes:
+        decoded: whether the recordings were checked, too.
         duplicates: groups of keys whose recordings are the same, byte for byte.
         leakage: what the training and the test rows of this manifest have in common; None with one side only.
     """
@@ -129,15 +130,15 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong with any row, and no recording is trained on and tested on.
+        """Whether no row has a problem and no recording is in training and test rows.
 
-        Other duplicates, and shared speakers and sentences, can be meant so: a protocol may split neither way.
+        Other duplicates, and shared speakers and sentences, can be intended by a protocol.
         """
         return not self.problems and not (self.leakage and self.leakage.overlaps["audio"].shared)
 
     @property
     def spotless(self) -> bool:
-        """Whether it is `ok`, holds no recording twice, and training and test share no speaker and no sentence."""
+        """Whether it is `ok`, has no duplicates, and training and test rows share no speaker and no sentence."""
         return self.ok and not self.duplicates and not (self.leakage and self.leakage.any)
 
 
@@ -153,7 +154,7 @@ def check(
     """Checks a manifest, and with `decode` every recording in it.
 
     Rows: readable, unique keys, known labels, complete V/A/D. Recordings: readable to the end, finite, neither silent
-    nor clipped through, as long as the manifest says. Then duplicates by content, and what training and test share.
+    nor clipped, of the length in the manifest. Then duplicates by content, and the overlap of training and test rows.
 
     Args:
         workers: threads that decode; without effect on a `cluster`.
@@ -183,14 +184,14 @@ def check(
 
 @dataclass(frozen=True)
 class AudioCheck:
-    """What was found in a recording; `seconds` is the length of the whole file, None when it could not be read."""
+    """Problems of a recording; `seconds` is the length of the whole file, None when it could not be read."""
 
     problems: list[str] = field(default_factory=list)
     seconds: float | None = None
 
 
 class _Seen:
-    """What can be said only after the last row."""
+    """What is compared across rows: hashes, and how many rows use a recording."""
 
     def __init__(self) -> None:
         self.hashes: dict[str, str] = {}  # by key: also of rows that are without
@@ -212,7 +213,7 @@ class _Seen:
         return [keys for keys in self._keys.values() if len(keys) > 1]
 
     def too_short(self) -> Iterator[tuple[int, str]]:
-        """(line, problem) of rows that end before their recording does, where no other row takes the rest."""
+        """(line, problem) of rows shorter than their recording, if no other row is a segment of it."""
         for number, utterance, held in self._shorter:
             if self._uses[utterance.audio] == 1:
                 what = f"the manifest says {utterance.duration:.2f} s, the file holds {held:.2f} s"
@@ -220,7 +221,7 @@ class _Seen:
 
 
 def _checked_rows(path: Path, report: CheckReport, emotions: frozenset[str]) -> Iterator[tuple[int, Utterance]]:
-    """(line number, utterance) of the readable rows; what is wrong with a row goes into the report."""
+    """(line number, utterance) of the readable rows; problems go into the report."""
 
     def on_error(number: int, error: RellmError) -> None:
         report.problems.append(Problem(str(path), number, error.what.partition(": ")[2]))
@@ -249,7 +250,7 @@ def _row_problems(utterance: Utterance, keys: set[str], emotions: frozenset[str]
 
 @dataclass(frozen=True)
 class AudioCheckWork:
-    """Rows of a manifest to what is heard in their recordings (re_llm.cluster.work); rows go in with their line."""
+    """Checks the recordings of numbered manifest rows (re_llm.cluster.work)."""
 
     folder: Path
     max_seconds: float

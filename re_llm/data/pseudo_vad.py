@@ -24,7 +24,7 @@ class DimensionEstimator:
 
     Attributes:
         name: of the model; `vad_source` says `pseudo:NAME`.
-        device: as it was asked for. Sent to another process, the estimator is loaded there from its name.
+        device: as given to `load`. In another process, the estimator is loaded again by its name.
     """
 
     def __init__(

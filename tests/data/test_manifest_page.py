@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 from re_llm.core.records import Utterance, write_records
 from re_llm.data.manifest import check
-from re_llm.data.manifest_page import LONGEST_BAR, page, table, write_page
+from re_llm.data.manifest_page import LAST_BAR, SHOWN, page, write_page
 
 
 def rows():
@@ -44,16 +44,18 @@ def test_page(tmp_path):
     checker = Checker()
     checker.feed(text)
     assert checker.open == [] and {"svg", "table", "style"} <= checker.seen and "script" not in checker.seen
-    assert "40 utterances" in text and "3 speakers" in text and "1 problem<" in text
+    assert "40 utterances" in text and "3 speakers" in text and "<strong>1 problem</strong>" in text
     assert "&lt;s0&gt;" in text and "<s0>" not in text, "texts are escaped"
-    assert "k0, k1" in text and f"{LONGEST_BAR * 0.5:g} and longer" in text
+    assert "k0, k1" in text and f"{LAST_BAR * 0.5:g} and longer" in text
     assert text == page(check(tmp_path / "m.jsonl", decode=False)), "the same manifest gives the same page"
-    assert "<td>&lt;s0&gt;</td>" in text and "Shared with the other manifests" not in text
+    assert '<td class="text">&lt;s0&gt;</td>' in text and "Shared with the other manifests" not in text
     assert "Shared with the other manifests" in page(report, report.leakage)
     assert write_page(report, tmp_path / "deep" / "page.html").read_text() == text
 
 
-def test_table_sets_numbers_to_the_right():
-    assert table(("a", "b"), [("x & y", 1234)]) == (
-        '<table><tr><th>a</th><th>b</th></tr><tr><td>x &amp; y</td><td class="n">1,234</td></tr></table>'
-    )
+def test_long_tables_say_how_many_rows_are_left_out(tmp_path):
+    many = [row.model_copy(update={"key": f"{row.key}-{n}", "text": " "}) for n in range(6) for row in rows()]
+    write_records(tmp_path / "m.jsonl", many)
+    text = page(check(tmp_path / "m.jsonl", decode=False))
+    assert f"{SHOWN} of 240 are shown." in text and "240 problems" in text
+    assert '<td class="">1,234</td>' not in text and '<td class="">180</td>' in text, "numbers stand to the right"

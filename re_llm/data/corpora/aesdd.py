@@ -39,14 +39,7 @@ def read(scan: Scan) -> Iterator[Utterance]:
     root = tree_root(scan, _NAME, INFO.root)
     for path, name in coded_names(scan, root, _NAME, "EMOTION and number, then (SPEAKER), as in a06 (5)b"):
         raw, utterance, speaker, take = name.groups()
-        yield Utterance(
-            key=f"aesdd-{raw}{utterance}-{speaker}{take}",
-            corpus="aesdd",
-            split="test",
-            audio=str(path),
-            language="el",
-            speaker=str(int(speaker)),
-            emotion=EMOTIONS[raw],
-            emotion_raw=raw,
-            sentence=f"aesdd-{utterance}",  # type: ignore[call-arg]
-        )
+        yield INFO.utterance(
+            path, key=f"{raw}{utterance}-{speaker}{take}", split="test", speaker=str(int(speaker)),
+            emotion=EMOTIONS[raw], emotion_raw=raw, sentence=f"aesdd-{utterance}",
+        )  # fmt: skip

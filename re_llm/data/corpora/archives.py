@@ -1,7 +1,7 @@
-"""Recordings inside of archives: what is stored without compression is read in place (`clips.zip:offset:length`).
+"""Recordings in archives: members stored without compression are read in place (`clips.zip:offset:length`).
 
-Nothing is ever unpacked, so a name in an archive leads nowhere; names that try to (absolute, or with `..`) are listed
-as problems all the same, and so are members that cannot be read in place.
+Nothing is unpacked. Names that lead out of the archive (absolute, or with `..`) and members that cannot be read in
+place are listed as problems.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _zip(scan: Scan, path: Path) -> Iterator[tuple[str, int, int]]:
             if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & ENCRYPTED:
                 packed.append(member.filename)
                 continue
-            # Only the local header tells how long its own fields are.
+            # The length of the local header stands in the local header alone.
             raw.seek(member.header_offset)
             header = raw.read(_HEADER)
             if len(header) < _HEADER or header[:4] != b"PK\x03\x04":

@@ -1,8 +1,8 @@
 """What every corpus reader uses: the description of a corpus, the scan that collects problems, labels, ratings.
 
 A reader is a module with a constant `INFO` and a generator `read(scan)` that yields utterances in a fixed order. It
-tells the scan what it could not read (`scan.problem`) and what its protocol leaves out (`scan.drop`); it never passes
-over anything silently.
+reports to the scan what it could not read (`scan.problem`) and what its protocol leaves out (`scan.drop`); nothing is
+skipped silently.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Filters:
-    """What an utterance must be to be kept. Words are characters in languages written without blanks.
+    """Conditions that an utterance must meet to be kept. Words are characters in languages written without blanks.
 
     Attributes:
         emotions: canonical names that are kept; None keeps everything, also what has no label.
@@ -52,7 +52,7 @@ class Filters:
             )
 
     def refuses_row(self, utterance: Utterance) -> str | None:
-        """Why the utterance is left out, as far as its row tells; None when it is kept."""
+        """The reason to leave the utterance out that its row shows; None when it is kept."""
         if self.emotions is not None and utterance.emotion not in self.emotions:
             return f"emotion {utterance.emotion or utterance.emotion_raw or 'none'}"
         counted = self.min_words and (self.min_words_in is None or utterance.split in self.min_words_in)
@@ -61,7 +61,7 @@ class Filters:
         return None
 
     def refuses_length(self, utterance: Utterance) -> str | None:
-        """Why the utterance is left out once the length of its recording is known."""
+        """The reason to leave the utterance out that the length of its recording is; None when it is kept."""
         assert utterance.duration is not None, utterance.key
         if utterance.duration < self.min_seconds:
             return f"shorter than {self.min_seconds:g} s"
@@ -79,29 +79,29 @@ class CorpusInfo:
     """One row of `re-llm prepare --list`.
 
     Attributes:
-        name: what the user types.
+        name: name of the corpus on the command line.
+        licence: terms of use, and whether a form has to be signed.
+        get: where to get it.
+        root: what the given folder must contain.
         languages: ISO 639 codes.
         utterances: number in the full release (0: unknown or open).
         emotions: canonical names that occur in it.
-        licence: under what terms it is used; where there is a form to sign, that.
-        get: where to get it.
         protocols: named selections and splits, with one sentence each.
-        options: what `options` may hold, with one sentence each.
-        root: what the given folder must contain.
-        filters: what a protocol asks of every utterance; the options of `prepare` change it.
+        options: settings of the reader, with one sentence each.
+        filters: filters of a protocol; the options of `prepare` change them.
         published: sizes that the papers give for a protocol, by split; `all` is the sum of the splits.
         dimensions: whether valence, arousal and dominance are annotated.
     """
 
     name: str
     title: str
-    languages: tuple[str, ...]
-    utterances: int
-    emotions: tuple[str, ...]
     licence: str
     get: str
-    citation: str
     root: str
+    languages: tuple[str, ...] = ()
+    utterances: int = 0
+    emotions: tuple[str, ...] = ()
+    citation: str = ""
     hours: float | None = None
     protocols: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
@@ -109,9 +109,16 @@ class CorpusInfo:
     published: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     dimensions: bool = False
 
+    def utterance(self, audio: Path | str, **fields: object) -> Utterance:
+        """An utterance of this corpus; by default its key is the name of the recording, its split `all`."""
+        language = self.languages[0] if len(self.languages) == 1 else None
+        given = {"corpus": self.name, "split": "all", "audio": str(audio), "language": language, **fields}
+        given["key"] = f"{self.name}-{fields.get('key') or Path(audio).stem}"
+        return Utterance.model_validate(given)
+
 
 class Scan:
-    """One reading of a corpus: where, by which protocol, and what was met on the way.
+    """One pass over a corpus: root, protocol and options, and the problems and counts collected on the way.
 
     Attributes:
         root: folder of the corpus.
@@ -133,10 +140,10 @@ class Scan:
         self.options = dict(options or {})
         self.problems: list[Problem] = []
         self.dropped: Counter[str] = Counter()
-        self._told: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str]] = set()
 
     def problem(self, file: Path | str, what: str, line: int | None = None) -> None:
-        """Notes a problem; with `strict`, raises it as a RellmError."""
+        """Records a problem; with `strict`, raises it as a RellmError."""
         place = Path(file)
         folder = self.root.parent if self.root.is_file() else self.root
         name = str(place.relative_to(folder)) if place.is_relative_to(folder) else str(file)
@@ -146,28 +153,38 @@ class Scan:
         self.problems.append(found)
 
     def once(self, file: Path | str, what: str, line: int | None = None) -> None:
-        """Notes a problem that every row of a file has, with the first of them."""
-        if (str(file), what) not in self._told:
-            self._told.add((str(file), what))
+        """Records a problem that every row of a file has, with the first of them."""
+        if (str(file), what) not in self._reported:
+            self._reported.add((str(file), what))
             self.problem(file, what, line)
 
     def drop(self, why: str, count: int = 1) -> None:
         """Counts utterances that the protocol leaves out."""
         self.dropped[why] += count
 
-    def option(self, name: str, default: T, kind: Callable[[Any], T]) -> T:
+    def option(self, name: str, default: T, kind: Callable[[Any], T], allowed: Iterable[T] | None = None) -> T:
         """Value of an option of the reader; text from a command line is converted.
 
         Raises:
-            RellmError: the value cannot be converted.
+            RellmError: the value cannot be converted, or is none of `allowed`.
         """
         value = self.options.get(name)
         if value is None:
             return default
+        choices = None if allowed is None else list(allowed)
         try:
-            return kind(value)
+            found = kind(value)
+            if choices is None or found in choices:
+                return found
         except (TypeError, ValueError):
-            raise RellmError(f"option {name}={value!r} is not valid", allowed=f"a value such as {default!r}") from None
+            pass
+        what = ", ".join(map(str, choices)) if choices else f"a value such as {default!r}"
+        raise RellmError(f"option {name}={value!r} is not valid", allowed=what)
+
+    def names(self, name: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Value of an option that is a comma-separated list."""
+        value = self.options.get(name)
+        return default if value is None else tuple(part for each in str(value).split(",") if (part := each.strip()))
 
     def is_folder(self) -> None:
         """Raises a RellmError when the root is no folder: missing, an archive, or another file."""
@@ -183,7 +200,7 @@ class Scan:
         """The root, when it is the folder that a reader expects.
 
         Raises:
-            RellmError: it is not; says whether it lies one level too high or too low.
+            RellmError: it is not; names the right folder one or two levels above or below it.
         """
         if contains(self.root):
             return self.root
@@ -227,7 +244,7 @@ def dimensions(
 ) -> dict[str, Any]:
     """Fields of an utterance for annotated ratings of valence, arousal and dominance by name.
 
-    A rating outside of the scale is a problem, and the utterance is left without dimensions: clipping would invent one.
+    A rating outside of the scale is a problem, and the utterance gets no dimensions: clipping would invent a rating.
     """
     try:
         scaled = {name: unit(value, *scale) for name, value in ratings.items()}

@@ -47,15 +47,7 @@ def read(scan: Scan) -> Iterator[Utterance]:
             scan.drop("copy at 192 kHz")
             continue
         actor, raw, intensity, sentence = name.groups()
-        yield Utterance(
-            key=f"cafe-{path.stem}",
-            corpus="cafe",
-            split="test",
-            audio=str(path),
-            language="fr",
-            speaker=actor,
-            emotion=EMOTIONS[raw],
-            emotion_raw=raw,
-            intensity=("weak", "strong")[int(intensity) - 1],  # type: ignore[call-arg]
-            sentence=f"cafe-{sentence}",
-        )
+        yield INFO.utterance(
+            path, split="test", speaker=actor, emotion=EMOTIONS[raw], emotion_raw=raw,
+            intensity=("weak", "strong")[int(intensity) - 1], sentence=f"cafe-{sentence}",
+        )  # fmt: skip

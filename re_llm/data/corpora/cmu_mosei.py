@@ -93,21 +93,16 @@ def _segment(line: str) -> Segment:
 
 
 def _utterance(raw: Path, segment: Segment, emotion: str | None, label: str) -> Utterance:
-    return Utterance(
-        key=f"cmu_mosei-{segment.video}-{segment.clip}",
-        corpus="cmu_mosei",
-        split="train",
-        audio=str(raw / "Audio" / "Full" / "WAV_16000" / f"{segment.video}.wav"),
-        start=segment.start,
-        duration=round(segment.end - segment.start, 3),
-        text=segment.text or None,
-        language="en",
-        speaker=segment.video,
-        dialogue=segment.video,
-        turn=int(segment.clip) if segment.clip.isdigit() else None,
-        emotion=emotion,
-        emotion_raw=label,
-    )
+    audio = raw / "Audio" / "Full" / "WAV_16000" / f"{segment.video}.wav"
+    return INFO.utterance(
+        audio, **_clip(segment.video, segment.clip, segment.text), split="train", start=segment.start,
+        duration=round(segment.end - segment.start, 3), emotion=emotion, emotion_raw=label,
+    )  # fmt: skip
+
+
+def _clip(video: str, clip: str, text: str) -> dict[str, object]:
+    turn = int(clip) if clip.isdigit() else None
+    return {"key": f"{video}-{clip}", "text": text or None, "speaker": video, "dialogue": video, "turn": turn}
 
 
 def _ratings(scan: Scan, folder: Path) -> dict[tuple[str, str], Ratings]:
@@ -149,15 +144,5 @@ def _mmsa(scan: Scan, root: Path) -> Iterator[Utterance]:
         if split is None:
             scan.problem(table, f"unknown mode {row['mode']!r}", line)
             continue
-        yield Utterance(
-            key=f"cmu_mosei-{video}-{clip}",
-            corpus="cmu_mosei",
-            split=split,
-            audio=str(next((p for p in paths if p.is_file()), stem.with_name(f"{clip}.mp4"))),
-            text=row["text"] or None,
-            language="en",
-            speaker=video,
-            dialogue=video,
-            turn=int(clip) if clip.isdigit() else None,
-            sentiment=row["label"],  # type: ignore[call-arg]
-        )
+        audio = next((p for p in paths if p.is_file()), stem.with_name(f"{clip}.mp4"))
+        yield INFO.utterance(audio, **_clip(video, clip, row["text"]), split=split, sentiment=row["label"])

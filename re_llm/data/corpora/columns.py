@@ -1,12 +1,14 @@
-"""Utterances from rows with named columns: what `table`, `resd`, `merbench` and `speech_alpaca` share."""
+"""Utterances from rows with named columns: what the readers of tables and of other people's formats share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from re_llm.core.emotions import CANONICAL
 from re_llm.core.errors import RellmError
 from re_llm.core.records import DIMENSIONS, Utterance
 from re_llm.data.corpora.archives import members
@@ -32,6 +34,61 @@ ALIASES = {
     "turn": ("turn",),
 }
 UNIT = (0.0, 1.0)
+KINDS = (".csv", ".tsv", ".jsonl")
+_SCALE = re.compile(r"(-?[\d.]+)\.\.(-?[\d.]+)")
+
+# Settings of every reader of rows, and of those whose columns can be named.
+OPTIONS = {
+    "corpus": "name of the corpus (name of the file or folder)",
+    "audio_root": "folder that audio paths start from (folder of the file)",
+    "default_split": "split of rows without one (all)",
+    "default_language": "language of rows without one",
+    "scale": "range of valence, arousal, dominance (0..1), e.g. 1..5",
+    "labels": "canonical names of other labels, e.g. gloomy:sad,cheery:happy",
+}
+COLUMN_OPTIONS = {name: f"column of {name}" for name in ALIASES}
+
+
+def parse_scale(text: str) -> tuple[float, float]:
+    """`1..5` as (1.0, 5.0).
+
+    Raises:
+        ValueError: it is not of that form, or empty.
+    """
+    match = _SCALE.fullmatch(text.strip())
+    if match is None or not float(match[1]) < float(match[2]):
+        raise ValueError(text)
+    return float(match[1]), float(match[2])
+
+
+def parse_labels(text: str) -> dict[str, str]:
+    """`gloomy:sad,cheery:happy` as a map from a label in lower case to a canonical emotion.
+
+    Raises:
+        ValueError: it is not of that form, or the second of a pair is no emotion.
+    """
+    pairs = [item.partition(":") for item in text.split(",")]
+    found = {label.strip().lower(): name.strip() for label, _, name in pairs}
+    if not set(found.values()) <= set(CANONICAL):
+        raise ValueError(text)
+    return found
+
+
+def table_file(root: Path) -> Path:
+    """The table: `root` itself, or the only one in it.
+
+    Raises:
+        RellmError: there is none, or more than one.
+    """
+    if root.is_file():
+        return root
+    if not root.is_dir():
+        raise RellmError(f"no such file or folder: {root}", todo="Check --root")
+    found = sorted(p for p in root.iterdir() if p.suffix.lower() in KINDS)
+    if len(found) != 1:
+        names = ", ".join(p.name for p in found[:5]) or "none"
+        raise RellmError(f"{root} should hold one table, but holds {names}", todo="Give the file itself as --root")
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -44,7 +101,7 @@ class Table:
         suffix: added to audio paths that have none.
         scale: range of valence, arousal and dominance.
         labels: emotion labels that only this corpus uses, in lower case.
-        members: where the recordings of an archive are, by their names in it.
+        members: recordings of an archive by their names in it, as `re_llm.audio.waveform` reads them.
     """
 
     file: Path
@@ -58,6 +115,21 @@ class Table:
     labels: Mapping[str, str] = field(default_factory=dict)
     members: Mapping[str, str] | None = None
 
+    @classmethod
+    def from_options(cls, scan: Scan, file: Path, *, corpus: str | None = None, split: str = "all") -> Table:
+        """The settings of `OPTIONS` and `COLUMN_OPTIONS`; `corpus` and `split` are their defaults."""
+        return cls(
+            file=file,
+            corpus=scan.option("corpus", corpus or file.stem, str),
+            audio_root=scan.option("audio_root", file if file.is_dir() else file.parent, Path),
+            split=scan.option("default_split", split, str),
+            language=scan.option("default_language", None, str),
+            columns={name: str(scan.options[name]) for name in ALIASES if scan.options.get(name)},
+            suffix=scan.option("suffix", "", str),
+            scale=scan.option("scale", UNIT, parse_scale),
+            labels=scan.option("labels", {}, parse_labels),
+        )
+
 
 def read_utterances(scan: Scan, table: Table) -> Iterator[Utterance]:
     """Utterances of a csv, tsv or JSON-lines file, in its order.
@@ -67,20 +139,24 @@ def read_utterances(scan: Scan, table: Table) -> Iterator[Utterance]:
     """
     if table.audio_root.is_file():
         table = replace(table, members=members(scan, table.audio_root))
-    for line, row in _rows(scan, table):
-        utterance = from_row(scan, table, row, line)
-        if utterance is not None:
-            yield utterance
+    return from_rows(scan, table, ((line, row, None) for line, row in _rows(scan, table)))
 
 
-def from_row(
-    scan: Scan, table: Table, row: Mapping[str, Any], line: int | None, audio: str | None = None
-) -> Utterance | None:
-    """The utterance of one row, or None and a problem.
+def from_rows(
+    scan: Scan, table: Table, rows: Iterable[tuple[int | None, Mapping[str, Any], str | None]]
+) -> Iterator[Utterance]:
+    """Utterances of rows; one that cannot be used is a problem.
 
     Args:
-        audio: where the recording is, when the row does not say it.
+        rows: (line number, fields by column, path of the recording when no column holds it).
     """
+    utterances = (_from_row(scan, table, row, line, audio) for line, row, audio in rows)
+    return (utterance for utterance in utterances if utterance is not None)
+
+
+def _from_row(
+    scan: Scan, table: Table, row: Mapping[str, Any], line: int | None, audio: str | None
+) -> Utterance | None:
     found = {name: _value(row, table.columns.get(name), aliases) for name, aliases in ALIASES.items()}
     if audio is None and found["audio"] is None:
         known = table.columns.get("audio") or ", ".join(ALIASES["audio"])
@@ -100,7 +176,7 @@ def _rows(scan: Scan, table: Table) -> Iterator[tuple[int, dict[str, Any]]]:
         return read_table(scan, table.file, needed, delimiter="," if kind == ".csv" else "\t")
     if kind in (".jsonl", ".json"):
         return read_json_lines(scan, table.file)
-    raise RellmError(f"{table.file} is no table", allowed=".csv, .tsv, .jsonl")
+    raise RellmError(f"{table.file} is no table", allowed=", ".join(KINDS))
 
 
 def _value(row: Mapping[str, Any], column: str | None, aliases: tuple[str, ...]) -> Any:
@@ -111,7 +187,7 @@ def _value(row: Mapping[str, Any], column: str | None, aliases: tuple[str, ...])
 
 
 def _place(table: Table, path: Path) -> tuple[str, Path]:
-    """(where a recording is, its name) for the path of a row. A path of another machine is looked for by its end.
+    """(location, name) of a recording, from the path of a row. A path of another machine is looked for by its end.
 
     Raises:
         ValueError: the archive has no such member.

@@ -19,9 +19,6 @@ INFO = CorpusInfo(
     name="common_voice",
     title="Common Voice",
     languages=("en", "zh", "and more than 100 others"),
-    utterances=0,
-    hours=None,
-    emotions=(),
     licence="CC0-1.0",
     get="https://commonvoice.mozilla.org/datasets (BLSP-Emo used release 13.0)",
     citation="Ardila et al., Common Voice: A massively-multilingual speech corpus, LREC 2020",
@@ -31,7 +28,7 @@ INFO = CorpusInfo(
 )
 
 TABLES = ("train", "dev", "test")
-SPEAKER_DIGITS = 16  # of the 128 of client_id: enough to tell volunteers apart
+SPEAKER_DIGITS = 16  # of the 128 of client_id: unique among volunteers
 
 
 def read(scan: Scan) -> Iterator[Utterance]:
@@ -50,18 +47,13 @@ def read(scan: Scan) -> Iterator[Utterance]:
             if not row["path"] or not row["sentence"]:
                 scan.problem(table, "no path or no sentence", line)
                 continue
-            # Releases before 5.0 name the clips without `.mp3`; tables of one's own may name other formats.
+            # Releases before 5.0 name the clips without `.mp3`; custom tables may name other formats.
             file = row["path"] if Path(row["path"]).suffix.lower() in SUFFIXES else row["path"] + ".mp3"
-            yield Utterance(
-                key=f"common_voice-{Path(file).stem}",
-                corpus="common_voice",
-                split=split,
-                audio=str(root / "clips" / file),
-                text=row["sentence"],
-                language=language,
-                speaker=row["client_id"][:SPEAKER_DIGITS] or None,
+            speaker = row["client_id"][:SPEAKER_DIGITS] or None
+            yield INFO.utterance(
+                root / "clips" / file, split=split, text=row["sentence"], language=language, speaker=speaker,
                 duration=lengths.get(file),
-            )
+            )  # fmt: skip
 
 
 def _durations(scan: Scan, path: Path) -> dict[str, float]:

@@ -59,15 +59,5 @@ def read(scan: Scan) -> Iterator[Utterance]:
                 scan.drop("tie between listeners" if ":" in vote else f"vote {vote}")
                 continue
             raw, emotion = vote, VOTES[vote]
-        yield Utterance(
-            key=f"crema_d-{path.stem}",
-            corpus="crema_d",
-            split="all",
-            audio=str(path),
-            text=SENTENCES[sentence],
-            language="en",
-            speaker=actor,
-            emotion=emotion,
-            emotion_raw=raw,
-            intensity=level,  # type: ignore[call-arg]
-        )
+        text = SENTENCES[sentence]
+        yield INFO.utterance(path, text=text, speaker=actor, emotion=emotion, emotion_raw=raw, intensity=level)

@@ -22,9 +22,6 @@ from re_llm.data.corpora.files import read_json_lines, read_lines, visible
 INFO = CorpusInfo(
     name="emobox",
     title="EmoBox folds",
-    languages=(),
-    utterances=0,
-    emotions=(),
     licence="that of each corpus",
     get="https://github.com/emo-box/EmoBox (folder data)",
     citation="Ma et al., EmoBox: Multilingual Multi-corpus Speech Emotion Recognition Toolkit, Interspeech 2024",

@@ -46,14 +46,6 @@ def read(scan: Scan) -> Iterator[Utterance]:
     root = scan.path_root(lambda p: any((p / "wav").glob("*.wav")), f"expected {INFO.root} in it")
     for path, name in coded_names(scan, root / "wav", _NAME, "SPEAKER, SENTENCE, EMOTION, VERSION as in 03a01Fa"):
         speaker, sentence, emotion, _ = name.groups()
-        yield Utterance(
-            key=f"emodb-{path.stem}",
-            corpus="emodb",
-            split="all",
-            audio=str(path),
-            text=SENTENCES[sentence],
-            language="de",
-            speaker=speaker,
-            emotion=EMOTIONS[emotion],
-            emotion_raw=emotion,
+        yield INFO.utterance(
+            path, text=SENTENCES[sentence], speaker=speaker, emotion=EMOTIONS[emotion], emotion_raw=emotion
         )

@@ -48,17 +48,9 @@ def read(scan: Scan) -> Iterator[Utterance]:
                 scan.problem(path, f"the folder {speaker} is no speaker ({', '.join(SPEAKERS)})")
             continue
         number = int(name[4])
-        yield Utterance(
-            key=f"emovdb-{speaker}-{path.stem}",
-            corpus="emovdb",
-            split="all",
-            audio=str(path),
-            text=words.get(f"arctic_a{number:04}") if number <= LAST_OF_SET_A else None,
-            language="en",
-            speaker=speaker,
-            emotion=emotion,
-            emotion_raw=state,
-        )
+        text = words.get(f"arctic_a{number:04}") if number <= LAST_OF_SET_A else None
+        key = f"{speaker}-{path.stem}"
+        yield INFO.utterance(path, key=key, text=text, speaker=speaker, emotion=emotion, emotion_raw=state)
 
 
 def _arctic(path: Path) -> dict[str, str]:

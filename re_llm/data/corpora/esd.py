@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Filters, Scan, pseudo_random_order
 from re_llm.data.corpora.files import read_lines, recordings, visible
@@ -31,7 +30,7 @@ INFO = CorpusInfo(
     root="0001 ... 0020 (0011 to 0020 for English)",
     protocols={
         "re-llm": "English; 245 sentences train, 105 test, in all four emotions by all speakers (RE-LLM III-A)",
-        "speaker-independent": "the sentences of re-llm, and 0018-0020 are heard in the test set only",
+        "speaker-independent": "the sentences of re-llm, and speakers 0018-0020 in the test set only",
         "mini": "speaker-independent; the last 30 % of the sentences are the test set, whatever their number",
         "blsp-emo": "training set of BLSP-Emo: both languages, five emotions, 5 words (characters) or more",
     },
@@ -46,7 +45,7 @@ INFO = CorpusInfo(
 
 SENTENCES = 350
 TEST_FRACTION = 0.3
-TEST_SPEAKERS = "0018,0019,0020"
+TEST_SPEAKERS = ("0018", "0019", "0020")
 CHINESE = {
     "中立": "neutral", "生气": "angry", "愤怒": "angry", "开心": "happy", "快乐": "happy",
     "伤心": "sad", "悲伤": "sad", "惊喜": "surprise", "惊讶": "surprise",
@@ -84,10 +83,9 @@ class Row:
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by speaker and file number."""
     root = scan.path_root(_has_speakers, f"expected {INFO.root} in it")
-    emotions = scan.option("emotions", 5 if scan.protocol in (None, "blsp-emo") else 4, int)
-    if emotions not in (4, 5):
-        raise RellmError(f"option emotions={emotions}", allowed="4, 5")
-    languages = _names(scan.option("languages", "en,zh" if scan.protocol in (None, "blsp-emo") else "en", str))
+    whole = scan.protocol in (None, "blsp-emo")
+    emotions = scan.option("emotions", 5 if whole else 4, int, (4, 5))
+    languages = scan.names("languages", ("en", "zh") if whole else ("en",))
     rows = []
     for folder in visible(p for p in root.glob("0[0-9][0-9][0-9]") if p.is_dir()):
         for row in _speaker(scan, folder):
@@ -101,26 +99,14 @@ def read(scan: Scan) -> Iterator[Utterance]:
     splits = _splits(scan, rows)
     for row, split in zip(rows, splits, strict=True):
         if split is not None:
-            yield _utterance(row, split)
+            yield INFO.utterance(
+                row.path, key=row.key, split=split, text=row.text, language=row.language, speaker=row.speaker,
+                emotion=row.emotion, emotion_raw=row.raw, sentence=f"{row.language}-{row.sentence:03}",
+            )  # fmt: skip
 
 
 def _has_speakers(folder: Path) -> bool:
     return any((folder / f"{n:04}" / f"{n:04}.txt").is_file() for n in range(1, 21))
-
-
-def _utterance(row: Row, split: str) -> Utterance:
-    return Utterance(
-        key=f"esd-{row.key}",
-        corpus="esd",
-        split=split,
-        audio=str(row.path),
-        text=row.text,
-        language=row.language,
-        speaker=row.speaker,
-        emotion=row.emotion,
-        emotion_raw=row.raw,
-        sentence=f"{row.language}-{row.sentence:03}",  # type: ignore[call-arg]
-    )
 
 
 def _speaker(scan: Scan, folder: Path) -> Iterator[Row]:
@@ -179,7 +165,7 @@ def _splits(scan: Scan, rows: list[Row]) -> list[str | None]:
     chosen = test_sentences({row.sentence for row in rows}, scan.protocol, scan.seed)
     # The same words under two numbers would be on both sides: such a sentence is left out of the training set.
     tested = {_plain(row) for row in rows if row.sentence in chosen}
-    held_out = set() if scan.protocol == "re-llm" else _names(scan.option("test_speakers", TEST_SPEAKERS, str))
+    held_out = () if scan.protocol == "re-llm" else scan.names("test_speakers", TEST_SPEAKERS)
     splits: list[str | None] = []
     for row in rows:
         side = "test" if row.sentence in chosen else "train"
@@ -192,10 +178,6 @@ def _splits(scan: Scan, rows: list[Row]) -> list[str | None]:
         else:
             splits.append(side)
     return splits
-
-
-def _names(text: str) -> set[str]:
-    return {name.strip() for name in text.split(",")}
 
 
 def _plain(row: Row) -> str:

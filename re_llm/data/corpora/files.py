@@ -14,13 +14,16 @@ from typing import IO, Any
 
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
-from re_llm.data.corpora.base import Scan
+from re_llm.core.records import Utterance
+from re_llm.data.corpora.base import CorpusInfo, Scan
 
 FIELD_BYTES = 1 << 20  # longest field of a table
 TEXT_BYTES = 1 << 28  # longest transcript or label file that is read whole
 ITEM_BYTES = 1 << 27  # longest item of a JSON array that is read item by item
 BLOCK = 1 << 20
-HEAD_BYTES = 1 << 16  # of a table: its encoding is told from them
+
+Json = dict[str, Any]  # a JSON object
+HEAD_BYTES = 1 << 16  # of a table, from which its encoding is detected
 _RUNS = re.compile(rb"[\x80-\xff]{4,}")
 # C1 control characters that are really cp1252 punctuation, decoded as Latin-1 by whoever wrote the table (MELD).
 _C1 = {code: bytes([code]).decode("cp1252", errors="ignore") for code in range(0x80, 0xA0)}
@@ -29,8 +32,8 @@ _C1 = {code: bytes([code]).decode("cp1252", errors="ignore") for code in range(0
 def decode_text(data: bytes) -> str:
     """Text of a label or transcript file whose encoding is not known.
 
-    Byte order marks decide first, then NUL bytes (UTF-16 without a mark), then UTF-8; what is left is GB 18030 when
-    it decodes to Chinese characters, and Latin-1 (with the punctuation of cp1252) otherwise.
+    In this order: byte order mark, NUL bytes (UTF-16 without a mark), UTF-8, GB 18030 if it decodes to Chinese
+    characters, Latin-1 with the punctuation of cp1252.
     """
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if data.startswith(mark):
@@ -49,8 +52,8 @@ def _decode_legacy(data: bytes) -> str:
 
 
 def _is_chinese(data: bytes) -> bool:
-    # Nearly every pair of bytes is valid GB 18030, also an accented Latin-1 letter before another: what tells them
-    # apart is that Chinese text has many bytes above 0x7f, in runs.
+    # Nearly every pair of bytes is valid GB 18030, also two accented Latin-1 letters. Chinese text has many bytes
+    # above 0x7f, in runs.
     high = sum(byte > 0x7F for byte in data)
     if high <= len(data) // 10 or 2 * sum(map(len, _RUNS.findall(data))) < high:
         return False
@@ -62,7 +65,7 @@ def _is_chinese(data: bytes) -> bool:
 
 
 def table_encoding(head: bytes) -> str:
-    """Encoding of a table, from its first bytes; what is not Unicode or Chinese is decided field by field.
+    """Encoding of a table, from its first bytes; other than Unicode and Chinese, it is detected field by field.
 
     UTF-16 is what spreadsheets save as "Unicode text"; single fields of MELD and CMU-MOSEI are cp1252 in a UTF-8 file.
     """
@@ -192,7 +195,7 @@ def coded_names(scan: Scan, root: Path, pattern: re.Pattern[str], form: str) -> 
 def without_row(
     scan: Scan, folders: Iterable[Path], named: Container[str], table: Path | str, *, deep: bool = True
 ) -> None:
-    """Counts the recordings of some folders that no row of a table names (paths as text), and tells the first."""
+    """Counts the recordings of some folders that no row of a table names (paths as text); reports the first."""
     for folder in folders:
         loose = [path for path in recordings(folder, deep=deep) if str(path) not in named]
         if loose:
@@ -200,7 +203,7 @@ def without_row(
             scan.drop(f"recording in {folder.name} without a row in {Path(table).name}, such as {first}", len(loose))
 
 
-def read_json_lines(scan: Scan, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(scan: Scan, path: Path) -> Iterator[tuple[int, Json]]:
     """(line number, object) of a JSON-lines file, plain or `.gz`; a line that is none is a problem. Streams.
 
     Raises:
@@ -235,7 +238,7 @@ def _line(file: IO[bytes], path: Path) -> bytes:
         raise RellmError(f"cannot read {path}: {error}", todo="Copy the file again") from error
 
 
-def read_json_array(path: Path, key: str) -> Iterator[dict[str, Any]]:
+def read_json_array(path: Path, key: str) -> Iterator[Json]:
     """Items of the array `key` of a JSON file, one at a time: the file can be larger than the memory.
 
     Raises:
@@ -269,3 +272,33 @@ def read_json_array(path: Path, key: str) -> Iterator[dict[str, Any]]:
                 continue
             yield item
             buffer = buffer[end:]
+
+
+def read_segments(
+    scan: Scan, info: CorpusInfo, name: str, subset: str, fields: Callable[[Json, Json], Json | None], why: str
+) -> Iterator[Utterance]:
+    """Utterances of a subset of a corpus of long recordings in the format of GigaSpeech and WenetSpeech.
+
+    Args:
+        name: the JSON file in the root that describes recordings and segments.
+        fields: fields of an utterance from a recording and one of its segments; None drops it as `why`.
+    """
+    root = scan.path_root(lambda p: (p / name).is_file(), f"expected {info.root} in it")
+    for item in read_json_array(root / name, "audios"):
+        for segment in item.get("segments", ()):
+            if subset not in segment.get("subsets", ()):
+                continue
+            try:
+                found = fields(item, segment)
+                if found is None:
+                    scan.drop(why)
+                    continue
+                start = segment["begin_time"]
+                utterance = info.utterance(
+                    root / item["path"], key=segment["sid"], start=start, dialogue=item.get("aid"),
+                    duration=round(segment["end_time"] - start, 3), **found,
+                )  # fmt: skip
+            except (KeyError, TypeError, ValueError) as error:
+                scan.problem(root / name, f"segment {segment.get('sid')}: {error!r}")
+            else:
+                yield utterance

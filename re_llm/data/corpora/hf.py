@@ -14,27 +14,16 @@ from re_llm.audio.waveform import SUFFIXES
 from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Scan
-from re_llm.data.corpora.columns import ALIASES, UNIT, Table, from_row
-from re_llm.data.corpora.table import parse_labels, parse_scale
+from re_llm.data.corpora.columns import ALIASES, COLUMN_OPTIONS, OPTIONS, Table, from_rows
+from re_llm.data.corpora.files import Json
 
 INFO = CorpusInfo(
     name="hf",
     title="Hugging Face dataset on disk",
-    languages=(),
-    utterances=0,
-    emotions=(),
     licence="that of the dataset",
     get="https://huggingface.co/datasets",
-    citation="",
     root="folder written by save_to_disk, or folder with parquet files (also in data)",
-    options={
-        **{name: f"column of {name}" for name in ALIASES},
-        "corpus": "name of the corpus (name of the folder)",
-        "extract": "folder that embedded recordings are written into",
-        "labels": "what labels of its own mean, e.g. worried:anxious,cheery:happy",
-        "default_language": "language where no column says it",
-        "scale": "range of valence, arousal, dominance (0..1), e.g. 1..5",
-    },
+    options={**COLUMN_OPTIONS, **OPTIONS, "extract": "folder that embedded recordings are written into"},
     dimensions=True,
 )
 
@@ -43,20 +32,9 @@ MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by split, in the order of the rows."""
-    corpus = scan.option("corpus", scan.root.resolve().name, str)
-    columns = {name: scan.option(name, "", str) for name in ALIASES if scan.options.get(name)}
     for split, dataset in _datasets(scan.root).items():
-        table = Table(
-            file=scan.root,
-            corpus=corpus,
-            audio_root=scan.root,
-            split=split,
-            language=scan.option("default_language", "", str) or None,
-            columns=columns,
-            scale=scan.option("scale", UNIT, parse_scale),
-            labels=scan.option("labels", {}, parse_labels),
-        )
-        yield from _rows(scan, table, dataset)
+        table = Table.from_options(scan, scan.root, corpus=scan.root.resolve().name, split=split)
+        yield from from_rows(scan, table, _rows(scan, table, dataset))
 
 
 def _datasets(root: Path) -> dict[str, Any]:
@@ -84,7 +62,7 @@ def _datasets(root: Path) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"all": loaded}
 
 
-def _rows(scan: Scan, table: Table, dataset: Any) -> Iterator[Utterance]:
+def _rows(scan: Scan, table: Table, dataset: Any) -> Iterator[tuple[int, Json, str]]:
     import datasets
 
     sound = next((name for name, kind in dataset.features.items() if isinstance(kind, datasets.Audio)), None)
@@ -100,12 +78,10 @@ def _rows(scan: Scan, table: Table, dataset: Any) -> Iterator[Utterance]:
         row = {k: names[k][v] if k in names and v is not None and v >= 0 else v for k, v in row.items()}
         place = _place(scan, table, recording, number)
         if place is not None:
-            utterance = from_row(scan, table, {**row, **_key(table, row, number)}, number, audio=place)
-            if utterance is not None:
-                yield utterance
+            yield number, {**row, **_key(table, row, number)}, place
 
 
-def _key(table: Table, row: dict[str, Any], number: int) -> dict[str, str]:
+def _key(table: Table, row: Json, number: int) -> dict[str, str]:
     columns = (table.columns["key"],) if "key" in table.columns else ALIASES["key"]
     return {} if any(row.get(c) for c in columns) else {"key": f"{table.corpus}-{table.split}-{number:07}"}
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Filters, Scan, dimensions
 from re_llm.data.corpora.files import read_lines, recordings, visible
@@ -55,10 +54,8 @@ _KEY = re.compile(r"^Ses(?P<session>\d\d)[FM]_\w+_(?P<speaker>[FM])\w+$")
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by session and dialogue, in the order of time."""
     root = scan.path_root(lambda p: next(p.glob("Session[1-5]"), None) is not None, f"expected {INFO.root} in it")
-    test = scan.option("test_session", 5, int)
+    test = scan.option("test_session", 5, int, range(1, 6))
     sessions = list(visible(root.glob("Session[1-5]")))
-    if test not in range(1, 6):
-        raise RellmError(f"option test_session={test}", allowed="1 to 5")
     for absent in sorted({f"Session{n}" for n in range(1, 6)} - {p.name for p in sessions}):
         scan.problem(root / absent, "the session is missing")
     for session in sessions:
@@ -92,20 +89,11 @@ def _dialogue(scan: Scan, session: Path, labels: Path, split: str) -> Iterator[U
         emotion = None if label == UNDECIDED else scan.emotion(label, labels, number)
         if scan.protocol == "re-llm" and emotion == "excited":
             emotion = "happy"
-        yield Utterance(
-            key=f"iemocap-{key}",
-            corpus="iemocap",
-            split=split,
-            audio=str(session / "sentences" / "wav" / labels.stem / f"{key}.wav"),
-            text=texts.get(key),
-            language="en",
-            speaker=_speaker(key),
-            dialogue=labels.stem,
-            turn=turn,
-            emotion=emotion,
-            emotion_raw=label,
+        yield INFO.utterance(
+            session / "sentences" / "wav" / labels.stem / f"{key}.wav", split=split, text=texts.get(key),
+            speaker=_speaker(key), dialogue=labels.stem, turn=turn, emotion=emotion, emotion_raw=label,
             **dimensions(scan, ratings, SCALE, labels, number),
-        )
+        )  # fmt: skip
 
 
 def _unlabelled(scan: Scan, session: Path, files: list[Path]) -> None:

@@ -37,20 +37,9 @@ def read(scan: Scan) -> Iterator[Utterance]:
     for path, name in coded_names(scan, root, _NAME, "SPEAKER_EMOTION_SENTENCE_REPETITION"):
         speaker, raw, sentence, _ = name.groups()
         emotion = scan.emotion(raw, path, extra=SECONDARY)
-        if emotion is None:
-            continue
-        yield Utterance(
-            key=f"jl-{path.stem}",
-            corpus="jl",
-            split="all",
-            audio=str(path),
-            text=_words(path.with_suffix(".txt")),
-            language="en",
-            speaker=speaker,
-            emotion=emotion,
-            emotion_raw=raw,
-            sentence=sentence,  # type: ignore[call-arg]
-        )
+        if emotion is not None:
+            text = _words(path.with_suffix(".txt"))
+            yield INFO.utterance(path, text=text, speaker=speaker, emotion=emotion, emotion_raw=raw, sentence=sentence)
 
 
 def _words(path: Path) -> str | None:

@@ -1,7 +1,7 @@
-"""What a `prepare` that was killed had already hashed, so that the next one need not hash it again.
+"""Hashes of an interrupted `prepare`, so that the next run does not compute them again.
 
-`.OUT.hashes` beside the manifest: when the first run began, then a line for each recording. It grows while a run works
-and is deleted when the manifest is complete. A hash is trusted when its recording has not been touched since.
+`.OUT.hashes` beside the manifest holds the time of the first run, then a line for each recording. It is deleted when
+the manifest is complete. A hash is used if its recording has not been modified since.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Journal:
         return max(stat.st_mtime, stat.st_ctime) < self._began
 
     def keep(self, checked: Iterable[Checked]) -> Iterator[Checked]:
-        """Passes the utterances on, and writes down what has been hashed.
+        """Yields the utterances, and writes their hashes to the journal.
 
         Raises:
             RellmError: the disk is full, or the folder cannot be written.
@@ -95,7 +95,7 @@ class Journal:
 
 
 def sweep(out: Path) -> None:
-    """Deletes what killed runs on this machine have left half-written beside a manifest."""
+    """Deletes temporary files that killed runs on this machine left beside a manifest."""
     for path in out.parent.glob(f".{out.name}.*.tmp"):
         owner = path.name.removesuffix(".tmp").rpartition(".")[2]
         if owner.isdigit() and not _is_running(int(owner)):

@@ -16,7 +16,6 @@ INFO = CorpusInfo(
     languages=("en",),
     utterances=292_367,
     hours=982,
-    emotions=(),
     licence="CC BY 4.0",
     get="https://www.openslr.org/12",
     citation="Panayotov et al., LibriSpeech: An ASR corpus based on public domain audio books, ICASSP 2015",
@@ -35,11 +34,8 @@ def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by part, speaker and chapter."""
     root = scan.path_root(lambda p: any((p / part).is_dir() for part in PARTS), f"expected {INFO.root} in it")
     present = [part for part in PARTS if (root / part).is_dir()]
-    wanted = scan.option("parts", ",".join(present), str).split(",")
-    case = scan.option("case", "lower", str)
-    if case not in CASES:
-        raise RellmError(f"option case={case!r}", allowed=", ".join(CASES))
-    for part in wanted:
+    case = scan.option("case", "lower", str, CASES)
+    for part in scan.names("parts", tuple(present)):
         if part not in present:
             raise RellmError(f"{root} has no part {part!r}", allowed=", ".join(present))
         for listing in visible((root / part).glob("*/*/*.trans.txt")):
@@ -53,14 +49,8 @@ def _chapter(scan: Scan, listing: Path, part: str, *, lower: bool) -> Iterator[U
         if len(parts) != 3 or not text:
             scan.problem(listing, f"not a transcript: {line[:80]!r}", number)
             continue
-        yield Utterance(
-            key=f"librispeech-{key}",
-            corpus="librispeech",
-            split=part.split("-")[0] if part.startswith("train") else part,
-            audio=str(listing.parent / f"{key}.flac"),
-            text=text.lower() if lower else text,
-            language="en",
-            speaker=parts[0],
-            dialogue=f"{parts[0]}-{parts[1]}",
+        yield INFO.utterance(
+            listing.parent / f"{key}.flac", split=part.split("-")[0] if part.startswith("train") else part,
+            text=text.lower() if lower else text, speaker=parts[0], dialogue=f"{parts[0]}-{parts[1]}",
             turn=int(parts[2]) if parts[2].isdigit() else None,
-        )
+        )  # fmt: skip

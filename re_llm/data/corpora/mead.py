@@ -46,22 +46,11 @@ def read(scan: Scan) -> Iterator[Utterance]:
                 continue
             emotion = scan.emotion(parts[0], path)
             if emotion is not None:
-                yield _utterance(folder.name, path, parts[0], emotion, int(level[1]))
+                yield INFO.utterance(
+                    path, key=f"{folder.name}-{parts[0]}-{level[1]}-{path.stem}", split="train", speaker=folder.name,
+                    emotion=emotion, emotion_raw=parts[0], intensity=int(level[1]),
+                )  # fmt: skip
 
 
 def _has_speakers(folder: Path) -> bool:
     return folder.is_dir() and any(_SPEAKER.fullmatch(p.name) and (p / "audio").is_dir() for p in folder.iterdir())
-
-
-def _utterance(speaker: str, path: Path, raw: str, emotion: str, level: int) -> Utterance:
-    return Utterance(
-        key=f"mead-{speaker}-{raw}-{level}-{path.stem}",
-        corpus="mead",
-        split="train",
-        audio=str(path),
-        language="en",
-        speaker=speaker,
-        emotion=emotion,
-        emotion_raw=raw,
-        intensity=level,  # type: ignore[call-arg]
-    )

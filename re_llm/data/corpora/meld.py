@@ -70,17 +70,9 @@ def _clips(root: Path, part: str) -> Path | None:
 def _utterance(scan: Scan, part: str, clips: Path, table: Path, line: int, row: dict[str, str]) -> Utterance:
     name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
     clip = next((p for s in SUFFIXES if (p := clips / f"{name}{s}").is_file()), clips / f"{name}.mp4")
-    return Utterance(
-        key=f"meld-{part}-{name}",
-        corpus="meld",
-        split=part,
-        audio=str(clip),
-        text=row["Utterance"] or None,
-        language="en",
-        speaker=row["Speaker"] or None,
-        dialogue=f"{part}-{row['Dialogue_ID']}",
-        turn=int(row["Utterance_ID"]) if row["Utterance_ID"].isdigit() else None,
-        emotion=scan.emotion(row["Emotion"], table, line),
-        emotion_raw=row["Emotion"],
-        sentiment=row["Sentiment"],  # type: ignore[call-arg]
-    )
+    turn = row["Utterance_ID"]
+    return INFO.utterance(
+        clip, key=f"{part}-{name}", split=part, text=row["Utterance"] or None, speaker=row["Speaker"] or None,
+        dialogue=f"{part}-{row['Dialogue_ID']}", turn=int(turn) if turn.isdigit() else None,
+        emotion=scan.emotion(row["Emotion"], table, line), emotion_raw=row["Emotion"], sentiment=row["Sentiment"],
+    )  # fmt: skip

@@ -59,16 +59,10 @@ def read(scan: Scan) -> Iterator[Utterance]:
                 scan.problem(file, f"no clip {row['name']} in {part}", line)
                 continue
             named.add(str(clip))
-            yield Utterance(
-                key=f"merbench-{row['name']}",
-                corpus="merbench",
-                split=part,
-                audio=str(clip),
-                text=texts.get(row["name"]),
-                language="zh",
-                emotion=scan.emotion(row["discrete"], file, line, WORRIED),
-                emotion_raw=row["discrete"],
-            )
+            yield INFO.utterance(
+                clip, key=row["name"], split=part, text=texts.get(row["name"]),
+                emotion=scan.emotion(row["discrete"], file, line, WORRIED), emotion_raw=row["discrete"],
+            )  # fmt: skip
         without_row(scan, {Path(clip).parent for clip in named}, named, file)
 
 

@@ -45,21 +45,12 @@ CODES = {
 }  # fmt: skip
 UNDECIDED = "X"
 SPLITS = {
-    "train": "train",
-    "validation": "dev",
-    "development": "dev",
-    "test1": "test1",
-    "test2": "test2",
-    "test3": "test3",
-}
+    "train": "train", "validation": "dev", "development": "dev", "test1": "test1", "test2": "test2", "test3": "test3"
+}  # fmt: skip
 AUDIO = ("Audios", "Audio")
 LABEL_FILES = (
-    "labels_consensus.csv",
-    "labels_concensus.csv",
-    "labels_consensus.json",
-    "labels_concensus.json",
-    "Labels.txt",
-)
+    "labels_consensus.csv", "labels_concensus.csv", "labels_consensus.json", "labels_concensus.json", "Labels.txt"
+)  # fmt: skip
 FIELDS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Split_Set")
 NOBODY = frozenset({"", "unknown"})
 GENDERS = frozenset({"female", "male"})
@@ -192,10 +183,7 @@ def _sample(scan: Scan, rows: list[Row]) -> list[Row]:
     Raises:
         RellmError: the corpus has fewer rows than the sample.
     """
-    count = scan.option("emotions", 4, int)
-    if count not in (4, 5):
-        raise RellmError(f"option emotions={count}", allowed="4, 5")
-    codes = tuple(CODES)[:count]
+    codes = tuple(CODES)[: scan.option("emotions", 4, int, (4, 5))]
     wanted = {"train": scan.option("train", 4290, int), "test1": scan.option("test", 1245, int)}
     chosen: set[str] = set()
     for split, size in wanted.items():
@@ -223,19 +211,11 @@ def _utterance(scan: Scan, root: Path, audio: Path, labels: Path, row: Row) -> U
         scan.problem(labels, f"unknown emotion label {code!r}", row.line)
     ratings = {"valence": row.valence, "arousal": row.arousal, "dominance": row.dominance}
     stem = Path(row.file).stem
-    return Utterance(
-        key=f"msp_podcast-{stem}",
-        corpus="msp_podcast",
-        split="test" if scan.protocol and row.split == "test1" else row.split,
-        audio=str(audio / row.file),
-        text=_transcript(scan, root / "Transcripts" / f"{stem}.txt"),
-        language="en",
-        speaker=row.speaker,
-        emotion=known,
-        emotion_raw=code,
-        gender=row.gender,  # type: ignore[call-arg]
-        **dimensions(scan, ratings, SCALE, labels, row.line),
-    )
+    return INFO.utterance(
+        audio / row.file, split="test" if scan.protocol and row.split == "test1" else row.split,
+        text=_transcript(scan, root / "Transcripts" / f"{stem}.txt"), speaker=row.speaker, emotion=known,
+        emotion_raw=code, gender=row.gender, **dimensions(scan, ratings, SCALE, labels, row.line),
+    )  # fmt: skip
 
 
 def _transcript(scan: Scan, path: Path) -> str | None:

@@ -36,16 +36,8 @@ def read(scan: Scan) -> Iterator[Utterance]:
     for line, row in read_table(scan, table, COLUMNS, delimiter="\t", quoted=False):
         file = row["file_id"] if row["file_id"].endswith(".wav") else f"{row['file_id']}.wav"
         named.add(str(root / "samples" / file))
-        yield Utterance(
-            key=f"nemo-{file.removesuffix('.wav')}",
-            corpus="nemo",
-            split="all",
-            audio=str(root / "samples" / file),
-            text=row["raw_text"] or None,
-            language="pl",
-            speaker=row["speaker_id"] or None,
-            emotion=scan.emotion(row["emotion"], table, line),
-            emotion_raw=row["emotion"],
-            gender=row["gender"],  # type: ignore[call-arg]
-        )
+        yield INFO.utterance(
+            root / "samples" / file, text=row["raw_text"] or None, speaker=row["speaker_id"] or None,
+            emotion=scan.emotion(row["emotion"], table, line), emotion_raw=row["emotion"], gender=row["gender"],
+        )  # fmt: skip
     without_row(scan, [root / "samples"], named, table)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import BLSP_EMO, CorpusInfo, Scan
@@ -47,21 +46,9 @@ def read(scan: Scan) -> Iterator[Utterance]:
         elif path.parent.name != f"Actor_{actor}":
             scan.problem(path, f"the file of actor {actor} lies in {path.parent.name}")
         else:
-            yield _utterance(path, int(emotion), int(intensity), int(statement), int(repetition), actor)
-
-
-def _utterance(path: Path, emotion: int, intensity: int, statement: int, repetition: int, actor: str) -> Utterance:
-    return Utterance(
-        key=f"ravdess-{path.stem}",
-        corpus="ravdess",
-        split="test",
-        audio=str(path),
-        text=STATEMENTS[statement - 1],
-        language="en",
-        speaker=actor,
-        emotion=EMOTIONS[emotion - 1],
-        emotion_raw=f"{emotion:02}",
-        gender="male" if int(actor) % 2 else "female",  # type: ignore[call-arg]
-        intensity="strong" if intensity == 2 else "normal",
-        repetition=repetition,
-    )
+            yield INFO.utterance(
+                path, split="test", text=STATEMENTS[int(statement) - 1], speaker=actor,
+                emotion=EMOTIONS[int(emotion) - 1], emotion_raw=emotion,
+                gender="male" if int(actor) % 2 else "female",
+                intensity="strong" if intensity == "02" else "normal", repetition=int(repetition),
+            )  # fmt: skip

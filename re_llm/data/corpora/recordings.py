@@ -1,6 +1,6 @@
-"""What is done with the recordings of a corpus: their headers and hashes, and estimates of dimensions.
+"""Headers and hashes of the recordings of a corpus, and estimates of valence, arousal and dominance.
 
-Both are work for one process or for many (re_llm.cluster.work): batches of utterances go in, and come back completed.
+Both run in one process or in many (re_llm.cluster.work), on batches of utterances.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class VadEstimator(Protocol):
 
 @dataclass(frozen=True)
 class HeaderWork:
-    """Utterances to utterances with the length, rate and hash of their recordings (re_llm.cluster.work).
+    """Adds length, rate and hash of their recordings to utterances (re_llm.cluster.work).
 
     Attributes:
         known: hashes that an interrupted run has left, by recording.
@@ -51,7 +51,7 @@ class HeaderWork:
 
 
 class _Recordings:
-    """Headers and hashes of one run; several utterances in a row can be segments of one long file."""
+    """Headers and hashes of one run, cached: consecutive utterances can be segments of one long file."""
 
     def __init__(self, known: Mapping[str, str], *, hashed: bool):
         self.known, self.hashed = known, hashed
@@ -59,7 +59,7 @@ class _Recordings:
         self.hash = lru_cache(maxsize=64)(waveform.sha256)
 
     def add_to(self, utterance: Utterance) -> Checked:
-        """Adds length, rate and hash; or tells why not: missing, unreadable, or the segment is not in it."""
+        """Adds length, rate and hash; or returns the error: missing, unreadable, or the segment is not in it."""
         try:
             self._add_to(utterance)
         except RellmError as error:
@@ -85,7 +85,7 @@ class _Recordings:
 
 @dataclass(frozen=True)
 class PseudoLabelWork:
-    """Utterances to utterances with estimated dimensions where they have none (re_llm.cluster.work)."""
+    """Adds estimated dimensions to utterances without them (re_llm.cluster.work)."""
 
     estimate: VadEstimator
     folder: None = None

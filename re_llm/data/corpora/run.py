@@ -20,6 +20,7 @@ from re_llm.data.corpora.base import CorpusInfo, Filters, Reader, Scan
 from re_llm.data.corpora.files import read_json_lines
 from re_llm.data.corpora.journal import Journal, sweep
 from re_llm.data.corpora.recordings import BATCH, Checked, HeaderWork, PseudoLabelWork, VadEstimator
+from re_llm.data.corpora.registry import get
 from re_llm.data.manifest import Problem
 
 COMMON_OPTIONS = {
@@ -34,7 +35,7 @@ COMMON_OPTIONS = {
 
 @dataclass
 class PrepareReport:
-    """What `prepare` did.
+    """Result of `prepare`.
 
     Attributes:
         rows: utterances written.
@@ -61,49 +62,60 @@ class PrepareReport:
         return {name: (here.get(name, 0), size) for name, size in self.published.items() if here.get(name, 0) != size}
 
 
-def run(
-    info: CorpusInfo,
-    reader: Reader,
-    root: Path,
-    out: Path,
+def prepare(
+    name: str,
+    root: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
-    protocol: str | None,
-    seed: int,
-    hashed: bool,
-    workers: int,
-    strict: bool,
-    options: Mapping[str, Any],
-    pseudo_vad: VadEstimator | None,
-    cluster: Cluster | None,
+    protocol: str | None = None,
+    seed: int = 0,
+    hash: bool = True,
+    workers: int = 1,
+    strict: bool = False,
+    options: Mapping[str, Any] | None = None,
+    pseudo_vad: VadEstimator | None = None,
+    cluster: Cluster | None = None,
 ) -> PrepareReport:
-    """Body of `re_llm.data.corpora.prepare`, which documents the arguments."""
+    """Reads a corpus and writes its manifest; `OUT_STEM.problems.jsonl` beside it lists what could not be used.
+
+    Args:
+        name: one of `names()`, or the path of a reader (`bells.py`).
+        out: the manifest; audio paths in it are relative to its folder.
+        protocol: named selection and split of the corpus; None takes everything that it holds.
+        seed: for protocols that sample or shuffle.
+        hash: whether every recording is hashed (needed for the search for duplicates and leakage).
+        workers: threads that read headers and hash; without effect on a cluster.
+        strict: the first problem is an error.
+        options: settings of the reader (`INFO.options`) and of every reader (`COMMON_OPTIONS`).
+        pseudo_vad: estimates valence, arousal and dominance where the corpus has none.
+        cluster: machines that read the recordings (re_llm.cluster.work.Where); None does it in this process.
+
+    Raises:
+        RellmError: unknown corpus, protocol or option; a root that is not this corpus; not one utterance found.
+    """
+    info, reader = get(name)
+    root, out, options = Path(root), Path(out), options or {}
     _check(info, protocol, options, workers)
     scan = Scan(root, protocol=protocol, seed=seed, options=options, strict=strict)
     filters = _filters(info, scan)
     limit = scan.option("limit", 0, int)
-    published = {} if _selects(options) else dict(info.published.get(protocol or "", {}))
-    report = PrepareReport(problems=scan.problems, dropped=scan.dropped, published=published)
-    utterances = _unique(scan, reader(scan))
-    if "test_speakers" not in info.options:
-        utterances = _split_by_speaker(scan, utterances)
-    utterances = _wanted(scan, filters, _with_texts(scan, utterances))
+    report = PrepareReport(problems=scan.problems, dropped=scan.dropped)
+    report.published = {} if _selects(options) else dict(info.published.get(protocol or "", {}))
     sweep(out)
     journal = Journal(out)
-    work = HeaderWork(root, hashed, journal.known)
-    checked = run_rows(work, utterances, cluster=cluster, workers=workers)
-    rows = _kept(scan, filters, journal.keep(checked) if hashed else checked)
+    work = HeaderWork(root, hash, journal.known)
+    checked = run_rows(work, _selected(scan, info, reader, filters), cluster=cluster, workers=workers)
+    rows = _kept(scan, filters, journal.keep(checked) if hash else checked)
     if limit > 0:
         rows = itertools.islice(rows, limit)
     if pseudo_vad is not None:
         rows = _with_pseudo_labels(scan, rows, PseudoLabelWork(pseudo_vad), cluster)
-    total = None if protocol or limit else info.utterances or None
     try:
-        with progress_bar(f"prepare {info.name}", total) as advance:
+        with progress_bar(f"prepare {info.name}", None if protocol or limit else info.utterances or None) as advance:
             rows = _at_least_one(info, scan, _counted(report, _relative(rows, out), advance))
             write_records(out, _and_problems(rows, report, out))
     except RellmError:
-        # The list helps to put it right; an older manifest keeps its own.
-        if scan.problems and not out.exists():
+        if scan.problems and not out.exists():  # an older manifest keeps its list
             _write_problems(out, scan.problems)
         journal.close()
         raise
@@ -147,8 +159,20 @@ def _filters(info: CorpusInfo, scan: Scan) -> Filters:
     )
 
 
+def _selected(scan: Scan, info: CorpusInfo, reader: Reader, filters: Filters) -> Iterator[Utterance]:
+    """Utterances of a reader that the protocol and the filters on rows keep."""
+    utterances = _unique(scan, reader(scan))
+    if "test_speakers" not in info.options:
+        utterances = _split_by_speaker(scan, utterances)
+    for utterance in _with_texts(scan, utterances):
+        if (why := filters.refuses_row(utterance)) is not None:
+            scan.drop(why)
+        else:
+            yield utterance
+
+
 def _unique(scan: Scan, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
-    """Utterances with a key of their own. Some archives hold a corpus twice (RAVDESS and TESS at Kaggle)."""
+    """Utterances with unique keys. Some archives hold a corpus twice (RAVDESS and TESS at Kaggle)."""
     seen: dict[str, str] = {}  # recording by key
     for utterance in utterances:
         first = seen.get(utterance.key)
@@ -169,8 +193,8 @@ def _same_file(first: str, second: str) -> bool:
 
 
 def _split_by_speaker(scan: Scan, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
-    """Applies the option `test_speakers`; a speaker who does not occur is a problem."""
-    held_out = {name.strip() for name in scan.option("test_speakers", "", str).split(",") if name.strip()}
+    """Applies the option `test_speakers`; a name that does not occur is a problem."""
+    held_out = set(scan.names("test_speakers"))
     absent = set(held_out)
     for utterance in utterances:
         if held_out:
@@ -189,14 +213,6 @@ def _with_texts(scan: Scan, utterances: Iterable[Utterance]) -> Iterator[Utteran
         if utterance.text is None:
             utterance.text = texts.get(utterance.key)
         yield utterance
-
-
-def _wanted(scan: Scan, filters: Filters, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
-    for utterance in utterances:
-        if (why := filters.refuses_row(utterance)) is not None:
-            scan.drop(why)
-        else:
-            yield utterance
 
 
 def _kept(scan: Scan, filters: Filters, checked: Iterable[Checked]) -> Iterator[Utterance]:

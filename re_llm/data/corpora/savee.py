@@ -41,13 +41,5 @@ def read(scan: Scan) -> Iterator[Utterance]:
         if speaker not in SPEAKERS:
             scan.problem(path, f"the folder {speaker} is no speaker ({', '.join(SPEAKERS)})")
             continue
-        yield Utterance(
-            key=f"savee-{speaker}_{raw}{number}",
-            corpus="savee",
-            split="all",
-            audio=str(path),
-            language="en",
-            speaker=speaker,
-            emotion=EMOTIONS[raw],
-            emotion_raw=raw,
-        )
+        key = f"{speaker}_{raw}{number}"
+        yield INFO.utterance(path, key=key, speaker=speaker, emotion=EMOTIONS[raw], emotion_raw=raw)

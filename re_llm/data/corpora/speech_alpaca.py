@@ -12,8 +12,7 @@ from pathlib import Path
 
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Scan
-from re_llm.data.corpora.columns import Table, read_utterances
-from re_llm.data.corpora.table import the_file
+from re_llm.data.corpora.columns import OPTIONS, Table, read_utterances, table_file
 
 INFO = CorpusInfo(
     name="speech_alpaca",
@@ -25,7 +24,7 @@ INFO = CorpusInfo(
     get="https://github.com/cwang621/blsp-emo",
     citation="Wang et al., BLSP-Emo: Towards Empathetic Large Speech-Language Models, EMNLP 2024",
     root="the jsonl, or its folder",
-    options={"audio_root": "folder that audio paths start from (folder of the file)"},
+    options={"audio_root": OPTIONS["audio_root"]},
 )
 
 _VOICE = re.compile(r"-(?P<voice>[a-z]{2}-[A-Z]{2}-\w+Neural)-")
@@ -33,7 +32,7 @@ _VOICE = re.compile(r"-(?P<voice>[a-z]{2}-[A-Z]{2}-\w+Neural)-")
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances in the order of the file."""
-    file = the_file(scan.root)
+    file = table_file(scan.root)
     table = Table(
         file, "speech_alpaca", scan.option("audio_root", file.parent, Path), split="test", language="en",
         columns={"audio": "audio", "text": "text", "emotion": "emotion"},

@@ -34,18 +34,10 @@ def read(scan: Scan) -> Iterator[Utterance]:
     root = tree_root(scan, _NAME, INFO.root)
     for path, name in coded_names(scan, root, _NAME, "SPEAKER_WORD_EMOTION"):
         speaker, word, raw = name.groups()
-        emotion = scan.emotion(raw, path, extra=PLEASANT)
-        if emotion is None:
-            continue
         speaker = "OAF" if speaker == "OA" else speaker
-        yield Utterance(
-            key=f"tess-{speaker}_{word}_{raw}",
-            corpus="tess",
-            split="all",
-            audio=str(path),
-            text=f"Say the word {word.lower()}.",
-            language="en",
-            speaker=speaker,
-            emotion=emotion,
-            emotion_raw=raw,
-        )
+        emotion = scan.emotion(raw, path, extra=PLEASANT)
+        if emotion is not None:
+            yield INFO.utterance(
+                path, key=f"{speaker}_{word}_{raw}", text=f"Say the word {word.lower()}.", speaker=speaker,
+                emotion=emotion, emotion_raw=raw,
+            )  # fmt: skip

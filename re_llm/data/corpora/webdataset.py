@@ -10,31 +10,21 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Scan
-from re_llm.data.corpora.columns import UNIT, Table, from_row
-from re_llm.data.corpora.files import FIELD_BYTES
-from re_llm.data.corpora.table import parse_scale
+from re_llm.data.corpora.columns import OPTIONS, Table, from_rows
+from re_llm.data.corpora.files import FIELD_BYTES, Json
 
 INFO = CorpusInfo(
     name="webdataset",
     title="WebDataset shards",
-    languages=(),
-    utterances=0,
-    emotions=(),
     licence="that of the recordings",
     get="https://github.com/webdataset/webdataset",
-    citation="",
     root="one .tar, or a folder of .tar files",
-    options={
-        "split": "split where no sample says it (all)",
-        "corpus": "name of the corpus (name of the folder)",
-        "scale": "range of valence, arousal, dominance (0..1), e.g. 1..5",
-    },
+    options=OPTIONS,
     dimensions=True,
 )
 
@@ -46,36 +36,26 @@ def read(scan: Scan) -> Iterator[Utterance]:
         raise RellmError(f"{scan.root} holds no .tar", allowed=INFO.root, todo="Check --root")
     name = scan.root.stem if scan.root.is_file() else scan.root.resolve().name
     for shard in shards:
-        table = Table(
-            file=shard,
-            corpus=scan.option("corpus", name, str),
-            audio_root=shard.parent,
-            split=scan.option("split", "all", str),
-            scale=scan.option("scale", UNIT, parse_scale),
-        )
-        yield from _shard(scan, shard, table)
+        yield from from_rows(scan, Table.from_options(scan, shard, corpus=name), _rows(scan, shard))
 
 
-def _shard(scan: Scan, shard: Path, table: Table) -> Iterator[Utterance]:
+def _rows(scan: Scan, shard: Path) -> Iterator[tuple[None, Json, str]]:
     try:
         with tarfile.open(shard, "r:") as archive:
             for key, sample in _samples(scan, shard, archive):
-                if "audio" not in sample:
-                    scan.problem(shard, f"the sample {key} has no recording")
-                    continue
-                row = {"key": key.replace("/", "-"), **sample}
                 # The json may still name the file that the recording once was.
-                row.pop("audio")
-                utterance = from_row(scan, table, row, None, audio=sample["audio"])
-                if utterance is not None:
-                    yield utterance
+                audio = sample.pop("audio", None)
+                if audio is None:
+                    scan.problem(shard, f"the sample {key} has no recording")
+                else:
+                    yield None, {"key": key.replace("/", "-"), **sample}, audio
     except tarfile.TarError as error:
         scan.problem(shard, f"not an uncompressed tar file: {error}")
 
 
-def _samples(scan: Scan, shard: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, fields) of neighbouring members of one name; `audio` says where the recording is."""
-    current, fields = "", {}  # type: str, dict[str, Any]
+def _samples(scan: Scan, shard: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, Json]]:
+    """(name, fields) of neighbouring members of one name; `audio` locates the recording."""
+    current, fields = "", {}  # type: str, Json
     for member in archive:
         folder, _, file = member.name.rpartition("/")
         stem, _, suffix = file.partition(".")
@@ -94,7 +74,7 @@ def _samples(scan: Scan, shard: Path, archive: tarfile.TarFile) -> Iterator[tupl
         yield current, fields
 
 
-def _field(shard: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> dict[str, Any]:
+def _field(shard: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> Json:
     if f".{suffix}" in waveform.SUFFIXES:
         return {"audio": f"{shard}:{member.offset_data}:{member.size}"}
     if suffix not in ("json", "txt", "cls"):

@@ -1,4 +1,4 @@
-"""A reader of one's own: a file beside the data, named on the command line (`re-llm prepare bells.py --root BELLS`)."""
+"""A custom reader: a file beside the data, named on the command line (`re-llm prepare bells.py --root BELLS`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from re_llm.core.errors import RellmError
 from re_llm.data.corpora.base import CorpusInfo
 
 SUFFIX = ".py"
-_PREFIX = "re_llm_own_corpus_"  # in sys.modules: no name of a module that is installed
+_PREFIX = "re_llm_custom_corpus_"  # in sys.modules: no name of a module that is installed
 
 
 def load(path: Path) -> ModuleType:
