@@ -13,8 +13,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -31,62 +33,58 @@ COMPONENTS = ("llm", "whisper", "emotion")
 CHECKPOINTS = {"emotion": "blsp-emo", "re_llm": "re-llm"}  # stage of the recipe -> name it ships under
 
 
-def _part(name: str, out: Path, world: Path, seed: int) -> list[str]:
-    """Command that trains one component; each runs on one core."""
-    arguments = [sys.executable, "-m", f"re_llm.mini.{name}", "--out", str(out / "parts" / name), "--seed", str(seed)]
-    return arguments if name == "llm" else [*arguments, "--world", str(world)]
-
-
 def train_parts(out: Path, world: Path, *, seed: int, say: Say) -> None:
-    """Trains the three components, two at a time: Whisper beside the LLM and then the emotion encoder.
+    """Trains the three components, each on one core: Whisper beside the LLM and then the emotion encoder.
 
     Raises:
         RellmError: a training failed or missed its gate; names its log.
     """
-    queues = [["whisper"], ["llm", "emotion"]]
-    running: dict[str, tuple[subprocess.Popen[bytes], float, list[str]]] = {}
-    try:
-        while queues or running:
-            for queue in queues:
-                _start(queue, out, world, seed, running, say)
-            queues = []
-            time.sleep(2)
-            for name, (process, begun, queue) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[name]
-                if process.returncode != 0:
-                    log = out / "parts" / f"{name}.log"
-                    last = log.read_text(errors="replace").strip().splitlines()[-1:]
-                    raise RellmError(f"training {name} failed: {' '.join(last)}", todo=f"Read {log}")
-                say(f"{name}: done in {(time.monotonic() - begun) / 60:.1f} min")
-                _start(queue, out, world, seed, running, say)
-    finally:
-        for process, _, _ in running.values():
-            process.terminate()
+    stop = threading.Event()
+
+    def work(names: Sequence[str]) -> None:
+        try:
+            for name in names:
+                if not stop.is_set():
+                    _train_part(name, out, world, seed, say, stop)
+        except BaseException:
+            stop.set()  # the other queue need not go on for an hour
+            raise
+
+    with ThreadPoolExecutor(2) as pool:
+        queues = [pool.submit(work, names) for names in (("whisper",), ("llm", "emotion"))]
+        try:
+            for queue in as_completed(queues):
+                queue.result()
+        finally:
+            stop.set()
 
 
-def _start(
-    queue: list[str],
-    out: Path,
-    world: Path,
-    seed: int,
-    running: dict[str, tuple[subprocess.Popen[bytes], float, list[str]]],
-    say: Say,
-) -> None:
-    """Starts the next unfinished component of a queue."""
-    while queue:
-        name, queue = queue[0], queue[1:]
-        if (out / "parts" / name / "metrics.json").is_file():
-            say(f"{name}: complete")
-            continue
-        (out / "parts").mkdir(parents=True, exist_ok=True)
-        log = (out / "parts" / f"{name}.log").open("ab")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(_part(name, out, world, seed), stdout=log, stderr=log, env=environment)
-        say(f"{name}: training, log in {log.name}")
-        running[name] = (process, time.monotonic(), queue)
+def _train_part(name: str, out: Path, world: Path, seed: int, say: Say, stop: threading.Event) -> None:
+    folder, log = out / "parts" / name, out / "parts" / f"{name}.log"
+    if (folder / "metrics.json").is_file():
+        say(f"{name}: complete")
         return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    say(f"{name}: training, log in {log}")
+    begin = time.monotonic()
+    module = f"re_llm.mini.training.{name}"
+    command = [sys.executable, "-m", module, "--out", str(folder), "--seed", str(seed)]
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command if name == "llm" else [*command, "--world", str(world)],
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        while process.poll() is None:
+            if stop.wait(1):
+                process.terminate()
+                process.wait()
+                return
+    if process.returncode:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise RellmError(f"training {name} failed: {' '.join(last)}", todo=f"Read {log}")
+    say(f"{name}: done in {(time.monotonic() - begin) / 60:.1f} min")
 
 
 def package(out: Path) -> Path:
@@ -189,7 +187,7 @@ def _write_down(out: Path, world: Path, seed: int) -> None:
     }
     seconds = {
         "world": sum(read(file)["seconds"] for file in (world / "done").glob("*.json")),
-        **{name: metrics[name].get("training_seconds") or metrics[name]["seconds"] for name in COMPONENTS},
+        **{name: metrics[name]["seconds"] for name in COMPONENTS},
         **{f"stage {name}": report["seconds"] for name, report in trained.items()},
     }
     record = {

@@ -18,11 +18,13 @@ from sklearn.metrics import recall_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from re_llm.audio.waveform import RATE
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.errors import RellmError
+from re_llm.core.records import DIMENSIONS
 from re_llm.mini.training import speech_data
-from re_llm.mini.training.emotion_model import DIMENSIONS, EmotionNet, EmotionSize, embed, load_emotion, save_emotion
-from re_llm.mini.training.emotion_task import EmotionTask, Recipe, concordance, targets
+from re_llm.mini.training.emotion_model import EmotionNet, EmotionSize, embed, save_emotion
+from re_llm.mini.training.emotion_task import EmotionSteps, EmotionTask, class_index, concordance
 from re_llm.mini.training.fitting import Plan, command, fit, report
 
 STEPS = 1300
@@ -39,7 +41,7 @@ def train_emotion(
     threads: int = 1,
     progress: bool = True,
     size: EmotionSize | None = None,
-    recipe: Recipe | None = None,
+    options: EmotionSteps | None = None,
     plan: Plan | None = None,
     gate: bool = True,
 ) -> dict[str, Any]:
@@ -53,24 +55,24 @@ def train_emotion(
     Raises:
         RellmError: the world's tables or recordings are missing, or (with `gate`) the model is not good enough.
     """
-    size, recipe = size or EmotionSize(), recipe or Recipe()
+    size, options = size or EmotionSize(), options or EmotionSteps()
     plan = plan or Plan(steps, 1e-3, warmup=min(200, steps // 10), seed=seed, threads=threads)
-    clips = speech_data.msp_podcast(world, "Train")
+    rows = speech_data.utterances(world, "msp_podcast", "train")
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
     net = EmotionNet(size)
     net.wav2vec2.set_attn_implementation("eager")
-    task = EmotionTask(net, recipe, clips, plan.steps)
+    task = EmotionTask(net, options, rows, plan.steps)
     fitted = fit(net, lambda step: task.terms(step, plan.seed), plan, out / "state", progress=progress)
     save_emotion(net, out)
     results = {
         **evaluate_emotion(out, world),
         "parameters": sum(tensor.numel() for tensor in load_file(out / "model.safetensors").values()),
-        "clips": len(clips),
-        "hours": round(float(task.samples.sum()) / speech_data.SAMPLE_RATE / 3600, 2),
+        "utterances_trained": len(rows),
+        "hours": round(float(task.samples.sum()) / RATE / 3600, 2),
     }
-    options = (("plan", plan), ("recipe", recipe), ("size", size))
-    return report(out, results, fitted, *options, check=_check if gate else None)
+    settings = (("plan", plan), ("options", options), ("size", size))
+    return report(out, results, fitted, *settings, check=_check if gate else None)
 
 
 def evaluate_emotion(folder: Path, world: Path, *, limit: int = 2000) -> dict[str, Any]:
@@ -85,15 +87,14 @@ def evaluate_emotion(folder: Path, world: Path, *, limit: int = 2000) -> dict[st
         `ccc` per dimension; `ua`, the unweighted accuracy of a logistic regression from the embedding to the five
         emotions; `recalls` per emotion; `utterances` and, of those, `with_class`.
     """
-    net = load_emotion(folder)
-    train = [clip for clip in speech_data.msp_podcast(world, "Train") if clip.emotion][:limit]
-    test = speech_data.msp_podcast(world, "Test1")
-    fitted, _ = embed(net, train)
-    embeddings, predicted = embed(net, test)
-    ccc = concordance(torch.from_numpy(predicted), targets(test))
-    known = [i for i, clip in enumerate(test) if clip.emotion]
+    train = [row for row in speech_data.utterances(world, "msp_podcast", "train") if class_index(row) >= 0][:limit]
+    test = speech_data.utterances(world, "msp_podcast", "test1")
+    fitted, _ = embed(folder, train)
+    embeddings, predicted = embed(folder, test)
+    ccc = concordance(torch.from_numpy(predicted), torch.tensor([row.dimensions() for row in test]))
+    known = [i for i, row in enumerate(test) if class_index(row) >= 0]
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=0.1, class_weight="balanced"))
-    probe.fit(fitted, [clip.emotion for clip in train])
+    probe.fit(fitted, [row.emotion for row in train])
     found = probe.predict(embeddings[known])
     truth = [test[i].emotion for i in known]
     names = [name for name in PROMPT_EMOTIONS if name in truth]

@@ -16,25 +16,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
 from re_llm.mini.training import speech_data
-from re_llm.mini.training.speech_data import Clip
+from re_llm.model.components import load_emotion_encoder
+from re_llm.model.emotion_encoder import WEIGHT_NORM_NAMES, RegressionHead
+from re_llm.model.outputs import time_mask
 
 DIMENSIONS = ("arousal", "dominance", "valence")  # the order of audeering's output
 STRIDES = (5, 2, 2, 2, 2, 2, 2)  # wav2vec2's own: 320 samples a frame
 KERNELS = (10, 3, 3, 3, 3, 2, 2)
 BANDS = 20
 ACOUSTICS = BANDS + 2  # of the training head: log-mel bands, pitch in octaves, voicing
-# Our parameter names, torch's for the weight norm among them, and the ones in audeering's file.
-_NAMES = {
-    "pos_conv_embed.conv.parametrizations.weight.original0": "pos_conv_embed.conv.weight_g",
-    "pos_conv_embed.conv.parametrizations.weight.original1": "pos_conv_embed.conv.weight_v",
-}
 _TRAINING_HEADS = ("classes.", "acoustics.")
 
 
@@ -58,18 +56,6 @@ class EmotionSize:
             raise RellmError(f"{len(self.channels)} channel counts", allowed=f"{len(STRIDES)}, one per convolution")
 
 
-class Regression(nn.Module):
-    """audeering's head: dense, tanh, out_proj from the embedding to the three dimensions."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.dense, self.out_proj = nn.Linear(width, width), nn.Linear(width, len(DIMENSIONS))
-
-    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        """[B, D] to [B, 3]."""
-        return self.out_proj(torch.tanh(self.dense(embedding)))
-
-
 class EmotionNet(nn.Module):
     """Wav2Vec2 with audeering's regression head, and the two heads of training."""
 
@@ -77,7 +63,7 @@ class EmotionNet(nn.Module):
         super().__init__()
         config = build_config(size)
         self.wav2vec2 = Wav2Vec2Model(config)
-        self.classifier = Regression(size.width)
+        self.classifier = RegressionHead(size.width, len(DIMENSIONS))
         self.classes = nn.Linear(size.width, len(PROMPT_EMOTIONS))
         self.acoustics = nn.Linear(size.channels[-1], ACOUSTICS)
         with torch.no_grad():
@@ -103,19 +89,15 @@ class EmotionNet(nn.Module):
             Arousal, dominance and valence [B, 3]; the embedding [B, D]; the convolutions' output [B, T, C]; the
             mask of real frames, bool [B, T].
         """
-        mask = torch.arange(waves.shape[1])[None, :] < samples[:, None]
-        output = self.wav2vec2(waves, attention_mask=mask.long())
-        hidden = output.last_hidden_state
-        frames = torch.arange(hidden.shape[1])[None, :] < frame_count(samples)[:, None]
-        embedding = masked_mean(hidden, frames)
+        output = self.wav2vec2(waves, attention_mask=time_mask(samples, waves.shape[1]).long())
+        hidden, counts = output.last_hidden_state, self.frame_counts(samples)
+        frames = time_mask(counts, hidden.shape[1])
+        embedding = (hidden * frames[..., None]).sum(1) / counts[:, None].to(hidden.dtype)
         return self.classifier(embedding), embedding, output.extract_features, frames
 
-
-def frame_count(samples: torch.Tensor) -> torch.Tensor:
-    """Frames that the seven convolutions make of so many samples."""
-    for kernel, stride in zip(KERNELS, STRIDES, strict=True):
-        samples = (samples - kernel) // stride + 1
-    return samples
+    def frame_counts(self, samples: torch.Tensor) -> torch.Tensor:
+        """Frames that the seven convolutions make of so many samples, int [B]."""
+        return self.wav2vec2._get_feat_extract_output_lengths(samples).long()
 
 
 def _keep_layout(_layer: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -126,12 +108,6 @@ def _keep_layout(_layer: nn.Module, _inputs: tuple[torch.Tensor, ...], output: t
     """
     if output.requires_grad:
         output.register_hook(lambda gradient: gradient.transpose(1, 2).contiguous().transpose(1, 2))
-
-
-def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean [B, D] of `hidden` [B, T, D] over the frames where `mask` [B, T] holds."""
-    weights = mask[..., None].to(hidden.dtype)
-    return (hidden * weights).sum(1) / weights.sum(1)
 
 
 def build_config(size: EmotionSize) -> Wav2Vec2Config:
@@ -174,7 +150,7 @@ def save_emotion(net: EmotionNet, out: Path) -> None:
     weights = {}
     for name, tensor in net.state_dict().items():
         if not name.startswith(_TRAINING_HEADS):
-            for ours, theirs in _NAMES.items():
+            for theirs, ours in WEIGHT_NORM_NAMES.items():
                 name = name.replace(ours, theirs)
             weights[name] = tensor.detach().to(torch.float16).contiguous()
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
@@ -182,40 +158,17 @@ def save_emotion(net: EmotionNet, out: Path) -> None:
     Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(out)
 
 
-def load_emotion(folder: Path) -> EmotionNet:
-    """The saved net in float32, in eval mode; the heads of training are fresh and mean nothing."""
-    config = Wav2Vec2Config.from_pretrained(folder)
-    size = EmotionSize(
-        width=config.hidden_size,
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        feed_forward=config.intermediate_size,
-        channels=tuple(config.conv_dim),
-        position_kernel=config.num_conv_pos_embeddings,
-    )
-    net = EmotionNet(size)
-    weights = {}
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        for ours, theirs in _NAMES.items():
-            name = name.replace(theirs, ours)
-        weights[name] = tensor.float()
-    missing = set(net.load_state_dict(weights, strict=False).missing_keys)
-    assert all(name.startswith(_TRAINING_HEADS) for name in missing), missing
-    return net.eval()
-
-
 @torch.no_grad()
-def embed(net: EmotionNet, clips: Sequence[Clip], *, batch: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings [clips, D] and arousal, dominance, valence [clips, 3] of whole utterances."""
-    order = np.argsort([speech_data.sample_count(clip.path) for clip in clips], kind="stable")
-    embeddings, dimensions = [], []
-    for start in range(0, len(order), batch):
-        waves = [speech_data.read_wave(clips[i].path) for i in order[start : start + batch]]
-        predicted, embedding, _, _ = net(*pad_waves(waves))
-        embeddings.append(embedding)
-        dimensions.append(predicted)
-    back = np.argsort(order, kind="stable")
-    return torch.cat(embeddings).numpy()[back], torch.cat(dimensions).numpy()[back]
+def embed(folder: Path, rows: Sequence[Utterance], *, batch: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [rows, D] and valence, arousal, dominance [rows, 3] of utterances, by a saved encoder."""
+    encoder = load_emotion_encoder(folder, torch.float32)
+    order = np.argsort(speech_data.sample_counts(rows), kind="stable")
+    pooled = [
+        encoder(*pad_waves([speech_data.read_wave(rows[i]) for i in order[start : start + batch]]))
+        for start in range(0, len(order), batch)
+    ]
+    embeddings = torch.cat(pooled)[torch.from_numpy(np.argsort(order, kind="stable"))]
+    return embeddings.numpy(), encoder.regress(embeddings).numpy()
 
 
 def pad_waves(waves: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,18 +19,19 @@ import torch
 from torch.nn import functional
 from transformers.audio_utils import mel_filter_bank
 
+from re_llm.audio.waveform import RATE
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
 from re_llm.mini.training import speech_data
 from re_llm.mini.training.emotion_model import BANDS, DIMENSIONS, STRIDES, EmotionNet, pad_waves
-from re_llm.mini.training.speech_data import SAMPLE_RATE, Clip
 
 HOP = int(np.prod(STRIDES))  # samples a frame
 PITCH_LOW, PITCH_HIGH = 60, 400  # Hz, range of the pitch that the acoustic head learns
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EmotionSteps:
     """What the training steps are made of."""
 
     batch: int = 32
@@ -49,7 +50,7 @@ class Recipe:
 @cache
 def _mel_bands() -> torch.Tensor:
     """Triangular filters [201, BANDS] on the bins of a 400-point transform."""
-    filters = mel_filter_bank(201, BANDS, 50.0, 8000.0, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+    filters = mel_filter_bank(201, BANDS, 50.0, 8000.0, RATE, norm="slaney", mel_scale="slaney")
     return torch.from_numpy(filters).float()
 
 
@@ -64,17 +65,17 @@ def acoustics(waves: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Ten
     bands = (spectrum @ _mel_bands() + 1e-8).log10() * 0.5 + 1.0
     centred = (pieces - pieces.mean(-1, keepdim=True)) * torch.hann_window(640)
     power = torch.fft.rfft(centred, n=1280).abs().square()
-    correlation = torch.fft.irfft(power)[..., : SAMPLE_RATE // PITCH_LOW + 1]
+    correlation = torch.fft.irfft(power)[..., : RATE // PITCH_LOW + 1]
     # The window's own correlation falls with the lag; divided out, a long period is not at a disadvantage.
     window = torch.fft.irfft(torch.fft.rfft(torch.hann_window(640), n=1280).abs().square())
     shape = window[: correlation.shape[-1]] / window[0]
     relative = correlation / (correlation[..., :1] + 1e-7) / shape
-    first = SAMPLE_RATE // PITCH_HIGH
+    first = RATE // PITCH_HIGH
     # Twice the period fits as well as the period: a little preference for the shorter one avoids octave errors.
     preference = 0.05 * torch.log2(torch.arange(first, correlation.shape[-1]).float())
     lag = (relative[..., first:] - preference).argmax(-1) + first
     height = relative.gather(-1, lag[..., None])[..., 0]
-    octaves = torch.log2(SAMPLE_RATE / lag.float() / 160.0)
+    octaves = torch.log2(RATE / lag.float() / 160.0)
     voicing = height.clamp(0, 1)
     return torch.cat([bands, octaves[..., None], voicing[..., None]], -1), voicing > 0.5
 
@@ -90,64 +91,63 @@ def concordance(predicted: torch.Tensor, reference: torch.Tensor) -> torch.Tenso
 class EmotionTask:
     """Net and data; `terms` makes the losses of one step."""
 
-    def __init__(self, net: EmotionNet, recipe: Recipe, clips: Sequence[Clip], steps: int):
-        self.net, self.recipe, self.clips, self.steps = net, recipe, clips, steps
-        self.samples = np.array([speech_data.sample_count(clip.path) for clip in clips])
+    def __init__(self, net: EmotionNet, options: EmotionSteps, rows: Sequence[Utterance], steps: int):
+        self.net, self.options, self.rows, self.steps = net, options, rows, steps
+        self.samples = speech_data.sample_counts(rows)
         self.order = np.argsort(self.samples, kind="stable")
-        self.targets = targets(clips)
-        self.classes = torch.tensor([class_index(clip) for clip in clips])
+        self.targets = targets(rows)
+        self.classes = torch.tensor([class_index(row) for row in rows])
         counts = torch.bincount(self.classes[self.classes >= 0], minlength=len(PROMPT_EMOTIONS)).clamp(min=1)
         self.class_weights = counts.float().mean() / counts  # a rare class counts as much as a frequent one
 
     def terms(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        recipe, rng = self.recipe, np.random.default_rng([seed, step])
-        chosen = speech_data.like_lengths(self.order, recipe.batch, rng, window=1024)
+        options, rng = self.options, np.random.default_rng([seed, step])
+        chosen = speech_data.like_lengths(self.order, options.batch, rng, window=1024)
         waves, samples = pad_waves([self._piece(int(i), rng) for i in chosen])
         with torch.autocast("cpu", torch.bfloat16):
             predicted, embedding, features, frames = self.net(waves, samples)
-            classes, heard = self.net.classes(embedding), self.net.acoustics(features)
+            classes, acoustic = self.net.classes(embedding), self.net.acoustics(features)
         reference = self.targets[chosen]
         predicted = predicted.float()
         ccc = 1 - concordance(predicted, reference).mean()
         mse = functional.mse_loss(predicted, reference)
         ce = functional.cross_entropy(classes.float(), self.classes[chosen], self.class_weights, ignore_index=-100)
-        rows = slice(recipe.acoustic_rows)
-        acoustic = acoustic_loss(heard[rows].float(), waves[rows], frames[rows])
-        weight = recipe.acoustic_weight * (1 - 0.8 * step / self.steps)
-        loss = ccc + mse + recipe.class_weight * ce + weight * acoustic
+        rows = slice(options.acoustic_rows)
+        acoustic = acoustic_loss(acoustic[rows].float(), waves[rows], frames[rows])
+        weight = options.acoustic_weight * (1 - 0.8 * step / self.steps)
+        loss = ccc + mse + options.class_weight * ce + weight * acoustic
         return {"loss": loss, "ccc_loss": ccc, "ce": ce, "acoustic": acoustic}
 
     def _piece(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        wave = speech_data.read_wave(self.clips[index].path)
-        longest = int(self.recipe.crop * SAMPLE_RATE)
-        begin = int(rng.integers(0, max(1, len(wave) - longest)))
-        gain = 10 ** (self.recipe.level_jitter * rng.standard_normal() / 20)
-        return (wave[begin : begin + longest] * gain).astype(np.float32)
+        wave = speech_data.read_wave(self.rows[index])
+        size = int(self.options.crop * RATE)
+        begin = int(rng.integers(0, max(1, len(wave) - size)))
+        gain = 10 ** (self.options.level_jitter * rng.standard_normal() / 20)
+        return (wave[begin : begin + size] * gain).astype(np.float32)
 
 
-def acoustic_loss(heard: torch.Tensor, waves: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+def acoustic_loss(predicted: torch.Tensor, waves: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
     """Mean squared error of the acoustic head [B, T, ACOUSTICS] on real frames, pitch on voiced ones."""
-    wanted, voiced = acoustics(waves, heard.shape[1])
-    error = (heard - wanted).square()
+    wanted, voiced = acoustics(waves, predicted.shape[1])
+    error = (predicted - wanted).square()
     pitch, rest = error[..., BANDS], torch.cat([error[..., :BANDS], error[..., BANDS + 1 :]], -1)
     counted = (frames & voiced).float()
     spectral = rest.mean(-1)[frames].mean()
     return spectral + (pitch * counted).sum() / counted.sum().clamp(min=1)
 
 
-def targets(clips: Sequence[Clip]) -> torch.Tensor:
-    """Arousal, dominance, valence of the clips, 0..1, float32 [clips, 3].
+def targets(rows: Sequence[Utterance]) -> torch.Tensor:
+    """Arousal, dominance, valence of the utterances, 0..1, float32 [rows, 3].
 
     Raises:
-        RellmError: a clip has no rating.
+        RellmError: an utterance has no rating.
     """
-    rows = [[getattr(clip, name) for name in DIMENSIONS] for clip in clips]
-    for clip, row in zip(clips, rows, strict=True):
-        if None in row:
-            raise RellmError(f"{clip.path} has no ratings of {', '.join(DIMENSIONS)}")
-    return torch.tensor(rows, dtype=torch.float32)
+    for row in rows:
+        if row.dimensions() is None:
+            raise RellmError(f"{row.key} has no ratings of {', '.join(DIMENSIONS)}")
+    return torch.tensor([[getattr(row, name) for name in DIMENSIONS] for row in rows], dtype=torch.float32)
 
 
-def class_index(clip: Clip) -> int:
-    """Index into `PROMPT_EMOTIONS`, or -100 for a clip of no such class."""
-    return PROMPT_EMOTIONS.index(clip.emotion) if clip.emotion else -100
+def class_index(row: Utterance) -> int:
+    """Index into `PROMPT_EMOTIONS`, or -100 for an utterance of no such class."""
+    return PROMPT_EMOTIONS.index(row.emotion) if row.emotion in PROMPT_EMOTIONS else -100

@@ -1,4 +1,4 @@
-"""What the trainings of the miniature's speech models share: the resumable loop, its metrics, its command line.
+"""What the trainings of the miniature's components share: the resumable loop, its metrics, its command line.
 
 Nothing random survives from one step to the next: every step seeds its generators from (seed, step). So a run that
 was killed and resumed equals one that was not, without any stored generator state. The training state is a
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ Terms = Callable[[int], dict[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Plan:
-    """How to optimise: AdamW, linear warm-up, linear decay to zero, clipped gradients."""
+    """How to optimise: AdamW, linear warm-up, decay to zero, clipped gradients."""
 
     steps: int
     """Steps in all; a resumed run may ask for another number than it began with, which moves the decay."""
@@ -45,6 +46,8 @@ class Plan:
     warmup: int
     """Steps from zero to the peak."""
     seed: int = 0
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Of the decay."""
     threads: int = 1
     """Torch threads; part of the result's last digits, so recorded with it."""
     weight_decay: float = 0.02
@@ -105,16 +108,23 @@ def report(
     return metrics
 
 
-def command(train: Callable[..., dict[str, Any]], what: str, steps: int, arguments: Sequence[str] | None) -> int:
+def command(
+    train: Callable[..., dict[str, Any]],
+    what: str,
+    steps: int,
+    arguments: Sequence[str] | None,
+    world: Mapping[str, Any] = {"type": Path, "required": True, "help": "folder of the built world"},
+) -> int:
     """Command line of a training: train, evaluate, print the metrics as JSON; returns the exit code.
 
     Args:
         train: takes the output folder, the world, `seed`, `steps` and `threads`.
         what: the model, for the help.
         steps: unless asked otherwise.
+        world: how `--world` is read.
     """
     parser = argparse.ArgumentParser(description=f"Train the miniature's {what}.")
-    parser.add_argument("--world", type=Path, required=True, help="folder of the built world")
+    parser.add_argument("--world", **world)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model; resumes what is there")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--seed", type=int, default=0)
@@ -140,16 +150,24 @@ def seed_step(seed: int, step: int) -> np.random.Generator:
 
 def rate_at(step: int, plan: Plan) -> float:
     """Learning rate of a 0-based step."""
+    if plan.schedule == "cosine":
+        warm = min(1.0, (step + 1) / max(1, plan.warmup))
+        return plan.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
     if step < plan.warmup:
         return plan.learning_rate * (step + 1) / plan.warmup
     return plan.learning_rate * (plan.steps - step) / (plan.steps - plan.warmup)
 
 
-def fit(module: nn.Module, terms: Terms, plan: Plan, state: Path, *, progress: bool = True) -> Fitted:
+def fit(
+    module: nn.Module, terms: Terms, plan: Plan, state: Path, *, settings: object = None, progress: bool = True
+) -> Fitted:
     """Minimise `terms(step)["loss"]` over the parameters of `module`, resuming from `state` when it holds a run.
 
+    Args:
+        settings: what else decides the result, as JSON; a run with other settings is not resumed.
+
     Raises:
-        RellmError: the stored run had another seed or other parameters, or the loss is not finite.
+        RellmError: the stored run had another seed, other settings or other parameters, or the loss is not finite.
     """
     torch.set_num_threads(plan.threads)
     state.mkdir(parents=True, exist_ok=True)
@@ -159,7 +177,7 @@ def fit(module: nn.Module, terms: Terms, plan: Plan, state: Path, *, progress: b
         {"params": [p for p in parameters.values() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
-    start, before = _load(state / STATE_FILE, parameters, optimizer, plan)
+    start, before = _load(state / STATE_FILE, parameters, optimizer, plan, json.dumps(settings))
     curve = _kept_curve(state / CURVE_FILE, start)
     began, recent = time.perf_counter(), []
     module.train()
@@ -176,7 +194,9 @@ def fit(module: nn.Module, terms: Terms, plan: Plan, state: Path, *, progress: b
                 rate = (done - start) / (time.perf_counter() - began)
                 _report(line, plan.steps, rate)
         if done % plan.save_every == 0 or done == plan.steps:
-            _save(state / STATE_FILE, parameters, optimizer, plan, done, before + time.perf_counter() - began)
+            seconds = before + time.perf_counter() - began
+            about = {"step": done, "seconds": seconds, "plan": asdict(plan), "settings": settings}
+            _save(state / STATE_FILE, parameters, optimizer, {key: json.dumps(each) for key, each in about.items()})
     module.eval()
     return Fitted(max(start, plan.steps), before + time.perf_counter() - began, curve)
 
@@ -229,12 +249,7 @@ def _kept_curve(path: Path, step: int) -> list[dict[str, float]]:
 
 
 def _save(
-    path: Path,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    plan: Plan,
-    step: int,
-    seconds: float,
+    path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, about: dict[str, str]
 ) -> None:
     tensors = {f"parameter.{name}": p.detach() for name, p in parameters.items()}
     for name, p in parameters.items():
@@ -243,19 +258,13 @@ def _save(
         for moment in _MOMENTS:
             tensors[f"{moment}.{name}"] = moments.get(moment, torch.zeros_like(p))
     counts = {name: float(optimizer.state[p]["step"]) for name, p in parameters.items() if p in optimizer.state}
-    about = {
-        "step": str(step),
-        "seconds": str(seconds),
-        "plan": json.dumps(asdict(plan)),
-        "updates": json.dumps(counts),
-    }
     temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata=about)
+    save_file(tensors, temporary, metadata={**about, "updates": json.dumps(counts)})
     os.replace(temporary, path)
 
 
 def _load(
-    path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, plan: Plan
+    path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, plan: Plan, settings: str
 ) -> tuple[int, float]:
     """Put a stored state in place; returns (steps done, seconds spent), zeros when there is none."""
     if not path.exists():
@@ -264,6 +273,11 @@ def _load(
         about: dict[str, Any] = file.metadata()
         stored = {name.removeprefix("parameter.") for name in file.keys() if name.startswith("parameter.")}  # noqa: SIM118
         seed = json.loads(about["plan"])["seed"]
+        if about.get("settings") != settings:
+            raise RellmError(
+                f"{path} holds a run with other settings: {about.get('settings')}, this one has {settings}",
+                todo="Choose another output folder, or delete this one's `state`",
+            )
         if stored != set(parameters) or seed != plan.seed:
             raise RellmError(
                 f"{path} holds a run with seed {seed} and {len(stored)} parameters, this one has seed {plan.seed} and "

@@ -7,53 +7,33 @@ Shapes: B rows, P prefix tokens, L content tokens, D width.
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import os
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2ForCausalLM
 
 from re_llm.core.errors import RellmError
 from re_llm.mini.grammar import world
+from re_llm.mini.training.fitting import Plan, command, fit, report
 from re_llm.mini.training.llm_build import build_model, build_tokenizer
 from re_llm.mini.training.llm_rows import Batch, Disturbance, RowSource, collate
 from re_llm.mini.training.llm_scores import evaluate_llm
 
+STEPS = 1300
+WORLD_SIZE = 24_000
 GATE = 0.95
 """Smallest rate of right topics under noise and doubling with which adapters can be trained on this LLM."""
-CHECKPOINT, LOG = "training.safetensors", "training.jsonl"
 
 
 @dataclass(frozen=True)
-class LlmOptions:
-    """Size of the LLM and of its training."""
+class LlmSize:
+    """Width and depth of the LLM; the default has 3.5 M parameters (7 MB in 16 bit)."""
 
-    steps: int = 1300
-    micro_batches: int = 4
-    """Each with its own prompt."""
-    rows: int = 12
-    """Per micro-batch."""
-    learning_rate: float = 1.5e-3
-    warm_up: int = 100
-    weight_decay: float = 0.05
-    max_grad_norm: float = 1.0
-    disturbance: Disturbance = field(default_factory=Disturbance)
-    disturb_from: float = 0.08
-    """Part of the steps after which disturbance begins to grow."""
-    disturb_full: float = 0.4
-    """Part of the steps after which it has its full strength."""
-    checkpoint_every: int = 200
     vocabulary: int = 3000
     width: int = 256
     inner: int = 576
@@ -61,23 +41,35 @@ class LlmOptions:
     heads: int = 4
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.rows < 1 or self.micro_batches < 1 or self.checkpoint_every < 1:
-            raise RellmError("steps, rows, micro_batches and checkpoint_every must be positive", allowed="1 or more")
         if self.width % self.heads:
             raise RellmError(f"width {self.width} is not divisible by heads {self.heads}")
+
+
+@dataclass(frozen=True)
+class LlmSteps:
+    """What the training steps are made of."""
+
+    micro_batches: int = 4
+    """Each with its own prompt."""
+    rows: int = 12
+    """Per micro-batch."""
+    disturbance: Disturbance = field(default_factory=Disturbance)
+    disturb_from: float = 0.08
+    """Part of the steps after which disturbance begins to grow."""
+    disturb_full: float = 0.4
+    """Part of the steps after which it has its full strength."""
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.micro_batches < 1:
+            raise RellmError("rows and micro_batches must be positive", allowed="1 or more")
         if not 0 <= self.disturb_from <= self.disturb_full <= 1:
             raise RellmError(
                 f"disturb_from {self.disturb_from}, disturb_full {self.disturb_full} are out of order",
                 allowed="0 <= disturb_from <= disturb_full <= 1",
             )
 
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then cosine to zero."""
-        warm = min(1.0, (step + 1) / max(1, self.warm_up))
-        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-
-    def disturbance_at(self, step: int) -> Disturbance:
-        begin, full = self.disturb_from * self.steps, self.disturb_full * self.steps
+    def disturbance_at(self, step: int, steps: int) -> Disturbance:
+        begin, full = self.disturb_from * steps, self.disturb_full * steps
         return self.disturbance.scaled(min(1.0, max(0.0, (step - begin) / max(1.0, full - begin))))
 
 
@@ -99,203 +91,79 @@ def answer_loss(model: Qwen2ForCausalLM, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), batch.targets)
 
 
-class Training:
-    """Model, optimiser and position of one training, which can be saved and taken up again."""
-
-    def __init__(self, out: Path, options: LlmOptions, *, seed: int, world_size: int):
-        self.out, self.options, self.seed, self.world_size = out, options, seed, world_size
-        self.tokenizer = build_tokenizer(world_size, seed, options.vocabulary)
-        sentences = [s for s in world(seed, world_size) if s.split == "train"]
-        self.source = RowSource(self.tokenizer, sentences, seed=seed)
-        self.model = build_model(
-            self.tokenizer,
-            width=options.width,
-            inner=options.inner,
-            layers=options.layers,
-            heads=options.heads,
-            seed=seed,
-        )
-        self.model.set_attn_implementation("eager")  # its backward pass is faster than the fused one's on a CPU
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
-        self.step = 0
-        self.seconds = 0.0
-
-    def _identity(self) -> dict[str, str]:
-        """What must agree for a checkpoint to be continued."""
-        return {"options": json.dumps(asdict(self.options)), "seed": str(self.seed), "world": str(self.world_size)}
-
-    def save(self) -> None:
-        """Write the whole state to one file, replacing the former one at once."""
-        tensors = {}
-        for name, parameter in self.model.named_parameters():
-            tensors[f"model.{name}"] = parameter.detach()
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        where = {"step": str(self.step), "seconds": str(self.seconds)}
-        target = self.out / CHECKPOINT
-        temporary = target.with_suffix(".writing")
-        save_file(tensors, temporary, metadata=self._identity() | where)
-        os.replace(temporary, target)
-
-    def resume(self) -> bool:
-        """Take up the checkpoint in `out`, if there is one.
-
-        Raises:
-            RellmError: it belongs to a training with other options.
-        """
-        path = self.out / CHECKPOINT
-        if not path.exists():
-            return False
-        with safe_open(path, "pt") as file:
-            found = file.metadata()
-            if any(found.get(key) != value for key, value in self._identity().items()):
-                raise RellmError(
-                    f"{path} belongs to a training with other options",
-                    todo="Choose another output folder, or delete this one",
-                )
-            for name, parameter in self.model.named_parameters():
-                parameter.data.copy_(file.get_tensor(f"model.{name}"))
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                self.optimizer.state[parameter] = {k: file.get_tensor(f"optimizer.{k}.{name}").clone() for k in keys}
-        self.step, self.seconds = int(found["step"]), float(found["seconds"])
-        return True
-
-    def advance(self) -> dict[str, float]:
-        """One step; its loss, learning rate and gradient norm."""
-        options, started = self.options, time.perf_counter()
-        rate = options.learning_rate_at(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        embedding, how = self.model.model.embed_tokens, options.disturbance_at(self.step)
-        total = 0.0
-        for number in range(options.micro_batches):
-            rows = self.source.micro_batch(self.step, number, options.rows)
-            with torch.autocast("cpu", torch.bfloat16):
-                name = f"{self.seed} {self.step} {number}"
-                batch = collate(rows, embedding, how, self.source.fillers, seed=name)
-                loss = answer_loss(self.model, batch) / options.micro_batches
-            loss.backward()
-            total += loss.item()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.max_grad_norm).item()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.seconds += time.perf_counter() - started
-        return {"step": self.step, "loss": round(total, 5), "learning_rate": rate, "gradient_norm": round(norm, 4)}
-
-
-def _log(path: Path, record: dict[str, float]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def _trim_log(path: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run will do again, and a torn last line."""
-    if not path.exists():
-        return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def _run(training: Training, report: Callable[[str], None]) -> None:
-    options, rows = training.options, training.options.rows * training.options.micro_batches
-    while training.step < options.steps:
-        record = training.advance()
-        _log(training.out / LOG, record)
-        if training.step % 50 == 0 or training.step == options.steps:
-            pace = training.seconds / training.step
-            left = (options.steps - training.step) * pace / 60
-            report(
-                f"step {training.step}/{options.steps}  loss {record['loss']:.4f}  {rows / pace:.0f} rows/s  "
-                f"{left:.1f} min left"
-            )
-        if training.step % options.checkpoint_every == 0 or training.step == options.steps:
-            training.save()
-
-
 def train_llm(
-    out: str | Path,
+    out: Path,
+    world_size: int = WORLD_SIZE,
     *,
     seed: int = 0,
-    steps: int | None = None,
+    steps: int = STEPS,
     threads: int = 1,
-    world_size: int = 24000,
     progress: bool = True,
-    options: LlmOptions | None = None,
-    evaluate: bool = True,
+    size: LlmSize | None = None,
+    options: LlmSteps | None = None,
+    plan: Plan | None = None,
+    gate: bool = True,
 ) -> dict[str, Any]:
-    """Train the LLM into the folder `out` and return its metrics, which are also in `out/metrics.json`.
-
-    A killed training goes on from its last checkpoint when called again with the same arguments.
+    """Train the LLM into the folder `out`, its training state into `out/state`; a run that was killed goes on from it.
 
     Args:
-        steps: overrides the steps of `options`.
-        threads: of torch; each gives the same result up to rounding.
-        evaluate: score unseen sentences and hold the result against `GATE`.
+        world_size: sentences of the world.
+        plan: replaces `seed`, `steps` and `threads`.
+
+    Returns:
+        What `metrics.json` holds: the results of `evaluate_llm`, steps, seed, threads, seconds, sizes.
 
     Raises:
-        RellmError: the finished LLM loses the topic under noise or doubling, so no adapter could be trained on it;
-            or `out` holds a training with other options.
+        RellmError: `out` holds a training with other options, or (with `gate`) the finished LLM loses the topic under
+            noise or doubling, so that no adapter could be trained on it.
     """
-    options = options or LlmOptions()
-    if steps is not None:
-        options = LlmOptions(**{**options.__dict__, "steps": steps})
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(threads)
-    training = Training(out, options, seed=seed, world_size=world_size)
+    size, options = size or LlmSize(), options or LlmSteps()
+    plan = plan or Plan(steps, 1.5e-3, 100, seed, "cosine", threads, weight_decay=0.05, save_every=200)
+    torch.set_num_threads(plan.threads)
+    tokenizer = build_tokenizer(world_size, plan.seed, size.vocabulary)
+    source = RowSource(tokenizer, [s for s in world(plan.seed, world_size) if s.split == "train"], seed=plan.seed)
+    shape = {"width": size.width, "inner": size.inner, "layers": size.layers, "heads": size.heads}
+    model = build_model(tokenizer, **shape, seed=plan.seed)
+    model.set_attn_implementation("eager")  # its backward pass is faster than the fused one's on a CPU
 
-    def report(line: str) -> None:
-        if progress:
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+    def terms(step: int) -> dict[str, Tensor]:
+        how = options.disturbance_at(step, plan.steps)
+        losses = []
+        for number in range(options.micro_batches):
+            rows, name = source.micro_batch(step, number, options.rows), f"{plan.seed} {step} {number}"
+            with torch.autocast("cpu", torch.bfloat16):
+                batch = collate(rows, model.model.embed_tokens, how, source.fillers, seed=name)
+                losses.append(answer_loss(model, batch))
+        return {"loss": torch.stack(losses).mean()}
 
-    if training.resume():
-        report(f"going on from step {training.step} of {options.steps}")
-    _trim_log(out / LOG, training.step)
-    _run(training, report)
-    training.model.set_attn_implementation("sdpa")
-    training.model.eval().save_pretrained(out)
-    training.tokenizer.save_pretrained(out)
-    metrics: dict[str, Any] = {
-        "steps": options.steps,
-        "rows_per_step": options.rows * options.micro_batches,
-        "seed": seed,
-        "threads": threads,
+    settings = {"size": asdict(size), "options": asdict(options), "world_size": world_size}
+    fitted = fit(model, terms, plan, out / "state", settings=settings, progress=progress)
+    model.set_attn_implementation("sdpa")
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    results = {
+        **evaluate_llm(out, seed=plan.seed, world_size=world_size),
+        "parameters": sum(p.numel() for p in model.parameters()),
         "world_size": world_size,
-        "parameters": sum(p.numel() for p in training.model.parameters()),
-        "training_seconds": round(training.seconds, 1),
     }
-    if evaluate:
-        metrics |= evaluate_llm(out, seed=seed, world_size=world_size)
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    if evaluate and metrics["gate"] < GATE:
+    recorded = (("plan", plan), ("options", options), ("size", size))
+    return report(out, results, fitted, *recorded, check=_check if gate else None)
+
+
+def _check(metrics: dict[str, Any]) -> None:
+    if metrics["gate"] < GATE:
         raise RellmError(
             f"the miniature LLM names the right topic in only {metrics['gate']:.1%} of disturbed inputs",
-            allowed=f"{GATE:.0%} or more under noise and doubling; all numbers: {out / 'metrics.json'}",
-            todo="Train longer (--steps)",
+            allowed=f"{GATE:.0%} or more under noise and doubling",
+            todo="Train for more steps",
         )
-    return metrics
 
 
-def main() -> None:
-    """Command line of the training."""
-    parser = argparse.ArgumentParser(description="Train the chat LLM of the miniature world.")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the model; a killed run goes on from here")
-    parser.add_argument("--steps", type=int, default=LlmOptions.steps)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--world-size", type=int, default=24000)
-    given = parser.parse_args()
-    try:
-        train_llm(given.out, seed=given.seed, steps=given.steps, threads=given.threads, world_size=given.world_size)
-    except RellmError as error:
-        sys.exit(f"error: {error}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: train, evaluate, print the metrics as JSON."""
+    world = {"type": int, "default": WORLD_SIZE, "help": "sentences of the world"}
+    return command(train_llm, "chat LLM", STEPS, arguments, world)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

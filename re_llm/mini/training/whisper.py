@@ -14,24 +14,28 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
+from transformers import WhisperFeatureExtractor, WhisperProcessor
 
 from re_llm.core.errors import RellmError
+from re_llm.evaluate.word_errors import error_rate, plain, word_error_rate
+from re_llm.inference.transcribe import Transcriber
 from re_llm.mini.training import speech_data
 from re_llm.mini.training.fitting import Plan, command, fit, report
 from re_llm.mini.training.speech_data import MelStore
-from re_llm.mini.training.whisper_model import WhisperSize, save_whisper, train_tokenizer, transcribe
-from re_llm.mini.training.whisper_task import Recipe, WhisperTask, read_characters
+from re_llm.mini.training.whisper_model import WhisperSize, gather, save_whisper, train_tokenizer
+from re_llm.mini.training.whisper_task import WhisperSteps, WhisperTask, read_characters
+from re_llm.model.components import load_speech_encoder, speech_config
 
 STEPS = 3900
 WORST_WER = 0.10
 CTC_HEAD = "char_ctc.safetensors"
+T = TypeVar("T")
 
 
 def train_whisper(
@@ -43,7 +47,7 @@ def train_whisper(
     threads: int = 1,
     progress: bool = True,
     size: WhisperSize | None = None,
-    recipe: Recipe | None = None,
+    options: WhisperSteps | None = None,
     plan: Plan | None = None,
     gate: bool = True,
 ) -> dict[str, Any]:
@@ -58,30 +62,27 @@ def train_whisper(
     Raises:
         RellmError: the world's tables or recordings are missing, or (with `gate`) the model is not good enough.
     """
-    size, recipe = size or WhisperSize(), recipe or Recipe()
+    size, options = size or WhisperSize(), options or WhisperSteps()
     plan = plan or Plan(steps, 1.5e-3, warmup=min(300, steps // 10), seed=seed, threads=threads)
-    clips = speech_data.common_voice(world, "train") + speech_data.msp_podcast(world, "Train")
+    rows = [row for corpus in speech_data.FOLDERS for row in speech_data.utterances(world, corpus, "train")]
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
-    tokenizer = train_tokenizer([clip.text for clip in clips], size.vocabulary)
+    tokenizer = train_tokenizer(speech_data.texts(rows), size.vocabulary)
     processor = WhisperProcessor(WhisperFeatureExtractor(), tokenizer)
     state = out / "state"
-    mels = MelStore.build(state, clips, progress=progress)
-    task = WhisperTask(processor, size, recipe, clips, mels)
+    mels = MelStore.build(state, rows, progress=progress)
+    task = WhisperTask(processor, size, options, rows, mels)
     fitted = fit(task, partial(task.terms, seed=plan.seed), plan, state, progress=progress)
     save_whisper(task.model, processor, out)
     save_file(task.heads.characters.state_dict(), state / CTC_HEAD)
     results = {
         **evaluate_whisper(out, world),
         "parameters": sum(p.numel() for p in task.model.parameters()),
-        "clips": len(clips),
+        "utterances_trained": len(rows),
         "hours": round(float(mels.lengths.sum()) / speech_data.MEL_RATE / 3600, 2),
     }
-    options = (("plan", plan), ("recipe", recipe), ("size", size))
-    metrics = report(out, results, fitted, *options, check=_check if gate else None)
-    if gate:
-        MelStore.remove(state)
-    return metrics
+    settings = (("plan", plan), ("options", options), ("size", size))
+    return report(out, results, fitted, *settings, check=_check if gate else None)
 
 
 def _check(metrics: dict[str, Any]) -> None:
@@ -106,71 +107,46 @@ def evaluate_whisper(folder: Path, world: Path, *, limit: int = 400, limit_full:
 
     Returns:
         `wer` and `wer_full` (word errors per reference word); `wer_same_as_full`, `wer` of just the utterances of
-        `wer_full`; `exact`, the share of transcripts without an error; `utterances`; and `encoder_cer` and
+        `wer_full`; `exact`, the fraction of transcripts without an error; `utterances`; and `encoder_cer` and
         `encoder_wer`, of what the CTC head alone reads off the encoder, when the head is there.
     """
-    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = WhisperProcessor.from_pretrained(folder)
-    clips = _spread(speech_data.common_voice(world, "test"), limit)
-    waves = [speech_data.read_wave(clip.path) for clip in clips]
-    head = folder / "state" / CTC_HEAD
-    found, characters = _transcripts(model, processor, waves, load_file(head) if head.exists() else None)
-    few = _spread(range(len(clips)), limit_full)
-    full = _full_transcripts(model, processor, [waves[i] for i in few])
-    texts = [speech_data.plain(clip.text) for clip in clips]
+    rows = _spread(speech_data.utterances(world, "common_voice", "test"), limit)
+    waves = [speech_data.read_wave(row) for row in rows]
+    references = [plain(text) for text in speech_data.texts(rows)]
+    found = [plain(text) for text in Transcriber.load(str(folder), device="cpu").transcribe(waves)]
+    few = _spread(range(len(rows)), limit_full)
+    full = Transcriber.load(str(folder), device="cpu", window="full").transcribe([waves[i] for i in few], batch_size=4)
+    some = [references[i] for i in few]
     results = {
-        "utterances": len(clips),
-        "wer": error_rate([t.split() for t in texts], [speech_data.plain(t).split() for t in found]),
-        "exact": round(sum(t == speech_data.plain(f) for t, f in zip(texts, found, strict=True)) / len(texts), 4),
-        "wer_full": error_rate([texts[i].split() for i in few], [speech_data.plain(t).split() for t in full]),
-        "wer_same_as_full": error_rate(
-            [texts[i].split() for i in few], [speech_data.plain(found[i]).split() for i in few]
-        ),
+        "utterances": len(rows),
+        "wer": round(word_error_rate(references, found), 4),
+        "exact": round(sum(r == f for r, f in zip(references, found, strict=True)) / len(rows), 4),
+        "wer_full": round(word_error_rate(some, full), 4),
+        "wer_same_as_full": round(word_error_rate(some, [found[i] for i in few]), 4),
     }
-    if characters:
-        results["encoder_cer"] = error_rate(texts, characters)
-        results["encoder_wer"] = error_rate([t.split() for t in texts], [c.split() for c in characters])
+    head = folder / "state" / CTC_HEAD
+    if head.exists():
+        characters = _read_off_the_encoder(folder, head, waves)
+        results["encoder_cer"] = round(error_rate(references, characters), 4)
+        results["encoder_wer"] = round(word_error_rate(references, characters), 4)
     return results
 
 
-def _spread(items: Sequence[Any], limit: int) -> list[Any]:
+def _spread(items: Sequence[T], limit: int) -> list[T]:
+    """At most `limit` items, evenly spread."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(limit, len(items))).astype(int))]
 
 
-def error_rate(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequence[str]]) -> float:
-    """Edits over reference length, summed over all pairs."""
-    wrong = sum(speech_data.edits(r, h) for r, h in zip(references, hypotheses, strict=True))
-    return round(wrong / max(1, sum(map(len, references))), 4)
-
-
-def _transcripts(
-    model: WhisperForConditionalGeneration,
-    processor: WhisperProcessor,
-    waves: Sequence[np.ndarray],
-    head: dict[str, torch.Tensor] | None,
-) -> tuple[list[str], list[str]]:
-    """Transcripts of the decoder, and of the encoder's character head where there is one."""
-    texts, characters = [""] * len(waves), [""] * len(waves) if head else []
-    order = np.argsort([len(wave) for wave in waves], kind="stable")
-    for start in range(0, len(order), 16):
-        chosen = order[start : start + 16]
-        found, states, lengths = transcribe(model, processor, [speech_data.log_mel(waves[i]) for i in chosen])
-        for row, index in enumerate(chosen):
-            texts[index] = found[row]
-            if head:
-                scores = functional.linear(states[row, : lengths[row]], head["weight"], head["bias"])
-                characters[index] = read_characters(scores.argmax(-1).tolist())
-    return texts, characters
-
-
 @torch.no_grad()
-def _full_transcripts(
-    model: WhisperForConditionalGeneration, processor: WhisperProcessor, waves: Sequence[np.ndarray]
-) -> list[str]:
-    texts: list[str] = []
-    for start in range(0, len(waves), 4):
-        batch = processor(list(waves[start : start + 4]), sampling_rate=speech_data.SAMPLE_RATE, return_tensors="pt")
-        texts += processor.batch_decode(model.generate(batch.input_features), skip_special_tokens=True)
+def _read_off_the_encoder(folder: Path, head: Path, waves: Sequence[np.ndarray]) -> list[str]:
+    """What the character head alone reads off the encoder's states."""
+    encoder = load_speech_encoder(folder, speech_config(folder), "trimmed", torch.float32)
+    weights = load_file(head)
+    texts = []
+    for wave in waves:
+        states, _ = encoder(*gather([speech_data.log_mel(wave)]))
+        scores = functional.linear(states[0], weights["weight"], weights["bias"])
+        texts.append(read_characters(scores.argmax(-1).tolist()))
     return texts
 
 

@@ -1,8 +1,6 @@
-"""A small but complete Whisper in the genuine classes: tokenizer, model, and passes over real frames only.
+"""A small but complete Whisper in the genuine classes: tokenizer, model, and a decoder that attends to real frames.
 
 Shapes: B batch, F log-mel frames (100/s), T encoder frames (50/s), L text tokens, D width, V vocabulary.
-
-The encoder's `forward` in transformers insists on 30 s of input, so its layers are called one by one here.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from torch.nn import functional
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -25,6 +22,8 @@ from transformers import (
 )
 
 from re_llm.core.errors import RellmError
+from re_llm.model.outputs import time_mask
+from re_llm.model.speech_encoder import SpeechEncoder
 
 END = "<|endoftext|>"
 # The order of Whisper's own special tokens; the tokenizer finds English right after the start token.
@@ -111,28 +110,12 @@ def build_model(tokenizer: WhisperTokenizer, size: WhisperSize) -> WhisperForCon
     return model
 
 
-def encode(
-    model: WhisperForConditionalGeneration, mels: torch.Tensor, frames: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The encoder on real frames only; a padded batch gives what each utterance gives alone.
-
-    Args:
-        mels: [B, 80, F]; what lies beyond `frames` is ignored.
-        frames: real log-mel frames, int [B].
-
-    Returns:
-        States [B, T, D] with T = ceil(F / 2), and their lengths, int [B].
-    """
-    encoder = model.model.encoder
-    real = torch.arange(mels.shape[-1])[None, :] < frames[:, None]
-    hidden = functional.gelu(encoder.conv1(mels * real[:, None]))
-    hidden = functional.gelu(encoder.conv2(hidden * real[:, None])).transpose(1, 2)
-    lengths = (frames + 1) // 2
-    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
-    mask = _additive(lengths, hidden.shape[1])
-    for layer in encoder.layers:
-        hidden = layer(hidden, mask)
-    return encoder.layer_norm(hidden), lengths
+def trimmed_encoder(model: WhisperForConditionalGeneration) -> SpeechEncoder:
+    """The model's own encoder, run over real frames only: what RE-LLM and the cascade use."""
+    with torch.device("meta"):
+        encoder = SpeechEncoder(model.config, "trimmed")
+    encoder.whisper = model.get_encoder()
+    return encoder
 
 
 def decode(
@@ -141,17 +124,12 @@ def decode(
     """Logits [B, L, V] of the decoder for `ids` [B, L], attending to the first `lengths` [B] of `states` [B, T, D]."""
     decoder, size = model.model.decoder, ids.shape[1]
     causal = torch.full((size, size), float("-inf")).triu(1)[None, None]
-    mask = _additive(lengths, states.shape[1])
+    mask = torch.zeros(len(ids), 1, 1, states.shape[1])
+    mask.masked_fill_(~time_mask(lengths, states.shape[1])[:, None, None], float("-inf"))
     hidden = decoder.embed_tokens(ids) + decoder.embed_positions.weight[:size]
     for layer in decoder.layers:
         hidden = layer(hidden, causal, states, mask)
     return model.proj_out(decoder.layer_norm(hidden))
-
-
-def _additive(lengths: torch.Tensor, size: int) -> torch.Tensor:
-    """Attention mask [B, 1, 1, size]: 0 where real, minus infinity beyond `lengths`."""
-    beyond = torch.arange(size)[None, :] >= lengths[:, None]
-    return torch.zeros(beyond.shape).masked_fill(beyond, float("-inf"))[:, None, None]
 
 
 def gather(mels: Sequence[np.ndarray], silence: np.ndarray | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,24 +145,6 @@ def gather(mels: Sequence[np.ndarray], silence: np.ndarray | None = None) -> tup
         batch[row, : len(mel)] = mel
         batch[row, len(mel) : frames[row]] = float(mel.max()) - 2.0
     return torch.from_numpy(batch).transpose(1, 2), torch.tensor(frames)
-
-
-@torch.no_grad()
-def transcribe(
-    model: WhisperForConditionalGeneration, processor: WhisperProcessor, mels: Sequence[np.ndarray]
-) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-    """Greedy transcripts of log-mels [frames, 80] without padding to 30 s, and the encoder's states with lengths."""
-    batch, frames = gather(mels)
-    states, lengths = encode(model, batch, frames)
-    prefix, end = list(processor.tokenizer.prefix_tokens), processor.tokenizer.eos_token_id
-    ids = torch.tensor(prefix).repeat(len(mels), 1)
-    ended = torch.zeros(len(mels), dtype=torch.bool)
-    while not bool(ended.all()) and ids.shape[1] < model.config.max_target_positions:
-        following = decode(model, ids, states, lengths)[:, -1].argmax(-1)
-        following = torch.where(ended, end, following)
-        ended |= following == end
-        ids = torch.cat([ids, following[:, None]], 1)
-    return processor.tokenizer.batch_decode(ids, skip_special_tokens=True), states, lengths
 
 
 def save_whisper(model: WhisperForConditionalGeneration, processor: WhisperProcessor, out: Path) -> None:

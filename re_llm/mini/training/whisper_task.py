@@ -19,16 +19,19 @@ from torch.nn import functional
 from transformers import WhisperProcessor
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
+from re_llm.audio.waveform import RATE
 from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
+from re_llm.evaluate.word_errors import plain
 from re_llm.mini.training import speech_data
-from re_llm.mini.training.speech_data import Clip, MelStore
-from re_llm.mini.training.whisper_model import FULL_FRAMES, WhisperSize, build_model, decode, encode, gather
+from re_llm.mini.training.speech_data import MelStore
+from re_llm.mini.training.whisper_model import FULL_FRAMES, WhisperSize, build_model, decode, gather, trimmed_encoder
 
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'0123456789"  # 0 is the CTC blank, so the first is 1
 
 
 @dataclass(frozen=True)
-class Recipe:
+class WhisperSteps:
     """What the training steps are made of."""
 
     batch: int = 32
@@ -91,7 +94,7 @@ def _ctc(logits: torch.Tensor, lengths: torch.Tensor, targets: Sequence[list[int
 
 def character_ids(text: str) -> list[int]:
     """CTC targets of a transcript: 1 + index into `CHARACTERS`; other characters are passed over."""
-    return [CHARACTERS.index(c) + 1 for c in speech_data.plain(text) if c in CHARACTERS]
+    return [CHARACTERS.index(c) + 1 for c in plain(text) if c in CHARACTERS]
 
 
 def read_characters(best: Sequence[int]) -> str:
@@ -104,15 +107,21 @@ class WhisperTask(nn.Module):
     """Model, CTC heads and data; `terms` makes the losses of one step."""
 
     def __init__(
-        self, processor: WhisperProcessor, size: WhisperSize, recipe: Recipe, clips: Sequence[Clip], mels: MelStore
+        self,
+        processor: WhisperProcessor,
+        size: WhisperSize,
+        options: WhisperSteps,
+        rows: Sequence[Utterance],
+        mels: MelStore,
     ):
         super().__init__()
-        self.processor, self.recipe, self.mels = processor, recipe, mels
+        self.processor, self.options, self.mels = processor, options, mels
         self.model = build_model(processor.tokenizer, size)
         # torch's fused attention is slow backwards on a CPU: twice the time of a whole step.
         self.model.set_attn_implementation("eager")
+        self._encoder = trimmed_encoder(self.model)
         self.heads = CtcHeads(size.width, len(processor.tokenizer))
-        self.texts = [clip.text for clip in clips]
+        self.texts = speech_data.texts(rows)
         self.tokens = [processor.tokenizer(text, add_special_tokens=False).input_ids for text in self.texts]
         self.prefix = list(processor.tokenizer.prefix_tokens)
         self.order = np.argsort(mels.lengths, kind="stable")
@@ -120,35 +129,35 @@ class WhisperTask(nn.Module):
     def terms(self, step: int, seed: int) -> dict[str, torch.Tensor]:
         """Losses of a step on encoder, decoder and CTC heads."""
         rng = np.random.default_rng([seed, step])
-        recipe = self.recipe
-        fraction = min(1.0, 0.25 + 0.75 * step / max(1, recipe.short_steps))
-        chosen = speech_data.like_lengths(self.order, recipe.batch, rng, fraction=fraction)
+        options = self.options
+        fraction = min(1.0, 0.25 + 0.75 * step / max(1, options.short_steps))
+        chosen = speech_data.like_lengths(self.order, options.batch, rng, fraction=fraction)
         values = self._losses(chosen, self._silence(len(chosen), rng), rng)
-        if recipe.full_every and step % recipe.full_every == recipe.full_every - 1:
-            few = rng.permutation(len(self.order))[: recipe.full_batch]
+        if options.full_every and step % options.full_every == options.full_every - 1:
+            few = rng.permutation(len(self.order))[: options.full_batch]
             padded = self._losses(few, FULL_FRAMES - self.mels.lengths[few], rng)
             values["full_ce"] = padded["ce"]
-            values["loss"] = values["loss"] + recipe.full_weight * padded["loss"]
+            values["loss"] = values["loss"] + options.full_weight * padded["loss"]
         return values
 
     def _silence(self, size: int, rng: np.random.Generator) -> np.ndarray | None:
         """Frames of silence after each utterance, for some of the batches."""
-        return rng.integers(0, self.recipe.pad_frames, size) if rng.random() < self.recipe.pad_fraction else None
+        return rng.integers(0, self.options.pad_frames, size) if rng.random() < self.options.pad_fraction else None
 
     def _losses(
         self, chosen: np.ndarray, silence: np.ndarray | None, rng: np.random.Generator
     ) -> dict[str, torch.Tensor]:
         mels, frames = gather([self.mels[i] for i in chosen], silence)
-        mels = warp_frequencies(mels, self.recipe.warp_fraction, self.recipe.warp, rng)
+        mels = warp_frequencies(mels, self.options.warp_fraction, self.options.warp, rng)
         mels = spec_augment(mels, self.mels.lengths[chosen], rng)
         tokens = [self.tokens[i] for i in chosen]
         inputs, labels = self._teacher_forcing(tokens)
         with torch.autocast("cpu", torch.bfloat16):
-            states, lengths = encode(self.model, mels, frames)
+            states, lengths = self._encoder(mels, frames)
             char, token = self.heads.losses(states, lengths, [self.texts[i] for i in chosen], tokens)
             logits = decode(self.model, inputs, states, lengths)
             ce = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
-        loss = ce + self.recipe.char_ctc * char + self.recipe.token_ctc * token
+        loss = ce + self.options.char_ctc * char + self.options.token_ctc * token
         return {"loss": loss, "ce": ce, "char_ctc": char, "token_ctc": token}
 
     def _teacher_forcing(self, tokens: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,7 +175,7 @@ class WhisperTask(nn.Module):
 @cache
 def _mel_centres() -> np.ndarray:
     """Centre of each of Whisper's 80 mel bands, Hz."""
-    highest = float(hertz_to_mel(speech_data.SAMPLE_RATE / 2, mel_scale="slaney"))
+    highest = float(hertz_to_mel(RATE / 2, mel_scale="slaney"))
     return np.asarray(mel_to_hertz(np.linspace(0.0, highest, 82)[1:-1], mel_scale="slaney"))
 
 

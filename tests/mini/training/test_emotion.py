@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from re_llm.core.errors import RellmError
@@ -20,13 +21,12 @@ from re_llm.mini.training.emotion_model import (
     EmotionNet,
     EmotionSize,
     embed,
-    frame_count,
-    load_emotion,
     pad_waves,
     save_emotion,
 )
-from re_llm.mini.training.emotion_task import EmotionTask, Recipe, acoustic_loss, acoustics, concordance, targets
+from re_llm.mini.training.emotion_task import EmotionSteps, EmotionTask, acoustic_loss, acoustics, concordance, targets
 from re_llm.mini.training.fitting import Plan
+from re_llm.model.components import load_emotion_encoder
 from tests.mini import speech_world
 
 TINY = EmotionSize(width=32, layers=1, heads=2, feed_forward=64, channels=(8, 8, 8, 16, 16, 16, 32), position_kernel=8)
@@ -53,7 +53,10 @@ def test_a_masked_batch_gives_what_each_utterance_gives_alone() -> None:
         predicted, embedding, _, frames = net(*pad_waves(waves))
         for row, wave in enumerate(waves):
             alone, pooled, _, mask = net(*pad_waves([wave]))
-            assert bool(mask.all()) and int(frames[row].sum()) == mask.shape[1] == frame_count(torch.tensor(len(wave)))
+            assert (
+                bool(mask.all())
+                and int(frames[row].sum()) == mask.shape[1] == net.frame_counts(torch.tensor([len(wave)])).item()
+            )
             torch.testing.assert_close(embedding[row], pooled[0], atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(predicted[row], alone[0], atol=1e-5, rtol=1e-4)
 
@@ -91,11 +94,11 @@ def test_plain_transformers_and_our_loader_agree(tmp_path: Path) -> None:
     waves = noise(8000, 5000)
     given = extractor(waves, sampling_rate=16000, padding=True, return_tensors="pt")
     np.testing.assert_array_equal(given.input_values[0].numpy(), waves[0])
-    loaded = load_emotion(tmp_path)
+    loaded = load_emotion_encoder(tmp_path, torch.float32)
     with torch.no_grad():
         hidden = plain.eval()(**given).last_hidden_state
-        _, embedding, _, frames = loaded(*pad_waves(waves))
-        _, original, _, _ = net(*pad_waves(waves))
+        embedding = loaded(*pad_waves(waves))
+        _, original, _, frames = net(*pad_waves(waves))
     pooled = (hidden * frames[..., None]).sum(1) / frames.sum(1, keepdim=True)
     torch.testing.assert_close(embedding, pooled, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(embedding, original, atol=2e-2, rtol=2e-2)
@@ -128,7 +131,7 @@ def test_acoustic_loss_counts_real_frames_only() -> None:
     torch.manual_seed(0)
     waves, samples = pad_waves(noise(16000, 8000))
     heard = torch.randn(2, 49, ACOUSTICS)
-    frames = torch.arange(49)[None] < frame_count(samples)[:, None]
+    frames = torch.arange(49)[None] < tiny().frame_counts(samples)[:, None]
     before = acoustic_loss(heard, waves, frames)
     heard[1, 25:] += 3.0
     assert torch.equal(before, acoustic_loss(heard, waves, frames))
@@ -137,7 +140,7 @@ def test_acoustic_loss_counts_real_frames_only() -> None:
 def test_training_learns_and_reports(world: Path, tmp_path: Path) -> None:
     plan = Plan(60, 5e-3, 10, report_every=15, save_every=30)
     metrics = emotion.train_emotion(
-        tmp_path, world, size=TINY, recipe=Recipe(batch=12), plan=plan, progress=False, gate=False
+        tmp_path, world, size=TINY, options=EmotionSteps(batch=12), plan=plan, progress=False, gate=False
     )
     curve = [json.loads(line) for line in (tmp_path / "state" / "curve.jsonl").read_text().splitlines()]
     assert curve[-1]["loss"] < 0.6 * curve[0]["loss"] and curve[-1]["acoustic"] < curve[0]["acoustic"]
@@ -146,12 +149,13 @@ def test_training_learns_and_reports(world: Path, tmp_path: Path) -> None:
     assert metrics["utterances"] == 20 and metrics["with_class"] == 19
 
 
-def test_embeddings_come_in_the_order_of_the_clips(world: Path) -> None:
-    net, clips = tiny(), speech_data.msp_podcast(world, "Test1")[:5]
-    together, dimensions = embed(net, clips, batch=2)
+def test_embeddings_come_in_the_order_of_the_utterances(world: Path, tmp_path: Path) -> None:
+    save_emotion(tiny(), tmp_path)
+    rows = speech_data.utterances(world, "msp_podcast", "test1")[:5]
+    together, dimensions = embed(tmp_path, rows, batch=2)
     assert dimensions.shape == (5, 3)
-    for row, clip in enumerate(clips):
-        np.testing.assert_allclose(together[row], embed(net, [clip])[0][0], atol=1e-5)
+    for number, row in enumerate(rows):
+        np.testing.assert_allclose(together[number], embed(tmp_path, [row])[0][0], atol=1e-5)
 
 
 def test_resumed_training_equals_uninterrupted(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +163,10 @@ def test_resumed_training_equals_uninterrupted(world: Path, tmp_path: Path, monk
     monkeypatch.setattr(emotion, "evaluate_emotion", lambda *_: {})
 
     def train(out: Path) -> dict[str, torch.Tensor]:
-        emotion.train_emotion(out, world, size=TINY, recipe=Recipe(batch=4), plan=plan, progress=False, gate=False)
-        return load_emotion(out).wav2vec2.state_dict()
+        emotion.train_emotion(
+            out, world, size=TINY, options=EmotionSteps(batch=4), plan=plan, progress=False, gate=False
+        )
+        return load_file(out / "model.safetensors")
 
     whole = train(tmp_path / "whole")
     original = EmotionTask.terms
@@ -179,14 +185,16 @@ def test_resumed_training_equals_uninterrupted(world: Path, tmp_path: Path, monk
 
 
 def test_a_bad_model_is_refused_with_its_numbers(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(RellmError, match=r"concordance \{'arousal'.*unweighted accuracy"):
-        emotion.train_emotion(tmp_path, world, size=TINY, recipe=Recipe(batch=2), plan=Plan(1, 1e-4, 0), progress=False)
+    with pytest.raises(RellmError, match=r"concordance \{'valence'.*unweighted accuracy"):
+        emotion.train_emotion(
+            tmp_path, world, size=TINY, options=EmotionSteps(batch=2), plan=Plan(1, 1e-4, 0), progress=False
+        )
 
 
-def test_a_clip_without_ratings_is_named(world: Path) -> None:
-    clip = speech_data.common_voice(world, "train")[0]
-    with pytest.raises(RellmError, match=r"train_0\.wav has no ratings"):
-        targets([clip])
+def test_an_utterance_without_ratings_is_named(world: Path) -> None:
+    row = speech_data.utterances(world, "common_voice", "train")[0]
+    with pytest.raises(RellmError, match=r"train_0 has no ratings"):
+        targets([row])
 
 
 def test_sizes_that_cannot_be_are_refused() -> None:

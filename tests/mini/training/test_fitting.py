@@ -60,6 +60,13 @@ def test_a_run_with_another_seed_is_not_continued(tmp_path: Path) -> None:
         fit(net, terms, Plan(8, 1e-2, 1, seed=1), tmp_path, progress=False)
 
 
+def test_a_run_with_other_settings_is_not_continued(tmp_path: Path) -> None:
+    net, terms = problem()
+    fit(net, terms, Plan(4, 1e-2, 1), tmp_path, settings={"rows": 2}, progress=False)
+    with pytest.raises(RellmError, match="other settings"):
+        fit(net, terms, Plan(4, 1e-2, 1), tmp_path, settings={"rows": 3}, progress=False)
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     net = nn.Linear(2, 1)
     with pytest.raises(RellmError, match="not finite at step 1"):
@@ -78,3 +85,6 @@ def test_rate_rises_then_falls_to_zero() -> None:
     rates = [rate_at(step, plan) for step in range(100)]
     assert rates[9] == pytest.approx(1.0) and max(rates) == pytest.approx(1.0)
     assert rates[99] == pytest.approx(1 / 90) and json.dumps(rates[0]) == "0.1"
+    cosine = Plan(100, 1.0, 10, schedule="cosine")
+    assert rate_at(4, cosine) == pytest.approx(0.5, rel=1e-2) and rate_at(99, cosine) < 1e-3
+    assert rate_at(50, cosine) == pytest.approx(0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,22 +15,38 @@ from re_llm.core.errors import RellmError
 from re_llm.llm.prompts import PROMPTS, get_prompt, split_chat, tokenize_row
 from re_llm.mini.grammar import world
 from re_llm.mini.lexicon import TOPICS
-from re_llm.mini.training.llm import CHECKPOINT, LOG, LlmOptions, Training, answer_loss, train_llm
+from re_llm.mini.training import llm
+from re_llm.mini.training.fitting import CURVE_FILE, STATE_FILE, Plan
+from re_llm.mini.training.llm import LlmSize, LlmSteps, answer_loss, train_llm
 from re_llm.mini.training.llm_build import build_model, build_tokenizer
 from re_llm.mini.training.llm_rows import CLEAN, Disturbance, RowSource, collate, embed_rows, vary
 from re_llm.mini.training.llm_scores import answer_rows
 
 WORLD = 400
-TINY = LlmOptions(
-    steps=6, micro_batches=2, rows=4, warm_up=1, learning_rate=3e-3, checkpoint_every=3, vocabulary=700, width=32,
-    inner=48, layers=2, heads=2,
-)  # fmt: skip
+SIZE = LlmSize(vocabulary=700, width=32, inner=48, layers=2, heads=2)
+STEPS = LlmSteps(micro_batches=2, rows=4)
+PLAN = Plan(6, 3e-3, 1, schedule="cosine", save_every=3, report_every=1)
+
+
+def train(out: Path, plan: Plan = PLAN, steps: LlmSteps = STEPS) -> dict:
+    return train_llm(out, WORLD, size=SIZE, options=steps, plan=plan, progress=False, gate=False)
+
+
+def curve(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "state" / CURVE_FILE).read_text().splitlines()]
+
+
+@pytest.fixture
+def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm, "evaluate_llm", lambda *_, **__: {})
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("llm")
-    train_llm(out, options=TINY, world_size=WORLD, progress=False, evaluate=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llm, "evaluate_llm", lambda *_, **__: {})
+        train(out)
     return out
 
 
@@ -38,31 +55,39 @@ def source() -> RowSource:
     return RowSource(build_tokenizer(WORLD, vocabulary=700), [s for s in world(0, WORLD) if s.split == "train"])
 
 
-def test_loss_falls(tmp_path: Path) -> None:
-    options = LlmOptions(**{**TINY.__dict__, "steps": 20, "learning_rate": 1e-2, "checkpoint_every": 100})
-    train_llm(tmp_path, options=options, world_size=WORLD, progress=False, evaluate=False)
-    losses = [json.loads(line)["loss"] for line in (tmp_path / LOG).read_text().splitlines()]
+def test_loss_falls(tmp_path: Path, unscored: None) -> None:
+    train(tmp_path, replace(PLAN, steps=20, learning_rate=1e-2))
+    losses = [line["loss"] for line in curve(tmp_path)]
     assert len(losses) == 20
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 
-def test_resumed_equals_uninterrupted(trained: Path, tmp_path: Path) -> None:
-    interrupted = Training(tmp_path, TINY, seed=0, world_size=WORLD)
-    for _ in range(3):
-        interrupted.advance()
-    interrupted.save()
-    (tmp_path / LOG).write_text('{"step": 3, "loss": 1}\n{"step": 5, "loss": 1}\n{"step": 6, "lo')
-    metrics = train_llm(tmp_path, options=TINY, world_size=WORLD, progress=False, evaluate=False)
+def test_resumed_equals_uninterrupted(
+    trained: Path, tmp_path: Path, unscored: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = llm.collate, []
+
+    def killed(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 9:  # in the fifth step
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(llm, "collate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    monkeypatch.setattr(llm, "collate", real)
+    metrics = train(tmp_path)
     assert metrics["steps"] == 6
-    assert [json.loads(line)["step"] for line in (tmp_path / LOG).read_text().splitlines()] == [3, 4, 5, 6]
+    assert [line["step"] for line in curve(tmp_path)] == [1, 2, 3, 4, 5, 6]
     once, twice = (AutoModelForCausalLM.from_pretrained(f).state_dict() for f in (trained, tmp_path))
     assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
-def test_a_checkpoint_of_other_options_is_refused(trained: Path) -> None:
-    assert (trained / CHECKPOINT).exists()
-    with pytest.raises(RellmError, match="other options"):
-        train_llm(trained, options=TINY, seed=1, world_size=WORLD, progress=False, evaluate=False)
+def test_a_checkpoint_of_other_options_is_refused(trained: Path, unscored: None) -> None:
+    assert (trained / "state" / STATE_FILE).exists()
+    with pytest.raises(RellmError, match="other settings"):
+        train(trained, steps=LlmSteps(micro_batches=1, rows=4))
 
 
 def test_saved_folder_is_an_ordinary_chat_model(trained: Path) -> None:
@@ -149,10 +174,11 @@ def test_variation_keeps_topic_and_emotional_words(source: RowSource) -> None:
 
 
 def test_an_untrained_model_fails_the_gate(tmp_path: Path) -> None:
-    options = LlmOptions(**{**TINY.__dict__, "steps": 1})
+    plan = replace(PLAN, steps=1, warmup=0)
     with pytest.raises(RellmError, match="right topic"):
-        train_llm(tmp_path, options=options, world_size=100, progress=False)
-    scores = json.loads((tmp_path / "metrics.json").read_text())
+        train_llm(tmp_path, 100, size=SIZE, options=STEPS, plan=plan, progress=False)
+    assert not (tmp_path / "metrics.json").exists()
+    scores = json.loads((tmp_path / "state" / "metrics.json").read_text())
     assert set(scores["prompts"]) == set(PROMPTS)
     assert scores["gate"] < 0.5 and 0 < scores["items"] < 30
 
@@ -164,7 +190,10 @@ def test_answers_do_not_depend_on_the_batch(trained: Path, source: RowSource) ->
     assert together == [answer_rows(model, source, [row])[0] for row in rows]
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"heads": 3}, {"disturb_from": 0.9}])
-def test_contradictory_options_are_refused(wrong: dict) -> None:
-    with pytest.raises(RellmError):
-        LlmOptions(**{**TINY.__dict__, **wrong})
+def test_contradictory_options_are_refused() -> None:
+    with pytest.raises(RellmError, match="rows"):
+        LlmSteps(rows=0)
+    with pytest.raises(RellmError, match="heads"):
+        LlmSize(heads=3)
+    with pytest.raises(RellmError, match="out of order"):
+        LlmSteps(disturb_from=0.9)
