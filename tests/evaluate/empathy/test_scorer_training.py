@@ -206,7 +206,7 @@ def test_a_checkpoint_folder_is_a_start(trained: Path, corpus: Path, tmp_path: P
         (["--from-scratch", "--vocabulary", "100"], "vocabulary = 100 is too small"),
         (["--from-scratch", "--mechanism", "UX"], "no such mechanism: 'UX'"),
         (["--from-scratch", "--epochs", "0"], "epochs = 0 must be above 0"),
-        (["--from-scratch", "--test-share", "0.9"], "test_share = 0.9"),
+        (["--from-scratch", "--test-fraction", "0.9"], "test_fraction = 0.9"),
     ],
 )
 def test_contradictions_are_refused_before_anything_is_written(flags, message, corpus: Path, tmp_path: Path):
