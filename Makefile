@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+AUDIT = .venv-audit
+AUDIT_TOOLS = pip-audit==2.10.1 cyclonedx-bom==7.5.0
 
-.PHONY: help demo test test-fast check docs bench clean
+.PHONY: help demo test test-fast check audit sbom docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -31,6 +33,19 @@ check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@$(MAKE) --no-print-directory audit
+
+# Tools with many dependencies of their own: they get an environment of their own.
+$(AUDIT)/bin/pip-audit:
+	@$(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet $(AUDIT_TOOLS)
+
+audit:  ## Look up known vulnerabilities of the pinned packages, where an index answers
+	@$(PYTHON) tools/audit_packages.py --environment $(AUDIT) --tools "$(AUDIT_TOOLS)"
+
+sbom: $(READY) $(AUDIT)/bin/pip-audit  ## Write build/sbom.json: what the environment holds (CycloneDX)
+	@mkdir -p build
+	@$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON -o build/sbom.json $(BIN)/python
+	@$(PYTHON) -c 'import json; print(len(json.load(open("build/sbom.json"))["components"]), "packages in build/sbom.json")'
 
 docs: $(READY)  ## Write the generated pages of docs/: commands, corpora
 	$(BIN)/python docs/generate_commands.py

@@ -24,6 +24,9 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the build; a second run goes on.")],
     seed: Seed = 0,
     scale: Scale = 1.0,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Build although the source tree has uncommitted changes.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make everything that ships from nothing: world, LLM, Whisper, emotion encoder, BLSP-Emo, RE-LLM.
@@ -34,7 +37,7 @@ def build(
     """
     from re_llm.mini.training.build import build as run
 
-    assets = run(out, seed=seed, scale=scale, say=partial(typer.echo, err=True))
+    assets = run(out, seed=seed, scale=scale, allow_changes=allow_changes, say=partial(typer.echo, err=True))
     if as_json:
         print_json({"assets": assets})
     else:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from re_llm.core.errors import RellmError
-from re_llm.core.provenance import provenance
+from re_llm.core.provenance import git_revision, provenance
 from re_llm.inference.transcribe import FIXED
 from re_llm.pipeline.reproduce import reproduce
 from re_llm.recipe.files import load_recipe
@@ -143,18 +143,31 @@ def _ship_checkpoint(source: Path, target: Path) -> None:
     shutil.copy2(source / "report.json", target / "report.json")
 
 
-def build(out: str | os.PathLike[str], *, seed: int = 0, scale: float = 1.0, say: Say = lambda line: None) -> Path:
+def build(
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    allow_changes: bool = False,
+    say: Say = lambda line: None,
+) -> Path:
     """Makes the miniature: world, components, speech LLMs, package. Returns the folder of what ships.
 
     Args:
         scale: size of the world; below 1 for trying the build itself.
+        allow_changes: build although the source tree has changes that no commit holds.
 
     Raises:
-        RellmError: a gate was missed (word error rate, right topic under disturbance, V/A/D concordance), or espeak-ng
-            is not installed.
+        RellmError: a gate was missed (word error rate, right topic under disturbance, V/A/D concordance), espeak-ng
+            is not installed, or the source tree has changes.
     """
     from re_llm.mini.layouts import write_world
 
+    if not allow_changes and (git_revision() or "").endswith("+"):
+        raise RellmError(
+            "the source tree has changes that no commit holds: nobody could make this build again",
+            todo="Commit them, or give --allow-changes for a build that is not shipped",
+        )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     world = out / "world" / f"x{scale:g}"
