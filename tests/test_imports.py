@@ -29,7 +29,7 @@ LAYERS = (
     ("report",),
     ("mini",),
     ("pipeline",),
-    ("mini.training",),
+    ("mini.training", "small"),
     ("apps",),
     ("cli",),
     ("__main__",),

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from re_llm.cli import corpora, mini, scores, stages, use
+from re_llm.cli import corpora, mini, scores, small, stages, use
 from re_llm.cli.common import CommandGroup, prepare_environment
 from re_llm.core.version import __version__
 
@@ -67,6 +67,7 @@ app.command("continue-merge", rich_help_panel=_MORE)(stages.continue_merge)
 app.command("convert", rich_help_panel=_MORE)(stages.convert)
 app.add_typer(scores.app, name="score", rich_help_panel=_STAGES)
 app.add_typer(mini.app, name="mini", rich_help_panel=_MORE)
+app.add_typer(small.app, name="small", rich_help_panel=_MORE)
 
 
 def main() -> None:

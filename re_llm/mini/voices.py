@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -114,12 +117,12 @@ def voices(pool: str) -> tuple[Voice, ...]:
     return tuple(made)
 
 
-class _Espeak:
+class Espeak:
     """espeak-ng's C interface, as much of it as is needed here."""
 
     RATE, VOLUME, PITCH, RANGE, WORD_GAP = 1, 2, 3, 4, 7
     _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-    _SYNCHRONOUS, _UTF8 = 2, 1
+    _SYNCHRONOUS, _UTF8, _IPA = 2, 1, 2
 
     def __init__(self) -> None:
         try:
@@ -135,6 +138,23 @@ class _Espeak:
             self._pieces.append(np.ctypeslib.as_array(wave, (count,)).copy())
         return 0
 
+    @contextmanager
+    def _loaded(self, voice: str) -> Iterator[tuple[ctypes.CDLL, int]]:
+        """The library with a voice, and the sample rate.
+
+        Raises:
+            RellmError: this build of espeak-ng does not know the voice.
+        """
+        library = ctypes.CDLL(self._path)
+        try:
+            rate = library.espeak_Initialize(self._SYNCHRONOUS, 0, str(self._data).encode(), 0)
+            if rate <= 0 or library.espeak_SetVoiceByName(voice.encode()) != 0:
+                raise RellmError(f"espeak-ng could not load the voice {voice!r}", todo="Reinstall espeakng-loader")
+            yield library, int(rate)
+            library.espeak_Terminate()
+        finally:
+            _unload(library)
+
     def say(self, text: str, voice: str, parameters: dict[int, int]) -> tuple[np.ndarray, int]:
         """Render `text`: (int16 [samples], sample rate).
 
@@ -142,12 +162,8 @@ class _Espeak:
             RellmError: this build of espeak-ng does not know the voice, or returned no sound.
         """
         self._pieces.clear()
-        library = ctypes.CDLL(self._path)
-        try:
-            rate = library.espeak_Initialize(self._SYNCHRONOUS, 0, str(self._data).encode(), 0)
+        with self._loaded(voice) as (library, rate):
             library.espeak_SetSynthCallback(self._callback)
-            if rate <= 0 or library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise RellmError(f"espeak-ng could not load the voice {voice!r}", todo="Reinstall espeakng-loader")
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of breath noise; Initialize seeds it by the clock
             for parameter, value in parameters.items():
                 library.espeak_SetParameter(parameter, value, 0)
@@ -155,12 +171,28 @@ class _Espeak:
             none = ctypes.c_void_p(None)
             size = ctypes.c_size_t(len(data) + 1)
             library.espeak_Synth(data, size, ctypes.c_uint(0), 0, ctypes.c_uint(0), self._UTF8, none, none)
-            library.espeak_Terminate()
-        finally:
-            _unload(library)
         if not any(piece.any() for piece in self._pieces):
             raise RellmError(f"espeak-ng made no sound of {text!r}", todo="Give it words to speak")
-        return np.concatenate(self._pieces), int(rate)
+        return np.concatenate(self._pieces), rate
+
+    def phonemes(self, text: str, voice: str) -> str:
+        """International phonetic alphabet; punctuation stays where it was.
+
+        Raises:
+            RellmError: this build of espeak-ng does not know the voice.
+        """
+        with self._loaded(voice) as (library, _):
+            translate = library.espeak_TextToPhonemes
+            translate.restype = ctypes.c_char_p
+            said = []
+            for piece in re.findall(r"[^,.;:!?]+|[,.;:!?]+", text):
+                if piece[0] in ",.;:!?":
+                    said.append(piece[0] + " ")
+                    continue
+                rest = ctypes.c_char_p(piece.encode())
+                while rest.value:  # one clause a call
+                    said.append((translate(ctypes.byref(rest), self._UTF8, self._IPA) or b"").decode())
+        return "".join(said).strip()
 
 
 def _unload(library: ctypes.CDLL) -> None:
@@ -177,7 +209,7 @@ class Synthesizer:
     """Speaks a text in a voice with an emotion."""
 
     def __init__(self) -> None:
-        self._espeak = _Espeak()
+        self._espeak = Espeak()
         self._profiles: dict[str, tuple[float, float]] = {}
 
     def speak(
@@ -210,7 +242,7 @@ class Synthesizer:
 
     def _dry(self, text: str, voice: Voice, prosody: Prosody, *, phase: float) -> np.ndarray:
         """The voice alone at 16 kHz, float64 [samples], at the level espeak gives it."""
-        espeak = _Espeak
+        espeak = Espeak
         semitones = voice.pitch + prosody.pitch - 12 * np.log2(voice.formant)
         parameters = {
             espeak.RATE: round(voice.words_per_minute * np.exp(prosody.rate) / voice.formant),

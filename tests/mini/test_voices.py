@@ -10,7 +10,7 @@ pytest.importorskip("espeakng_loader", reason="needs the extra 'mini'")
 from re_llm.core.errors import RellmError
 from re_llm.mini import calibration
 from re_llm.mini.prosody import CUES, EMOTIONS, UNITS, Prosody, draw, posterior, vad
-from re_llm.mini.voices import PITCH_STEPS, SAMPLE_RATE, Synthesizer, _bend, _Espeak, generator, voices
+from re_llm.mini.voices import PITCH_STEPS, SAMPLE_RATE, Espeak, Synthesizer, _bend, generator, voices
 
 TEXT = "We are going to meet the new teacher after lunch on Friday."
 
@@ -51,9 +51,9 @@ def test_voices_are_distinct_balanced_and_pools_share_no_variant():
 
 def test_an_unknown_voice_and_empty_text_are_named():
     with pytest.raises(RellmError, match="xx-nowhere"):
-        _Espeak().say(TEXT, "xx-nowhere", {})
+        Espeak().say(TEXT, "xx-nowhere", {})
     with pytest.raises(RellmError, match="no sound"):
-        _Espeak().say("", "en-us", {})
+        Espeak().say("", "en-us", {})
 
 
 def test_measured_recordings_follow_the_prosody_drawn(synthesizer):
@@ -88,7 +88,7 @@ def test_bend_moves_the_pitch_of_the_end_alone(semitones):
 
 
 def test_espeak_pitch_steps_are_semitones():
-    espeak = _Espeak()
+    espeak = Espeak()
     medians = []
     for pitch in (50, 50 + round(3 * PITCH_STEPS)):
         wave, rate = espeak.say(TEXT, "en-us+f2", {espeak.PITCH: pitch})

@@ -1,0 +1,38 @@
+"""JSON-lines files that a build writes piece by piece and resumes, if the settings are those they were begun with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from re_llm.core.provenance import begin_sidecar, check_same, read_sidecar, write_sidecar
+from re_llm.core.records import RecordAppender
+
+Setting = str | int | float | bool | None
+
+
+@contextmanager
+def growing(
+    out: Path, settings: Mapping[str, Setting], made: Mapping[str, Setting] | None = None
+) -> Iterator[RecordAppender]:
+    """Opens `out` to append whole pieces; what says how it was made stands beside it.
+
+    Rows go to the disk in one write, so a process that is killed loses the piece it was making and nothing else.
+    When the block ends without an error, the file is marked as complete.
+
+    Args:
+        settings: what decides the rows; a run with others may not go on.
+        made: what else is to be said about this run.
+
+    Raises:
+        RellmError: another process is writing the file, or it was begun with other settings.
+    """
+    with RecordAppender(out) as rows:
+        sidecar = read_sidecar(out)
+        if rows.rows:
+            check_same(out, sidecar, settings, {})
+        sidecar = begin_sidecar(out, settings, sidecar if rows.rows else None, {**(made or {}), "rows": rows.rows})
+        yield rows
+        sidecar["complete"] = True
+        write_sidecar(out, sidecar)
