@@ -1,0 +1,378 @@
+"""What a recipe needs before its first hour: every part opened, every corpus recognised, room for it all.
+
+Run by `re-llm doctor RECIPE` and in the first second of `re-llm reproduce`. Only headers and labels are read; nothing
+is downloaded. With `convert`, components and checkpoints in the formats of the original systems are converted first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from re_llm.audio import pyav, waveform
+from re_llm.core.assets import resolve_component
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Utterance
+from re_llm.data import corpora
+from re_llm.data.corpora.base import Scan
+from re_llm.model.hub import locate
+from re_llm.recipe.config import CorpusOptions, Recipe
+
+Say = Callable[[str], None]
+CONVERTED = "converted"  # folder of a run for what `convert` makes
+LABELS_READ = 400_000  # rows of a corpus whose splits are counted; more are taken as they come
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that would stop the run later. `part`: `llm`, `corpus esd`, `stage finetune`, ..."""
+
+    part: str
+    what: str
+    todo: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.what}" + (f"; {self.todo}" if self.todo else "")
+
+
+@dataclass
+class Preflight:
+    """What was found.
+
+    Attributes:
+        findings: what stops the run. notes: what a reader of its results should know.
+        converted: name in the recipe -> folder that was made of it.
+        rows: utterances of each corpus by split.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    converted: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises a RellmError with everything that was found."""
+        if self.findings:
+            listed = "\n".join(f"  - {finding}" for finding in self.findings)
+            raise RellmError(
+                f"the recipe cannot run here:\n{listed}", todo="Mend these, then run the same command again"
+            )
+
+
+def preflight(
+    recipe: Recipe, out: Path | None = None, *, convert: bool = False, say: Say = lambda line: None
+) -> tuple[Recipe, Preflight]:
+    """Looks at everything that a run of the recipe will open.
+
+    Args:
+        out: folder of the run; conversions go into its `converted`, and its disk is what must have room.
+        convert: convert what is in a format of the original systems (needs `out`).
+
+    Returns:
+        The recipe with converted parts in place of the original ones, and what was found.
+    """
+    found = Preflight()
+    folders: dict[str, Path] = {}
+    for name in _named_parts(recipe):
+        role = _role(recipe, name)
+        try:
+            folders[name] = _here(name)
+        except RellmError as error:
+            found.findings.append(Finding(role, error.what, _how_to_get(name, checkpoint=role == "checkpoint")))
+    if convert and out is not None:
+        _convert_all(folders, out / CONVERTED, found, say)
+        recipe = with_converted(recipe, found.converted)
+        folders = {
+            found.converted.get(name, name): Path(found.converted.get(name, place)) for name, place in folders.items()
+        }
+    widths = _components(recipe, folders, found)
+    _checkpoints(recipe, folders, widths, found)
+    for name, corpus in recipe.corpora.items():
+        _corpus(name, corpus, found)
+    _scorer(recipe, found)
+    if not found.findings:
+        from re_llm.pipeline.room import room
+
+        found.findings += [Finding(*line) for line in room(recipe, folders, found.rows, out)]
+    return recipe, found
+
+
+# -- parts ------------------------------------------------------------------------------------------------------
+
+
+def _named_parts(recipe: Recipe) -> list[str]:
+    """Names of components and of checkpoints that are no stage of the recipe."""
+    named = list(recipe.components.model_dump(exclude_none=True).values())
+    named += [stage.start for stage in recipe.stages.values() if stage.start != "components"]
+    named += [system.stage for system in recipe.systems.values() if system.stage]
+    return [name for name in dict.fromkeys(named) if name not in recipe.stages]
+
+
+def _role(recipe: Recipe, name: str) -> str:
+    for role, component in recipe.components.model_dump(exclude_none=True).items():
+        if component == name:
+            return str(role)
+    return "checkpoint"
+
+
+def _here(name: str) -> Path:
+    """The folder of a part: local, shipped, or already in the hub's cache.
+
+    Raises:
+        RellmError: it is on this machine in no form.
+    """
+    place = resolve_component(name)
+    if Path(place).is_dir():
+        return Path(place)
+    try:
+        return locate(place, also=("*.tiktoken",), local_files_only=True)
+    except RellmError:
+        raise RellmError(f"{name} is not on this machine") from None
+
+
+def _how_to_get(name: str, *, checkpoint: bool) -> str:
+    if name.startswith("mini:"):
+        return "make it with: re-llm mini build"
+    if checkpoint:
+        return f"train it, or convert a released one: re-llm convert DOWNLOAD {name}"
+    return f"get it with: hf download {name}"
+
+
+def _kind(folder: Path) -> str | None:
+    """`re-llm`, `blsp-emo` or `qwen` as `re-llm convert` names them; None for another model."""
+    from re_llm.model.convert.config import kind_of, read_json
+
+    try:
+        return kind_of(read_json(folder / "config.json"), folder / "config.json")
+    except RellmError:
+        return None
+
+
+def _convert_all(folders: dict[str, Path], target: Path, found: Preflight, say: Say) -> None:
+    for name, folder in folders.items():
+        if _kind(folder) not in ("blsp-emo", "qwen"):
+            continue
+        from re_llm.model.convert.run import convert
+
+        out = target / "-".join(part for part in Path(name).parts[-2:] if part not in ("/", ".", ".."))
+        if not (out / "config.json").is_file():
+            say(f"converting {name}")
+            say(convert(folder, out).summary())
+        found.converted[name] = str(out)
+
+
+def with_converted(recipe: Recipe, converted: dict[str, str]) -> Recipe:
+    """The recipe with the converted folders in place of what they were made of."""
+    if not converted:
+        return recipe
+    data = recipe.model_dump(exclude_unset=True)
+    data["components"] = {role: converted.get(name, name) for role, name in data["components"].items()}
+    for stage in data["stages"].values():
+        if stage.get("start") in converted:
+            stage["start"] = converted[stage["start"]]
+    for system in data.get("systems", {}).values():
+        if system.get("stage") in converted:
+            system["stage"] = converted[system["stage"]]
+    return Recipe.model_validate(data)
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Sizes that must agree between components and checkpoints."""
+
+    llm: int | None = None
+    speech_encoder: int | None = None
+
+
+def _components(recipe: Recipe, folders: dict[str, Path], found: Preflight) -> Widths:
+    """Opens config, tokenizer and processor of every component."""
+    opened = {}
+    for role, name in recipe.components.model_dump(exclude_none=True).items():
+        folder = folders.get(name)
+        if folder is None:
+            continue
+        if role == "llm" and _kind(folder) == "qwen":
+            todo = "convert it with --convert, or: re-llm convert FOLDER NEW and --set components.llm=NEW"
+            found.findings.append(Finding(role, f"{name} is a Qwen of version 1", todo))
+            continue
+        try:
+            opened[role] = _OPEN[role](folder)
+        except RellmError as error:
+            found.findings.append(Finding(role, error.what, error.todo or "Copy or download the whole folder again"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            what = f"{folder} cannot be opened: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            found.findings.append(Finding(role, what, "Copy or download the whole folder again"))
+    return Widths(opened.get("llm"), opened.get("speech_encoder"))
+
+
+def _open_llm(folder: Path) -> int:
+    """Width of the LLM, whose tokenizer knows words and has a chat template that fits a conversation."""
+    from transformers import AutoTokenizer
+
+    from re_llm.llm.prompts import get_prompt, split_chat
+    from re_llm.llm.vocabulary import require_words
+    from re_llm.model.components import read_config
+
+    config = read_config(folder).get_text_config()
+    tokenizer = require_words(AutoTokenizer.from_pretrained(folder), folder)
+    split_chat(tokenizer, get_prompt("chat"))
+    _has_weights(folder)
+    return int(config.hidden_size)
+
+
+def _open_speech_encoder(folder: Path) -> int:
+    """Width of the speech encoder, which comes with the feature extractor that it was trained with."""
+    from transformers import AutoFeatureExtractor
+
+    from re_llm.model.components import speech_config
+
+    config = speech_config(folder)
+    bins = getattr(AutoFeatureExtractor.from_pretrained(folder), "feature_size", config.num_mel_bins)
+    if bins != config.num_mel_bins:
+        raise RellmError(
+            f"{folder}: its feature extractor makes {bins} mel bins, its encoder takes {config.num_mel_bins}"
+        )
+    _has_weights(folder)
+    return int(config.d_model)
+
+
+def _open_emotion_encoder(folder: Path) -> int:
+    from re_llm.model.components import read_config
+    from re_llm.model.processing import emotion_input_kind
+
+    config = read_config(folder)
+    emotion_input_kind(folder)
+    _has_weights(folder, pickle=True)
+    return int(config.hidden_size)
+
+
+_OPEN: dict[str, Callable[[Path], int]] = {
+    "llm": _open_llm,
+    "speech_encoder": _open_speech_encoder,
+    "emotion_encoder": _open_emotion_encoder,
+}
+
+
+def _has_weights(folder: Path, *, pickle: bool = False) -> None:
+    """Every weight file is there and whole: a truncated one is found by its header."""
+    from re_llm.model.stored import stored_tensors
+
+    if not pickle and not any(folder.glob("*.safetensors")):
+        raise RellmError(f"{folder} has no weights as safetensors")
+    stored_tensors(folder)
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------
+
+
+def _checkpoints(recipe: Recipe, folders: dict[str, Path], widths: Widths, found: Preflight) -> None:
+    users: dict[str, list[str]] = {}
+    for name, stage in recipe.stages.items():
+        users.setdefault(stage.start, []).append(f"stage {name}")
+    for name, system in recipe.systems.items():
+        if system.stage:
+            users.setdefault(system.stage, []).append(f"system {name}")
+    for name, using in users.items():
+        folder = folders.get(name)
+        if folder is None or name in recipe.stages or name in recipe.components.model_dump().values():
+            continue
+        found.findings += [Finding(", ".join(using), what, todo) for what, todo in _unfit(name, folder, recipe, widths)]
+
+
+def _unfit(name: str, folder: Path, recipe: Recipe, widths: Widths) -> Iterator[tuple[str, str]]:
+    """Why a checkpoint cannot be started from or answered with."""
+    kind = _kind(folder)
+    if kind == "blsp-emo":
+        yield f"{name} is a released checkpoint", "convert it with --convert, or: re-llm convert FOLDER NEW"
+        return
+    if kind != "re-llm":
+        yield f"{folder} is no checkpoint of re-llm", "give the folder of a finished training"
+        return
+    from re_llm.model.components import read_config
+
+    try:
+        config = read_config(folder)
+        _has_weights(folder)
+    except RellmError as error:
+        yield error.what, error.todo or "train or convert it again"
+        return
+    for part, given, wanted in (
+        ("LLM", config.llm_width, widths.llm),
+        ("speech encoder", config.speech_width, widths.speech_encoder),
+    ):
+        if wanted is not None and given != wanted:
+            yield f"{name} was made for a {part} of width {given}, the recipe's has {wanted}", "use the same components"
+    if set(config.emotions) != set(recipe.emotions):
+        yield f"{name} knows the emotions {', '.join(config.emotions)}, the recipe has {', '.join(recipe.emotions)}", ""
+
+
+# -- corpora ----------------------------------------------------------------------------------------------------
+
+
+def _corpus(name: str, corpus: CorpusOptions, found: Preflight) -> None:
+    """Recognises the root, counts utterances by split, and sees that a recording can be decoded."""
+    part = f"corpus {name}"
+    if corpus.root == "mini":
+        from importlib.util import find_spec
+
+        if find_spec("espeakng_loader") is None:
+            found.findings.append(
+                Finding(part, "is synthesised, for which the extra `mini` is missing", _extra("mini"))
+            )
+        return
+    root = Path(corpus.root).expanduser()
+    if not root.exists():
+        todo = f"set it with --set corpora.{name}.root=FOLDER"
+        found.findings.append(Finding(part, f"no folder {corpus.root}", todo))
+        return
+    try:
+        rows, first = _read_labels(corpus, root)
+    except RellmError as error:
+        found.findings.append(Finding(part, error.what, error.todo or ""))
+        return
+    found.rows[name] = rows
+    if first is None:
+        found.findings.append(Finding(part, f"{root} holds no utterance of the protocol {corpus.protocol}", ""))
+        return
+    if Path(first.audio).suffix.lower() in waveform.WITH_AV and not pyav.installed():
+        found.findings.append(Finding(part, f"{Path(first.audio).name} needs the extra `av`", _extra("av")))
+    if corpus.evaluate and "test" not in rows:
+        here = ", ".join(sorted(rows))
+        found.findings.append(
+            Finding(part, f"is evaluated, but has no split `test` (it has {here})", "set evaluate: false")
+        )
+
+
+def _read_labels(corpus: CorpusOptions, root: Path) -> tuple[dict[str, int], Utterance | None]:
+    _, read = corpora.get(corpus.reader)
+    scan = Scan(root, protocol=corpus.protocol, options=corpus.options)
+    rows: dict[str, int] = {}
+    first: Utterance | None = None
+    for utterance in islice(read(scan), LABELS_READ):
+        first = first or utterance
+        rows[utterance.split] = rows.get(utterance.split, 0) + 1
+    return rows, first
+
+
+def _extra(name: str) -> str:
+    return f'pip install "re-llm[{name}]"'
+
+
+# -- scorer -----------------------------------------------------------------------------------------------------
+
+
+def _scorer(recipe: Recipe, found: Preflight) -> None:
+    from re_llm.evaluate import load_scorer
+
+    if not recipe.systems:
+        return
+    if recipe.scorer == "small":
+        found.notes.append("ER, Ex and IP by the small scorer, which is not the paper's RoBERTa bi-encoder")
+        return
+    try:
+        load_scorer(recipe.scorer)
+    except RellmError as error:
+        todo = "train it with: re-llm score train EPITOME --out FOLDER, or set scorer: small (not the paper's)"
+        found.findings.append(Finding("scorer", error.what, todo))
