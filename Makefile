@@ -6,7 +6,7 @@ READY = $(VENV)/.ready
 AUDIT = .venv-audit
 AUDIT_TOOLS = pip-audit==2.10.1 cyclonedx-bom==7.5.0
 
-.PHONY: help demo test test-fast check audit sbom docs bench clean
+.PHONY: help demo test test-fast campaign check audit sbom docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -28,6 +28,9 @@ test: $(READY)  ## Run every test, the slow ones too
 
 test-fast: $(READY)  ## Run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
+
+campaign: $(READY)  ## Read thousands of damaged files of each kind (RE_LLM_SEED=N for other ones)
+	$(BIN)/python -m pytest tests/campaign
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check .

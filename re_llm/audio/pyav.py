@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -46,15 +45,19 @@ def _stream(file: IO[bytes], name: str) -> Iterator[tuple[Any, Any]]:
     """
     av = _av(name)
     try:
-        with av.open(file, options=dict(OPTIONS)) as container:
+        with av.open(file, options=dict(OPTIONS), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise RellmError(f"{name} is not audio that can be read: it has no sound track")
+            if container.streams.audio[0].codec_context is None:
+                raise RellmError(f"{name} is not audio that can be read: its codec is unknown")
             yield container, container.streams.audio[0]
-    except av.FFmpegError as error:
-        raise RellmError(f"{name} is not audio that can be read: {error}") from error
+    except RellmError:
+        raise
+    except Exception as error:  # broken files make PyAV raise its own and Python's errors
+        raise RellmError(f"{name} is not audio that can be read: {error or type(error).__name__}") from error
 
 
-def probe(file: IO[bytes], name: str, most: float = math.inf) -> tuple[int, int, int]:
+def probe(file: IO[bytes], name: str, most: float) -> tuple[int, int, int]:
     """(rate in Hz, frames per channel, channels) of a recording.
 
     A recording of a browser has no length in its header: its frames are decoded and counted.

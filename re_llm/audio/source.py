@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import IO, Any
 from re_llm.core.errors import RellmError
 
 MEMBER = re.compile(r"^(?P<archive>.+\.(?:zip|tar)):(?P<offset>[0-9]{1,18}):(?P<length>[0-9]{1,18})$", re.IGNORECASE)
+
+HEAD_BYTES = 4096  # no format of sound begins with so many zeros
 
 Source = str | os.PathLike[str] | bytes
 
@@ -78,7 +81,8 @@ def open_bytes(source: Source, root: str | os.PathLike[str] | None = None) -> It
     """Opens a source: (readable and seekable file, its size in bytes, its name for messages).
 
     Raises:
-        RellmError: there is no such file, it is empty, or the archive ends before the member does.
+        RellmError: there is no such file, it is a folder, pipe or device, it is empty or begins with thousands of
+            zeros, or the archive ends before the member does.
     """
     if isinstance(source, bytes):
         if not source:
@@ -86,16 +90,8 @@ def open_bytes(source: Source, root: str | os.PathLike[str] | None = None) -> It
         yield _Window(io.BytesIO(source), 0, len(source)), len(source), "the audio given as bytes"  # type: ignore[misc]
         return
     member = locate(source, root)
-    try:
-        if member.path.is_dir():
-            raise RellmError(f"{member.path} is a folder, not a recording")
-        file = member.path.open("rb")
-    except FileNotFoundError:
-        raise RellmError(f"no such file: {member.path}", todo="Check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL character, half a surrogate pair
-        why = error.strerror if isinstance(error, OSError) else None
-        raise RellmError(f"cannot read {str(member.path)!r}: {why or error}") from error
-    with file:
+    with _regular(member.path) as raw:
+        file = io.BufferedReader(raw)
         size = os.fstat(file.fileno()).st_size
         if member.length is not None:
             if member.offset + member.length > size:
@@ -103,6 +99,29 @@ def open_bytes(source: Source, root: str | os.PathLike[str] | None = None) -> It
             window = io.BufferedReader(_Window(file, member.offset, member.length), 1 << 16)
             yield window, member.length, os.fspath(source)
         else:
-            if size == 0:
+            head = raw.read(HEAD_BYTES)
+            raw.seek(0)
+            if not head:
                 raise RellmError(f"{member.path} is empty (0 bytes)", todo="Copy the file again")
+            if len(head) == HEAD_BYTES and not any(head):  # decoders would search all of a sparse file for a header
+                raise RellmError(f"{member.path} is not audio that can be read: it begins with {HEAD_BYTES} zeros")
             yield file, size, str(member.path)
+
+
+def _regular(path: Path) -> io.FileIO:
+    """Opens a file. A pipe would block until somebody writes to it, a device may never end.
+
+    Raises:
+        RellmError: it is missing, not a regular file, or cannot be read.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+            raise RellmError(f"{path} is {kind}, not a recording")
+        return path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise RellmError(f"no such file: {path}", todo="Check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character, half a surrogate pair
+        why = error.strerror if isinstance(error, OSError) else None
+        raise RellmError(f"cannot read {str(path)!r}: {why or error}") from error

@@ -19,12 +19,15 @@ import numpy.typing as npt
 
 from re_llm.audio import pyav as audio_av
 from re_llm.audio.source import MEMBER, Source, open_bytes
+from re_llm.audio.truncation import truncation
 from re_llm.core.errors import RellmError
 
 RATE = 16_000  # Hz, what both encoders take
 MIN_SECONDS = 0.05  # the encoders need at least one analysis window
 MAX_SECONDS = 600.0
+COUNTED_SECONDS = 86_400.0  # of a recording whose header holds no length
 RATES = (1_000, 768_000)  # Hz; outside of it a header is broken or malicious
+USUAL_RATE = 48_000  # Hz; a segment holds at most the samples of its longest length at this rate
 BLOCK_VALUES = 1 << 20  # decoded at once, of all channels: a file may name a thousand of them
 END_TOLERANCE = 0.1  # s by which an annotated segment may run over the end of its file (rounded times)
 SILENCE_PEAK = 1e-4  # -80 dBFS
@@ -80,8 +83,18 @@ def info(source: Source, *, root: str | os.PathLike[str] | None = None) -> Audio
         RellmError: missing, empty or unreadable file.
         MissingExtra: an m4a or mp4 file, and PyAV is not installed.
     """
-    with open_bytes(source, root) as (file, _, name):
+    with open_bytes(source, root) as (file, size, name):
+        _refuse_truncated(file, size, name)
         return _first_that_reads(name, file, lambda: _native_info(file, name), lambda: _av_info(file, name))
+
+
+def _refuse_truncated(file: IO[bytes], size: int, name: str) -> None:
+    # Around the buffer of a plain file, which libsndfile reads by its descriptor.
+    plain = file.raw if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO) else file
+    missing = truncation(plain, size)
+    if missing is not None:
+        raise RellmError(f"{name} breaks off: {missing}", todo="Copy the file again")
+    plain.seek(0)
 
 
 def _native_info(file: IO[bytes], name: str) -> AudioInfo:
@@ -92,19 +105,19 @@ def _native_info(file: IO[bytes], name: str) -> AudioInfo:
 
 
 def _av_info(file: IO[bytes], name: str) -> AudioInfo:
-    return _valid(AudioInfo(*audio_av.probe(file, name)), name)
+    return _valid(AudioInfo(*audio_av.probe(file, name, COUNTED_SECONDS)), name)
 
 
 def _first_that_reads(name: str, file: IO[bytes], native: Callable[[], R], av: Callable[[], R]) -> R:
     """libsndfile first, then PyAV; PyAV at once for suffixes that only it reads."""
     if _needs_av(name):
         return av()
-    import soundfile
-
     try:
         return native()
-    except soundfile.LibsndfileError as error:
-        unreadable = _unreadable(name, error.error_string)
+    except RellmError:
+        raise
+    except Exception as error:  # broken files make libsndfile raise its own and Python's errors
+        unreadable = _unreadable(name, getattr(error, "error_string", error))
         if not audio_av.installed():
             raise unreadable from error
     _rewind(file)
@@ -146,7 +159,8 @@ def load(
     """
     if start < 0 or (duration is not None and duration <= 0):
         raise RellmError(f"start={start}, duration={duration} is not a segment", allowed="start >= 0, duration > 0")
-    with open_bytes(source, root) as (file, _, name):
+    with open_bytes(source, root) as (file, size, name):
+        _refuse_truncated(file, size, name)
         wanted = (file, name, start, duration, max_seconds)
         samples, native = _first_that_reads(name, file, lambda: _native_samples(*wanted), lambda: _av_samples(*wanted))
     if not np.isfinite(samples).all():
@@ -176,10 +190,13 @@ def _segment(info: AudioInfo, name: str, start: float, duration: float | None, m
     frames = min(frames, left)
     if frames < MIN_SECONDS * info.rate:
         raise RellmError(f"{name} is too short: {frames / info.rate:.3f} s", allowed=f"{MIN_SECONDS} s and longer")
-    if frames > max_seconds * info.rate:
+    if frames > max_seconds * min(info.rate, USUAL_RATE):
+        high = f" at {info.rate} Hz" if info.rate > USUAL_RATE else ""
         raise RellmError(
-            f"{name} is too long: {frames / info.rate:.1f} s",
-            allowed=f"up to max_seconds = {max_seconds:g} s",
+            f"{name} is too long: {frames / info.rate:.1f} s{high}",
+            allowed=f"up to max_seconds = {max_seconds:g} s at {USUAL_RATE} Hz or less"
+            if high
+            else f"up to max_seconds = {max_seconds:g} s",
             todo="Cut the recording, name a segment by start and duration, or raise max_seconds",
         )
     return first, frames

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,12 +28,29 @@ _BEGINNING = b'{"key":'  # of every line that `Record.to_line` writes
 Unit = Field(default=None, ge=0.0, le=1.0)
 
 
+def _is_finite(value: object) -> bool:
+    """Whether a JSON value holds neither NaN nor an infinity (which `1e400` is)."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 class Record(BaseModel):
     """Base of all records: unknown fields are kept."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     key: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _finite(self) -> Self:
+        # JSON has no such numbers: they would be lost when the record is written.
+        for name, value in (self.model_extra or {}).items():
+            if not _is_finite(value):
+                raise ValueError(f"{name} is not finite")
+        return self
 
     def to_line(self) -> str:
         # Unset optional fields are left out: a manifest of 100,000 rows is read by people with `head`.
@@ -129,12 +147,6 @@ class Score(Record):
     value: float | None
     corpus: str | None = None
     seed: int | None = None
-
-    @model_validator(mode="after")
-    def _finite(self) -> Score:
-        if self.value is not None and not (self.value == self.value and abs(self.value) != float("inf")):
-            raise ValueError(f"value of {self.metric} is not finite")
-        return self
 
 
 R = TypeVar("R", bound=Record)
@@ -274,7 +286,7 @@ class RecordAppender:
     def _key(self, line: bytes) -> str:
         try:
             return str(json.loads(line)["key"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise self._no_record(line) from None
 
     def _no_record(self, line: bytes) -> RellmError:

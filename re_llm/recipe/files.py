@@ -45,19 +45,31 @@ def _allowed_at(location: tuple[Any, ...]) -> str | None:
     return ", ".join(model.model_fields) if hasattr(model, "model_fields") else None
 
 
+def _parse_yaml(text: str, source: str) -> tuple[yaml.Node | None, Any]:
+    """(tree with line numbers, value) of YAML text.
+
+    Raises:
+        RellmError: it is not YAML, or nested too deeply; names the line if it is known.
+    """
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise RellmError(f"{source}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except RecursionError:
+        raise RellmError(f"{source}: not valid YAML: nested too deeply") from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # of scalars such as `!!int x`
+        raise RellmError(f"{source}: not valid YAML: {error}") from None
+
+
 def parse_recipe(text: str, source: str = "recipe", overrides: dict[str, Any] | None = None) -> Recipe:
     """Recipe from YAML text; `overrides` maps dotted keys to values (`{"stages.emotion.lr": 1e-4}`).
 
     Raises:
         RellmError: not YAML, an unknown key, a wrong value or a contradiction; names file and line.
     """
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise RellmError(f"{source}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    tree, data = _parse_yaml(text, source)
     if not isinstance(data, dict):
         raise RellmError(f"{source}: a recipe is a mapping of options", todo="Start from one of the shipped recipes")
     for dotted, value in (overrides or {}).items():
@@ -127,8 +139,5 @@ def parse_overrides(items: list[str]) -> dict[str, Any]:
         key, found, value = item.partition("=")
         if not found or not key:
             raise RellmError(f"--set {item!r} is not of the form key=value", allowed="e.g. stages.finetune.lr=1e-4")
-        try:
-            result[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RellmError(f"--set {item!r}: the value is not YAML: {getattr(error, 'problem', error)}") from None
+        result[key.strip()] = _parse_yaml(value, f"--set {key.strip()}")[1]
     return result

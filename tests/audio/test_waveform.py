@@ -9,15 +9,11 @@ import zipfile
 import numpy as np
 import pytest
 import soundfile
+from sounds import encoded, tone
 
 from re_llm.audio import waveform
 from re_llm.audio.source import moved
 from re_llm.core.errors import MissingExtra, RellmError
-
-
-def tone(seconds=0.5, rate=16_000, channels=1, hertz=440.0):
-    wave = 0.4 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
-    return np.stack([wave] * channels, axis=1)
 
 
 def saved(path, samples, rate=16_000, **kwargs):
@@ -198,26 +194,6 @@ def test_m4a_asks_for_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(MissingExtra, match=re.escape('pip install "re-llm[av]"')):
         waveform.load(tmp_path / "a.m4a")
-
-
-def encoded(kind: str, codec: str, wave: np.ndarray, rate: int, *, seekable: bool = True) -> bytes:
-    """A recording [T] in a container that libsndfile does not write."""
-    av = pytest.importorskip("av", reason="the extra `av` is not installed")
-    buffer = io.BytesIO()
-    if not seekable:
-        buffer.seekable = lambda: False  # the length cannot be written into the beginning afterwards
-        buffer.seek = None
-    with av.open(buffer, "w", format=kind) as container:
-        stream = container.add_stream(codec, rate=rate, layout="mono")
-        for at in range(0, len(wave), 960):
-            block = wave[None, at : at + 960].astype(np.float32)
-            planar = stream.codec_context.format.name == "fltp"
-            block = block if planar else (block * 32767).astype(np.int16)
-            frame = av.AudioFrame.from_ndarray(block, format="fltp" if planar else "s16", layout="mono")
-            frame.rate, frame.pts = rate, at
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return buffer.getvalue()
 
 
 CONTAINERS = [

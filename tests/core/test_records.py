@@ -130,7 +130,7 @@ def test_a_full_disk_names_the_file_and_what_to_do() -> None:
 
 
 def test_scores_are_finite() -> None:
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="finite number"):
         Score(key="a", system="s", metric="ER", value=float("nan"))
 
 

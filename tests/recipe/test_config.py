@@ -73,7 +73,7 @@ def test_overrides_reach_any_depth_and_are_checked() -> None:
         parse_recipe(GOOD, overrides={"stages.tune.rate": 1})
     with pytest.raises(RellmError, match="key=value"):
         parse_overrides(["lr"])
-    with pytest.raises(RellmError, match="not YAML"):
+    with pytest.raises(RellmError, match="not valid YAML"):
         parse_overrides(["seeds=[1, 2"])
 
 
