@@ -35,7 +35,7 @@ def build(
     scale: Annotated[float, typer.Option(min=0.001, max=4.0, help="Size of the build; below 1 to try it.")] = 1.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write and speak the text that the small model learns words from: stages text, speech, voices.
+    """Write and speak the text that the small model learns words from: stages text, speech, voices, rooms.
 
     Takes some hours on one core; stopped at any moment, the same command goes on. Example:
 

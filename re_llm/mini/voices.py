@@ -17,8 +17,9 @@ from functools import cache
 
 import numpy as np
 import soxr
-from scipy.signal import lfilter, oaconvolve
+from scipy.signal import lfilter
 
+from re_llm.audio.disturb import coloured_noise, reverberate
 from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.mini.prosody import Prosody, draw
 
@@ -299,16 +300,10 @@ def _record(wave: np.ndarray, voice: Voice, condition: Condition, rng: np.random
     wave = np.pad(wave, (int(rng.uniform(0.08, 0.25) * SAMPLE_RATE), int(rng.uniform(0.15, 0.35) * SAMPLE_RATE)))
     seconds = rng.uniform(*condition.reverberation)
     if seconds > 0:
-        time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-        tail = rng.standard_normal(len(time)) * np.exp(-6.9 * time / seconds)
-        tail *= rng.uniform(0.25, 0.5) / np.linalg.norm(tail)  # energy of the room against the direct sound
-        tail[0] = 1.0
-        wave = oaconvolve(wave, tail)[: len(wave)]
-    # One pole between white and brown: fans, streets, tape hiss.
-    pole = rng.uniform(0.0, 0.97)
-    noise = lfilter([1.0], [1, -pole], rng.standard_normal(len(wave)))
+        wave = reverberate(wave, seconds, rng)
+    noise = coloured_noise(len(wave), rng)
     level = BASE_LEVEL_DB + voice.level - rng.uniform(*condition.snr)
-    wave = wave + noise * 10 ** (level / 20) / np.sqrt(np.mean(noise**2))
+    wave = wave + noise * 10 ** (level / 20)
     return np.clip(wave, -1, 1).astype(np.float32)
 
 

@@ -5,6 +5,7 @@ OUT/text/sentences.jsonl    all sentences, with their source and split
 OUT/speech/rendered.jsonl   what has been rendered so far, OUT/speech/SPEAKER/KEY.flac
 OUT/speech/voices.jsonl     how well Whisper understands each voice
 OUT/speech/manifest.jsonl   the recordings of the voices that it understands
+OUT/rooms/manifest.jsonl    the same, most of the training with rooms, noise, bands, codecs: what training reads
 OUT/build.json              figures of every stage, and what they were checked against
 """
 
@@ -26,7 +27,7 @@ Say = Callable[[str], None]
 Figures = dict[str, object]
 
 HOURS = 24.0  # rendered for training, so that 20 are left when voices are dropped
-DIALOGUES, FACTS, MINIATURE = 2400, 3000, 1500
+DIALOGUES, FACTS, MINIATURE = 1600, 3000, 1500
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,17 @@ def check_voices(job: Job, say: Say) -> Figures:
     return {**_figures_of(folder / "manifest.jsonl"), "dropped": dropped}
 
 
+def disturb_speech(job: Job, say: Say) -> Figures:
+    """Stage `rooms`: the recordings as they would arrive."""
+    from re_llm.small.rooms import Disturbed, disturb_all
+
+    manifest = job.out / "rooms" / "manifest.jsonl"
+    disturb_all(job.out / "speech" / "manifest.jsonl", manifest, seed=job.seed, say=say)
+    trained = [row.disturbed for row in read_records(manifest, Disturbed) if row.split == "train"]
+    dry = sum(what == "dry" for what in trained)
+    return {"train_hours": _figures_of(manifest)["train_hours"], "disturbed": round(1 - dry / max(1, len(trained)), 3)}
+
+
 def _figures_of(manifest: Path) -> Figures:
     """Hours and voices of a manifest, by split."""
     seconds: dict[str, float] = defaultdict(float)
@@ -126,6 +138,7 @@ STAGES: Mapping[str, tuple[Callable[[Job, Say], Figures], tuple[Gate, ...]]] = {
             Gate("train_hours", 20), Gate("train_voices", 12, scaled=False), Gate("unseen_voices", 2, scaled=False),
         ),
     ),
+    "rooms": (disturb_speech, (Gate("train_hours", 20), Gate("disturbed", 0.5, scaled=False))),
 }  # fmt: skip
 
 
