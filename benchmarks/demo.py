@@ -11,16 +11,17 @@ REPEATS = 3
 ONE_BY_ONE = """
 from re_llm.audio import waveform as audio
 from re_llm.inference import engine
-from re_llm.apps.demo import MAX_NEW_TOKENS, PROMPT, listing
+from re_llm.apps.demo import MAX_NEW_TOKENS, listing
 from re_llm.core.records import Utterance
+from re_llm.inference.reply import ReplyOptions
 from re_llm.inference.systems import text_system
 folder = engine.shipped_recordings()
 cascade, model = text_system("cascade", llm="mini:llm", whisper="mini:whisper"), engine.load()
 for entry in listing(folder):
     samples = audio.load(folder / entry["recording"])
-    model.respond(samples, prompt=PROMPT, max_new_tokens=MAX_NEW_TOKENS)
+    model.respond(samples, max_new_tokens=MAX_NEW_TOKENS)
     row = Utterance(key="k", corpus="mini", split="test", audio=entry["recording"])
-    cascade.respond_rows([row], [samples], prompt=PROMPT, max_new_tokens=MAX_NEW_TOKENS)
+    cascade.respond_rows([row], [samples], ReplyOptions(max_new_tokens=MAX_NEW_TOKENS))
 """
 
 

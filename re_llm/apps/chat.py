@@ -1,4 +1,4 @@
-"""`re-llm chat`: a conversation in the terminal, turn by turn, with recordings or text."""
+"""`re-llm chat`: a conversation in the terminal, turn by turn, of recordings and texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from re_llm.audio import waveform
 from re_llm.audio.source import locate
@@ -18,12 +18,13 @@ from re_llm.core.terminal import dimensions
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from re_llm.inference.conversation import Decoding, Turn
-    from re_llm.inference.engine import Engine, Estimate
+    from re_llm.inference.conversation import Part, Turn
+    from re_llm.inference.engine import Engine
+    from re_llm.inference.reply import Decoding, Estimate
 
 HELP = """\
-Type the path of a recording (or drop the file here): it is heard and answered.
-Anything else is a text turn, answered by the same LLM, which then hears no voice.
+Type the path of a recording (or drop the file here) to have it answered.
+Anything else is a text turn, answered by the same LLM without speech.
   /reset  forget the conversation    /help  this list    /quit  leave (so does Ctrl-D)"""
 PROMPT = "you> "
 LIKELY = 3  # emotions that are shown
@@ -32,10 +33,10 @@ BAR = 12  # characters
 
 @dataclass
 class Chat:
-    """A conversation and where it is shown.
+    """A conversation and the console it is shown on.
 
     Attributes:
-        remember: earlier exchanges that the LLM sees; 0 makes every turn the first.
+        remember: earlier exchanges that stay in the LLM's row; 0 makes every turn the first.
     """
 
     engine: Engine
@@ -46,39 +47,40 @@ class Chat:
     turns: list[Turn] = field(default_factory=list)
 
     def take(self, line: str) -> bool:
-        """One line of the user's; False when they want to leave."""
+        """Handles one line of the user's; False when it ends the chat."""
         line = line.strip()
         if line in ("/quit", "/exit", "/q"):
             return False
         if line == "/reset":
             self.turns.clear()
-            self.console.print("[dim]The conversation is forgotten.[/]")
+            self.console.print("[dim]The conversation starts again.[/]")
         elif line in ("/help", "/?"):
             self.console.print(HELP, markup=False)
         elif line.startswith("/") and not _file(line) and " " not in line and line.count("/") == 1:
-            self.console.print(f"There is no {line}. /help lists what there is.", style="yellow", markup=False)
+            self.console.print(f"Unknown command {line}. /help lists the commands.", style="yellow", markup=False)
         elif line:
             self._answer(line)
         return True
 
     def _answer(self, line: str) -> None:
-        """Hears or reads the turn and answers it. What cannot be used is told, and is no turn of the conversation."""
+        """Answers a turn. One that cannot be used is reported, and does not become part of the conversation."""
         from re_llm.inference.conversation import Turn, reply
 
         try:
-            part: Any = line
+            part: Part = line
             if path := _file(line):
-                (part,) = self.engine.encode([self.engine.samples(path, (self.prompt, 1))])
-                self._show(part.estimate)
+                (encoded,) = self.engine.encode([self.engine.samples(path, (self.prompt, 1))])
+                self._show(encoded.estimate)
+                part = encoded
             elif _looks_like_audio(line):
                 raise RellmError(f"no such file: {line}", todo="Check the path")
             turns = [*self.turns, Turn("user", (part,))]
-            said = reply(self.engine, turns, prompt=self.prompt, decoding=self.decoding, on_text=self._piece)
+            answer = reply(self.engine, turns, prompt=self.prompt, decoding=self.decoding, on_text=self._piece)
         except RellmError as error:
             self.console.print(str(error), style="red", markup=False)
             return
-        self.console.print(" …" if said.finish_reason == "length" else "", style="yellow")
-        self.turns = [*turns, Turn("assistant", (said.text,))]
+        self.console.print(" …" if answer.finish_reason == "length" else "", style="yellow")
+        self.turns = [*turns, Turn("assistant", (answer.text,))]
         self.turns = self.turns[max(len(self.turns) - 2 * self.remember, 0) :]
 
     def _piece(self, text: str) -> None:
@@ -100,17 +102,17 @@ def _file(line: str) -> str | None:
         words = shlex.split(line)
         path = Path(words[0]).expanduser() if len(words) == 1 else None
         return str(path) if path and path.is_file() else None
-    except (ValueError, OSError, RuntimeError):  # an apostrophe, too long for a name, ~nobody: something said
+    except (ValueError, OSError, RuntimeError):  # an apostrophe, too long for a name, ~nobody: a text turn
         return None
 
 
 def _looks_like_audio(line: str) -> bool:
-    """A path that was misspelt rather than something said."""
+    """Whether a line is a misspelt path rather than a text turn."""
     return Path(line).suffix.lower() in waveform.SUFFIXES and (" " not in line or "/" in line)
 
 
 def _lines() -> Iterator[str]:
-    """What a person types, or the lines of standard input. Bytes that are no text become question marks."""
+    """Lines typed at the prompt, or of standard input; bytes that are not UTF-8 become replacement characters."""
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="replace")
     if not sys.stdin.isatty():
@@ -126,7 +128,7 @@ def _lines() -> Iterator[str]:
 
 
 def run(chat: Chat, lines: Iterable[str] | None = None) -> None:
-    """Takes lines until they end or one of them is `/quit`."""
+    """Handles lines until they end or one of them is `/quit`."""
     for line in _lines() if lines is None else lines:
         if not chat.take(line):
             return

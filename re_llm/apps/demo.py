@@ -1,7 +1,7 @@
-"""`re-llm demo`: the shipped recordings heard by the shipped miniature, beside the same LLM that only reads.
+"""`re-llm demo`: responses of the shipped miniature to the shipped recordings, beside those to the transcript alone.
 
-The cascade (Whisper, then the LLM with the same prompt) knows the words. What differs between its answer and the
-model's is what the voice told.
+The cascade (Whisper, then the same LLM with the same prompt) has the words only: where the model responds otherwise,
+it is because of the voice.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from re_llm.core.errors import RellmError
 from re_llm.core.terminal import dimensions, likely, print_pairs
 
-PROMPT = "chat-empathetic"
+if TYPE_CHECKING:
+    from rich.console import Console
+
 MAX_NEW_TOKENS = 64
-WIDTH = 16  # characters in front of what was heard and said
+WIDTH = 16  # characters of the column of names
 PLAYERS = (("aplay", "-q"), ("afplay",), ("ffplay", "-nodisp", "-autoexit", "-loglevel", "quiet"))
 NEXT = (
     ("re-llm respond {recording}", "the same for a recording of yours"),
@@ -33,13 +35,19 @@ NEXT = (
 
 @dataclass(frozen=True)
 class DemoResult:
-    """One recording. `reference` is the emotion it was synthesised with; V/A/D are on 0..1."""
+    """One recording.
+
+    Attributes:
+        reference: the emotion it was synthesised with.
+        valence, arousal, dominance: on 0..1.
+        transcript, text_only: what the cascade recognises, and its response to that.
+    """
 
     recording: str
     sentence: str
     speaker: str
     reference: str
-    emotion: str | None
+    predicted_emotion: str | None
     probabilities: dict[str, float]
     valence: float | None
     arousal: float | None
@@ -69,14 +77,16 @@ def listing(folder: Path) -> list[dict[str, str]]:
 
 
 def answer_recordings(*, device: str = "auto", say: Callable[[str], None] = lambda line: None) -> list[DemoResult]:
-    """Hears all shipped recordings in one batch with each of the three models.
+    """Responses to all shipped recordings, in one batch of each model.
 
     Args:
-        say: receives a line before every slow step.
+        say: called with a line before every slow step.
     """
     say("loading torch and the models")
     from re_llm.audio import waveform
+    from re_llm.core.records import Utterance
     from re_llm.inference import engine
+    from re_llm.inference.reply import ReplyOptions
     from re_llm.inference.systems import text_system
 
     folder = engine.shipped_recordings()
@@ -84,30 +94,25 @@ def answer_recordings(*, device: str = "auto", say: Callable[[str], None] = lamb
     samples = [waveform.load(folder / entry["recording"]) for entry in entries]
     cascade = text_system("cascade", llm="mini:llm", whisper="mini:whisper", device=device)
     model = engine.load(engine.SHIPPED_MODEL, device=device)
-    say(f"hearing {len(entries)} recordings")
-    asked: dict[str, Any] = {"prompt": PROMPT, "batch_size": len(samples), "max_new_tokens": MAX_NEW_TOKENS}
-    replies = model.respond_many(samples, **asked)
-    read = cascade.respond_rows([_row(entry) for entry in entries], samples, **asked)
+    say(f"answering {len(entries)} recordings")
+    options = ReplyOptions(batch_size=len(samples), max_new_tokens=MAX_NEW_TOKENS)
+    rows = [Utterance(key=e["recording"], corpus="mini", split="test", audio=e["recording"]) for e in entries]
+    replies = model.respond_rows(rows, samples, options)
+    text_only = cascade.respond_rows(rows, samples, options)
     return [
         DemoResult(
             **entry,
-            emotion=reply.emotion,
+            predicted_emotion=reply.predicted_emotion,
             probabilities={name: round(p, 4) for name, p in reply.probabilities.items()},
             valence=reply.valence,
             arousal=reply.arousal,
             dominance=reply.dominance,
-            transcript=getattr(words, "transcript", None) or "",
+            transcript=words.transcript or "",
             response=reply.response,
             text_only=words.response,
         )
-        for entry, reply, words in zip(entries, replies, read, strict=True)
+        for entry, reply, words in zip(entries, replies, text_only, strict=True)
     ]
-
-
-def _row(entry: dict[str, str]) -> Any:
-    from re_llm.core.records import Utterance
-
-    return Utterance(key=entry["recording"], corpus="mini", split="test", audio=entry["recording"])
 
 
 def player() -> tuple[str, ...]:
@@ -136,7 +141,7 @@ def _play(command: tuple[str, ...], path: Path) -> None:
 
 
 def run(*, as_json: bool = False, play: bool = False, device: str = "auto") -> None:
-    """Body of the command: prints JSON, or a page for a person."""
+    """Body of the command: prints JSON, or a page for people."""
     from rich.console import Console
 
     command = player() if play else None
@@ -153,7 +158,7 @@ def run(*, as_json: bool = False, play: bool = False, device: str = "auto") -> N
     _show(console, results, shipped_recordings(), command)
 
 
-def _show(console: Any, results: list[DemoResult], folder: Path, command: tuple[str, ...] | None) -> None:
+def _show(console: Console, results: list[DemoResult], folder: Path, command: tuple[str, ...] | None) -> None:
     from rich.markup import escape
 
     console.print(f"[bold]{len(results)} recordings in[/] {folder}")
@@ -163,10 +168,14 @@ def _show(console: Any, results: list[DemoResult], folder: Path, command: tuple[
         if before is None or item.sentence != before.sentence:
             console.print(f"\n[bold]“{escape(item.sentence)}”[/]")
             before = None
-        # What a reader makes of the same words is the same: it is shown once.
+        # The same transcript gets the same response: it is shown once.
         if before is None or (item.transcript, item.text_only) != (before.transcript, before.text_only):
-            read = (f"[dim]“{escape(item.transcript)}”[/]", f"[yellow]{escape(item.text_only)}[/]")
-            print_pairs(console, ("who only reads", read[0]), ("answers", read[1]), width=WIDTH)
+            print_pairs(
+                console,
+                ("transcript", f"[dim]“{escape(item.transcript)}”[/]"),
+                ("text-only reply", f"[yellow]{escape(item.text_only)}[/]"),
+                width=WIDTH,
+            )
         if command:
             _play(command, folder / item.recording)
         _show_one(console, item)
@@ -178,33 +187,31 @@ def _show(console: Any, results: list[DemoResult], folder: Path, command: tuple[
         console.print(f"  [green]{line.format(recording=example)}[/]  [dim]{why}[/]", soft_wrap=True)
 
 
-def _show_one(console: Any, item: DemoResult) -> None:
+def _show_one(console: Console, item: DemoResult) -> None:
     from rich.markup import escape
 
-    mark = "[green]✓[/]" if item.emotion == item.reference else "[red]✗[/]"
+    mark = "[green]✓[/]" if item.predicted_emotion == item.reference else "[red]✗[/]"
     console.print(f"  [cyan]{item.recording}[/]  spoken [bold]{item.reference}[/]")
-    told = dimensions(item)
+    shown = dimensions(item)
     print_pairs(
         console,
-        ("heard", f"{mark} {likely(item.probabilities)}"),
-        ("", f"[dim]{told}[/]" if told else ""),
-        ("answers", f"[green]{escape(item.response)}[/]"),
+        ("emotion", f"{mark} {likely(item.probabilities)}"),
+        ("", f"[dim]{shown}[/]" if shown else ""),
+        ("reply", f"[green]{escape(item.response)}[/]"),
         width=WIDTH,
     )
 
 
-def _summarize(console: Any, results: list[DemoResult]) -> None:
-    right = sum(item.emotion == item.reference for item in results)
-    console.print(
-        f"\nEmotion as spoken: {right} of {len(results)}; guessing among five would give {len(results) / 5:.0f}."
-    )
+def _summarize(console: Console, results: list[DemoResult]) -> None:
+    right = sum(item.predicted_emotion == item.reference for item in results)
+    console.print(f"\nEmotion as spoken: {right} of {len(results)}; chance among five is {len(results) / 5:.0f}.")
     by_sentence: dict[str, list[DemoResult]] = {}
     for item in results:
         by_sentence.setdefault(item.sentence, []).append(item)
     same = max(by_sentence.values(), key=len)
     if len(same) > 1:
-        hearing, reading = ({getattr(item, name) for item in same} for name in ("response", "text_only"))
+        spoken, text = (len({getattr(item, name) for item in same}) for name in ("response", "text_only"))
         console.print(
             f"One sentence, spoken {len(same)} times in {len({item.reference for item in same})} emotions: "
-            f"{len(hearing)} different answers from who hears, {len(reading)} from who only reads."
+            f"{spoken} different replies to the speech, {text} to the transcript."
         )

@@ -7,17 +7,21 @@ from typing import Annotated, Any
 import typer
 
 from re_llm.cli import corpora, mini, scores, small, stages, use
-from re_llm.cli.common import CommandGroup, prepare_environment
+from re_llm.cli.common import Command, CommandGroup, prepare_environment
 from re_llm.core.version import __version__
+
+_ORDER = (
+    "demo", "doctor", "respond", "recognize", "chat", "serve",
+    "prepare", "continue", "train", "score", "report", "reproduce",
+)  # fmt: skip
 
 
 class _Commands(CommandGroup):
-    """Lists `score` where it stands on the way through; typer puts groups last."""
+    """Lists the commands in the order of use; typer puts groups last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        names = [name for name in super().list_commands(ctx) if name != "score"]
-        names.insert(names.index("report"), "score")
-        return names
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
 
 
 app = typer.Typer(
@@ -30,8 +34,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"re-llm {__version__}")
         raise typer.Exit
 
@@ -49,22 +53,15 @@ def _options(
 
 
 _USE, _STAGES, _MORE = "Use a model", "From corpora to a report", "More"
-for _function, _panel in (
-    (use.demo, _USE),
-    (use.doctor, _USE),
-    (use.respond, _USE),
-    (use.recognize, _USE),
-    (use.chat, _USE),
-    (use.serve, _USE),
-    (corpora.prepare, _STAGES),
-    (stages.continue_, _STAGES),
-    (stages.train, _STAGES),
-    (stages.report, _STAGES),
-    (stages.reproduce, _STAGES),
+for _panel, _functions in (
+    (_USE, (use.demo, use.doctor, use.respond, use.recognize, use.chat, use.serve)),
+    (_STAGES, (stages.continue_, stages.train, stages.report, stages.reproduce)),
+    (_MORE, (stages.continue_merge, stages.convert)),
 ):
-    app.command(_function.__name__.rstrip("_"), rich_help_panel=_panel)(_function)
-app.command("continue-merge", rich_help_panel=_MORE)(stages.continue_merge)
-app.command("convert", rich_help_panel=_MORE)(stages.convert)
+    for _function in _functions:
+        _name = _function.__name__.rstrip("_").replace("_", "-")
+        app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
+app.add_typer(corpora.app, name="prepare", rich_help_panel=_STAGES)
 app.add_typer(scores.app, name="score", rich_help_panel=_STAGES)
 app.add_typer(mini.app, name="mini", rich_help_panel=_MORE)
 app.add_typer(small.app, name="small", rich_help_panel=_MORE)

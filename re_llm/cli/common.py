@@ -1,4 +1,4 @@
-"""What every command shares: options, exit codes, and how an error looks to a person.
+"""What the commands share: options, help, exit codes, error messages, JSON.
 
 Exit codes: 0 done, 1 failed, 2 the user's input is wrong, 130 interrupted.
 """
@@ -14,13 +14,13 @@ import traceback
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from re_llm.core.errors import RellmError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
-# The disk is full or full up to the user's share, the file is too large for it, or it may only be read.
+# The disk is full, the user's quota is, the file is too large for it, or it is read-only.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 # What the parser raises (typer brings its own click in new versions, so it is named through typer).
@@ -33,15 +33,27 @@ Model = Annotated[
         "--model", "-m", envvar="RE_LLM_MODEL", help="Checkpoint: folder, hub id, or mini:NAME for a shipped one."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Quantize = Annotated[str | None, typer.Option(help="8bit or 4bit for the LLM alone; needs the extra quantize.")]
+# Options that few runs need stand in panels of their own, behind the main options.
+LOADING, MACHINES, RECORDS = "More: loading the model", "More: several machines", "More: records"
+SPEED = "More: speed"
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=LOADING)]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=LOADING)]
+Quantize = Annotated[
+    str | None, typer.Option(help="8bit or 4bit for the LLM alone; needs the extra quantize.", rich_help_panel=LOADING)
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Utterances decoded at once.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens of the LLM.")]
+Workers = Annotated[int, typer.Option(min=1, help="Threads that read recordings.", rich_help_panel=SPEED)]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
-Engine = Annotated[str, typer.Option(help="local, or ray: the machines of a Ray cluster.")]
+Engine = Annotated[str, typer.Option(help="local, or ray: the machines of a Ray cluster.", rich_help_panel=MACHINES)]
 RayAddress = Annotated[
-    str | None, typer.Option("--ray-address", help="auto (default), or HOST:PORT of the head of the Ray cluster.")
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="auto (default), or HOST:PORT of the head of the Ray cluster.",
+        rich_help_panel=MACHINES,
+    ),
 ]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the recipe; may be repeated.")
@@ -50,20 +62,50 @@ Overrides = Annotated[
 DEFAULT_MODEL = "mini:re-llm"
 
 
+class Command(TyperCommand):
+    """A command whose help lists the main options first, and the others by panel."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            default = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
+        _write_panels(formatter, panels)
+
+
+def _write_panels(formatter: Any, panels: dict[str, list[tuple[str, str]]]) -> None:
+    for title, rows in panels.items():
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+class DefaultGroup(TyperGroup):
+    """A group whose command `run` may be left out: `re-llm score replies.jsonl` is `re-llm score run replies.jsonl`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+
 class CommandGroup(TyperGroup):
-    """The top group: its help by sections, and what a command raises as a message on stderr and an exit code."""
+    """The top group: help by panels; errors of commands become a message on stderr and an exit code."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        sections: dict[str, list[tuple[str, str]]] = {}
+        panels: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
             if command is not None and not command.hidden:
                 panel = getattr(command, "rich_help_panel", None)
                 title = panel if isinstance(panel, str) else "Commands"
-                sections.setdefault(title, []).append((name, command.get_short_help_str(formatter.width)))
-        for title, rows in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(rows)
+                panels.setdefault(title, []).append((name, command.get_short_help_str(formatter.width)))
+        _write_panels(formatter, panels)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -86,32 +128,32 @@ def _report(error: Exception, debug: bool | None) -> int:
     if debug:
         traceback.print_exc()
     if isinstance(error, RellmError):
-        _say(error.what)
+        _print_error(error.what)
         if error.allowed:
             typer.echo(f"  Allowed: {error.allowed}", err=True)
         if error.todo:
             typer.echo(f"  {error.todo}", err=True)
         return WRONG_INPUT
-    if trouble := _disk_trouble(error):
-        _say(trouble)
+    if disk := _disk_error(error):
+        _print_error(disk)
         typer.echo("  Free space or choose another --out, then run the same command again: what was", err=True)
         typer.echo("  finished is kept", err=True)
         return WRONG_INPUT
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        _say("out of memory")
+        _print_error("out of memory")
         typer.echo("  Try a smaller --batch-size, or --dtype bfloat16", err=True)
         return FAILED
-    _say(f"{type(error).__name__}: {error}")
+    _print_error(f"{type(error).__name__}: {error}")
     if not debug:
         typer.echo("  This was not expected. `re-llm --debug COMMAND ...` shows where it happened", err=True)
     return FAILED
 
 
-def _disk_trouble(error: Exception) -> str | None:
-    """What a full disk, or one that may not be written, looks like from within a library; None for anything else."""
+def _disk_error(error: Exception) -> str | None:
+    """The message for a full or read-only disk, however a library reports it; None for any other error."""
     if isinstance(error, OSError):
         return f"cannot write {error.filename or 'the output'}: {error.strerror}" if error.errno in DISK else None
-    # Weights are written by compiled code, whose errors carry the number in their text, or nothing but the place.
+    # Weights are written by compiled code: the number stands in the text of the error, or only the place does.
     text = str(error)
     number = re.search(r"\(os error (\d+)\)", text)
     if number and int(number[1]) in DISK:
@@ -119,7 +161,7 @@ def _disk_trouble(error: Exception) -> str | None:
     return "cannot write a training checkpoint: the disk is full" if "PytorchStreamWriter failed" in text else None
 
 
-def _say(what: str) -> None:
+def _print_error(what: str) -> None:
     typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
     typer.echo(what, err=True)
 
@@ -156,7 +198,7 @@ def _keyed(value: Any) -> Any:
 
 
 def print_report(report: Any, as_json: bool) -> None:
-    """What a stage says when it is done: all of its fields for machines, its summary or its fields for people."""
+    """Prints the report of a stage: all of its fields for machines, its summary or its fields for people."""
     if as_json:
         print_json(report)
     elif hasattr(report, "summary"):

@@ -1,14 +1,26 @@
-"""`re-llm prepare`: a corpus becomes a manifest; the corpora there are; what is wrong with a manifest."""
+"""`re-llm prepare`: corpora to manifests; checks and exports of manifests."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from re_llm.cli.common import FAILED, Device, Engine, JsonFlag, RayAddress, Seed, print_json
+from re_llm.cli.common import (
+    FAILED,
+    SPEED,
+    Command,
+    DefaultGroup,
+    Device,
+    Engine,
+    JsonFlag,
+    RayAddress,
+    Seed,
+    Workers,
+    print_json,
+)
 from re_llm.cluster.engines import Where
 from re_llm.core.errors import RellmError
 
@@ -16,23 +28,37 @@ if TYPE_CHECKING:
     from re_llm.data.corpora import CorpusInfo, PrepareReport
     from re_llm.data.leakage import Leakage
     from re_llm.data.manifest import CheckReport
+    from re_llm.data.pseudo_vad import DimensionEstimator
 
-SHOWN_EXAMPLES = 2  # of what is shared
+SHOWN_EXAMPLES = 2  # of each kind of leakage
 SHOWN = 20  # problems printed; all of them are in the problems file or in --json
 
 
-def prepare(
-    name: Annotated[
-        str | None, typer.Argument(help="Corpus, file with a reader of one's own, or `check` or `export`.")
-    ] = None,
-    manifest: Annotated[Path | None, typer.Argument(help="The manifest, after `check` or `export`.")] = None,
-    against: Annotated[
-        list[Path], typer.Option(help="With `check`: training manifest to search for leakage; may be repeated.")
-    ] = [],
-    page: Annotated[Path | None, typer.Option(help="With `check`: HTML page to write what was found into.")] = None,
-    to: Annotated[str | None, typer.Option(help="With `export`: peers, emobox, lhotse, webdataset or hf.")] = None,
+app = typer.Typer(
+    cls=DefaultGroup,
+    no_args_is_help=True,
+    subcommand_metavar="[run] NAME [OPTIONS] | check ... | export ...",
+    short_help="Read a corpus and write its manifest.",
+)
+
+
+@app.callback()
+def _prepare() -> None:
+    """Read a corpus and write its manifest; check or export a manifest. Options: re-llm prepare run --help.
+
+    Examples:
+
+        re-llm prepare --list
+
+        re-llm prepare ravdess --root RAVDESS --out manifest.jsonl
+    """
+
+
+@app.command(cls=Command)
+def run(
+    name: Annotated[str | None, typer.Argument(help="Corpus, or file with a custom reader.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The manifest, or the export, to write.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The manifest to write.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Named selection and split; see --list NAME.")] = None,
     option: Annotated[
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Setting of the reader; may be repeated.")
@@ -41,81 +67,115 @@ def prepare(
         str | None, typer.Option(metavar="MODEL", help="Emotion encoder that estimates V/A/D where there is none.")
     ] = None,
     seed: Seed = 0,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="The first problem is an error; with `check`, so is what is there twice."),
-    ] = False,
-    no_audio: Annotated[bool, typer.Option("--no-audio", help="With `check`: look at the rows alone.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first problem.")] = False,
     no_hash: Annotated[
-        bool, typer.Option("--no-hash", help="Leave SHA-256 out: faster, but no leakage check.")
+        bool, typer.Option("--no-hash", help="Leave SHA-256 out: faster, but no leakage check.", rich_help_panel=SPEED)
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read recordings.")] = 2,
+    workers: Workers = 2,
     device: Device = "auto",
     engine: Engine = "local",
     ray_address: RayAddress = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the corpora, or describe NAME.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Read a corpus and write its manifest, or check or export one.
+    """Read a corpus and write its manifest (`run` may be left out).
 
     Examples:
 
         re-llm prepare --list
 
-        re-llm prepare ravdess --root RAVDESS --out manifest.jsonl
+        re-llm prepare run ravdess --root RAVDESS --out manifest.jsonl
 
         re-llm prepare bells.py --root BELLS --out bells.jsonl
-
-        re-llm prepare check manifest.jsonl --against other.jsonl --page check.html
-
-        re-llm prepare export manifest.jsonl --to lhotse --out cuts.jsonl.gz
     """
     where = Where(engine, ray_address)
     if show_list:
         _list(name, as_json)
-    elif name == "check":
-        checked, other = _checked(manifest, against, workers, where, decode=not no_audio)
-        _show_findings(checked, other, page, as_json)
-        _judge(checked, other, strict=strict)
-    elif name == "export":
-        _export(manifest, to, out, as_json)
-    elif name is None:
+        return
+    if name is None:
         raise RellmError("no corpus is named", todo="List them with: re-llm prepare --list")
-    else:
-        if manifest is not None:
-            raise RellmError(f"unexpected argument {str(manifest)!r}", todo="Give the folder with --root")
-        if root is None or out is None:
-            missing = "--root" if root is None else "--out"
-            raise RellmError(f"{missing} is missing", todo=f"re-llm prepare {name} --root FOLDER --out manifest.jsonl")
-        report = _prepare(
-            name, root, out, where, protocol=protocol, options=_options(option), pseudo_vad=pseudo_vad, device=device,
-            seed=seed, strict=strict, hash=not no_hash, workers=workers,
-        )  # fmt: skip
-        if as_json:
-            print_json(report)
-        else:
-            _show_report(report, out)
-
-
-def _prepare(
-    name: str,
-    root: Path,
-    out: Path,
-    where: Where,
-    *,
-    pseudo_vad: str | None,
-    device: str,
-    **options: Any,
-) -> PrepareReport:
+    if root is None or out is None:
+        missing = "--root" if root is None else "--out"
+        raise RellmError(f"{missing} is missing", todo=f"re-llm prepare {name} --root FOLDER --out manifest.jsonl")
     from re_llm.data import corpora
 
-    estimator = None
-    if pseudo_vad:
-        from re_llm.data.pseudo_vad import DimensionEstimator
-
-        estimator = DimensionEstimator.load(pseudo_vad, device=device)
     with where.connect() as cluster:
-        return corpora.prepare(name, root, out, pseudo_vad=estimator, cluster=cluster, **options)
+        report = corpora.prepare(
+            name, root, out, pseudo_vad=_estimator(pseudo_vad, device), cluster=cluster, protocol=protocol,
+            options=_options(option), seed=seed, strict=strict, hash=not no_hash, workers=workers,
+        )  # fmt: skip
+    if as_json:
+        print_json(report)
+    else:
+        _show_report(report, out)
+
+
+@app.command(cls=Command)
+def check(
+    manifest: Annotated[Path, typer.Argument(help="manifest.jsonl, as `re-llm prepare` writes it.")],
+    against: Annotated[list[Path], typer.Option(help="Training manifest to search for leakage; may be repeated.")] = [],
+    page: Annotated[Path | None, typer.Option(help="HTML page to write the findings into.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="A recording that occurs twice is an error too.")] = False,
+    no_audio: Annotated[bool, typer.Option("--no-audio", help="Check the rows alone, not their recordings.")] = False,
+    workers: Workers = 2,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check the rows of a manifest, and search for leakage.
+
+    The exit code is 1 when something is wrong, or shared with a manifest of --against. Example:
+
+        re-llm prepare check manifest.jsonl --against other.jsonl --page check.html
+    """
+    from re_llm.data.leakage import leakage_against
+    from re_llm.data.manifest import check as run_check
+
+    with Where(engine, ray_address).connect() as cluster:
+        report = run_check(manifest, decode=not no_audio, workers=workers, cluster=cluster)
+    other = leakage_against(against, manifest, report.summary.splits) if against else None
+    if page:
+        from re_llm.data.manifest_page import write_page
+
+        write_page(report, page, other)
+    if as_json:
+        print_json({"check": report, "against": other})
+    else:
+        _show_check(report)
+        _show_leakage(report.leakage, "this manifest")
+        _show_leakage(other, "the others")
+    if not (report.spotless if strict else report.ok) or (other is not None and other.any):
+        raise typer.Exit(FAILED)
+
+
+@app.command(cls=Command)
+def export(
+    manifest: Annotated[Path, typer.Argument(help="manifest.jsonl, as `re-llm prepare` writes it.")],
+    to: Annotated[str, typer.Option(help="peers, emobox, lhotse, webdataset or hf.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File or folder to write.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Export a manifest to the format of another toolkit.
+
+    Example:
+
+        re-llm prepare export manifest.jsonl --to lhotse --out cuts.jsonl.gz
+    """
+    from re_llm.data.interchange import export as run_export
+
+    rows = run_export(manifest, out, to)
+    if as_json:
+        print_json({"rows": rows, "out": out, "format": to})
+    else:
+        typer.echo(f"{rows} utterances as {to}: {out}")
+
+
+def _estimator(model: str | None, device: str) -> DimensionEstimator | None:
+    if model is None:
+        return None
+    from re_llm.data.pseudo_vad import DimensionEstimator
+
+    return DimensionEstimator.load(model, device=device)
 
 
 def _options(items: list[str]) -> dict[str, str]:
@@ -197,55 +257,6 @@ def _describe(info: CorpusInfo) -> None:
             typer.echo(f"  {title} {key}: {sentence}")
             if title == "--protocol" and key in info.published:
                 typer.echo(f"    published: {', '.join(f'{s} {n:,}' for s, n in info.published[key].items())}")
-
-
-def _export(manifest: Path | None, to: str | None, out: Path | None, as_json: bool) -> None:
-    from re_llm.data.interchange import EXPORTS, export
-
-    if manifest is None or to is None or out is None:
-        missing = "the manifest" if manifest is None else "--to" if to is None else "--out"
-        raise RellmError(
-            f"{missing} is missing",
-            allowed=f"--to {', '.join(EXPORTS)}",
-            todo="re-llm prepare export manifest.jsonl --to lhotse --out cuts.jsonl.gz",
-        )
-    rows = export(manifest, out, to)
-    if as_json:
-        print_json({"rows": rows, "out": out, "format": to})
-    else:
-        typer.echo(f"{rows} utterances as {to}: {out}")
-
-
-def _checked(
-    manifest: Path | None, against: list[Path], workers: int, where: Where, *, decode: bool
-) -> tuple[CheckReport, Leakage | None]:
-    from re_llm.data.leakage import leakage_against
-    from re_llm.data.manifest import check
-
-    if manifest is None:
-        raise RellmError("no manifest is named", todo="re-llm prepare check manifest.jsonl")
-    with where.connect() as cluster:
-        report = check(manifest, decode=decode, workers=workers, cluster=cluster)
-    return report, leakage_against(against, manifest, report.summary.splits) if against else None
-
-
-def _show_findings(report: CheckReport, other: Leakage | None, page: Path | None, as_json: bool) -> None:
-    if page:
-        from re_llm.data.manifest_page import write_page
-
-        write_page(report, page, other)
-    if as_json:
-        print_json({"check": report, "against": other})
-    else:
-        _show_check(report)
-        _show_leakage(report.leakage, "this manifest")
-        _show_leakage(other, "the others")
-
-
-def _judge(report: CheckReport, other: Leakage | None, *, strict: bool) -> None:
-    """Ends with exit code 1 when something is wrong; whoever names other manifests wants nothing shared with them."""
-    if not (report.spotless if strict else report.ok) or (other is not None and other.any):
-        raise typer.Exit(FAILED)
 
 
 def _show_leakage(found: Leakage | None, where: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from re_llm.cli.common import JsonFlag, Seed, print_json
+from re_llm.cli.common import Command, JsonFlag, Seed, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,7 +19,7 @@ app = typer.Typer(
 Scale = Annotated[float, typer.Option(min=0.001, max=2.0, help="Size of the world; below 1 to try things out.")]
 
 
-@app.command()
+@app.command(cls=Command)
 def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the build; a second run goes on.")],
     seed: Seed = 0,
@@ -44,7 +44,7 @@ def build(
         typer.echo(f"built: {assets}; use it with RE_LLM_MINI={assets}")
 
 
-@app.command()
+@app.command(cls=Command)
 def world(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the corpora into.")],
     corpus: Annotated[list[str], typer.Option("--corpus", help="Only this one; may be repeated. Default: all.")] = [],
@@ -69,7 +69,7 @@ def world(
         typer.echo(f"{name}: {summary['recordings']} recordings, {summary['hours']:.1f} h, in {out / name}")
 
 
-@app.command()
+@app.command(cls=Command)
 def quality(
     replies: Annotated[list[Path], typer.Argument(help="replies.jsonl of the miniature's corpora; may be several.")],
     seed: Seed = 0,

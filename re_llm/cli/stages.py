@@ -1,7 +1,8 @@
-"""Commands of the way from corpora to report: prepare, continue, train, report, reproduce, convert."""
+"""Commands of the stages behind `prepare`: continue, train, report, reproduce; and convert."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from re_llm.cli.common import (
+    LOADING,
+    RECORDS,
     BatchSize,
     Device,
     Dtype,
@@ -27,7 +30,51 @@ if TYPE_CHECKING:
     from re_llm.llm.server import ChatServer
     from re_llm.recipe.config import ModelOptions, Recipe, StageOptions
 
-_WHO = "Name who continues: --llm NAME, or --server URL --model NAME"
+SERVER, SHARDS = "More: a server instead of --llm", "More: parts of the work"
+NAME_AN_LLM = "Name the LLM: --llm NAME, or --server URL --model NAME"
+
+Tokens = Annotated[
+    str,
+    typer.Option(
+        help="`pieces`: instruction and transcript apart, as in training; `joined`: as servers do.",
+        rich_help_panel=LOADING,
+    ),
+]
+Shard = Annotated[
+    str,
+    typer.Option(
+        metavar="I/N",
+        help="Answer part I (from 0) of N; `continue-merge` joins the files.",
+        rich_help_panel=SHARDS,
+    ),
+]
+Chunk = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Rows between two writes: what a kill can cost, and the unit of a shard.",
+        rich_help_panel=SHARDS,
+    ),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="OpenAI-compatible server: http://HOST:PORT/v1.", rich_help_panel=SERVER),
+]
+ServerModel = Annotated[
+    str | None, typer.Option("--model", help="Name of the model at the server.", rich_help_panel=SERVER)
+]
+Concurrency = Annotated[int, typer.Option(min=1, help="Requests at once.", rich_help_panel=SERVER)]
+Rate = Annotated[float | None, typer.Option(help="Requests a minute, at most.", rich_help_panel=SERVER)]
+Timeout = Annotated[float, typer.Option(help="Seconds for one request.", rich_help_panel=SERVER)]
+Tries = Annotated[int, typer.Option(min=1, help="Tries of a row before the run stops.", rich_help_panel=SERVER)]
+KeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Environment variable with the server's key: OPENAI_API_KEY, ...",
+        rich_help_panel=SERVER,
+    ),
+]
 
 
 def continue_(
@@ -44,33 +91,23 @@ def continue_(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a continuation, in tokens.")] = 48,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    tokens: Annotated[
-        str, typer.Option(help="`pieces`: instruction and transcript apart, as in training; `joined`: as servers do.")
-    ] = "pieces",
-    shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Answer part I (from 0) of N; `continue-merge` joins the files.")
-    ] = "0/1",
-    chunk: Annotated[
-        int, typer.Option(min=1, help="Rows between two writes: what a kill can cost, and the unit of a shard.")
-    ] = 256,
-    server: Annotated[
-        str | None, typer.Option(metavar="URL", help="OpenAI-compatible server instead of --llm: http://HOST:PORT/v1.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Name of the model at the server.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at once.")] = 32,
-    rate: Annotated[float | None, typer.Option(help="Requests a minute, at most.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = 120.0,
-    tries: Annotated[int, typer.Option(min=1, help="How often a row is asked before the run stops.")] = 8,
-    key_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Environment variable with the server's key: OPENAI_API_KEY, ...")
-    ] = None,
+    tokens: Tokens = "pieces",
+    shard: Shard = "0/1",
+    chunk: Chunk = 256,
+    server: Server = None,
+    model: ServerModel = None,
+    concurrency: Concurrency = 32,
+    rate: Rate = None,
+    timeout: Timeout = 120.0,
+    tries: Tries = 8,
+    key_env: KeyEnv = None,
     engine: Engine = "local",
     ray_address: RayAddress = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Let the LLM continue every transcript: the targets of training.
 
-    Example:
+    Examples:
 
         re-llm continue manifest.jsonl --out continuations.jsonl --llm Qwen/Qwen2.5-7B-Instruct
 
@@ -79,29 +116,38 @@ def continue_(
     from re_llm.continuations import continue_manifest
 
     where = Where(engine, ray_address)
-    own = {"--llm": llm, "--device": device != "auto", "--dtype": dtype != "auto", "--tokens": tokens != "pieces"}
-    foreign = {"--model": model, "--rate": rate, "--key-env": key_env}
-    for name, given in (own if server else foreign).items():
-        if given:
-            other = "a model of this machine, and --server is given" if server else "--server, which is not given"
-            raise RellmError(f"{name} is an option of {other}", todo=_WHO)
-    asked: str | ChatServer
+    local = {"--llm": llm, "--device": device != "auto", "--dtype": dtype != "auto", "--tokens": tokens != "pieces"}
+    _refuse_options(server, local, {"--model": model, "--rate": rate, "--key-env": key_env})
     if server and model:
-        from re_llm.llm.server import ChatServer
-        from re_llm.llm.server_options import ServerOptions, key_from
-
-        asked = ChatServer(ServerOptions(server, model, concurrency, rate, timeout, tries, key=key_from(key_env)))
+        chosen: str | ChatServer = _server(server, model, concurrency, rate, timeout, tries, key_env)
     elif llm and not server:
-        asked = llm
+        chosen = llm
     else:
-        raise RellmError("no LLM is named", todo=_WHO)
+        raise RellmError("no LLM is named", todo=NAME_AN_LLM)
     with where.connect() as cluster:
         report = continue_manifest(
-            manifest, out, llm=asked, prompt=prompt, splits=split, batch_size=batch_size,
+            manifest, out, llm=chosen, prompt=prompt, splits=split, batch_size=batch_size,
             max_new_tokens=max_new_tokens, device=device, dtype=dtype, tokens=tokens, shard=shard, chunk=chunk,
             cluster=cluster,
         )  # fmt: skip
     print_report(report, as_json)
+
+
+def _refuse_options(server: str | None, local: Mapping[str, object], remote: Mapping[str, object]) -> None:
+    """Raises a RellmError for an option of a local LLM beside --server, or of a server without it."""
+    for name, given in (local if server else remote).items():
+        if given:
+            owner = "a model of this machine, and --server is given" if server else "--server, which is not given"
+            raise RellmError(f"{name} is an option of {owner}", todo=NAME_AN_LLM)
+
+
+def _server(
+    url: str, model: str, concurrency: int, rate: float | None, timeout: float, tries: int, key_env: str | None
+) -> ChatServer:
+    from re_llm.llm.server import ChatServer
+    from re_llm.llm.server_options import ServerOptions, key_from
+
+    return ChatServer(ServerOptions(url, model, concurrency, rate, timeout, tries, key=key_from(key_env)))
 
 
 def continue_merge(
@@ -112,7 +158,7 @@ def continue_merge(
 ) -> None:
     """Join the shards of `continue` into one file.
 
-    None of the rows that they were asked for may be missing.
+    No row of the manifest's shards may be missing.
 
     Example:
 
@@ -138,10 +184,11 @@ def train(
     seed: Seed = 0,
     device: Device = "auto",
     keep_checkpoints: Annotated[
-        bool, typer.Option("--keep-checkpoints", help="Keep what a resume would need.")
+        bool, typer.Option("--keep-checkpoints", help="Keep what a resume would need.", rich_help_panel=RECORDS)
     ] = False,
     track: Annotated[
-        Literal["tensorboard"] | None, typer.Option(help="Write the curves to OUT/tensorboard too.")
+        Literal["tensorboard"] | None,
+        typer.Option(help="Write the curves to OUT/tensorboard too.", rich_help_panel=RECORDS),
     ] = None,
     engine: Engine = "local",
     ray_address: RayAddress = None,
@@ -165,8 +212,8 @@ def train(
     if missing:
         raise RellmError(f"no such file: {missing}", todo="Write it with: re-llm continue MANIFEST --out FILE")
     for path in data:
-        side = read_sidecar(path)
-        if side is not None and not side.get("complete"):
+        sidecar = read_sidecar(path)
+        if sidecar is not None and not sidecar.get("complete"):
             typer.echo(f"{path} is unfinished: its `re-llm continue` ended early; training on what is there", err=True)
     from re_llm.train.run import Plan
     from re_llm.train.run import train as run

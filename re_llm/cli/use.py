@@ -11,6 +11,7 @@ import typer
 from re_llm.cli.common import (
     DEFAULT_MODEL,
     FAILED,
+    RECORDS,
     BatchSize,
     Device,
     Dtype,
@@ -23,11 +24,14 @@ from re_llm.cli.common import (
 )
 from re_llm.core.errors import RellmError
 from re_llm.core.terminal import dimensions, likely, print_pairs
-from re_llm.llm.prompts import get_prompt
+from re_llm.llm.prompts import PROMPTS, get_prompt
 
 if TYPE_CHECKING:
     from re_llm.core.records import ReplyRecord
-    from re_llm.inference.ask import Ask
+    from re_llm.inference.engine import Engine
+    from re_llm.inference.reply import ReplyOptions
+
+LIMITS = "More: limits"
 
 Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT", help="Recordings, or one manifest of utterances (*.jsonl).")
@@ -36,7 +40,9 @@ Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FILE.jsonl", help="Write records here; a second run goes on.")
 ]
 Splits = Annotated[list[str], typer.Option("--split", help="Only this split of a manifest; may be repeated.")]
-System = Annotated[str, typer.Option(help="Name of this system in the records, for the report.")]
+System = Annotated[
+    str, typer.Option(help="Name of this system in the records, for the report.", rich_help_panel=RECORDS)
+]
 
 
 def demo(
@@ -44,9 +50,9 @@ def demo(
     play: Annotated[bool, typer.Option("--play", help="Play each recording (aplay, afplay or ffplay).")] = False,
     device: Device = "auto",
 ) -> None:
-    """Hear the shipped recordings with the shipped miniature.
+    """Respond to the shipped recordings with the shipped miniature.
 
-    Shows what the model heard and answers, beside what the same LLM answers to the transcript alone. Needs no network
+    Shows the recognised emotion and the reply, beside the same LLM's reply to the transcript alone. Needs no network
     and no GPU. Example:
 
         re-llm demo
@@ -63,7 +69,7 @@ def doctor(
     ] = [],
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what this machine has, and what a recipe lacks here.
+    """Show what this machine has, and what a recipe lacks here.
 
     Downloads nothing. The exit code is 1 when something that the recipe needs is missing. Example:
 
@@ -87,21 +93,23 @@ def respond(
     inputs: Inputs,
     model: Model = DEFAULT_MODEL,
     prompt: Annotated[str, typer.Option(help="Id of the prompt that is answered.")] = "chat-empathetic",
-    recognize: Annotated[bool, typer.Option("--recognize", help="Ask for the emotion by prompt as well.")] = False,
+    recognize: Annotated[bool, typer.Option("--recognize", help="Ask the LLM to name the emotion as well.")] = False,
     out: Out = None,
     split: Splits = [],
     system: System = "re-llm",
     batch_size: BatchSize = 16,
     max_new_tokens: MaxNewTokens = 128,
-    seed: Annotated[int | None, typer.Option(help="Recorded in the replies; decoding is greedy.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Recorded in the replies; decoding is greedy.", rich_help_panel=RECORDS)
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Answer recordings: what the model heard and what it says.
+    """Respond to recordings: the recognised emotion and the reply.
 
-    Utterances of a manifest that cannot be heard (broken, silent, too long for the LLM) are listed in
+    Utterances of a manifest that cannot be used (broken, silent, too long for the LLM) are listed in
     replies.dropped.jsonl. A second run goes on with the same model and options, which replies.provenance.json holds.
 
     Examples:
@@ -110,11 +118,12 @@ def respond(
 
         re-llm respond manifest.jsonl --split test --out replies.jsonl
     """
-    from re_llm.inference.ask import Ask
+    from re_llm.inference.reply import RECOGNITION_PROMPT, ReplyOptions
 
-    asked = "recognize" if recognize else None
-    ask = Ask(system, prompt, asked, batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed)
-    _answer(inputs, ask, _Place(model, device, dtype, quantize), out, split, as_json)
+    options = ReplyOptions(
+        system, prompt, RECOGNITION_PROMPT if recognize else None, batch_size, max_new_tokens, seed=seed
+    )
+    _respond(inputs, options, _Checkpoint(model, device, dtype, quantize), out, split, as_json)
 
 
 def recognize(
@@ -130,23 +139,23 @@ def recognize(
     quantize: Quantize = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say which emotion the model hears in recordings.
+    """Recognise the emotion of recordings.
 
-    The emotion is the one that the model names when asked; probabilities, valence, arousal and dominance are those of
-    its heads. Example:
+    `named_emotion` is what the LLM names when asked; `predicted_emotion`, probabilities, valence, arousal and dominance
+    come from the model's heads. Example:
 
         re-llm recognize question.wav --json
     """
-    from re_llm.inference.ask import Ask
+    from re_llm.inference.reply import ReplyOptions
 
-    ask = Ask(system, None, prompt, batch_size=batch_size)
-    _answer(inputs, ask, _Place(model, device, dtype, quantize), out, split, as_json)
+    options = ReplyOptions(system, None, prompt, batch_size)
+    _respond(inputs, options, _Checkpoint(model, device, dtype, quantize), out, split, as_json)
 
 
 def chat(
     model: Model = DEFAULT_MODEL,
     prompt: Annotated[str, typer.Option(help="Id of the prompt that is answered.")] = "chat-empathetic",
-    remember: Annotated[int, typer.Option(min=0, help="Earlier exchanges that the model sees.")] = 4,
+    remember: Annotated[int, typer.Option(min=0, help="Earlier exchanges that stay in the LLM's row.")] = 4,
     max_new_tokens: MaxNewTokens = 128,
     temperature: Annotated[float, typer.Option(help="0 answers greedily, up to 2 more freely.")] = 0.0,
     device: Device = "auto",
@@ -155,22 +164,20 @@ def chat(
 ) -> None:
     """Talk to a model in the terminal.
 
-    Each line is the path of a recording, or text. Shows what was heard and the answer as it is decoded. /reset forgets
-    the conversation, /quit leaves. Example:
+    Each line is the path of a recording, or text. Shows the recognised emotion and the answer as it is decoded. /reset
+    starts the conversation again, /quit leaves. Example:
 
         re-llm chat --model checkpoints/re-llm
     """
-    if get_prompt(prompt).needs_emotion:
-        raise RellmError(f"prompt {prompt!r} tells the model the emotion that it should hear", allowed=_prompts())
+    _refuse_label(prompt)
     from rich.console import Console
 
     from re_llm.apps import chat as module
-    from re_llm.inference.conversation import Decoding
-    from re_llm.inference.engine import load
+    from re_llm.inference.reply import Decoding
 
     decoding = Decoding(max_new_tokens, temperature)
     with Console(stderr=True).status(f"loading {model}"):
-        engine = load(model, device=device, dtype=dtype, quantize=quantize)
+        engine = _Checkpoint(model, device, dtype, quantize).load()
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(module.HELP, markup=False, style="dim")
@@ -190,11 +197,17 @@ def serve(
     prompt: Annotated[
         str, typer.Option(help="Id of the prompt, unless a request brings a system text.")
     ] = "chat-empathetic",
-    max_body_mb: Annotated[float, typer.Option(help="Largest request, in MB.")] = 16.0,
-    max_audio_seconds: Annotated[float, typer.Option(help="Longest audio of one request, in seconds.")] = 60.0,
     max_new_tokens: MaxNewTokens = 256,
-    queue_size: Annotated[int, typer.Option(min=1, help="Requests that may wait; the next one is refused.")] = 16,
-    timeout: Annotated[float, typer.Option(help="Longest time to an answer, in seconds.")] = 120.0,
+    max_body_mb: Annotated[float, typer.Option(help="Largest request, in MB.", rich_help_panel=LIMITS)] = 16.0,
+    max_audio_seconds: Annotated[
+        float, typer.Option(help="Longest audio of one request, in seconds.", rich_help_panel=LIMITS)
+    ] = 60.0,
+    queue_size: Annotated[
+        int, typer.Option(min=1, help="Requests that may wait; the next one is refused.", rich_help_panel=LIMITS)
+    ] = 16,
+    timeout: Annotated[
+        float, typer.Option(help="Longest time to an answer, in seconds.", rich_help_panel=LIMITS)
+    ] = 120.0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -203,7 +216,7 @@ def serve(
 
     The address itself shows a page with a microphone.
 
-    Needs the extra serve. Nothing that is said is stored or logged. Example:
+    Needs the extra serve. Recordings and texts are neither stored nor logged. Example:
 
         re-llm serve --port 8000
     """
@@ -228,61 +241,71 @@ def serve(
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Which model, where and in which numbers."""
+class _Checkpoint:
+    """A checkpoint, and how it is loaded."""
 
-    model: str
+    name: str
     device: str
     dtype: str
     quantize: str | None
 
+    def load(self) -> Engine:
+        from re_llm.inference.engine import load
 
-def _answer(inputs: list[str], ask: Ask, place: _Place, out: Path | None, splits: list[str], as_json: bool) -> None:
+        return load(self.name, device=self.device, dtype=self.dtype, quantize=self.quantize)
+
+
+def _respond(
+    inputs: list[str],
+    options: ReplyOptions,
+    checkpoint: _Checkpoint,
+    out: Path | None,
+    splits: list[str],
+    as_json: bool,
+) -> None:
     """Both commands: a manifest goes to a file, recordings go to the screen (and to a file when one is named)."""
     from re_llm.core.records import ReplyRecord, read_records
     from re_llm.inference.respond import respond_files, respond_manifest, respond_rows, rows_for
 
-    for name in (ask.prompt, ask.recognize):
-        if name and get_prompt(name).needs_emotion:
-            raise RellmError(f"prompt {name!r} tells the model the emotion that it should hear", allowed=_prompts())
-    # Wrong paths are told before the model is loaded, which takes seconds.
+    _refuse_label(options.prompt, options.recognize)
+    # Wrong paths are reported before the model is loaded, which takes seconds.
     manifest = _manifest(inputs, out, splits)
     rows = [] if manifest else rows_for(inputs)
-    from re_llm.inference.engine import load
-
-    engine = load(place.model, device=place.device, dtype=place.dtype, quantize=place.quantize)
+    engine = checkpoint.load()
     if manifest and out:
-        print_report(respond_manifest(engine, manifest, out, splits=splits or None, **vars(ask)), as_json)
+        print_report(respond_manifest(engine, manifest, out, options, splits=splits or None), as_json)
         return
     if out:
-        respond_rows(engine, rows, Path(), out, ask, strict=True)
+        respond_rows(engine, rows, Path(), out, options, strict=True)
         found = {reply.key: reply for reply in read_records(out, ReplyRecord)}
         replies = [found[row.key] for row in rows]
     else:
-        replies = respond_files(engine, rows, ask)
+        replies = respond_files(engine, rows, options)
     if as_json:
         print_json(replies)
     else:
         _show(replies)
 
 
-def _manifest(inputs: list[str], out: Path | None, splits: list[str]) -> str | None:
-    manifest = next((name for name in inputs if name.endswith(".jsonl")), None)
+def _refuse_label(*prompts: str | None) -> None:
+    """Raises a RellmError for a prompt that names the emotion which the model has to recognise."""
+    for name in prompts:
+        if name and get_prompt(name).needs_emotion:
+            allowed = ", ".join(name for name, prompt in PROMPTS.items() if not prompt.needs_emotion)
+            raise RellmError(f"prompt {name!r} names the emotion that the model has to recognise", allowed=allowed)
+
+
+def _manifest(inputs: list[str], out: Path | None, splits: list[str]) -> Path | None:
+    manifest = next((Path(name) for name in inputs if name.endswith(".jsonl")), None)
     if manifest and len(inputs) > 1:
         raise RellmError(f"{manifest} stands beside other inputs", allowed="recordings, or one manifest")
-    if manifest and not Path(manifest).is_file():
+    if manifest and not manifest.is_file():
         raise RellmError(f"no such file: {manifest}", todo="Check the path")
     if manifest and out is None:
-        raise RellmError("a manifest needs --out", todo=f"Add: --out {Path(manifest).stem}.replies.jsonl")
+        raise RellmError("a manifest needs --out", todo=f"Add: --out {manifest.stem}.replies.jsonl")
     if splits and not manifest:
         raise RellmError("--split chooses among the utterances of a manifest, and recordings were named")
     return manifest
-
-
-def _prompts() -> str:
-    from re_llm.llm.prompts import PROMPTS
-
-    return ", ".join(name for name, prompt in PROMPTS.items() if not prompt.needs_emotion)
 
 
 def _show(replies: list[ReplyRecord]) -> None:
@@ -296,9 +319,9 @@ def _show(replies: list[ReplyRecord]) -> None:
         console.print(f"[bold]{escape(reply.key)}[/]", soft_wrap=True)
         print_pairs(
             console,
-            ("names", named if reply.answer is not None else ""),
-            ("heard", likely(reply.probabilities)),
+            ("named", named if reply.answer is not None else ""),
+            ("predicted", likely(reply.probabilities)),
             ("", f"[dim]{dimensions(reply)}[/]" if reply.dimensions() else ""),
-            ("says", f"[green]{escape(reply.response)}[/]{cut}" if reply.prompt else ""),
-            width=7,
+            ("reply", f"[green]{escape(reply.response)}[/]{cut}" if reply.prompt else ""),
+            width=11,
         )

@@ -1,7 +1,4 @@
-"""What a text LLM answers, and what it must be able to do, whether it runs in this process or behind a server.
-
-No torch here: the client of a server does not pay for it.
-"""
+"""What a text LLM answers, and the interface of one, in this process or behind a server. No torch here."""
 
 from __future__ import annotations
 
@@ -14,19 +11,21 @@ from re_llm.llm.prompts import Prompt
 
 @dataclass(frozen=True)
 class Completion:
-    """What an LLM said. `finish_reason` is "stop" when it ended by itself, "length" when it was cut.
+    """An answer of an LLM; without arguments that of an LLM that was not called.
 
-    `refused` names why there is no answer to this row (a server's limit of context, its content filter); else None.
+    Attributes:
+        finish_reason: "stop", or "length" when it ended at the token limit.
+        refused: why there is no answer to this row (a server's context length, its content filter); else None.
     """
 
-    text: str
-    tokens: int
-    finish_reason: str
+    text: str = ""
+    tokens: int = 0
+    finish_reason: str = "stop"
     refused: str | None = None
 
 
 class TextLlm(Protocol):
-    """Answers rows of text: `chat_llm.ChatLlm` here, `chat_server.ChatServer` elsewhere."""
+    """Answers rows of text: `local.ChatLlm` in this process, `server.ChatServer` behind an address."""
 
     name: str
 
@@ -38,20 +37,5 @@ class TextLlm(Protocol):
         batch_size: int = 16,
         on_batch: Callable[[int], None] | None = None,
     ) -> list[Completion]:
-        """Answers to (prompt, content) rows, in their order; `on_batch` hears how many more are done."""
+        """Answers to (prompt, content) rows, in their order; `on_batch` is called with the number of new ones."""
         ...
-
-
-class Trimmer:
-    """Takes white space off the ends of a text that comes in pieces: what `read_answers` cuts off as well."""
-
-    def __init__(self) -> None:
-        self._begun, self._held = False, ""
-
-    def feed(self, piece: str) -> str:
-        """The text that may be shown now; white space is held back until something follows it."""
-        text = self._held + piece if self._begun else piece.lstrip()
-        shown = text.rstrip()
-        self._held = text[len(shown) :]
-        self._begun = self._begun or bool(shown)
-        return shown

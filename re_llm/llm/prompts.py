@@ -90,12 +90,14 @@ _ALL = (
 PROMPTS: dict[str, Prompt] = {p.id: p for p in _ALL}
 
 
-def get_prompt(name: str) -> Prompt:
-    """The prompt with this id.
+def get_prompt(name: str | Prompt) -> Prompt:
+    """The prompt with this id; a prompt is itself.
 
     Raises:
         RellmError: there is none.
     """
+    if isinstance(name, Prompt):
+        return name
     if name not in PROMPTS:
         raise RellmError(f"unknown prompt {name!r}", allowed=", ".join(PROMPTS))
     return PROMPTS[name]

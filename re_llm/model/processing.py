@@ -159,16 +159,10 @@ class ReLlmProcessor(ProcessorMixin):
 
     def pad_rows(self, rows: Sequence[Sequence[int]], *, padding_side: str = "left") -> dict[str, Any]:
         """Rows of token ids as input_ids and attention_mask, [R, L]."""
-        import torch
+        from re_llm.llm.rows import pad_rows
 
-        pad, longest = self.pad_token_id, max(map(len, rows))
-        ids, mask = [], []
-        for row in rows:
-            fill = longest - len(row)
-            left, right = (fill, 0) if padding_side == "left" else (0, fill)
-            ids.append([pad] * left + list(row) + [pad] * right)
-            mask.append([0] * left + [1] * len(row) + [0] * right)
-        return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+        input_ids, attention_mask = pad_rows(rows, self.pad_token_id, padding_side)
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
 
     @property
     def pad_token_id(self) -> int:

@@ -65,6 +65,7 @@ def train_job(job: TrainJob) -> str:
 def respond_job(job: RespondJob) -> str:
     """Lets one system answer one test set; rows that are answered already are skipped."""
     from re_llm.inference import engine
+    from re_llm.inference.reply import ReplyOptions, System
     from re_llm.inference.respond import respond_manifest
     from re_llm.inference.systems import text_system
 
@@ -72,24 +73,20 @@ def respond_job(job: RespondJob) -> str:
     done = job.out.with_suffix(".done")
     if done.is_file():
         return f"{job.system_name}: complete"
-    system: Any
+    system: System
     if job.checkpoint:
         system = engine.load(job.checkpoint, device=recipe.device, quantize=recipe.decoding.quantize)
     else:
         system = text_system(job.system.kind, llm=parts.llm, whisper=parts.speech_encoder, device=recipe.device)
-    report = respond_manifest(
-        system,
-        job.manifest,
-        job.out,
+    options = ReplyOptions(
         system=job.system_name,
-        splits=("test",),
         prompt=job.system.prompt,
         recognize=recipe.decoding.recognize_prompt,
         batch_size=recipe.decoding.batch_size,
         max_new_tokens=recipe.decoding.max_new_tokens,
         seed=job.seed,
-        progress=False,
     )
+    report = respond_manifest(system, job.manifest, job.out, options, splits=("test",), progress=False)
     done.write_text(f"{report.rows}\n")
     return f"{job.system_name} on {job.manifest.parent.name}: {report.rows} replies, {report.rate:.1f}/s"
 

@@ -11,20 +11,10 @@ from typing import Any
 
 import torch
 
+from re_llm.llm.rows import pad_rows
 from re_llm.train.data import Example, Row
 
 IGNORE = -100
-
-
-def pad_rows(rows: Sequence[Sequence[int]], value: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows padded on the right with `value`, and their mask: both [B, L]."""
-    width = max(len(r) for r in rows)
-    ids = torch.full((len(rows), width), value, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)
-        mask[i, : len(row)] = 1
-    return ids, mask
 
 
 def predicting(before: Sequence[int], response: Sequence[int], width: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from re_llm.audio import waveform
 from re_llm.llm.device import pick_device
-from re_llm.llm.local import batches_by_length
+from re_llm.llm.rows import batches_by_length
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder
 from re_llm.model.modeling import ReLlmForConditionalGeneration

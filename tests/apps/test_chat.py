@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from re_llm.apps import chat
 from re_llm.cli import app
 from re_llm.inference import engine
-from re_llm.inference.conversation import Decoding, Turn, reply
+from re_llm.inference.conversation import Turn, reply
+from re_llm.inference.reply import Decoding
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,9 @@ def test_only_the_last_exchanges_are_remembered(talk: chat.Chat) -> None:
 def test_commands(talk: chat.Chat) -> None:
     chat.run(talk, ["hello", "/reset", "/help", "/nonsense", "", "/quit", "never read"])
     assert talk.turns == []
-    assert "is forgotten" in shown(talk)
+    assert "starts again" in shown(talk)
     assert "/reset  forget" in shown(talk)
-    assert "There is no /nonsense" in shown(talk)
+    assert "Unknown command /nonsense" in shown(talk)
 
 
 @pytest.mark.parametrize(("name", "message"), [("gone.wav", "no such file: gone.wav"), ("broken.wav", "not audio")])

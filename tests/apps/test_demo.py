@@ -13,8 +13,8 @@ from re_llm.cli import app
 from re_llm.core.errors import RellmError
 
 FIELDS = {
-    "recording", "sentence", "speaker", "reference", "emotion", "probabilities", "valence", "arousal", "dominance",
-    "transcript", "response", "text_only",
+    "recording", "sentence", "speaker", "reference", "predicted_emotion", "probabilities", "valence", "arousal",
+    "dominance", "transcript", "response", "text_only",
 }  # fmt: skip
 
 
@@ -47,8 +47,8 @@ def test_json(assets: Path) -> None:
     assert all(set(each) == FIELDS for each in heard)
     assert all(each["response"] and each["text_only"] and each["transcript"] for each in heard)
     # Far above chance (one in five), from voices and sentences that no part was trained on.
-    assert sum(each["emotion"] == each["reference"] for each in heard) >= len(heard) / 2
-    # The same words: whoever only reads answers the same; whoever hears does not.
+    assert sum(each["predicted_emotion"] == each["reference"] for each in heard) >= len(heard) / 2
+    # The same words get the same text-only reply, and different replies to the speech.
     sentence = max({each["sentence"] for each in heard}, key=[each["sentence"] for each in heard].count)
     same = [each for each in heard if each["sentence"] == sentence]
     assert len({each["response"] for each in same}) > len({each["text_only"] for each in same})
@@ -57,5 +57,5 @@ def test_json(assets: Path) -> None:
 def test_page(assets: Path) -> None:
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 0, result.output
-    for word in ("who only reads", "heard", "answers", "Emotion as spoken", "Next", "re-llm respond"):
+    for word in ("transcript", "text-only reply", "emotion", "Emotion as spoken", "Next", "re-llm respond"):
         assert word in result.stdout

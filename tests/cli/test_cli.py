@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
@@ -38,6 +40,26 @@ def test_help_shows_an_example_and_documents_every_option(path: tuple[str, ...])
     for name in path[1:]:
         command = command.commands[name]
     assert [p.name for p in command.params if not getattr(p, "help", None)] == []
+
+
+def _options(text: str) -> dict[str, list[str]]:
+    """Options in a help text, by the panel they stand in."""
+    panels = re.split(r"^(\w[^\n]*):$", text, flags=re.MULTILINE)[1:]
+    pairs = zip(panels[::2], panels[1::2], strict=True)
+    return {title: re.findall(r"^  (?:-\w, )?(--[\w-]+)", body, re.MULTILINE) for title, body in pairs}
+
+
+@pytest.mark.parametrize("path", [path for path in _leaves() if path != ("score", "train")], ids=" ".join)
+def test_the_first_panel_of_options_is_short(path: tuple[str, ...]) -> None:
+    """At most a dozen main options; the others stand behind them in panels of their own, and none is lost."""
+    panels = _options(call(*path, "--help").stdout)
+    assert len(panels["Options"]) <= 12
+    assert [title for title in panels if title not in ("Arguments", "Options") and not title.startswith("More: ")] == []
+    command = COMMANDS[path[0]]
+    for name in path[1:]:
+        command = command.commands[name]
+    declared = {max(p.opts, key=len) for p in command.params if p.param_type_name == "option"}
+    assert declared - {name for names in panels.values() for name in names} == set()
 
 
 def test_help_lists_every_command_with_a_whole_sentence() -> None:
@@ -74,7 +96,7 @@ def test_a_misspelt_word_is_answered_with_the_right_one(arguments: list[str], su
         (["respond", "missing.jsonl", "--out", "r.jsonl"], "no such file: missing.jsonl"),
         (["respond", "a.jsonl", "b.wav", "--out", "r.jsonl"], "stands beside other inputs"),
         (["respond", "x.wav", "--prompt", "nonsense"], "unknown prompt 'nonsense'"),
-        (["respond", "x.wav", "--prompt", "cascade"], "tells the model the emotion"),
+        (["respond", "x.wav", "--prompt", "cascade"], "names the emotion that the model has to recognise"),
         (["recognize", "x.wav", "--prompt", "nonsense"], "Allowed: chat, "),
         (["chat", "--prompt", "nonsense"], "unknown prompt 'nonsense'"),
         (["chat", "--temperature", "9"], "temperature is 9"),
@@ -85,7 +107,8 @@ def test_a_misspelt_word_is_answered_with_the_right_one(arguments: list[str], su
         (["prepare"], "prepare --list"),
         (["prepare", "ravdes", "--root", ".", "--out", "m.jsonl"], "unknown corpus 'ravdes'"),
         (["prepare", "esd", "--out", "m.jsonl"], "--root is missing"),
-        (["prepare", "check"], "no manifest is named"),
+        (["prepare", "check"], "Missing argument 'manifest'"),
+        (["prepare", "export", "m.jsonl", "--out", "x"], "Missing option '--to'"),
         (["prepare", "esd", "--root", ".", "--out", "m.jsonl", "--option", "limit"], "KEY=VALUE"),
         (["train", "mini", "--stage", "nonsense", "--data", "c.jsonl", "--out", "o"], "has no stage 'nonsense'"),
         (["train", "mini", "--stage", "finetune", "--data", "c.jsonl", "--out", "o"], "no such file: c.jsonl"),
@@ -220,7 +243,7 @@ def test_respond_prints_what_was_heard_and_said(tiny_checkpoint: Path, recording
     assert [reply.key for reply in replies] == [str(file) for file in files]
     assert all(reply.probabilities and abs(sum(reply.probabilities.values()) - 1) < 0.01 for reply in replies)
     shown = call("respond", *files, *options).stdout
-    assert "heard" in shown
+    assert "predicted" in shown and "reply" in shown
     assert "valence" in shown
 
 
@@ -251,7 +274,7 @@ def test_a_broken_recording_is_wrong_input(tiny_checkpoint: Path, tmp_path: Path
 
 
 def test_doctor_says_what_a_recipe_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     result = call("doctor", "re_llm", "--json")
     assert result.exit_code == 1

@@ -16,8 +16,9 @@ from re_llm.continuations import continue_manifest, continue_rows, refusal
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, Record, RecordAppender, Utterance, read_records, write_records
 from re_llm.llm.completion import Completion
-from re_llm.llm.local import ChatLlm, batches_by_length
+from re_llm.llm.local import ChatLlm
 from re_llm.llm.prompts import Prompt, get_prompt
+from re_llm.llm.rows import batches_by_length
 
 
 class Parrot:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_world
+import torch
 
 import re_llm
 from re_llm.core.errors import RellmError
 from re_llm.inference import engine
+from re_llm.inference.reply import Decoding, DecodingOptions, Estimate
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +71,52 @@ def test_threads_do_not_disturb_each_other(loaded: engine.Engine) -> None:
     assert [found[i] for i in range(3)] == expected
 
 
-def test_history_changes_the_question(loaded: engine.Engine) -> None:
-    (heard,) = loaded.encode([WAVES[0]])
+def test_history_changes_the_row(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+
+    def counted(input_ids: torch.Tensor, **options: object) -> torch.Tensor:
+        rows.append(input_ids.shape[1])
+        return generate(input_ids=input_ids, **options)
+
+    generate = loaded.model.generate
+    monkeypatch.setattr(loaded.model, "generate", counted)
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
-    row = loaded._row(heard, engine.split_chat(loaded.tokenizer, engine.get_prompt("chat"), turns))
-    plain = loaded._row(heard, engine.split_chat(loaded.tokenizer, engine.get_prompt("chat")))
-    assert len(row) > len(plain)
-    assert loaded.answer([heard], "chat", history=turns, max_new_tokens=4)
+    for history in (None, turns):
+        assert loaded.respond(WAVES[0], prompt="chat", history=history, max_new_tokens=4).tokens
+    assert rows[1] > rows[0]
+
+
+def test_the_emotion_is_the_named_one_when_asked_and_else_the_predicted_one(loaded: engine.Engine) -> None:
+    replied, recognised = loaded.respond(WAVES[0], max_new_tokens=2), loaded.recognize(WAVES[0])
+    likeliest = max(replied.probabilities, key=replied.probabilities.get)
+    assert replied.predicted_emotion == recognised.predicted_emotion == replied.emotion == likeliest
+    assert (replied.named_emotion, replied.answer) == (None, None)
+    assert recognised.answer is not None and recognised.emotion == recognised.named_emotion
+    named = Estimate(probabilities={"sad": 0.9, "happy": 0.1}, named_emotion="happy", answer="It is happy.")
+    assert (named.predicted_emotion, named.emotion) == ("sad", "happy")
+    assert Estimate(probabilities={"sad": 0.9}, answer="I cannot tell.").emotion is None
+    assert Estimate().emotion is None
+
+
+def test_options_of_decoding_are_named_and_checked(loaded: engine.Engine) -> None:
+    """The same four everywhere, as an IDE shows them; a misspelt one is an error, not ignored."""
+    fields = {field.name for field in dataclasses.fields(Decoding)}
+    assert set(DecodingOptions.__annotations__) == fields == {"max_new_tokens", "temperature", "top_p", "seed"}
+    encoded = loaded.encode([WAVES[0]])
+    calls = {
+        "respond": lambda **options: loaded.respond(WAVES[0], **options).response,
+        "respond_many": lambda **options: loaded.respond_many([WAVES[0]], **options)[0].response,
+        "stream": lambda **options: "".join(loaded.stream(WAVES[0], **options)),
+        "answer": lambda **options: loaded.answer(encoded, **options)[0].text,
+    }
+    drawn = {call(max_new_tokens=6, temperature=1.5, top_p=0.9, seed=3) for call in calls.values()}
+    assert len(drawn) == 1
+    for name, call in calls.items():
+        assert inspect.signature(getattr(loaded, name)).parameters["decoding"].annotation == "Unpack[DecodingOptions]"
+        with pytest.raises(TypeError, match="temprature"):
+            call(temprature=1.0)
+        with pytest.raises(RellmError, match="top_p is 0"):
+            call(top_p=0)
 
 
 @pytest.mark.parametrize(

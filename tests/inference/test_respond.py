@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +14,10 @@ import soundfile
 from re_llm.core.errors import RellmError
 from re_llm.core.records import ReplyRecord, Utterance, read_records, write_records
 from re_llm.inference import engine
-from re_llm.inference.ask import Ask, to_record
+from re_llm.inference.reply import Estimate, Reply, ReplyOptions, System, to_record
 from re_llm.inference.respond import respond_files, respond_manifest, rows_for
 from re_llm.inference.systems import TextSystem
+from re_llm.llm.completion import Completion
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,8 @@ def manifest(tmp_path: Path, recording) -> Path:
 def test_batched_replies_are_those_of_single_recordings(loaded: engine.Engine, manifest: Path, tmp_path: Path) -> None:
     batched, single = tmp_path / "batched.jsonl", tmp_path / "single.jsonl"
     for out, size in ((batched, 4), (single, 1)):
-        respond_manifest(loaded, manifest, out, batch_size=size, recognize="recognize", max_new_tokens=6)
+        options = ReplyOptions(batch_size=size, recognize="recognize", max_new_tokens=6)
+        respond_manifest(loaded, manifest, out, options)
     by_key = [{reply.key: reply for reply in read_records(path, ReplyRecord)} for path in (batched, single)]
     assert set(by_key[0]) == {"long", "head", "tail", "short"}
     for key, reply in by_key[0].items():
@@ -63,14 +64,14 @@ def test_what_could_not_be_used_is_counted_listed_and_tried_again(
     loaded: engine.Engine, manifest: Path, tmp_path: Path, recording
 ) -> None:
     out = tmp_path / "replies.jsonl"
-    report = respond_manifest(loaded, manifest, out, splits=["test"], max_new_tokens=3)
+    report = respond_manifest(loaded, manifest, out, ReplyOptions(max_new_tokens=3), splits=["test"])
     assert (report.rows, report.resumed, report.dropped) == (3, 0, 1)
     (gone,) = read_records(report.dropped_file, Utterance)
     assert gone.key == "gone"
     assert "gone.wav" in gone.model_extra["dropped"]
     assert "1 recordings could not be used" in report.summary()
     recording("audio/gone.wav")
-    again = respond_manifest(loaded, manifest, out, splits=["test"], max_new_tokens=3)
+    again = respond_manifest(loaded, manifest, out, ReplyOptions(max_new_tokens=3), splits=["test"])
     assert (again.rows, again.resumed, again.dropped, again.dropped_file) == (4, 3, 0, None)
     assert not out.with_suffix(".dropped.jsonl").exists()
 
@@ -84,7 +85,7 @@ def test_silence_and_what_the_llm_cannot_read_are_listed_and_cost_nobody_else(
     names = ("good", "long", "silent")
     rows = [Utterance(key=n, corpus="c", split="test", audio=f"{n}.wav") for n in names]
     write_records(tmp_path / "m.jsonl", rows)
-    report = respond_manifest(loaded, tmp_path / "m.jsonl", tmp_path / "r.jsonl", max_new_tokens=100)
+    report = respond_manifest(loaded, tmp_path / "m.jsonl", tmp_path / "r.jsonl", ReplyOptions(max_new_tokens=100))
     assert (report.rows, report.dropped) == (1, 2)
     reasons = {row.key: row.model_extra["dropped"] for row in read_records(report.dropped_file, Utterance)}
     assert "is silent" in reasons["silent"]
@@ -101,7 +102,7 @@ def test_a_file_goes_on_only_with_what_it_was_begun_with(
     loaded: engine.Engine, manifest: Path, tmp_path: Path, recording
 ) -> None:
     out = tmp_path / "replies.jsonl"
-    respond_manifest(loaded, manifest, out, splits=["train"], max_new_tokens=3)
+    respond_manifest(loaded, manifest, out, ReplyOptions(max_new_tokens=3), splits=["train"])
     before = out.read_bytes()
     for changed, told in (
         ({"prompt": "chat"}, "begun with --prompt chat-empathetic, and this run has chat"),
@@ -110,82 +111,104 @@ def test_a_file_goes_on_only_with_what_it_was_begun_with(
         ({"recognize": "recognize"}, "--recognize None"),
     ):
         with pytest.raises(RellmError, match=told):
-            respond_manifest(loaded, manifest, out, **{"max_new_tokens": 3, **changed})
+            respond_manifest(loaded, manifest, out, ReplyOptions(**{"max_new_tokens": 3, **changed}))
     retrained = tmp_path / "re-llm"
     shutil.copytree(loaded.name, retrained)
     other = engine.Engine(loaded.model, loaded.processor, str(retrained))
     (retrained / "report.json").write_text("{}")
     with pytest.raises(RellmError, match="another training of the model"):
-        respond_manifest(other, manifest, out, max_new_tokens=3)
+        respond_manifest(other, manifest, out, ReplyOptions(max_new_tokens=3))
     assert out.read_bytes() == before
     (retrained / "report.json").unlink()
-    assert respond_manifest(other, manifest, out, max_new_tokens=3).resumed == 1  # a copy is the same model
+    assert (
+        respond_manifest(other, manifest, out, ReplyOptions(max_new_tokens=3)).resumed == 1
+    )  # a copy is the same model
     made = json.loads(out.with_suffix(".provenance.json").read_text())
     assert [run["splits"] for run in made["runs"]] == [["train"], []]
     assert (made["complete"], made["rows"], made["dropped"]) == (True, 4, 1)
     out.with_suffix(".provenance.json").unlink()
     with pytest.raises(RellmError, match=r"replies\.provenance\.json, which tells how they were made, is missing"):
-        respond_manifest(loaded, manifest, out, max_new_tokens=3)
+        respond_manifest(loaded, manifest, out, ReplyOptions(max_new_tokens=3))
 
 
 def test_rows_that_nobody_could_tell_apart_are_refused(loaded: engine.Engine, tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     write_records(path, [Utterance(key="a", corpus="c", split="test", audio=f"{n}.wav") for n in (1, 2)])
     with pytest.raises(RellmError, match="holds the key 'a' twice"):
-        respond_manifest(loaded, path, tmp_path / "r.jsonl")
+        respond_manifest(loaded, path, tmp_path / "r.jsonl", ReplyOptions())
     path.write_text("")
     with pytest.raises(RellmError, match="holds no utterance"):
-        respond_manifest(loaded, path, tmp_path / "r.jsonl")
+        respond_manifest(loaded, path, tmp_path / "r.jsonl", ReplyOptions())
     assert not (tmp_path / "r.jsonl").exists()
 
 
 def test_strict_stops_at_the_first_unusable_recording(loaded: engine.Engine, manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(RellmError, match=r"gone\.wav"):
-        respond_manifest(loaded, manifest, tmp_path / "r.jsonl", strict=True)
+        respond_manifest(loaded, manifest, tmp_path / "r.jsonl", ReplyOptions(), strict=True)
 
 
 def test_a_torn_last_line_is_answered_again(loaded: engine.Engine, manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "replies.jsonl"
-    respond_manifest(loaded, manifest, out, splits=["test"], max_new_tokens=3)
+    respond_manifest(loaded, manifest, out, ReplyOptions(max_new_tokens=3), splits=["test"])
     whole = out.read_text()
     out.write_text(whole[:-20])
-    report = respond_manifest(loaded, manifest, out, splits=["test"], max_new_tokens=3)
+    report = respond_manifest(loaded, manifest, out, ReplyOptions(max_new_tokens=3), splits=["test"])
     assert report.resumed == 2
     assert sorted(out.read_text().splitlines()) == sorted(whole.splitlines())
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(RellmError, match="Allowed: test, train"):
-        respond_manifest(None, manifest, tmp_path / "r.jsonl", splits=["tset"])
+        respond_manifest(None, manifest, tmp_path / "r.jsonl", ReplyOptions(), splits=["tset"])
 
 
-@dataclass
-class Echo:
-    """A text system that says the transcript, and remembers what it was given."""
+class EchoLlm:
+    """Says what it is asked, and remembers it."""
 
-    needs_audio: bool = False
-    seen: list = field(default_factory=list)
+    name, model = "echo", SimpleNamespace(dtype="torch.float32")
 
-    def respond_rows(self, rows, samples, *, prompt, on_batch, **options):
-        self.seen.append((len(rows), samples, prompt, options))
-        answers = [engine.ReplyRecord(None, {}, None, None, None, response=row.text or "", tokens=1) for row in rows]
-        on_batch(list(range(len(rows))), answers)
-        return answers
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def answer(self, rows, *, max_new_tokens, batch_size):
+        self.seen += [(prompt.id, text) for prompt, text in rows]
+        return [Completion(text, 1) for _, text in rows]
 
 
-def test_a_text_system_reads_and_needs_no_recordings(manifest: Path, tmp_path: Path) -> None:
-    system, out = Echo(), tmp_path / "replies.jsonl"
-    report = respond_manifest(system, manifest, out, system="text", prompt="chat", seed=3)
+def test_a_text_system_needs_no_recordings(manifest: Path, tmp_path: Path) -> None:
+    rows = [row.model_copy(update={"text": f"the {row.key} one"}) for row in read_records(manifest, Utterance)]
+    write_records(manifest, rows)
+    llm, out = EchoLlm(), tmp_path / "replies.jsonl"
+    report = respond_manifest(TextSystem(llm), manifest, out, ReplyOptions("text", "chat", "recognize", seed=3))
     assert (report.rows, report.dropped) == (5, 0)
-    assert system.seen == [(5, None, "chat", {"recognize": None, "batch_size": 16, "max_new_tokens": 128})]
+    assert llm.seen == [(prompt, row.text) for prompt in ("chat", "recognize") for row in rows]
     head = next(reply for reply in read_records(out, ReplyRecord) if reply.key == "head")
-    assert (head.response, head.system, head.seed) == ("hello", "text", 3)
-    assert (head.predicted_emotion, head.probabilities) == (None, None)
+    assert (head.response, head.system, head.seed) == ("the head one", "text", 3)
+    assert (head.predicted_emotion, head.probabilities, head.transcript) == (None, None, None)
+    assert (head.named_emotion, head.answer) == (None, "the head one")
+
+
+def test_a_prompt_with_the_label_is_not_asked_for_the_emotion() -> None:
+    row = Utterance(key="a", corpus="c", split="test", audio="a.wav", text="I won.", emotion="happy")
+    llm = EchoLlm()
+    (reply,) = TextSystem(llm).respond_rows([row], None, ReplyOptions("s", "cascade", "recognize"))
+    assert llm.seen == [("cascade", "I won.")] and reply.answer is None
+    with pytest.raises(RellmError, match="utterance 'a' has the emotion None, and prompt 'cascade' needs one"):
+        TextSystem(llm).respond_rows([row.model_copy(update={"emotion": None})], None, ReplyOptions("s", "cascade"))
+    with pytest.raises(RellmError, match="utterance 'a' has no text"):
+        TextSystem(llm).respond_rows([row.model_copy(update={"text": None})], None, ReplyOptions())
+
+
+def test_speech_and_text_systems_have_one_interface(loaded: engine.Engine) -> None:
+    wanted = {name for name in vars(System) if not name.startswith("_")}
+    assert {"names", "needs_audio", "dtype", "quantized", "max_seconds", "respond_rows"} == wanted
+    for system in (loaded, TextSystem(EchoLlm())):
+        assert [name for name in wanted if not hasattr(system, name)] == []
 
 
 def test_files_keep_their_order_and_names(loaded: engine.Engine, recording) -> None:
     names = [recording("b.wav", 0.8), recording("a.wav", 1.2)]
-    replies = respond_files(loaded, rows_for(names), Ask(max_new_tokens=3))
+    replies = respond_files(loaded, rows_for(names), ReplyOptions(max_new_tokens=3))
     assert [reply.key for reply in replies] == [str(name) for name in names]
     with pytest.raises(RellmError, match="named twice"):
         rows_for([names[0], names[0]])
@@ -193,8 +216,11 @@ def test_files_keep_their_order_and_names(loaded: engine.Engine, recording) -> N
 
 def test_dimensions_outside_of_the_scale_are_stored_at_its_end() -> None:
     row = Utterance(key="k", corpus="c", split="test", audio="a.wav", speaker="0019")
-    reply = engine.ReplyRecord("sad", {"sad": 0.7, "happy": 0.3}, -0.02, 1.07, 0.5, answer="It is sad.", response="Oh.")
-    record = to_record(row, reply, Ask("s", None))
+    estimate = Estimate(
+        probabilities={"sad": 0.7, "happy": 0.3}, valence=-0.02, arousal=1.07, dominance=0.5,
+        named_emotion="sad", answer="It is sad.",
+    )  # fmt: skip
+    record = to_record(row, Reply.of(estimate, Completion("Oh.")), ReplyOptions("s", None))
     assert record.dimensions() == (0.0, 1.0, 0.5)
     assert (record.predicted_emotion, record.named_emotion, record.finish_reason, record.speaker) == (
         "sad",
@@ -206,8 +232,8 @@ def test_dimensions_outside_of_the_scale_are_stored_at_its_end() -> None:
 
 def test_a_cascade_is_known_by_both_of_its_models(assets: Path) -> None:
     llm = SimpleNamespace(name="mini:llm", model=SimpleNamespace(dtype="torch.float32"))
-    made = Ask().settings(TextSystem(llm, transcriber=SimpleNamespace(name="mini:whisper")))
+    made = ReplyOptions().settings(TextSystem(llm, transcriber=SimpleNamespace(name="mini:whisper")))
     assert (made["model"], made["dtype"]) == ("mini:llm and mini:whisper", "float32")
     assert len(set(made["checkpoint"])) == 2
     assert None not in made["checkpoint"]
-    assert Ask().settings(TextSystem(llm))["checkpoint"] == made["checkpoint"][:1]
+    assert ReplyOptions().settings(TextSystem(llm))["checkpoint"] == made["checkpoint"][:1]

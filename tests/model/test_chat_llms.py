@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GlmConfig, Mixtral
 
 from re_llm.core.errors import RellmError
 from re_llm.inference.engine import Engine
-from re_llm.llm.local import read_completions, stop_ids
 from re_llm.llm.prompts import EMPATHETIC, get_prompt, split_chat, tokenize_row, turn_end
+from re_llm.llm.rows import read_completions, stop_ids
 from re_llm.model import LoraSettings, ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.partial_lora import default_targets, peft_config
 from re_llm.train.data import end_ids

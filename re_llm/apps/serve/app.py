@@ -1,4 +1,4 @@
-"""Routes of the server: the API, what a supervisor asks for, and the page."""
+"""Routes of the server: the API, health and metrics, and the page."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from re_llm.apps import web
 from re_llm.apps.demo import listing
-from re_llm.apps.serve import metrics, protocol
+from re_llm.apps.serve import protocol
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError, Writer
 from re_llm.apps.serve.worker import Event, Job, Started, Worker
@@ -26,7 +27,7 @@ from re_llm.core.errors import RellmError
 from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 
-POLL_SECONDS = 1.0  # between looks whether the client is still there
+POLL_SECONDS = 1.0  # between checks whether the client is still connected
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -65,15 +66,15 @@ def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
         _authorise(request, options.api_key)
         body = await _body(request, int(options.max_body_mb * 1e6), options.timeout_seconds)
         # Decoding megabytes of base64 would hold up everybody else.
-        question = await asyncio.to_thread(protocol.parse, body, model=name, max_new_tokens=options.max_new_tokens)
+        chat = await asyncio.to_thread(protocol.parse, body, model=name, max_new_tokens=options.max_new_tokens)
         del body
-        call = _Call(request, question, options.timeout_seconds)
+        call = _Call(request, chat, options.timeout_seconds)
         worker.submit(call.job)
         writer = Writer(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), name)
         with call.watched():
-            first = await call.next()  # what cannot be heard is told with a status, in streams too
+            first = await call.next()  # an unusable recording gives an error status, in streams too
         assert isinstance(first, Started), first
-        if question.stream:
+        if chat.stream:
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(_stream(call, writer, first), media_type="text/event-stream", headers=headers)
         with call.watched():
@@ -87,23 +88,23 @@ async def _stream(call: _Call, writer: Writer, first: Started) -> AsyncIterator[
         yield writer.opening(first.estimate)
         while not isinstance(event := await call.next(), ChatCompletion):
             yield writer.piece(str(event))
-        for chunk in writer.closing(event, call.job.question.usage):
+        for chunk in writer.closing(event, call.job.request.usage):
             yield chunk
     except ApiError as error:
         yield writer.failure(error)
-    finally:  # also when the client has gone: nobody waits for the rest
+    finally:  # also when the client has gone
         call.job.cancelled.set()
 
 
 class _Call:
-    """A job, seen from the event loop."""
+    """A job and its events in the event loop."""
 
-    def __init__(self, request: Request, question: protocol.Question, timeout: float):
+    def __init__(self, request: Request, chat: protocol.ChatRequest, timeout: float):
         self._request, self._timeout = request, timeout
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + timeout
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self.job = Job(question, self._emit)
+        self.job = Job(chat, self._emit)
 
     def _emit(self, event: Event) -> None:
         try:
@@ -113,7 +114,7 @@ class _Call:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Cancels the job when whoever waits for it gives up."""
+        """Cancels the job when the body raises, or its task is cancelled."""
         try:
             yield
         except BaseException:
@@ -197,7 +198,7 @@ def _add_health(app: FastAPI, worker: Worker, name: str) -> None:
 
     @app.get("/metrics")
     async def show_metrics() -> Response:
-        return Response(worker.metrics.text(), media_type=metrics.CONTENT_TYPE)
+        return Response(worker.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_page(app: FastAPI, engine: Engine) -> None:
@@ -211,7 +212,7 @@ def _add_page(app: FastAPI, engine: Engine) -> None:
 
     @app.get("/examples")
     async def list_examples() -> list[dict[str, str]]:
-        """Recordings to try; there are some for the shipped miniature alone."""
+        """Recordings to try; only the shipped miniature has some."""
         return [{"name": file.name, **about} for file, about in examples.values()]
 
     @app.get("/examples/{name}")
@@ -227,12 +228,12 @@ def _examples(engine: Engine) -> dict[str, tuple[Path, dict[str, str]]]:
     folder = shipped_recordings()
     try:
         entries = listing(folder)
-    except RellmError:  # a miniature of one's own may have been built without them
+    except RellmError:  # a custom miniature may have been built without them
         return {}
     return {
         e["recording"]: (
             folder / e["recording"],
-            {"sentence": e["sentence"], "emotion": e["reference"], "speaker": e["speaker"]},
+            {name: e[name] for name in ("sentence", "reference", "speaker")},
         )
         for e in entries
         if (folder / e["recording"]).is_file()
@@ -255,11 +256,11 @@ class _Counted:
 
         async def counting(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                self._worker.metrics.request(route, message["status"])
+                self._worker.metrics.requests.labels(route, message["status"]).inc()
             await send(message)
 
         try:
             await self._app(scope, receive, counting)
         except Exception:
-            self._worker.metrics.request(route, 500)
+            self._worker.metrics.requests.labels(route, 500).inc()
             raise

@@ -1,4 +1,4 @@
-"""The API's language: OpenAI's chat completions with `input_audio`, and one field of ours, `emotion`.
+"""Requests and responses of the API: OpenAI's chat completions with `input_audio`, and one field of ours, `emotion`.
 
 A field of a request that would change the answer and cannot be obeyed is refused, not ignored.
 """
@@ -15,17 +15,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from re_llm.core.errors import RellmError
-from re_llm.inference.conversation import ChatCompletion, Decoding
-from re_llm.inference.engine import Estimate
+from re_llm.inference.conversation import ChatCompletion
+from re_llm.inference.reply import Decoding, Estimate
 
 MAX_RECORDINGS = 16  # of one request; each costs an encoder pass however short it is
 MAX_TURNS = 256
 MESSAGE_CHARS = 400  # of an error message: what it quotes may be long
-# Known to OpenAI's clients, without influence on the answer.
+# Fields of OpenAI's API that do not change the answer.
 WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 )
-# Obeyed because they ask for what happens anyway.
+# Fields that are accepted with these values, which are what happens anyway.
 ONLY = {
     "n": (1,),
     "presence_penalty": (0,),
@@ -41,7 +41,7 @@ ONLY = {
 
 
 class ApiError(Exception):
-    """What a client is told: status and OpenAI's error object."""
+    """An HTTP status and OpenAI's error object."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None):
         super().__init__(message)
@@ -56,15 +56,15 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Recording:
-    """An encoded file, and where it stood in the request."""
+    """A recording as an encoded file, and its place in the request."""
 
     data: bytes
     where: str
 
 
 @dataclass(frozen=True)
-class Question:
-    """A request that was understood. `turns`: (role, parts)."""
+class ChatRequest:
+    """A valid request. `turns`: (role, parts); `usage`: whether the stream ends with the token counts."""
 
     turns: tuple[tuple[Literal["user", "assistant"], tuple[str | Recording, ...]], ...]
     system: str | None
@@ -102,7 +102,7 @@ class _StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class _Request(BaseModel):
+class _Body(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str | None = None
@@ -116,18 +116,18 @@ class _Request(BaseModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
 
 
-def parse(body: bytes, *, model: str, max_new_tokens: int) -> Question:
+def parse(body: bytes, *, model: str, max_new_tokens: int) -> ChatRequest:
     """Reads the body of a request.
 
     Args:
-        model: the name that is served; another one is refused, none is taken for it.
-        max_new_tokens: the server's limit, taken where the request asks for more or nothing.
+        model: the name that is served; a request may leave it out, another name is refused.
+        max_new_tokens: the server's limit, used where the request asks for more or names none.
 
     Raises:
-        ApiError: 400 with the place of what is wrong, 404 for another model.
+        ApiError: 400 with the place of the error, 404 for another model.
     """
     try:
-        request = _Request.model_validate(_loaded(body))
+        request = _Body.model_validate(_loaded(body))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = _path(first["loc"])
@@ -146,17 +146,17 @@ def parse(body: bytes, *, model: str, max_new_tokens: int) -> Question:
     if not turns or turns[-1][0] != "user" or not any(turns[-1][1]):
         raise ApiError(400, "there is nothing to answer: the last message has to be the user's", param="messages")
     options = request.stream_options or _StreamOptions()
-    return Question(turns, system, _decoding(request, max_new_tokens), request.stream, options.include_usage)
+    return ChatRequest(turns, system, _decoding(request, max_new_tokens), request.stream, options.include_usage)
 
 
 def _loaded(body: bytes) -> Any:
-    """The JSON value of a body; halves of surrogate pairs, which no answer could quote, are refused."""
+    """The JSON value of a body; unpaired surrogates, which cannot be encoded as UTF-8, are refused."""
     value = json.loads(body)
-    if b"\\ud" in body.lower():  # escaped; a body of megabytes is written out only then
+    if b"\\ud" in body.lower():  # a surrogate stands escaped in JSON; encoding megabytes again is slow
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            message = "a text holds half of a surrogate pair (\\ud800 to \\udfff alone), which is no letter"
+            message = "a text holds an unpaired surrogate (\\ud800 to \\udfff), which is no character"
             raise ApiError(400, message, code="invalid_unicode") from None
     return value
 
@@ -214,7 +214,7 @@ def _decoded(data: str, where: str) -> bytes:
         raise ApiError(400, message, param=f"{where}.input_audio.data", code="invalid_base64") from None
 
 
-def _decoding(request: _Request, limit: int) -> Decoding:
+def _decoding(request: _Body, limit: int) -> Decoding:
     wanted = next((n for n in (request.max_completion_tokens, request.max_tokens) if n is not None), limit)
     try:
         return Decoding(
@@ -229,33 +229,33 @@ def _decoding(request: _Request, limit: int) -> Decoding:
 
 @dataclass(frozen=True)
 class Writer:
-    """The objects of one answer: a whole completion, or its chunks."""
+    """Response objects of one answer: a whole completion, or its chunks."""
 
     id: str
     created: int
     model: str
 
-    def completion(self, said: ChatCompletion, estimate: Estimate | None) -> dict[str, Any]:
-        message = {"role": "assistant", "content": said.text}
-        choice = {"index": 0, "message": message, "finish_reason": said.finish_reason, "logprobs": None}
-        return {**self._head(""), "choices": [choice], "usage": _usage(said), "emotion": _emotion(estimate)}
+    def completion(self, completion: ChatCompletion, estimate: Estimate | None) -> dict[str, Any]:
+        message = {"role": "assistant", "content": completion.text}
+        choice = {"index": 0, "message": message, "finish_reason": completion.finish_reason, "logprobs": None}
+        return {**self._head(""), "choices": [choice], "usage": _usage(completion), "emotion": _emotion(estimate)}
 
     def opening(self, estimate: Estimate | None) -> str:
-        """The first chunk: who speaks, and what was heard."""
+        """The first chunk: the role, and the emotion of the last recording."""
         chunk = self._chunk({"role": "assistant", "content": ""})
         return _event({**chunk, "emotion": _emotion(estimate)})
 
     def piece(self, text: str) -> str:
         return _event(self._chunk({"content": text}))
 
-    def closing(self, said: ChatCompletion, usage: bool) -> Iterator[str]:
-        yield _event(self._chunk({}, said.finish_reason))
+    def closing(self, completion: ChatCompletion, usage: bool) -> Iterator[str]:
+        yield _event(self._chunk({}, completion.finish_reason))
         if usage:
-            yield _event({**self._head(".chunk"), "choices": [], "usage": _usage(said)})
+            yield _event({**self._head(".chunk"), "choices": [], "usage": _usage(completion)})
         yield "data: [DONE]\n\n"
 
     def failure(self, error: ApiError) -> str:
-        """An error after the stream has begun."""
+        """An error after the stream has started."""
         return _event(error.body())
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -269,17 +269,17 @@ def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-def _usage(said: ChatCompletion) -> dict[str, int]:
-    total = said.prompt_tokens + said.tokens
-    return {"prompt_tokens": said.prompt_tokens, "completion_tokens": said.tokens, "total_tokens": total}
+def _usage(completion: ChatCompletion) -> dict[str, int]:
+    total = completion.prompt_tokens + completion.tokens
+    return {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.tokens, "total_tokens": total}
 
 
 def _emotion(estimate: Estimate | None) -> dict[str, Any] | None:
-    """What was heard in the last recording; null in a conversation without one."""
+    """The predicted emotion of the last recording; null in a conversation without one."""
     if estimate is None:
         return None
     return {
-        "emotion": estimate.emotion,
+        "predicted_emotion": estimate.predicted_emotion,
         "probabilities": {name: round(value, 4) for name, value in estimate.probabilities.items()},
         **{name: _rounded(getattr(estimate, name)) for name in ("valence", "arousal", "dominance")},
     }

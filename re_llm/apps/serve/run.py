@@ -17,7 +17,7 @@ CONNECTIONS = 64  # at once: bounds the memory that bodies on their way in can t
 
 def require() -> None:
     """Raises MissingExtra when a package of the extra is not there."""
-    for package in ("fastapi", "uvicorn"):
+    for package in ("fastapi", "prometheus_client", "uvicorn"):
         try:
             __import__(package)
         except ImportError:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
-from re_llm.apps.serve.protocol import ApiError, Question, Recording
+from re_llm.apps.serve.protocol import ApiError, ChatRequest, Recording
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
 from re_llm.inference.conversation import ChatCompletion, Turn, reply
-from re_llm.inference.engine import Engine, Estimate
+from re_llm.inference.engine import Engine
+from re_llm.inference.reply import Estimate
 
 log = logging.getLogger(__name__)
 NAME = "the recording"  # in messages
@@ -25,10 +26,10 @@ JOIN_SECONDS = 10.0  # a cancelled answer ends after its next token
 
 @dataclass(frozen=True)
 class Started:
-    """The answer begins. From here on nothing is wrong with the request.
+    """The answer starts: the request was valid.
 
     Attributes:
-        estimate: what was heard in the last recording; None without any.
+        estimate: of the last recording; None without any.
     """
 
     estimate: Estimate | None
@@ -39,9 +40,10 @@ Event = Started | str | ChatCompletion | ApiError
 
 @dataclass
 class Job:
-    """A question on its way. `emit` is called from the worker's thread: `Started`, pieces, `Said`; or an error."""
+    """A request in the queue. `emit` is called from the worker's thread with `Started`, pieces, `ChatCompletion`; or an
+    error."""
 
-    question: Question
+    request: ChatRequest
     emit: Callable[[Event], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
     arrived: float = field(default_factory=time.monotonic)
@@ -84,7 +86,7 @@ class Worker:
             raise ApiError(429, message, code="queue_full") from None
 
     def close(self) -> None:
-        """Ends the running answer, tells the waiting ones, and waits for the thread."""
+        """Ends the running answer, refuses the waiting requests, and waits for the thread."""
         self._closing.set()
         if self._current:
             self._current.cancelled.set()
@@ -102,7 +104,7 @@ class Worker:
         while (job := self._jobs.get()) is not None:
             self._current = job
             if job.cancelled.is_set():
-                self.metrics.add("cancelled")
+                self.metrics.cancelled.inc()
                 continue
             try:
                 self._answer(job)
@@ -111,62 +113,62 @@ class Worker:
             except RellmError as error:
                 job.emit(ApiError(400, str(error)))
             except Exception as error:
-                # Its message might quote what was said, so only its kind and place are logged.
+                # Its message might quote a user's text, so only its type and place are logged.
                 where = "".join(traceback.format_tb(error.__traceback__))
                 log.error("%s while answering\n%s", type(error).__name__, where)
                 job.emit(ApiError(500, "the server failed to answer; its log says where", code="internal_error"))
 
     def _answer(self, job: Job) -> None:
-        turns, estimate = self._encode(job.question)
-        begun = False
+        turns, estimate = self._encode(job.request)
+        started = False
 
-        def begin() -> None:
-            nonlocal begun
-            if not begun:
-                begun = True
-                self.metrics.began(time.monotonic() - job.arrived)
+        def start() -> None:
+            nonlocal started
+            if not started:
+                started = True
+                self.metrics.first_piece_seconds.observe(time.monotonic() - job.arrived)
                 job.emit(Started(estimate))
 
         def on_text(piece: str) -> None:
-            begin()
+            start()
             job.emit(piece)
 
-        said = reply(
+        completion = reply(
             self.engine,
             turns,
             prompt=self.options.prompt,
-            system=job.question.system,
-            decoding=job.question.decoding,
+            system=job.request.system,
+            decoding=job.request.decoding,
             on_text=on_text,
             cancelled=job.cancelled.is_set,
         )
-        self.metrics.add("prompt_tokens", said.prompt_tokens)
-        self.metrics.add("answer_tokens", said.tokens)
+        self.metrics.prompt_tokens.inc(completion.prompt_tokens)
+        self.metrics.answer_tokens.inc(completion.tokens)
         if job.cancelled.is_set():
-            self.metrics.add("cancelled")
+            self.metrics.cancelled.inc()
             job.emit(ApiError(503, "the answer was cut off: the server is stopping", code="stopping"))
             return
-        begin()  # an answer may be empty
-        self.metrics.answered(time.monotonic() - job.arrived)
-        job.emit(said)
+        start()  # an answer may be empty
+        self.metrics.answer_seconds.observe(time.monotonic() - job.arrived)
+        job.emit(completion)
 
-    def _encode(self, question: Question) -> tuple[list[Turn], Estimate | None]:
-        """Turns with their recordings heard, and what was heard in the last of them."""
-        recordings = [part for _, parts in question.turns for part in parts if isinstance(part, Recording)]
-        left, samples, longest = self.options.max_audio_seconds, [], self.engine.longest()
+    def _encode(self, request: ChatRequest) -> tuple[list[Turn], Estimate | None]:
+        """Turns with their recordings encoded, and the estimate of the last of them."""
+        recordings = [part for _, parts in request.turns for part in parts if isinstance(part, Recording)]
+        left, samples, room = self.options.max_audio_seconds, [], self.engine.max_seconds()
         for recording in recordings:
             try:
                 loaded = waveform.load(recording.data, max_seconds=max(left, 0.0))
-                samples.append(waveform.refuse_silence(waveform.refuse_long(loaded, NAME, longest), NAME))
+                samples.append(waveform.refuse_silence(waveform.refuse_long(loaded, NAME, room), NAME))
             except RellmError as error:
                 raise ApiError(400, self._explained(error), param=recording.where, code="unusable_audio") from None
             left -= len(samples[-1]) / waveform.RATE
         encoded = self.engine.encode(samples) if samples else []
-        self.metrics.add("audio_seconds", self.options.max_audio_seconds - left)
+        self.metrics.audio_seconds.inc(self.options.max_audio_seconds - left)
         ready = iter(encoded)
         turns = [
             Turn(role, tuple(next(ready) if isinstance(part, Recording) else part for part in parts))
-            for role, parts in question.turns
+            for role, parts in request.turns
         ]
         return turns, encoded[-1].estimate if encoded else None
 

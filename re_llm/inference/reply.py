@@ -1,0 +1,266 @@
+"""What a system is asked about utterances and what it replies: plain values, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+from re_llm.core.assets import resolve_component
+from re_llm.core.errors import RellmError
+from re_llm.core.provenance import fingerprint
+from re_llm.core.records import ReplyRecord, Utterance
+from re_llm.llm.completion import Completion
+from re_llm.llm.prompts import Prompt, get_prompt
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+DEFAULT_PROMPT = "chat-empathetic"
+RECOGNITION_PROMPT = "recognize"
+RECOGNITION_TOKENS = 16  # its answer is one short sentence
+
+# Option of the command line behind a setting, for the message that refuses to resume with another value.
+OPTIONS = {
+    "model": "--model",
+    "checkpoint": "with another training of the model",
+    "system": "--system",
+    "prompt": "--prompt",
+    "recognize": "--recognize",
+    "wording": "when its prompts had other words",
+    "max_new_tokens": "--max-new-tokens",
+    "dtype": "--dtype",
+    "quantized": "--quantize",
+}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a response is decoded.
+
+    Attributes:
+        max_new_tokens: longest response; less where the LLM's context ends before.
+        temperature: 0 is greedy.
+        top_p: sampling keeps the most probable tokens up to this cumulative probability.
+        seed: makes sampling repeatable. It seeds torch's global generator: sample from one thread.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise RellmError(f"max_new_tokens is {self.max_new_tokens}", allowed="1 and more")
+        if not 0 <= self.temperature <= 2:
+            raise RellmError(f"temperature is {self.temperature}", allowed="0 (greedy) to 2")
+        if not 0 < self.top_p <= 1:
+            raise RellmError(f"top_p is {self.top_p}", allowed="above 0, up to 1")
+
+    def generation_options(self) -> dict[str, bool | float]:
+        """Arguments of `generate` besides the length."""
+        if not self.temperature:
+            return {"do_sample": False}
+        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+
+
+class DecodingOptions(TypedDict, total=False):
+    """Keyword arguments of `Decoding`, for the signatures that take them one by one."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class ReplyOptions:
+    """What a system is asked about every utterance of a manifest.
+
+    Attributes:
+        system: name of the system in the records and in the report.
+        prompt: id of the prompt to answer; None to recognise the emotion only.
+        recognize: id of the recognition prompt; None to leave it out.
+        seed: of the training, for the report.
+    """
+
+    system: str = "re-llm"
+    prompt: str | None = DEFAULT_PROMPT
+    recognize: str | None = None
+    batch_size: int = 16
+    max_new_tokens: int = Decoding.max_new_tokens
+    seed: int | None = None
+
+    def settings(self, system: System) -> dict[str, Any]:
+        """Everything that decides the replies, as plain values."""
+        folders = [Path(resolve_component(name)) for name in system.names]
+        prompts = {name: get_prompt(name) for name in (self.prompt, self.recognize) if name}
+        return {
+            # A folder may be moved: it is known by its content, and named without its path.
+            "model": " and ".join(Path(name).resolve().name if Path(name).is_dir() else name for name in system.names),
+            "checkpoint": [fingerprint(folder) if folder.is_dir() else None for folder in folders],
+            "dtype": str(system.dtype).removeprefix("torch."),
+            "quantized": system.quantized,
+            "system": self.system,
+            "prompt": self.prompt,
+            "recognize": self.recognize,
+            "wording": {name: [prompt.system, prompt.before, prompt.after] for name, prompt in prompts.items()},
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
+
+    @property
+    def prompts(self) -> tuple[tuple[str | None, int], ...]:
+        """Its prompts, each with the tokens that the answer may have: arguments of `System.max_seconds`."""
+        return (self.prompt, self.max_new_tokens), (self.recognize, RECOGNITION_TOKENS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The emotion that a model recognises in one utterance.
+
+    Attributes:
+        probabilities: of the categorical head, by emotion; empty for a text system, which has no heads.
+        valence, arousal, dominance: of the dimensional head, about 0..1; None when the model was trained without.
+        named_emotion: emotion that the LLM names in its answer to the recognition prompt (RE-LLM section II-C); None
+            when it was not asked, or names none of the model's emotions.
+        answer: that answer, word for word; None when it was not asked.
+    """
+
+    probabilities: dict[str, float] = field(default_factory=dict)
+    valence: float | None = None
+    arousal: float | None = None
+    dominance: float | None = None
+    named_emotion: str | None = None
+    answer: str | None = None
+
+    @property
+    def predicted_emotion(self) -> str | None:
+        """Likeliest class of the categorical head; None without probabilities."""
+        return max(self.probabilities, key=self.probabilities.__getitem__, default=None)
+
+    @property
+    def emotion(self) -> str | None:
+        """`named_emotion` when the recognition prompt was asked, else `predicted_emotion`."""
+        return self.predicted_emotion if self.answer is None else self.named_emotion
+
+
+@dataclass(frozen=True)
+class EncodedSpeech:
+    """Speech of one utterance, ready for any number of prompts.
+
+    Attributes:
+        embeddings: [S, D] speech tokens in the LLM's embedding space.
+        estimate: what the heads predict.
+    """
+
+    embeddings: torch.Tensor = field(repr=False)
+    estimate: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply(Estimate):
+    """An estimate of the emotion, and the response to the utterance.
+
+    Attributes:
+        finish_reason: "stop", or "length" when the response ended at the token limit.
+        transcript: words that a cascade recognised and answered; None for the other systems.
+    """
+
+    response: str = ""
+    tokens: int = 0
+    finish_reason: str = "stop"
+    transcript: str | None = None
+
+    @classmethod
+    def of(cls, estimate: Estimate, completion: Completion, transcript: str | None = None) -> Reply:
+        """A reply of its two parts."""
+        return cls(
+            **vars(estimate),
+            response=completion.text,
+            tokens=completion.tokens,
+            finish_reason=completion.finish_reason,
+            transcript=transcript,
+        )
+
+
+OnBatch = Callable[[list[int], list[Reply]], None]  # indices and replies of a finished batch
+
+
+class System(Protocol):
+    """What answers the utterances of a manifest: an `Engine` (speech) or a `TextSystem` (words).
+
+    Attributes:
+        names: folders or hub ids of its models.
+        needs_audio: whether it takes the recordings or the rows alone.
+        quantized: quantisation of its LLM, or None.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def needs_audio(self) -> bool: ...
+
+    @property
+    def dtype(self) -> object: ...
+
+    @property
+    def quantized(self) -> str | None: ...
+
+    def max_seconds(self, *prompts: tuple[str | Prompt | None, int]) -> float:
+        """Seconds of speech that a row of its LLM has room for; infinite without a limit.
+
+        Args:
+            prompts: prompts around the speech, each with the tokens of its answer; None stands for no prompt.
+        """
+        ...
+
+    def respond_rows(
+        self,
+        rows: Sequence[Utterance],
+        samples: Sequence[np.ndarray] | None,
+        options: ReplyOptions,
+        on_batch: OnBatch | None = None,
+    ) -> list[Reply]:
+        """Replies to manifest rows, in their order.
+
+        Args:
+            samples: recordings of the rows (16 kHz mono); None for a system that does not need them.
+            on_batch: called with the indices and replies of every finished batch.
+        """
+        ...
+
+
+def to_record(row: Utterance, reply: Reply, options: ReplyOptions) -> ReplyRecord:
+    """The record of one reply; probabilities and dimensions with four decimals."""
+    return ReplyRecord(
+        key=row.key,
+        system=options.system,
+        response=reply.response,
+        text=row.text,
+        audio=row.audio,
+        corpus=row.corpus,
+        speaker=row.speaker,
+        emotion=row.emotion,
+        predicted_emotion=reply.predicted_emotion,
+        probabilities={name: round(value, 4) for name, value in reply.probabilities.items()} or None,
+        answer=reply.answer,
+        named_emotion=reply.named_emotion,
+        transcript=reply.transcript,
+        valence=_on_scale(reply.valence),
+        arousal=_on_scale(reply.arousal),
+        dominance=_on_scale(reply.dominance),
+        prompt=options.prompt,
+        tokens=reply.tokens if options.prompt else None,
+        finish_reason=reply.finish_reason if options.prompt else None,
+        seed=options.seed,
+    )
+
+
+def _on_scale(value: float | None) -> float | None:
+    """The head is linear and may leave 0..1 by a little; the record's scale ends there."""
+    return None if value is None else round(min(max(value, 0.0), 1.0), 4)
