@@ -1,16 +1,16 @@
-"""What this machine has, and what a recipe needs that it has not: `re-llm doctor [RECIPE]`.
+"""What this machine has, and what a recipe needs that is missing here: `re-llm doctor [RECIPE]`.
 
-Nothing is downloaded and no model is loaded: sizes come from the headers of local safetensors files, or for known hub
-ids from the table below.
+Nothing is downloaded and no model is loaded: sizes come from the headers of local safetensors files, or for hub ids
+that were not downloaded from the table below.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from re_llm.apps.machine import Machine as Machine
 from re_llm.apps.machine import examine_machine as examine_machine
@@ -19,8 +19,10 @@ from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.recipe.config import Recipe
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 GB = 1e9
-MAX_HEADER = 100 * 2**20  # the safetensors format's own limit
 # Bytes per weight. 8 and 4 bit: linear layers of the LLM quantised, with their scales; its embeddings and output layer
 # (16 % of a Qwen-7B) stay in bfloat16, as do the encoders.
 BYTES = {"bf16": 2.0, "8-bit": 1.16, "4-bit": 0.76}
@@ -58,7 +60,7 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Part:
-    """One of the three models of a recipe. `here`: a local folder or already in the hub cache."""
+    """One of the three models of a recipe. `here`: its weights are in a local folder or in the hub's cache."""
 
     role: str
     name: str
@@ -71,9 +73,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a recipe needs. `missing` says, one line each, what is not here and how to get it.
+    """What a recipe needs.
 
-    trained: parameters that training adds (adapter, heads, LoRA), when the components are those of the papers.
+    Attributes:
+        missing: what is not here and how to get it, one line each.
+        trained: parameters that training adds (adapter, heads, LoRA), when the components are those of the papers.
     """
 
     recipe: str
@@ -90,47 +94,46 @@ def count_parameters(folder: Path, only: str = "") -> int | None:
     Raises:
         RellmError: a file is not in safetensors format.
     """
+    from safetensors import SafetensorError, safe_open
+
     files = sorted(folder.glob("*.safetensors"))
     total = 0
     for file in files:
         try:
-            with file.open("rb") as stream:
-                size = int.from_bytes(stream.read(8), "little")
-                if size > MAX_HEADER:
-                    raise ValueError(f"a header of {size} bytes")
-                header = json.loads(stream.read(size))
-            shapes = [v["shape"] for k, v in header.items() if k != "__metadata__" and only in k]
-        except (ValueError, KeyError, TypeError) as error:
+            with safe_open(file, framework="numpy") as stored:  # reads the header alone
+                names = [name for name in stored.keys() if only in name]  # noqa: SIM118
+                total += sum(math.prod(stored.get_slice(name).get_shape()) for name in names)
+        except SafetensorError as error:
             raise RellmError(f"{file} is not in safetensors format: {error}", todo="Copy the file again") from None
-        for shape in shapes:
-            count = 1
-            for length in shape:
-                count *= length
-            total += count
     return total if files else None
 
 
 def _part(role: str, name: str) -> Part:
-    """One model of the recipe, found locally, in the hub cache, or in the table."""
-    # A part of the miniature that is not there is something missing, like any other.
-    try:
-        place = Path(resolve_component(name))
-    except RellmError:
-        place = Path(name)
-    if place.is_dir():
-        count = count_parameters(place, "encoder." if role == "speech_encoder" else "")
-        return Part(role, name, True, count, None, None, _weights(role, count))
-    known = KNOWN.get(name)
-    count = int(known.millions * 1e6) if known else None
+    """One model of the recipe: in a folder, in the hub's cache, or to be downloaded."""
+    folder, known = _folder(name), KNOWN.get(name)
+    count = count_parameters(folder, "encoder." if role == "speech_encoder" else "") if folder else None
+    if count is None and known:
+        count = int(known.millions * 1e6)
     return Part(
         role=role,
         name=name,
-        here=any((hub_cache() / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json")),
+        here=folder is not None,
         parameters=count,
-        download=int(known.download_gb * GB) if known else None,
+        download=int(known.download_gb * GB) if known and folder is None else None,
         licence=known.licence if known else None,
         memory=_weights(role, count),
     )
+
+
+def _folder(name: str) -> Path | None:
+    """Local folder with the weights of a component, in the hub's cache too; None when there is none."""
+    from re_llm.model.hub import locate
+
+    try:
+        folder = locate(resolve_component(name), local_files_only=True)
+    except RellmError:
+        return None
+    return folder if [*folder.glob("*.safetensors"), *folder.glob("*.bin")] else None
 
 
 def _weights(role: str, count: int | None) -> dict[str, int]:
@@ -145,13 +148,9 @@ def _missing_checkpoints(recipe: Recipe) -> list[str]:
     named = {stage.start for stage in recipe.stages.values()} | {s.stage for s in recipe.systems.values() if s.stage}
     lines = []
     for name in sorted(named - {"components"} - set(recipe.stages)):
-        try:
-            here = Path(resolve_component(name)).is_dir()
-        except RellmError:
-            here = False
-        if not here:
+        if _folder(name) is None:
             how = "re-llm mini build" if name.startswith("mini:") else f"re-llm convert DOWNLOAD {name}"
-            lines.append(f"checkpoint {name}: no such folder; make it with: {how}")
+            lines.append(f"checkpoint {name}: not on this machine; make it with: {how}")
     return lines
 
 
@@ -162,7 +161,7 @@ def _missing_corpus(name: str, root: str) -> str | None:
 
 
 def examine_recipe(recipe: Recipe, machine: Machine) -> Needs:
-    """What the recipe needs and what of it is missing on this machine.
+    """What the recipe needs, and what is missing on this machine.
 
     Raises:
         RellmError: a local weight file is broken.
@@ -234,7 +233,7 @@ def show(machine: Machine, needs: Needs | None) -> None:
         _show_needs(console, needs, machine)
 
 
-def _show_needs(console: Any, needs: Needs, machine: Machine) -> None:
+def _show_needs(console: Console, needs: Needs, machine: Machine) -> None:
     from rich.markup import escape
     from rich.table import Table
 

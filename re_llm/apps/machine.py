@@ -1,4 +1,4 @@
-"""What this machine has: packages, device, memory, disk, extras. Loads no torch unless it is there."""
+"""What this machine has: packages, device, memory, disk, extras. Works without torch too."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import shutil
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+import psutil
 
 CORE = ("torch", "transformers", "peft", "accelerate", "safetensors", "soundfile", "numpy")
 
@@ -23,13 +25,13 @@ class Machine:
     device: str
     device_memory: int | None
     cores: int
-    memory: int | None
+    memory: int
     disk_free: int
     extras: dict[str, list[str]]
 
 
 def examine_machine() -> Machine:
-    """Looks at Python, packages, device, memory, disk and extras."""
+    """Properties of this machine and of the installed packages."""
     device, device_memory = _device()
     return Machine(
         python=platform.python_version(),
@@ -66,21 +68,19 @@ def _device() -> tuple[str, int | None]:
     return f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type, None
 
 
-def _memory() -> int | None:
+def _memory() -> int:
     """Physical memory in bytes; the limit of a container when that is lower."""
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    total: int = psutil.virtual_memory().total
     limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    return total
+    text = limit.read_text().strip() if limit.is_file() else ""
+    return min(total, int(text)) if text.isdigit() else total
 
 
 def hub_cache() -> Path:
-    """Where Hugging Face keeps downloads, by the same environment variables."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    """Where Hugging Face keeps downloads on this machine."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 def existing(path: Path) -> Path:

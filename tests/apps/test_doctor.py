@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from safetensors.numpy import save_file
 
 from re_llm.apps import doctor
@@ -43,8 +47,21 @@ def test_a_broken_weight_file_is_named(tmp_path: Path, content: bytes) -> None:
         doctor.count_parameters(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("variable", "below"),
+    [("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub"), ("XDG_CACHE_HOME", "huggingface/hub")],
+)
+def test_the_cache_is_where_hugging_face_keeps_it(variable: str, below: str, tmp_path: Path) -> None:
+    variables = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in variables}
+    environment[variable] = str(tmp_path)
+    command = [sys.executable, "-c", "from re_llm.apps.machine import hub_cache; print(hub_cache())"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == tmp_path / below
+
+
 def test_a_recipe_on_a_small_machine(machine: doctor.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("re_llm")
     small = replace(machine, memory=4 * 10**9, device_memory=None, disk_free=10**9)
@@ -55,12 +72,18 @@ def test_a_recipe_on_a_small_machine(machine: doctor.Machine, tmp_path: Path, mo
     assert needs.memory["bf16"] > needs.memory["8-bit"] > needs.memory["4-bit"]
     # What lies in the hub's cache and in the corpus folder is no longer missing.
     for part in needs.parts:
-        snapshot = tmp_path / f"models--{part.name.replace('/', '--')}" / "snapshots" / "abc"
+        repository = tmp_path / f"models--{part.name.replace('/', '--')}"
+        snapshot = repository / "snapshots" / "abc"
         snapshot.mkdir(parents=True)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("abc")
         (snapshot / "config.json").write_text("{}")
+        assert doctor.examine_recipe(recipe, small).missing, "a config without weights is not the model"
+        (snapshot / "pytorch_model.bin").touch()
     for root in needs.corpora.values():
         (tmp_path / root).mkdir(parents=True)
     (tmp_path / "checkpoints" / "blsp-emo").mkdir(parents=True)
+    save_file({"a": np.zeros(1)}, tmp_path / "checkpoints" / "blsp-emo" / "model.safetensors")
     rich = replace(machine, memory=64 * 10**9, device_memory=None)
     assert doctor.examine_recipe(recipe, rich).missing == []
 
