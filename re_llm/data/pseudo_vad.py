@@ -17,6 +17,7 @@ from re_llm.model.emotion_encoder import EmotionEncoder
 from re_llm.model.hub import locate
 from re_llm.model.processing import emotion_input_kind
 from re_llm.model.recordings import normalized
+from re_llm.model.shared_emotion import SharedEmotionEncoder
 
 
 class DimensionEstimator:
@@ -45,6 +46,11 @@ class DimensionEstimator:
         """
         folder = locate(resolve_component(name))
         encoder = load_emotion_encoder(folder, torch.float32, allow_pickle=allow_pickle)
+        if isinstance(encoder, SharedEmotionEncoder):
+            raise RellmError(
+                f"{name} reads the layers of a speech encoder, and has none here",
+                allowed="emotion encoders in audeering's format; norms",
+            )
         if encoder.classifier is None:
             raise RellmError(
                 f"{name} has no head for valence, arousal and dominance", todo="Use one in audeering's format"

@@ -21,8 +21,9 @@ from re_llm.core.errors import RellmError
 from re_llm.model import partial_lora
 from re_llm.model.adapter import copy_widened
 from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
-from re_llm.model.emotion_encoder import EmotionEncoder, checkpoint_weights, head_outputs
+from re_llm.model.emotion_encoder import EmotionEncoder, checkpoint_weights, head_outputs, make_emotion_encoder
 from re_llm.model.hub import locate
+from re_llm.model.shared_emotion import SharedEmotionEncoder, check_hearing
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.weights import load_into, lora_weights, read_weights
 
@@ -114,8 +115,10 @@ def load_emotion_encoder(
     config: Any = None,
     outputs: Sequence[str] | None = None,
     allow_pickle: bool = False,
-) -> EmotionEncoder:
+) -> EmotionEncoder | SharedEmotionEncoder:
     """An emotion encoder from a folder, with its regression head if it has one in audeering's format.
+
+    One that shares the hearing (`SharedEmotionConfig`) is read by the same name.
 
     Args:
         config, outputs: what a checkpoint recorded about it; by default they are read from the folder.
@@ -128,7 +131,11 @@ def load_emotion_encoder(
         config = read_config(folder)
         outputs = head_outputs(config, weights)
     with no_init_weights():
-        encoder = EmotionEncoder(config, outputs).to(dtype)
+        encoder = make_emotion_encoder(config, outputs)
+    if isinstance(encoder, SharedEmotionEncoder):
+        load_into(encoder, weights, f"the emotion encoder in {folder}")
+        return encoder
+    encoder = encoder.to(dtype)
     own = encoder.state_dict()
     named = {key: value for key, value in checkpoint_weights(weights).items() if key in own}
     # SpeechAugment's mask vector is only used in training; not every checkpoint has it.
@@ -201,12 +208,11 @@ def build(
         speech_window=speech_window,
         dtype=dtype,
     )
-    model = cls(
-        config,
-        language_model=language_model,
-        speech_encoder=load_speech_encoder(folders["speech_encoder"], whisper, speech_window, dtype),
-        emotion_encoder=emotion,
-    )
+    speech = load_speech_encoder(folders["speech_encoder"], whisper, speech_window, dtype)
+    if isinstance(emotion, SharedEmotionEncoder):
+        check_hearing(emotion.config, speech)
+        emotion.config.speech_encoder = None  # in this model it is the speech encoder beside it
+    model = cls(config, language_model=language_model, speech_encoder=speech, emotion_encoder=emotion)
     model.component_sources.update({part: _source(names[part], folder) for part, folder in folders.items()})
     adopt_generation_config(model)
     if lora is not None:

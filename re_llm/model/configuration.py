@@ -13,6 +13,7 @@ from transformers import AutoConfig, PretrainedConfig, WhisperConfig
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.errors import RellmError
+from re_llm.model.shared_emotion_config import SharedEmotionConfig
 
 SPEECH_TOKEN = "<|speech|>"
 # The order of every [.., 3] tensor of emotion dimensions in this package; other orders are mapped by name.
@@ -157,7 +158,8 @@ class ReLlmConfig(PretrainedConfig):
     Args:
         text_config: config of the chat LLM (any causal LM).
         speech_config: config of the Whisper whose encoder hears the words.
-        emotion_config: config of the emotion encoder (wav2vec2, HuBERT, WavLM ...); None = there is none.
+        emotion_config: config of the emotion encoder (wav2vec2, HuBERT, WavLM ..., or `SharedEmotionConfig` for one
+            that reads the speech encoder's layers); None = there is none.
         emotion_outputs: names of the outputs of the emotion encoder's own regression head, in the order of its
             weights (audeering: arousal, dominance, valence); None = it has no such head.
         components: name -> where its weights are read from: a hub id, or a path relative to the checkpoint folder.
@@ -227,6 +229,10 @@ class ReLlmConfig(PretrainedConfig):
                 f"fusion is {self.fusion!r}, but emotion_config is {state}",
                 allowed="fusion `none` without an emotion encoder; `pooled` or `frames` with one",
             )
+        if self.shares_hearing and self.fusion == "frames":
+            raise RellmError(
+                "fusion is 'frames', but the emotion encoder reads the speech encoder's layers", allowed="pooled"
+            )
         if len(set(self.emotions)) != len(self.emotions) or not self.emotions:
             raise RellmError(f"emotions is {self.emotions}", allowed="at least one name, none of them twice")
         if self.emotion_outputs is not None and set(self.emotion_outputs) != set(DIMENSIONS):
@@ -252,6 +258,11 @@ class ReLlmConfig(PretrainedConfig):
     def speech_width(self) -> int:
         """Width of a speech encoder state."""
         return int(self.speech_config.d_model)
+
+    @property
+    def shares_hearing(self) -> bool:
+        """Whether the emotion encoder reads the speech encoder's layers instead of the waveform."""
+        return isinstance(self.emotion_config, SharedEmotionConfig)
 
     @property
     def emotion_width(self) -> int:

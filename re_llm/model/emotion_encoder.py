@@ -16,6 +16,8 @@ from transformers import AutoModel, PretrainedConfig
 from re_llm.core.errors import RellmError
 from re_llm.model.configuration import DIMENSIONS
 from re_llm.model.outputs import time_mask
+from re_llm.model.shared_emotion import SharedEmotionEncoder
+from re_llm.model.shared_emotion_config import SharedEmotionConfig
 
 # Encoders whose attention mask keeps padding out of every layer, and so out of the utterance. In others (positions by
 # several convolutions, convolutions between the layers) padding reaches the last frames.
@@ -120,6 +122,15 @@ class EmotionEncoder(nn.Module):
             raise RellmError("this emotion encoder has no regression head", todo="Use one in audeering's format")
         estimate = self.classifier(pooled.to(self.dtype))
         return estimate[:, [self.outputs.index(name) for name in DIMENSIONS]]
+
+
+def make_emotion_encoder(
+    config: PretrainedConfig, outputs: Sequence[str] | None = None
+) -> EmotionEncoder | SharedEmotionEncoder:
+    """The frozen emotion encoder of a config, with random weights: one of its own, or one that shares the hearing."""
+    if isinstance(config, SharedEmotionConfig):
+        return SharedEmotionEncoder(config).requires_grad_(False).eval()
+    return EmotionEncoder(config, outputs)
 
 
 def _waveform_model(config: PretrainedConfig) -> Any:

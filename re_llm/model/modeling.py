@@ -26,9 +26,10 @@ from re_llm.core.errors import RellmError
 from re_llm.model import losses, partial_lora
 from re_llm.model.cformer import make_adapter
 from re_llm.model.configuration import DIMENSIONS, ReLlmConfig
-from re_llm.model.emotion_encoder import EmotionEncoder, align_frames
+from re_llm.model.emotion_encoder import EmotionEncoder, align_frames, make_emotion_encoder
 from re_llm.model.outputs import EncodedAudio, ReLlmOutput, SpeechTokens
 from re_llm.model.rows import expand_rows, pack_rows, positions, row_bounds, with_prompts
+from re_llm.model.shared_emotion import SharedEmotionEncoder
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.trainable import TrainableModel
 
@@ -59,11 +60,11 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         *,
         language_model: PreTrainedModel | None = None,
         speech_encoder: SpeechEncoder | None = None,
-        emotion_encoder: EmotionEncoder | None = None,
+        emotion_encoder: EmotionEncoder | SharedEmotionEncoder | None = None,
     ):
         super().__init__(config)
         if config.emotion_config is not None and emotion_encoder is None:
-            emotion_encoder = EmotionEncoder(config.emotion_config, config.emotion_outputs)
+            emotion_encoder = make_emotion_encoder(config.emotion_config, config.emotion_outputs)
         self.speech_encoder = speech_encoder or SpeechEncoder(config.speech_config, config.speech_window)
         self.emotion_encoder = emotion_encoder
         heard = config.speech_width + config.emotion_width
@@ -93,12 +94,16 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         Args:
             input_features: [B, M, F] log-mel frames.
             feature_lengths: [B] real frames.
-            emotion_values: [B, N] samples at 16 kHz; needed unless the fusion is `none`.
+            emotion_values: [B, N] samples at 16 kHz; needed by an emotion encoder of its own.
             emotion_lengths: [B] real samples.
 
         Raises:
             RellmError: the emotion encoder's input is missing.
         """
+        if isinstance(self.emotion_encoder, SharedEmotionEncoder):  # both are frozen
+            with torch.no_grad():
+                heard = self.speech_encoder.with_layers(input_features, feature_lengths, self.emotion_encoder.layers)
+                return EncodedAudio(*heard[:2], self.emotion_encoder(heard[2], heard[1]).embedding)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._hearing_is_trained):
             states, lengths = self.speech_encoder(input_features, feature_lengths)
         if self.emotion_encoder is None:

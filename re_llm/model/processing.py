@@ -18,6 +18,7 @@ from re_llm.llm.vocabulary import require_words
 from re_llm.model.configuration import SPEECH_TOKEN, AdapterSettings, ReLlmConfig
 from re_llm.model.hub import locate
 from re_llm.model.recordings import SAMPLE_RATE, Samples, as_list, checked, flatten_messages, normalized, samples, stack
+from re_llm.model.shared_emotion_config import is_shared
 
 EMOTION_INPUTS = ("raw", "normalized")
 Name = str | os.PathLike[str]
@@ -281,8 +282,13 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def emotion_input_kind(folder: Path) -> str:
-    """Whether the emotion encoder wants normalised waveforms, from its preprocessor_config.json."""
+def emotion_input_kind(folder: Path) -> str | None:
+    """Whether the emotion encoder wants normalised waveforms, from its preprocessor_config.json.
+
+    None for one that reads the speech encoder's layers: it wants none.
+    """
+    if is_shared(folder):
+        return None
     from transformers import AutoFeatureExtractor
 
     try:

@@ -5,6 +5,8 @@ Shapes: B utterances, N windows, M mel bins, F mel frames (100 a second), T stat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, gelu, pad
@@ -57,15 +59,46 @@ class SpeechEncoder(nn.Module):
             RellmError: another number of mel bins, an utterance without frames, or features that do not fill the
                 window when it is `full`.
         """
+        (hidden,), state_lengths = self._run(features, lengths, ())
+        if not keep_padding:
+            hidden = hidden * time_mask(state_lengths, hidden.shape[1])[..., None]
+        return hidden, state_lengths
+
+    def with_layers(self, features: Tensor, lengths: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, with the states of some layers of the same pass.
+
+        Args:
+            layers: 0 stands in front of the first layer (convolutions and positions), i behind the i-th.
+
+        Returns:
+            states [B, T, Ds], their number in each utterance [B], and states of K layers [B, T, K, Ds].
+
+        Raises:
+            RellmError: also when there is no such layer.
+        """
+        (*kept, hidden), state_lengths = self._run(features, lengths, layers)
+        mask = time_mask(state_lengths, hidden.shape[1])[..., None]
+        return hidden * mask, state_lengths, torch.stack(kept, dim=2) * mask[..., None]
+
+    def only_layers(self, features: Tensor, lengths: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The states of some layers [B, T, K, Ds] and their number in each utterance [B]; later layers are not run."""
+        kept, state_lengths = self._run(features, lengths, layers, only=True)
+        mask = time_mask(state_lengths, kept[0].shape[1])[..., None, None]
+        return torch.stack(kept, dim=2) * mask, state_lengths
+
+    def _run(
+        self, features: Tensor, lengths: Tensor, layers: Sequence[int], *, only: bool = False
+    ) -> tuple[list[Tensor], Tensor]:
+        """States of the wanted layers and, unless `only` these are wanted, of the whole encoder; each [B, T, Ds]."""
         counts = lengths.tolist()
         self._check(features, counts)
+        strange = [layer for layer in layers if not 0 <= layer <= len(self.whisper.layers)]
+        if strange:
+            raise RellmError(f"there is no layer {strange[0]}", allowed=f"0 to {len(self.whisper.layers)}")
         windows, real = self._cut(features.to(self.dtype), counts)
-        hidden = self._encode(windows, real)
+        found = self._encode(windows, real, layers, only=only)
         state_lengths = torch.div(lengths - 1, FRAMES_PER_STATE, rounding_mode="floor") + 1
-        states = self._join(hidden, counts, int(state_lengths.max()))
-        if not keep_padding:
-            states = states * time_mask(state_lengths, states.shape[1])[..., None]
-        return states, state_lengths
+        return [self._join(hidden, counts, int(state_lengths.max())) for hidden in found], state_lengths
 
     def _check(self, features: Tensor, counts: list[int]) -> None:
         if features.shape[1] != self.config.num_mel_bins:
@@ -93,8 +126,8 @@ class SpeechEncoder(nn.Module):
         windows = torch.stack([pad(piece, (0, width - piece.shape[1])) for piece in pieces])
         return windows, torch.tensor(real, device=features.device)
 
-    def _encode(self, windows: Tensor, real: Tensor) -> Tensor:
-        """Whisper's own layers over windows [N, M, F'] -> [N, T', Ds]."""
+    def _encode(self, windows: Tensor, real: Tensor, layers: Sequence[int], *, only: bool) -> list[Tensor]:
+        """Whisper's own layers over windows [N, M, F'] -> [N, T', Ds]: those of `layers`, and the last, normalised."""
         whisper, training = self.whisper, self.training
         trimmed = self.window == "trimmed"
         hidden = windows * time_mask(real, windows.shape[2])[:, None] if trimmed else windows
@@ -111,10 +144,13 @@ class SpeechEncoder(nn.Module):
                 config=whisper.config, inputs_embeds=hidden, attention_mask=time_mask(states, hidden.shape[1])
             )
         drop = self.config.encoder_layerdrop if training else 0.0
-        for layer in whisper.layers:
+        kept = {0: hidden} if 0 in layers else {}
+        for number, layer in enumerate(whisper.layers[: max(layers) if only else None], start=1):
             if not drop or torch.rand(()) >= drop:
                 hidden = layer(hidden, mask)
-        return whisper.layer_norm(hidden)
+            if number in layers:
+                kept[number] = hidden
+        return [kept[layer] for layer in layers] + ([] if only else [whisper.layer_norm(hidden)])
 
     def _join(self, hidden: Tensor, counts: list[int], longest: int) -> Tensor:
         """States of the windows [N, T', Ds] put together by utterance, [B, T, Ds]."""

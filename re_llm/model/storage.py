@@ -26,8 +26,9 @@ from re_llm.core.errors import RellmError
 from re_llm.llm.device import pick_device
 from re_llm.model import components, partial_lora
 from re_llm.model.configuration import ReLlmConfig
-from re_llm.model.emotion_encoder import EmotionEncoder
+from re_llm.model.emotion_encoder import make_emotion_encoder
 from re_llm.model.hub import locate
+from re_llm.model.shared_emotion import SharedEmotionEncoder, check_hearing
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.weights import LORA_CONFIG, LORA_FOLDER, LORA_WEIGHTS, check_same, lora_weights, read_weights
 
@@ -273,7 +274,9 @@ def _assemble(
         )
     elif config.emotion_config is not None:
         with no_init_weights():
-            emotion = EmotionEncoder(config.emotion_config, config.emotion_outputs)
+            emotion = make_emotion_encoder(config.emotion_config, config.emotion_outputs)
+    if isinstance(emotion, SharedEmotionEncoder) and "speech_encoder" in places:
+        check_hearing(config.emotion_config, speech)
     model = cls(config, language_model=llm, speech_encoder=speech, emotion_encoder=emotion)
     for part, place in places.items():
         given = str(config.components[part])

@@ -14,6 +14,9 @@ from transformers import PreTrainedModel
 from re_llm.core.errors import RellmError
 from re_llm.model import partial_lora
 from re_llm.model.configuration import LoraSettings
+from re_llm.model.emotion_encoder import EmotionEncoder
+from re_llm.model.shared_emotion import SharedEmotionEncoder
+from re_llm.model.speech_encoder import SpeechEncoder
 
 TRAINABLE = ("adapter", "heads", "lora", "speech_encoder", "llm")
 
@@ -22,7 +25,8 @@ class TrainableModel(PreTrainedModel):
     """The training side of `ReLlmForConditionalGeneration`, which has the parts it works on."""
 
     supports_gradient_checkpointing = True
-    speech_encoder: nn.Module
+    speech_encoder: SpeechEncoder
+    emotion_encoder: EmotionEncoder | SharedEmotionEncoder | None
     language_model: Any
     ctc_blank: nn.Parameter | None
     partial_lora: partial_lora.PartialLora
@@ -56,12 +60,17 @@ class TrainableModel(PreTrainedModel):
         A component that is trained is stored in the checkpoint from then on.
 
         Raises:
-            RellmError: an unknown part.
+            RellmError: an unknown part, or a speech encoder whose layers the emotion encoder reads.
         """
         chosen = set(parts)
         unknown = sorted(chosen - set(TRAINABLE))
         if unknown:
             raise RellmError(f"there is no part {unknown[0]!r} to train", allowed=", ".join(TRAINABLE))
+        if "speech_encoder" in chosen and self.config.shares_hearing:
+            raise RellmError(
+                "the speech encoder cannot be trained: the emotion encoder reads its layers as they are",
+                todo="Train it before, without an emotion encoder, or use an emotion encoder of its own",
+            )
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(self._part_of(name) in chosen)
         for part, component in (("llm", "llm"), ("speech_encoder", "speech_encoder")):
@@ -86,6 +95,8 @@ class TrainableModel(PreTrainedModel):
         super().train(mode)
         if mode and not self._hearing_is_trained:
             self.speech_encoder.eval()
+        if mode and self.emotion_encoder is not None:
+            self.emotion_encoder.eval()
         return self
 
     def _set_gradient_checkpointing(

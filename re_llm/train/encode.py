@@ -16,7 +16,7 @@ from re_llm.audio import waveform
 from re_llm.llm.device import pick_device
 from re_llm.llm.rows import batches_by_length
 from re_llm.model.configuration import ReLlmConfig
-from re_llm.model.emotion_encoder import EmotionEncoder
+from re_llm.model.emotion_encoder import make_emotion_encoder
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import EncodedAudio
 from re_llm.model.speech_encoder import SpeechEncoder
@@ -86,7 +86,7 @@ class Ears(torch.nn.Module):
         self.speech_encoder = SpeechEncoder(config.speech_config, config.speech_window).to(dtypes["speech_encoder"])
         self.emotion_encoder = None
         if "emotion_encoder" in dtypes:
-            self.emotion_encoder = EmotionEncoder(config.emotion_config, config.emotion_outputs)
+            self.emotion_encoder = make_emotion_encoder(config.emotion_config, config.emotion_outputs)
             self.emotion_encoder.to(dtypes["emotion_encoder"])
         self.load_state_dict(dict(weights))
         self.requires_grad_(False)
