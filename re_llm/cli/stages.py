@@ -301,8 +301,11 @@ def reproduce(
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="Released checkpoint or Qwen 1: folder or hub id.")],
-    out: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; it must not exist, or be empty.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, GGUF file, or hub id.")],
+    place: Annotated[
+        Path | None, typer.Argument(metavar="DST", help="Folder to write; it must not exist, or be empty.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The same, as the other stages name it.")] = None,
     to: Annotated[
         str | None, typer.Option(help="re-llm, or blsp-emo for the way back. Default: what the source is not.")
     ] = None,
@@ -314,15 +317,21 @@ def convert(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Convert released checkpoints: BLSP-Emo, RE-LLM, Qwen 1.
+    """Convert released checkpoints, Whisper of CTranslate2, GGUF.
 
-    They become checkpoints of this package; `--to blsp-emo` is the way back.
+    BLSP-Emo and RE-LLM become checkpoints of this package; `--to blsp-emo` is the way back. Qwen 1, faster-whisper's
+    folders and chat LLMs in GGUF files (extra small) become folders of transformers.
 
-    Example:
+    Examples:
 
         re-llm convert downloads/blsp-emo checkpoints/blsp-emo
+
+        re-llm convert downloads/SmolLM2-135M-Instruct-Q4_1.gguf --out smollm2
     """
     from re_llm.model.convert.run import convert as run
 
-    made = run(source, out, to=to, emotion_encoder=emotion_encoder, tokenizer=tokenizer)
+    target = place or out
+    if target is None or (place and out):
+        raise RellmError("convert writes one folder", todo="Name it: re-llm convert SRC DST, or --out DST")
+    made = run(source, target, to=to, emotion_encoder=emotion_encoder, tokenizer=tokenizer)
     print_report(made, as_json)

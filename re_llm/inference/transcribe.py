@@ -5,8 +5,7 @@ Shapes: B recordings, M mel bins, F log-mel frames (100/s), T encoder states (50
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import logging
 
 from re_llm.audio.waveform import RATE
 from re_llm.core.assets import resolve_component
@@ -24,22 +22,12 @@ from re_llm.llm.device import pick_device, pick_dtype
 from re_llm.llm.vocabulary import require_words
 from re_llm.model.components import read_config
 from re_llm.model.speech_encoder import SpeechEncoder
+from re_llm.model.weights import quiet_loading
 
 WINDOWS = ("full", "trimmed")
 
 # Fixed sinusoids, which transformers makes itself; a small checkpoint may leave them out.
 FIXED = "model.encoder.embed_positions.weight"
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Missing tensors are checked here; transformers' own table of them would only repeat it."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 class Transcriber:
@@ -73,7 +61,7 @@ class Transcriber:
         try:
             processor = WhisperProcessor.from_pretrained(source)
             kind = pick_dtype(dtype, where)
-            with _quiet_loading():
+            with quiet_loading():
                 model, found = WhisperForConditionalGeneration.from_pretrained(
                     source, dtype=kind, use_safetensors=True, output_loading_info=True
                 )

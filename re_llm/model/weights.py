@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from re_llm.core.errors import RellmError
 from re_llm.model.stored import PICKLED, PICKLED_INDEX, WEIGHTS, WEIGHTS_INDEX, read_shards, stored_tensors
 
 LORA_WEIGHTS, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LORA_FOLDER = "lora"  # on the hub; see `push`
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' table of missing tensors: they are checked here, and it would only repeat that."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def read_weights(folder: Path, prefixes: Sequence[str] = ("",), *, allow_pickle: bool = False) -> dict[str, Tensor]:

@@ -1,1 +1,1 @@
-"""Checkpoints of the original systems, there and back."""
+"""Checkpoints of the original systems, there and back; other formats of Whisper and chat LLMs."""

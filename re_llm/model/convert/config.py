@@ -54,7 +54,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def kind_of(config: Mapping[str, Any], where: Path) -> str:
-    """`re-llm` (a checkpoint of ours), `blsp-emo` (released BLSP-Emo or RE-LLM), or `qwen` (version 1, on its own).
+    """`re-llm` (a checkpoint of ours), `blsp-emo` (released BLSP-Emo or RE-LLM), `qwen` (version 1, on its own), or
+    `ctranslate2` (Whisper).
 
     Raises:
         RellmError: none of them.
@@ -65,10 +66,13 @@ def kind_of(config: Mapping[str, Any], where: Path) -> str:
         return "blsp-emo"
     if config.get("model_type") == "qwen":
         return "qwen"
+    if "model_type" not in config and (where.parent / "model.bin").is_file():
+        return "ctranslate2"
     found = config.get("model_type") or ", ".join(config.get("architectures") or []) or "no model type"
     raise RellmError(
         f"{where} is the config of an unknown model ({found})",
-        allowed="released checkpoints of BLSP-Emo and RE-LLM, Qwen version 1, checkpoints of re-llm",
+        allowed="released checkpoints of BLSP-Emo and RE-LLM, Qwen version 1, Whisper of CTranslate2, GGUF files, "
+        "checkpoints of re-llm",
     )
 
 

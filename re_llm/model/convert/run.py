@@ -1,4 +1,5 @@
-"""Released checkpoints of BLSP-Emo and RE-LLM, and Qwen version 1, as checkpoints of this package, and back.
+"""Released checkpoints of BLSP-Emo and RE-LLM as checkpoints of this package, and back; other formats as folders of
+transformers: Qwen version 1, Whisper of CTranslate2, chat LLMs in GGUF files.
 
 Tensors pass through one at a time. Names and shapes are checked against the model that the config describes before
 anything is written, and the new folder takes its name when it is complete.
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 
 from re_llm.core.errors import RellmError
 from re_llm.model.convert import config as convert_config
+from re_llm.model.convert import ctranslate2, gguf
 from re_llm.model.convert.checkpoint import plan, plan_qwen
 from re_llm.model.convert.job import Job, write
 from re_llm.model.convert.released import plan as plan_back
@@ -32,7 +34,8 @@ class ConvertReport:
     """What became of a checkpoint.
 
     Attributes:
-        source, target: formats: `blsp-emo`, `re-llm (released)`, `qwen`; `re-llm`, `qwen2`, `blsp-emo`.
+        source, target: formats: `blsp-emo`, `re-llm (released)`, `qwen`, `ctranslate2`, `gguf`; `re-llm`, `blsp-emo`,
+            or a model type of transformers.
         tensors: written to the weight files; lora: written to the PEFT file.
         left_out: tensor of the source -> why it has no place in the result.
         added: tensor of the result that the source has not -> what it holds.
@@ -77,12 +80,12 @@ def convert(
     """Converts a model folder; which format it is in is read from it.
 
     A released checkpoint of BLSP-Emo or RE-LLM becomes a checkpoint of this package that stands alone; a Qwen version
-    1 becomes a Qwen2; with `to="blsp-emo"` a checkpoint of this package becomes a released one (in the names of
-    RE-LLM if it has an emotion encoder). Weights may be safetensors or, read with torch's restricted unpickler,
-    `pytorch_model*.bin`.
+    1 becomes a Qwen2; CTranslate2's Whisper and a GGUF file become folders of transformers; with `to="blsp-emo"` a
+    checkpoint of this package becomes a released one (in the names of RE-LLM if it has an emotion encoder). Weights
+    may be safetensors or, read with torch's restricted unpickler, `pytorch_model*.bin`.
 
     Args:
-        src: folder or hub id of the model.
+        src: folder or hub id of the model, or a GGUF file.
         dst: folder to write; it must not exist, or be empty.
         to: `re-llm` or `blsp-emo`; by default what the source is not.
         emotion_encoder: folder or hub id of RE-LLM's emotion encoder: its config, and its weights if the checkpoint
@@ -96,6 +99,14 @@ def convert(
     """
     target = Path(dst).expanduser()
     _check_target(target)
+    return _carry_out(_plan(src, to, emotion_encoder, tokenizer), target, progress)
+
+
+def _plan(src: Name, to: str | None, emotion_encoder: Name | None, tokenizer: Name | None) -> Job:
+    file = gguf.find_gguf(Path(src).expanduser())
+    if file is not None:
+        _check_direction("gguf", to)
+        return gguf.plan(file)
     source = _source(src)
     given = convert_config.read_json(source / "config.json")
     kind = convert_config.kind_of(given, source / "config.json")
@@ -103,12 +114,12 @@ def convert(
     names = {"emotion_encoder": emotion_encoder, "tokenizer": tokenizer}
     folders = {name: None if value is None else _source(value) for name, value in names.items()}
     if kind == "re-llm":
-        job = plan_back(source)
-    elif kind == "qwen":
-        job = plan_qwen(source, given, folders["tokenizer"])
-    else:
-        job = plan(source, given, folders["emotion_encoder"], folders["tokenizer"])
-    return _carry_out(job, target, progress)
+        return plan_back(source)
+    if kind == "qwen":
+        return plan_qwen(source, given, folders["tokenizer"])
+    if kind == "ctranslate2":
+        return ctranslate2.plan(source, given, folders["tokenizer"])
+    return plan(source, given, folders["emotion_encoder"], folders["tokenizer"])
 
 
 def _source(name: Name) -> Path:
@@ -116,7 +127,7 @@ def _source(name: Name) -> Path:
     folder = locate(name, also=(TIKTOKEN,))
     if Path(name).expanduser().is_dir() or any(folder.glob("*.safetensors")):
         return folder
-    return locate(name, also=(TIKTOKEN, "pytorch_model*.bin"))
+    return locate(name, also=(TIKTOKEN, "pytorch_model*.bin", ctranslate2.MODEL))
 
 
 def _check_target(target: Path) -> None:
