@@ -24,6 +24,7 @@ LAYERS = (
     ("cluster",),
     ("model",),
     ("model.convert",),
+    ("parts",),
     ("evaluate.empathy",),
     ("evaluate", "data", "continuations", "train", "inference"),
     ("report",),

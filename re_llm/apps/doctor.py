@@ -17,6 +17,8 @@ from re_llm.apps.machine import examine_machine as examine_machine
 from re_llm.apps.machine import existing, hub_cache, installed
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
+from re_llm.core.part_list import PARTS
+from re_llm.core.parts import PREFIX, how_to_get
 from re_llm.recipe.config import Recipe
 
 if TYPE_CHECKING:
@@ -110,9 +112,11 @@ def count_parameters(folder: Path, only: str = "") -> int | None:
 
 def _part(role: str, name: str) -> Part:
     """One model of the recipe: in a folder, in the hub's cache, or to be downloaded."""
-    folder, known = _folder(name), KNOWN.get(name)
+    folder, known, part = _folder(name), KNOWN.get(name), PARTS.get(name.removeprefix(PREFIX))
+    if part is not None and name.startswith(PREFIX):
+        known = Known(0, part.download / GB, part.licence)
     count = count_parameters(folder, "encoder." if role == "speech_encoder" else "") if folder else None
-    if count is None and known:
+    if count is None and known and known.millions:
         count = int(known.millions * 1e6)
     return Part(
         role=role,
@@ -194,6 +198,9 @@ def examine_recipe(recipe: Recipe, machine: Machine) -> Needs:
 def _how(part: Part) -> str:
     if part.name.startswith("mini:"):
         return "make it with: re-llm mini build, and set RE_LLM_MINI to its folder `assets`"
+    if part.name.startswith(PREFIX):
+        known = PARTS.get(part.name.removeprefix(PREFIX))
+        return how_to_get(known) if known else f"there is no such part: {', '.join(PREFIX + each for each in PARTS)}"
     return f"{_gb(part.download)}, get it with: hf download {part.name}"
 
 

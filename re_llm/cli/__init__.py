@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from re_llm.cli import corpora, mini, scores, small, stages, use
+from re_llm.cli import corpora, mini, parts, scores, small, stages, use
 from re_llm.cli.common import Command, CommandGroup, prepare_environment
 from re_llm.core.version import __version__
 
 _ORDER = (
-    "demo", "doctor", "respond", "recognize", "chat", "serve",
+    "demo", "doctor", "respond", "recognize", "chat", "serve", "parts",
     "prepare", "continue", "train", "score", "report", "reproduce",
 )  # fmt: skip
 
@@ -61,6 +61,7 @@ for _panel, _functions in (
     for _function in _functions:
         _name = _function.__name__.rstrip("_").replace("_", "-")
         app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
+app.add_typer(parts.app, name="parts", rich_help_panel=_USE)
 app.add_typer(corpora.app, name="prepare", rich_help_panel=_STAGES)
 app.add_typer(scores.app, name="score", rich_help_panel=_STAGES)
 app.add_typer(mini.app, name="mini", rich_help_panel=_MORE)

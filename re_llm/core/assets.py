@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from re_llm.core import parts
 from re_llm.core.errors import RellmError
 
 PACKAGE = Path(__file__).parent.parent
@@ -12,11 +13,13 @@ SOURCE_TREE = PACKAGE.parent  # of an editable installation
 
 
 def resolve_component(name: str, relative_to: Path | None = None) -> str:
-    """Folder or hub id of a component. `mini:NAME` is the component of that name shipped with the package.
+    """Folder or hub id of a component. `mini:NAME` ships with the package, `small:NAME` is fetched once.
 
     Raises:
-        RellmError: `mini:NAME` is not shipped.
+        RellmError: `mini:NAME` is not shipped, `small:NAME` not here.
     """
+    if name.startswith(parts.PREFIX):
+        return str(parts.resolve_part(name))
     if not name.startswith("mini:"):
         local = (relative_to / name) if relative_to is not None and not os.path.isabs(name) else Path(name)
         return str(local) if local.exists() else name

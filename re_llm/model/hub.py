@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from re_llm.core.errors import RellmError
+from re_llm.core.parts import PREFIX, resolve_part
 
 # What a repository is downloaded for; never its pickles or code.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -16,16 +17,19 @@ _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 def locate(
     name: str | os.PathLike[str], base: Path | None = None, *, also: Sequence[str] = (), **download: Any
 ) -> Path:
-    """The folder that a name means: a folder (relative to `base` when given), else a repository of the hub.
+    """The folder that a name means: a folder (relative to `base` when given), a part (`small:NAME`), else a repository
+    of the hub.
 
     Args:
         also: patterns of further files that a repository is downloaded for.
         download: `revision`, `token`, `cache_dir`, `local_files_only` for the hub.
 
     Raises:
-        RellmError: there is no such folder and no such repository.
+        RellmError: there is no such folder and no such repository, or the part is not here.
     """
     text = os.fspath(name)
+    if text.startswith(PREFIX):
+        return resolve_part(text)
     folder = (base or Path()) / Path(text).expanduser()
     if folder.is_dir():
         return folder

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS
+from re_llm.core.parts import PREFIX
 from re_llm.llm.prompts import PROMPTS
 
 LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
@@ -279,7 +280,7 @@ class Recipe(Options):
 
 
 def _is_checkpoint(name: str) -> bool:
-    return name.startswith("mini:") or "/" in name or os.path.sep in name
+    return name.startswith(("mini:", PREFIX)) or "/" in name or os.path.sep in name
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741

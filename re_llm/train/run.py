@@ -20,6 +20,7 @@ from re_llm.audio import waveform
 from re_llm.cluster.engines import HERE, Where
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
+from re_llm.core.parts import PREFIX
 from re_llm.core.provenance import write_provenance
 from re_llm.llm.device import pick_device
 from re_llm.model.modeling import ReLlmForConditionalGeneration
@@ -82,9 +83,9 @@ def build_model(plan: Plan, *, attention: str | None = None) -> tuple[Any, Any]:
     A checkpoint with another fusion (stage 2 to RE-LLM) hands over its adapter as `init_adapter` says.
     """
     options, parts = plan.model, plan.components
-    llm, speech = resolve_component(parts.llm), resolve_component(parts.speech_encoder)
+    llm, speech = _component(parts.llm), _component(parts.speech_encoder)
     with_emotion = options.fusion != "none" and parts.emotion_encoder is not None
-    emotion = resolve_component(parts.emotion_encoder or "") if with_emotion else None
+    emotion = _component(parts.emotion_encoder or "") if with_emotion else None
     model = ReLlmForConditionalGeneration.from_components(
         llm,
         speech,
@@ -106,6 +107,12 @@ def build_model(plan: Plan, *, attention: str | None = None) -> tuple[Any, Any]:
     return model, ReLlmProcessor.from_components(
         llm, speech, emotion, speech_window=options.speech_window, adapter=model.config.adapter
     )
+
+
+def _component(name: str) -> str:
+    """Folder or hub id; a fetched part keeps its name, by which the checkpoint finds it on any machine."""
+    folder = resolve_component(name)
+    return name if name.startswith(PREFIX) else folder
 
 
 def _speech_inputs(

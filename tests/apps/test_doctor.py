@@ -98,6 +98,22 @@ def test_local_components_are_measured(machine: doctor.Machine, tiny_checkpoint:
     assert llm.memory["bf16"] == 2 * llm.parameters
 
 
+def test_fetched_parts(machine: doctor.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RE_LLM_CACHE", str(tmp_path))
+    monkeypatch.delenv("RE_LLM_SMALL", raising=False)
+    names = {"llm": "small:llm-base", "speech_encoder": "small:whisper"}
+    recipe = load_recipe("re_llm", {f"components.{role}": name for role, name in names.items()})
+    needs = doctor.examine_recipe(recipe, machine)
+    assert "llm: small:llm-base; Fetch it, 93 MB, with: re-llm parts get llm-base" in needs.missing
+    parts = {part.name: part for part in needs.parts}
+    assert not parts["small:whisper"].here and parts["small:whisper"].download == 133_343_666
+    folder = tmp_path / "parts" / "whisper"
+    folder.mkdir(parents=True)
+    save_file({"model.encoder.a": np.zeros((3, 4)), "model.decoder.b": np.zeros(5)}, folder / "model.safetensors")
+    found = {part.name: part for part in doctor.examine_recipe(recipe, machine).parts}["small:whisper"]
+    assert found.here and found.parameters == 12 and found.licence == "MIT"
+
+
 def test_without_the_package_installed_there_are_no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise this_machine.metadata.PackageNotFoundError(name)

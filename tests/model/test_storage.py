@@ -70,6 +70,26 @@ def test_a_checkpoint_moves_with_its_components(world, batch, tmp_path):
     assert same(model, ReLlmForConditionalGeneration.from_pretrained(tmp_path / "b" / "deeper" / "copy"), batch)
 
 
+def test_a_fetched_part_keeps_its_name(world, batch, tmp_path, monkeypatch):
+    """So a checkpoint finds it on any machine, wherever its cache is."""
+    cache = tmp_path / "cache" / "parts"
+    shutil.copytree(world.llm, cache / "llm-base")
+    shutil.copytree(world.whisper, cache / "whisper")
+    monkeypatch.delenv("RE_LLM_SMALL", raising=False)
+    monkeypatch.setenv("RE_LLM_CACHE", str(tmp_path / "cache"))
+    model = ReLlmForConditionalGeneration.from_components(
+        "small:llm-base", "small:whisper", world.emotion, adapter=tiny_world.ADAPTER
+    )
+    model.save_pretrained(tmp_path / "checkpoint")
+    named = json.loads((tmp_path / "checkpoint" / "config.json").read_text())["components"]
+    assert (named["llm"], named["speech_encoder"]) == ("small:llm-base", "small:whisper")
+    (tmp_path / "cache").rename(tmp_path / "moved")
+    with pytest.raises(RellmError, match=r"small:llm-base .* is not here"):
+        ReLlmForConditionalGeneration.from_pretrained(tmp_path / "checkpoint")
+    monkeypatch.setenv("RE_LLM_CACHE", str(tmp_path / "moved"))
+    assert same(model, ReLlmForConditionalGeneration.from_pretrained(tmp_path / "checkpoint"), batch)
+
+
 def test_an_untied_output_layer_is_kept(world, batch, tmp_path):
     tiny_world.save_llm(tmp_path / "llm", tied=False, seed=9)
     model = ReLlmForConditionalGeneration.from_components(

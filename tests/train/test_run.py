@@ -83,6 +83,17 @@ def test_a_run_learns_logs_every_term_and_answers(plan: Plan, tmp_path: Path) ->
     assert reply.finish_reason in ("stop", "length") and abs(sum(reply.probabilities.values()) - 1) < 1e-5
 
 
+def test_a_fetched_part_keeps_its_name(
+    plan: Plan, parts: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RE_LLM_CACHE", str(tmp_path))
+    monkeypatch.delenv("RE_LLM_SMALL", raising=False)
+    shutil.copytree(parts.llm, tmp_path / "parts" / "llm-base")
+    named = parts.model_copy(update={"llm": "small:llm-base"})
+    model, processor = build_model(replace(plan, components=named))
+    assert model.component_sources["llm"] == "small:llm-base" and len(processor.tokenizer) > 100
+
+
 def test_the_curves_can_be_tracked(plan: Plan, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="extra `track`")
     train(plan, tmp_path / "out", progress=False, track="tensorboard")

@@ -7,7 +7,8 @@ model its options describe, and that nothing in it is a variant that transformer
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,10 @@ def plan(path: Path) -> Job:
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         _check_sizes(header, config, path)
         tokenizer = _tokenizer(header, path)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, config=config, dtype=torch.float32, output_loading_info=True
-        )
+        with redirect_stderr(StringIO()):  # a progress bar that cannot be turned off
+            model, found = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, config=config, dtype=torch.float32, output_loading_info=True
+            )
     if found["missing_keys"]:
         raise RellmError(f"{path} lacks the tensor {sorted(found['missing_keys'])[0]}")
     tied = getattr(model, "all_tied_weights_keys", None) or {}

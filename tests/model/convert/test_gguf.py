@@ -123,7 +123,7 @@ def test_a_folder_and_the_command(tmp_path):
     foreign.gguf_file(folder / "model.gguf", foreign.chat_llm())
     done = CliRunner().invoke(app, ["convert", str(folder), str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
-    assert "gguf -> llama" in done.stdout
+    assert "gguf -> llama" in done.stdout and done.stderr == ""
     foreign.gguf_file(folder / "other.gguf", foreign.chat_llm())
     with pytest.raises(RellmError, match=r"several models\. Allowed: model\.gguf, other\.gguf"):
         convert(folder, tmp_path / "again", progress=False)

@@ -1,0 +1,1 @@
+"""The real parts of the small system: fetched, checked, and made into folders."""
