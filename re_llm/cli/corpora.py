@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -64,7 +64,8 @@ def run(
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Setting of the reader; may be repeated.")
     ] = [],
     pseudo_vad: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Emotion encoder that estimates V/A/D where there is none.")
+        str | None,
+        typer.Option(metavar="MODEL", help="What gives missing V/A/D: an emotion encoder, or `norms`."),
     ] = None,
     seed: Seed = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first problem.")] = False,
@@ -170,9 +171,9 @@ def export(
         typer.echo(f"{rows} utterances as {to}: {out}")
 
 
-def _estimator(model: str | None, device: str) -> DimensionEstimator | None:
-    if model is None:
-        return None
+def _estimator(model: str | None, device: str) -> DimensionEstimator | Literal["norms"] | None:
+    if model is None or model == "norms":
+        return "norms" if model else None
     from re_llm.data.pseudo_vad import DimensionEstimator
 
     return DimensionEstimator.load(model, device=device)

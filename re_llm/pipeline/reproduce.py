@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from re_llm.core.errors import RellmError
 from re_llm.core.provenance import provenance, write_provenance
 from re_llm.pipeline.jobs import RespondJob, TrainJob, respond_job, run_jobs, train_job
 from re_llm.recipe.config import CorpusOptions, ModelOptions, Recipe, StageOptions
+
+if TYPE_CHECKING:
+    from re_llm.data.pseudo_vad import DimensionEstimator
 
 Say = Callable[[str], None]
 MINI_ROOTS = {"common_voice": "speech/en"}  # where the miniature world puts a corpus that is not named after its reader
@@ -70,8 +73,10 @@ class Run:
             manifest = self.manifest(name)
             if manifest.is_file():
                 continue
-            estimator = None
-            if options.pseudo_vad:
+            estimator: DimensionEstimator | Literal["norms"] | None = None
+            if options.pseudo_vad == "norms":
+                estimator = "norms"
+            elif options.pseudo_vad:
                 from re_llm.data.pseudo_vad import DimensionEstimator
 
                 encoder = self.recipe.components.emotion_encoder

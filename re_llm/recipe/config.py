@@ -174,6 +174,7 @@ class CorpusOptions(Options):
     """Where a corpus lies and which protocol splits it.
 
     root: a folder, or `mini`: the miniature world renders it.
+    pseudo_vad: estimate missing V/A/D with the emotion encoder, or take the `norms` of the emotion words.
     scale: of a rendered corpus; 1 = 29 hours for all of them.
     """
 
@@ -182,7 +183,7 @@ class CorpusOptions(Options):
     scale: float = Field(default=1.0, gt=0.0, le=1.0)
     protocol: str | None = None
     options: dict[str, Any] = {}
-    pseudo_vad: bool = False
+    pseudo_vad: bool | Literal["norms"] = False
     evaluate: bool = True
 
 

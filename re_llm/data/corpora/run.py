@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from re_llm.audio import waveform
 from re_llm.cluster.work import Cluster, batched, run_batches, run_rows
 from re_llm.core.errors import RellmError
+from re_llm.core.norms import with_norm
 from re_llm.core.progress import progress_bar
 from re_llm.core.records import Utterance, disk_error, write_records
 from re_llm.data.corpora.base import CorpusInfo, Filters, Reader, Scan
@@ -73,7 +74,7 @@ def prepare(
     workers: int = 1,
     strict: bool = False,
     options: Mapping[str, Any] | None = None,
-    pseudo_vad: VadEstimator | None = None,
+    pseudo_vad: VadEstimator | Literal["norms"] | None = None,
     cluster: Cluster | None = None,
 ) -> PrepareReport:
     """Reads a corpus and writes its manifest; `OUT_STEM.problems.jsonl` beside it lists what could not be used.
@@ -87,7 +88,8 @@ def prepare(
         workers: threads that read headers and hash; without effect on a cluster.
         strict: the first problem is an error.
         options: settings of the reader (`INFO.options`) and of every reader (`COMMON_OPTIONS`).
-        pseudo_vad: estimates valence, arousal and dominance where the corpus has none.
+        pseudo_vad: estimates valence, arousal and dominance where the corpus has none; `norms` takes those of the
+            emotion words (re_llm.core.norms).
         cluster: machines that read the recordings (re_llm.cluster.work.Where); None does it in this process.
 
     Raises:
@@ -108,7 +110,9 @@ def prepare(
     rows = _kept(scan, filters, journal.keep(checked) if hash else checked)
     if limit > 0:
         rows = itertools.islice(rows, limit)
-    if pseudo_vad is not None:
+    if pseudo_vad == "norms":
+        rows = map(with_norm, rows)
+    elif pseudo_vad is not None:
         rows = _with_pseudo_labels(scan, rows, PseudoLabelWork(pseudo_vad), cluster)
     try:
         with progress_bar(f"prepare {info.name}", None if protocol or limit else info.utterances or None) as advance:

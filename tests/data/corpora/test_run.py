@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from re_llm.core.errors import RellmError
+from re_llm.core.norms import norm
 from re_llm.core.records import Utterance, read_records
 from re_llm.data import corpora
 from re_llm.data.corpora import prepare
@@ -184,3 +185,14 @@ def test_pseudo_labels_where_there_are_none(tmp_path):
     assert first.dimensions() == (0.25, 1.0, 0.0) and first.vad_source == "pseudo:a-model"
     assert second.dimensions() == (0.1, 0.2, 0.3) and second.vad_source == "annotated"
     assert len(report.problems) == 1 and "not finite" in report.problems[0].what
+
+
+def test_norms_of_emotion_words_fill_in_missing_dimensions(tmp_path):
+    worlds.sound(tmp_path / "a.wav", 0.5, rate=8_000)
+    lines = ("audio,key,start,end,emotion,valence,arousal,dominance", "a.wav,k1,0,0.2,angry,,,")
+    table = "\n".join((*lines, "a.wav,k2,0.2,0.5,sad,0.1,0.2,0.3", ""))
+    worlds.write(tmp_path / "t.csv", table)
+    prepare("table", tmp_path / "t.csv", tmp_path / "m.jsonl", pseudo_vad="norms")
+    first, second = rows(tmp_path / "m.jsonl")
+    assert first.dimensions() == norm("angry") and first.vad_source == "pseudo:norms"
+    assert second.dimensions() == (0.1, 0.2, 0.3) and second.vad_source == "annotated"
