@@ -1,4 +1,7 @@
-"""Locations of recordings: a file, a byte range of an uncompressed archive (`archive.zip:offset:length`), or bytes."""
+"""Locations of recordings: a file, a byte range of an archive (`archive.zip:offset:length`), or bytes.
+
+Members of a zip that are compressed are marked: `archive.zip:offset:length:deflate`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import io
 import os
 import re
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +18,11 @@ from typing import IO, Any
 
 from re_llm.core.errors import RellmError
 
-MEMBER = re.compile(r"^(?P<archive>.+\.(?:zip|tar)):(?P<offset>[0-9]{1,18}):(?P<length>[0-9]{1,18})$", re.IGNORECASE)
+MEMBER = re.compile(
+    r"^(?P<archive>.+\.(?:zip|tar))(?P<range>:(?P<offset>[0-9]{1,18}):(?P<length>[0-9]{1,18})(?P<packed>:deflate)?)$",
+    re.IGNORECASE,
+)
+MAX_UNPACKED = 1 << 29  # bytes of a compressed member, which is read whole
 
 HEAD_BYTES = 4096  # no format of sound begins with so many zeros
 
@@ -23,18 +31,20 @@ Source = str | os.PathLike[str] | bytes
 
 @dataclass(frozen=True)
 class Member:
-    """A byte range of an archive, or the whole file when `length` is None."""
+    """A byte range of an archive, or the whole file when `length` is None; `packed` when it is compressed."""
 
     path: Path
     offset: int = 0
     length: int | None = None
+    packed: bool = False
 
 
 class _Window(io.RawIOBase):
     """A file-like view of a byte range of an open file."""
 
     def __init__(self, file: IO[bytes], offset: int, length: int):
-        self._file, self._offset, self._length, self._at = file, offset, length, 0
+        self.length = length
+        self._file, self._offset, self._at = file, offset, 0
 
     def readable(self) -> bool:
         return True
@@ -46,12 +56,12 @@ class _Window(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence]
-        self._at = min(max(base + offset, 0), self._length)
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.length}[whence]
+        self._at = min(max(base + offset, 0), self.length)
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._length - self._at)
+        wanted = min(len(buffer), self.length - self._at)
         self._file.seek(self._offset + self._at)
         data = self._file.read(wanted)
         buffer[: len(data)] = data
@@ -66,14 +76,16 @@ def locate(source: str | os.PathLike[str], root: str | os.PathLike[str] | None =
     path = Path(match["archive"] if match else name)
     if root is not None:
         path = Path(root) / path
-    return Member(path, int(match["offset"]), int(match["length"])) if match else Member(path)
+    if match is None:
+        return Member(path)
+    return Member(path, int(match["offset"]), int(match["length"]), match["packed"] is not None)
 
 
 def moved(name: str, old: Path, new: Path) -> str:
     """A path (or member of an archive) that is relative to the folder `old`, as one that is relative to `new`."""
     match = MEMBER.match(name)
     path = os.path.relpath(old / (match["archive"] if match else name), new)
-    return f"{path}:{match['offset']}:{match['length']}" if match else path
+    return path + match["range"] if match else path
 
 
 @contextmanager
@@ -96,8 +108,10 @@ def open_bytes(source: Source, root: str | os.PathLike[str] | None = None) -> It
         if member.length is not None:
             if member.offset + member.length > size:
                 raise RellmError(f"{member.path} ends before the member at {member.offset}:{member.length} does")
-            window = io.BufferedReader(_Window(file, member.offset, member.length), 1 << 16)
-            yield window, member.length, os.fspath(source)
+            window = _Window(file, member.offset, member.length)
+            if member.packed:
+                window = _unpacked(window.readall(), os.fspath(source))
+            yield io.BufferedReader(window, 1 << 16), window.length, os.fspath(source)
         else:
             head = raw.read(HEAD_BYTES)
             raw.seek(0)
@@ -106,6 +120,24 @@ def open_bytes(source: Source, root: str | os.PathLike[str] | None = None) -> It
             if len(head) == HEAD_BYTES and not any(head):  # decoders would search all of a sparse file for a header
                 raise RellmError(f"{member.path} is not audio that can be read: it begins with {HEAD_BYTES} zeros")
             yield file, size, str(member.path)
+
+
+def _unpacked(data: bytes, name: str) -> _Window:
+    """A compressed member.
+
+    Raises:
+        RellmError: it is damaged, or too large.
+    """
+    decoder = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        whole = decoder.decompress(data, MAX_UNPACKED)
+    except zlib.error as error:
+        raise RellmError(f"{name} cannot be unpacked: {error}", todo="Copy the archive again") from error
+    if not decoder.eof:
+        more = decoder.unconsumed_tail
+        why = f"it has more than {MAX_UNPACKED} bytes" if more else "the compressed data end too early"
+        raise RellmError(f"{name} cannot be unpacked: {why}", todo="Unpack the archive")
+    return _Window(io.BytesIO(whole), 0, len(whole))
 
 
 def _regular(path: Path) -> io.FileIO:

@@ -1,8 +1,8 @@
 """Reading recordings: any usual file, any rate, any number of channels, to one float32 channel at one rate.
 
-A recording is named by a path, by `archive.zip:offset:length` (a member stored without compression; also `.tar`), or
-given as the bytes of an encoded file. Only the wanted segment is decoded. Several channels become their mean, so a
-recording with one speaker per channel should be split before it comes here.
+A recording is named by a path, by `archive.zip:offset:length` (also `.tar`; `:deflate` behind it for a compressed
+member), or given as the bytes of an encoded file. Only the wanted segment is decoded. Several channels become their
+mean: a recording with one speaker per channel should be split before.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ END_TOLERANCE = 0.1  # s by which an annotated segment may run over the end of i
 SILENCE_PEAK = 1e-4  # -80 dBFS
 CLIP_LEVEL, CLIP_FRACTION = 0.999, 0.01
 
-WITH_AV = frozenset({".m4a", ".mp4", ".aac", ".webm", ".mkv", ".avi", ".mov", ".wma", ".3gp"})
-SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64"}) | WITH_AV
+# In the order in which a recording that is there in several formats is chosen.
+WITH_AV = (".m4a", ".mp4", ".aac", ".webm", ".mkv", ".avi", ".mov", ".wma", ".3gp")
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", *WITH_AV)
 
 Samples = npt.NDArray[np.float32]
 R = TypeVar("R")
@@ -57,7 +58,7 @@ def _unreadable(name: str, why: object) -> RellmError:
     return RellmError(
         f"{name} is not audio that can be read: {why}",
         allowed="wav, flac, ogg, opus, mp3; m4a, mp4, webm, avi with the extra `av`",
-        todo="Store the members of the archive without compression (zip -0)" if MEMBER.match(name) else None,
+        todo="A compressed member of a zip ends in :deflate" if MEMBER.match(name) else None,
     )
 
 

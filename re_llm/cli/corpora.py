@@ -199,6 +199,8 @@ def _show_report(report: PrepareReport, out: Path) -> None:
         given = ", ".join(f"{split} {size}" for split, size in report.published.items())
         odd = ", ".join(f"{split} {here} instead of {size}" for split, (here, size) in report.differing().items())
         typer.echo(f"  published {given}: {'here ' + odd if odd else 'the same here'}")
+    for note in report.notes:
+        typer.echo(f"  note      {note}")
     for reason, count in report.dropped.most_common():
         typer.echo(f"  left out  {count} x {reason}")
     if report.problems:

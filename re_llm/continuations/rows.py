@@ -8,13 +8,14 @@ from pathlib import Path
 
 from re_llm.audio import source as audio_source
 from re_llm.continuations.cleaning import refusal
-from re_llm.core.emotions import CANONICAL
+from re_llm.core.emotions import is_label
 from re_llm.core.records import Continuation, Utterance
 from re_llm.llm.completion import Completion, TextLlm
 from re_llm.llm.prompts import Prompt, get_prompt
 
 # What training needs of the utterance beside its text.
 _CARRIED = (
+    "label_set",
     "valence",
     "arousal",
     "dominance",
@@ -61,7 +62,7 @@ def unusable(row: Utterance, prompt: Prompt) -> str | None:
         return "no-text"
     if prompt.needs_emotion and row.emotion is None:
         return "no-emotion"
-    if prompt.needs_emotion and row.emotion not in CANONICAL:
+    if prompt.needs_emotion and not is_label(row.emotion, row.label_set):
         return "unknown-emotion"  # the LLM would be told a name that no recipe knows
     return None
 

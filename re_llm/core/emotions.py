@@ -1,9 +1,11 @@
-"""Canonical emotion names, how corpora and people spell them, and how an answer is read."""
+"""Emotion labels: canonical names, other spellings, other label sets, and how a label is read out of an answer."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from re_llm.core.errors import RellmError
 
@@ -30,16 +32,63 @@ SPELLINGS = {
     "boredom": "bored", "anxiety": "anxious", "oth": "other",
 }  # fmt: skip
 
+# The nearest class of labels that corpora use beside the names above. An answer of an LLM is not read with them.
+NEAREST = {
+    "worried": "anxious", "worry": "anxious", "nervous": "anxious",
+    "annoyed": "angry", "annoyance": "angry", "irritated": "angry",
+    "disappointed": "sad", "disappointment": "sad", "depressed": "sad",
+    "ps": "surprise", "pleasant_surprise": "surprise", "pleasant surprise": "surprise",
+    "pleasant_surprised": "surprise", "pleasantly_surprised": "surprise", "pleasantly surprised": "surprise",
+    "enthusiastic": "excited", "enthusiasm": "excited", "terrified": "fear", "delighted": "happy", "relaxed": "calm",
+}  # fmt: skip
+
+# Rashkin et al., Towards Empathetic Open-domain Conversation Models, ACL 2019, table 1.
+EMPATHETIC_DIALOGUES = (
+    "afraid", "angry", "annoyed", "anticipating", "anxious", "apprehensive", "ashamed", "caring", "confident",
+    "content", "devastated", "disappointed", "disgusted", "embarrassed", "excited", "faithful", "furious",
+    "grateful", "guilty", "hopeful", "impressed", "jealous", "joyful", "lonely", "nostalgic", "prepared", "proud",
+    "sad", "sentimental", "surprised", "terrified", "trusting",
+)  # fmt: skip
+LABEL_SETS = {"empathetic_dialogues": EMPATHETIC_DIALOGUES}
+CUSTOM = "custom"  # a set that was given to `prepare` as a list; its rows were checked then
+
+
+def parse_label_set(text: str) -> tuple[str, tuple[str, ...]]:
+    """(name, labels) of a name of `LABEL_SETS`, a file with one label a line, or a comma-separated list.
+
+    Raises:
+        ValueError: fewer than two different labels.
+    """
+    if text in LABEL_SETS:
+        return text, LABEL_SETS[text]
+    in_file = "," not in text and Path(text).is_file()
+    given = Path(text).read_text("utf-8").splitlines() if in_file else text.split(",")
+    labels = tuple(dict.fromkeys(name for label in given if (name := label.strip().lower())))
+    if len(labels) < 2:
+        raise ValueError(text)
+    return CUSTOM, labels
+
+
+def is_label(emotion: str | None, label_set: str | None = None) -> bool:
+    """Whether `emotion` is a label of the set that a row names; without one, of `CANONICAL`."""
+    return emotion is not None and (label_set == CUSTOM or emotion in LABEL_SETS.get(label_set or "", CANONICAL))
+
+
+def find_label(label: str, allowed: Sequence[str] = CANONICAL) -> str | None:
+    """The label of `allowed` that a corpus means: the label itself, another spelling of it, or the nearest one."""
+    name = label.strip().lower()
+    candidates = (name, SPELLINGS.get(name), NEAREST.get(name))
+    return next((found for found in candidates if found in allowed), None)
+
 
 def canonical(label: str, allowed: Sequence[str] = CANONICAL, *, where: str = "") -> str:
-    """Canonical name of `label`.
+    """As `find_label`.
 
     Raises:
         RellmError: the label is unknown or not in `allowed`; names `where` (file and line).
     """
-    name = label.strip().lower()
-    name = SPELLINGS.get(name, name)
-    if name not in allowed:
+    name = find_label(label, allowed)
+    if name is None:
         place = f" in {where}" if where else ""
         raise RellmError(
             f"unknown emotion label {label!r}{place}",
@@ -50,7 +99,14 @@ def canonical(label: str, allowed: Sequence[str] = CANONICAL, *, where: str = ""
 
 
 _WORDS = {**{name: name for name in CANONICAL if name != "other"}, **{k: v for k, v in SPELLINGS.items() if len(k) > 3}}
-_PATTERN = re.compile(r"\b(" + "|".join(sorted(_WORDS, key=len, reverse=True)) + r")\b", re.IGNORECASE)
+
+
+@functools.lru_cache
+def _names(allowed: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, str]]:
+    """Pattern of the words that name an emotion in an answer, and the label that each of them means."""
+    words = {**_WORDS, **{name: name for name in allowed if name != "other"}}
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.compile(r"\b(" + "|".join(map(re.escape, longest_first)) + r")\b", re.IGNORECASE), words
 
 
 def parse_answer(answer: str, allowed: Sequence[str] = PROMPT_EMOTIONS) -> str | None:
@@ -58,8 +114,9 @@ def parse_answer(answer: str, allowed: Sequence[str] = PROMPT_EMOTIONS) -> str |
 
     "not angry but sad" counts as "sad": a name right after a negation is passed over.
     """
-    for match in _PATTERN.finditer(answer):
-        name = _WORDS[match.group(1).lower()]
+    pattern, words = _names(tuple(allowed))
+    for match in pattern.finditer(answer):
+        name = words[match.group(1).lower()]
         before = answer[: match.start()].lower().split()[-2:]
         if name in allowed and not {"not", "no", "never", "neither"} & {w.strip(",.;:'\"") for w in before}:
             return name

@@ -74,7 +74,8 @@ class Utterance(Dimensional):
     """One row of `manifest.jsonl`.
 
     `audio` is a path relative to the manifest, or `file.zip:offset:length`; `start` and `duration` are in seconds.
-    `emotion` is a canonical name (re_llm.core.emotions) or None; `emotion_raw` is what the corpus wrote.
+    `emotion` is a label of `label_set` (re_llm.core.emotions; without one, a canonical name) or None; `emotion_raw` is
+    the label of the corpus.
     """
 
     corpus: str
@@ -90,6 +91,7 @@ class Utterance(Dimensional):
     turn: int | None = None
     emotion: str | None = None
     emotion_raw: str | None = None
+    label_set: str | None = None
     vad_source: str | None = None
     sha256: str | None = None
 
@@ -103,6 +105,7 @@ class Continuation(Dimensional):
     audio: str
     text: str
     emotion: str | None = None
+    label_set: str | None = None
     instruction: str
     output: str
     early_stop: bool
@@ -128,6 +131,7 @@ class ReplyRecord(Dimensional):
     corpus: str | None = None
     speaker: str | None = None
     emotion: str | None = None
+    label_set: str | None = None
     predicted_emotion: str | None = None
     probabilities: dict[str, float] | None = None
     answer: str | None = None

@@ -15,21 +15,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from re_llm.audio import waveform
 from re_llm.audio.source import locate
 from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.core.records import DIMENSIONS, Continuation, Utterance, disk_error, read_records, write_records
 from re_llm.data.corpora.base import Scan, unit
-from re_llm.data.corpora.columns import UNIT
-from re_llm.data.corpora.files import read_json_lines
+from re_llm.data.corpora.columns import KEPT, LOCATION, UNIT
+from re_llm.data.corpora.files import Json, read_json_lines
 from re_llm.data.corpora.peers import with_dimensions
 
 PER_SHARD = 1000
 UNLABELLED = "unknown"  # in EmoBox, where every row has a label
-# Fields of the file that a recording is a segment of, not of the recording itself.
-NOT_IN_SHARDS = {"audio", "start", "duration", "sample_rate", "sha256"}
+
+
+def _kept(utterance: Utterance, native: Iterable[str]) -> Json:
+    """The fields that a format has no place for, under a name that only the readers here know; `native` are others."""
+    fields = utterance.model_dump(exclude={*LOCATION, *native}, exclude_none=True)
+    return {KEPT: fields}
 
 
 def _where(manifest: Path, utterance: Utterance | Continuation) -> str:
@@ -41,7 +45,12 @@ def _beside(manifest: Path, utterance: Utterance | Continuation, out: Path) -> s
     return Path(os.path.relpath(_where(manifest, utterance), os.path.abspath(out.parent))).as_posix()
 
 
-def _write_json(out: Path, rows: Iterable[dict[str, Any]]) -> int:
+def _is_segment(utterance: Utterance, header: waveform.AudioInfo) -> bool:
+    length = utterance.duration or header.seconds
+    return bool(utterance.start) or abs(header.seconds - length) >= waveform.END_TOLERANCE
+
+
+def _write_json(out: Path, rows: Iterable[Json]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     count = 0
@@ -76,7 +85,8 @@ def _whole_files(manifest: Path, kind: str) -> Iterator[Utterance]:
         RellmError: an utterance is a segment, or a member of an archive.
     """
     for utterance in read_records(manifest, Utterance):
-        if utterance.start or locate(utterance.audio).length is not None:
+        place = _where(manifest, utterance)
+        if locate(place).length is not None or _is_segment(utterance, waveform.info(place)):
             raise RellmError(
                 f"{utterance.key} is a part of {utterance.audio}, and {kind} knows whole files only",
                 todo="Export as webdataset, which cuts the recordings",
@@ -85,24 +95,26 @@ def _whole_files(manifest: Path, kind: str) -> Iterator[Utterance]:
 
 
 def _to_peers(manifest: Path, out: Path) -> int:
-    def row(utterance: Utterance) -> dict[str, Any]:
+    def row(utterance: Utterance) -> Json:
         found = utterance.dimensions()
         return {
             "audio": _beside(manifest, utterance, out),
             "text": utterance.text,
             "emotion": utterance.emotion,
             **({} if found is None else {"avd_ans": [found[1], found[0], found[2]]}),
+            **_kept(utterance, ("text", "emotion", *(() if found is None else DIMENSIONS))),
         }
 
     return _write_json(out, (row(u) for u in _whole_files(manifest, "the peers' jsonl")))
 
 
 def _to_emobox(manifest: Path, out: Path) -> int:
-    def row(utterance: Utterance) -> dict[str, Any]:
+    def row(utterance: Utterance) -> Json:
         if locate(utterance.audio).length is not None:
             raise RellmError(f"{utterance.key} is in an archive, which EmoBox cannot name", todo="Export as webdataset")
         header = waveform.info(_where(manifest, utterance))
         start = utterance.start
+        length = utterance.duration or header.seconds - start
         return {
             "key": utterance.key,
             "dataset": utterance.corpus,
@@ -111,25 +123,27 @@ def _to_emobox(manifest: Path, out: Path) -> int:
             "sample_rate": header.rate,
             "num_frame": float(header.frames),
             "task": "category",
-            "length": utterance.duration or header.seconds,
+            "length": length,
             "emo": utterance.emotion or UNLABELLED,
             "channel": 1,
-            **({"start_time": start, "end_time": start + (utterance.duration or 0)} if start else {}),
+            **({"start_time": start, "end_time": start + length} if _is_segment(utterance, header) else {}),
             **({"spk": utterance.speaker} if utterance.speaker else {}),
+            **_kept(utterance, ("key", "corpus", "emotion", "speaker")),
         }
 
     return _write_json(out, (row(u) for u in read_records(manifest, Utterance)))
 
 
 def _to_lhotse(manifest: Path, out: Path) -> int:
-    def row(utterance: Utterance) -> dict[str, Any]:
+    def row(utterance: Utterance) -> Json:
         place = _where(manifest, utterance)
         if locate(place).length is not None:
             raise RellmError(f"{utterance.key} is in an archive, which lhotse cuts of files cannot name")
         header = waveform.info(place)
         duration = utterance.duration or header.seconds - utterance.start
-        custom = {name: getattr(utterance, name) for name in ("emotion", "split", *DIMENSIONS)}
         said = {"text": utterance.text, "language": utterance.language, "speaker": utterance.speaker}
+        custom = {name: getattr(utterance, name) for name in ("emotion", "split", *DIMENSIONS)}
+        custom |= _kept(utterance, ("key", *said, *custom))
         return {
             "id": utterance.key,
             "start": utterance.start,
@@ -159,10 +173,8 @@ def _encoded(manifest: Path, utterance: Utterance) -> tuple[bytes, str]:
     """(bytes, suffix) of a recording: the file as it is, or its segment as 16-bit FLAC at 16 kHz."""
     place = _where(manifest, utterance)
     member = locate(place)
-    if member.length is None and not utterance.start:
-        header = waveform.info(place)
-        if abs(header.seconds - (utterance.duration or header.seconds)) < waveform.END_TOLERANCE:
-            return member.path.read_bytes(), member.path.suffix.lower()
+    if member.length is None and not _is_segment(utterance, waveform.info(place)):
+        return member.path.read_bytes(), member.path.suffix.lower()
     import soundfile
 
     samples = waveform.load(place, start=utterance.start, duration=utterance.duration)
@@ -194,7 +206,8 @@ def _write_shard(manifest: Path, path: Path, rows: Sequence[tuple[int, Utterance
     with tarfile.open(path, "w") as shard:
         for number, utterance in rows:
             data, suffix = _encoded(manifest, utterance)
-            fields = utterance.model_dump(exclude=NOT_IN_SHARDS, exclude_none=True)
+            fields = utterance.model_dump(exclude=set(LOCATION), exclude_none=True)
+            fields |= _kept(utterance, ())
             _add(shard, f"{number:08}{suffix}", data)
             _add(shard, f"{number:08}.json", json.dumps(fields, ensure_ascii=False).encode())
 
@@ -212,8 +225,8 @@ def _to_hf(manifest: Path, out: Path) -> int:
         from datasets.arrow_writer import ArrowWriter
     except ImportError:
         raise MissingExtra("datasets", "data", "Writing a Hugging Face dataset") from None
-    columns = sorted(set(Utterance.model_fields) - NOT_IN_SHARDS)
-    kinds = dict.fromkeys(columns, datasets.Value("string"))
+    columns = sorted(set(Utterance.model_fields) - LOCATION)
+    kinds = dict.fromkeys([*columns, KEPT], datasets.Value("string"))
     kinds |= dict.fromkeys(DIMENSIONS, datasets.Value("float64")) | {"turn": datasets.Value("int64")}
     # Written as plain bytes and called Audio at the end: encoding through Audio would ask for torchcodec.
     sound = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
@@ -226,6 +239,7 @@ def _to_hf(manifest: Path, out: Path) -> int:
         for utterance in read_records(manifest, Utterance):
             data, suffix = _encoded(manifest, utterance)
             row = utterance.model_dump(include=set(columns))
+            row[KEPT] = json.dumps(_kept(utterance, ())[KEPT])
             row["audio"] = {"bytes": data, "path": f"{utterance.key}{suffix}"}
             writers[utterance.split].write(row)
         for writer in writers.values():
@@ -284,7 +298,7 @@ def continuations_from_peers(
     root = Path(audio_root) if audio_root is not None else source.parent
     low, high = scale
 
-    def record(line: int, row: dict[str, Any]) -> Continuation:
+    def record(line: int, row: Json) -> Continuation:
         row = with_dimensions(row)
         try:
             place = Path(os.path.relpath(os.path.abspath(root / row["audio"]), os.path.abspath(target.parent)))
@@ -314,7 +328,7 @@ def continuations_to_peers(path: str | os.PathLike[str], out: str | os.PathLike[
     """The peers' jsonl from `continuations.jsonl`: audio, text, instruction, emotion, output, early_stop, avd_ans."""
     source, target = Path(path), Path(out)
 
-    def row(record: Continuation) -> dict[str, Any]:
+    def row(record: Continuation) -> Json:
         found = record.dimensions()
         return {
             "audio": _beside(source, record, target),

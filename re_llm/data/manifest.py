@@ -15,7 +15,7 @@ from pathlib import Path
 
 from re_llm.audio import waveform
 from re_llm.cluster.work import Cluster, ordered_map, run_rows
-from re_llm.core.emotions import CANONICAL
+from re_llm.core.emotions import is_label
 from re_llm.core.errors import RellmError
 from re_llm.core.progress import progress_bar
 from re_llm.core.records import DIMENSIONS, Utterance, read_numbered, read_records
@@ -147,7 +147,7 @@ def check(
     *,
     decode: bool = True,
     workers: int = 1,
-    emotions: Sequence[str] = CANONICAL,
+    emotions: Sequence[str] | None = None,
     max_seconds: float = waveform.MAX_SECONDS,
     cluster: Cluster | None = None,
 ) -> CheckReport:
@@ -158,13 +158,14 @@ def check(
 
     Args:
         workers: threads that decode; without effect on a `cluster`.
+        emotions: labels that may occur; None allows those of each row's label set.
 
     Raises:
         RellmError: the manifest is missing or has no rows. Anything else is a problem in the report.
     """
     path = Path(path)
     report = CheckReport(str(path), decode)
-    rows = _checked_rows(path, report, frozenset(emotions))
+    rows = _checked_rows(path, report, emotions)
     work = AudioCheckWork(path.parent, max_seconds, decode=decode)
     seen = _Seen()
     with progress_bar("check", None, show=decode) as advance:
@@ -220,7 +221,7 @@ class _Seen:
                 yield number, f"{utterance.key}: {what}"
 
 
-def _checked_rows(path: Path, report: CheckReport, emotions: frozenset[str]) -> Iterator[tuple[int, Utterance]]:
+def _checked_rows(path: Path, report: CheckReport, emotions: Sequence[str] | None) -> Iterator[tuple[int, Utterance]]:
     """(line number, utterance) of the readable rows; problems go into the report."""
 
     def on_error(number: int, error: RellmError) -> None:
@@ -234,11 +235,14 @@ def _checked_rows(path: Path, report: CheckReport, emotions: frozenset[str]) -> 
         yield number, utterance
 
 
-def _row_problems(utterance: Utterance, keys: set[str], emotions: frozenset[str]) -> Iterator[str]:
+def _row_problems(utterance: Utterance, keys: set[str], emotions: Sequence[str] | None) -> Iterator[str]:
     if utterance.key in keys:
         yield "the key occurs twice"
-    if utterance.emotion is not None and utterance.emotion not in emotions:
-        yield f"unknown emotion {utterance.emotion!r}"
+    emotion = utterance.emotion
+    if emotion is not None and not (
+        is_label(emotion, utterance.label_set) if emotions is None else emotion in emotions
+    ):
+        yield f"unknown emotion {emotion!r}"
     known = [name for name in DIMENSIONS if getattr(utterance, name) is not None]
     if known and len(known) < len(DIMENSIONS):
         yield f"only {', '.join(known)} of {', '.join(DIMENSIONS)}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from re_llm.core.emotions import PROMPT_EMOTIONS, SPELLINGS, canonical, parse_answer
+from re_llm.core.emotions import PROMPT_EMOTIONS, SPELLINGS, canonical, is_label, parse_answer
 from re_llm.core.errors import RellmError
 from re_llm.core.records import ReplyRecord, Score, read_numbered, write_records
 from re_llm.evaluate.empathy.epitome import MECHANISMS, EmpathyScorer
@@ -99,7 +99,9 @@ def _read(path: Path) -> list[_Row]:
     rows: list[_Row] = []
     lines: dict[tuple[Group, str], int] = {}
     for number, reply in read_numbered(path, ReplyRecord):
-        emotion = canonical(reply.emotion, where=f"{path}:{number}") if reply.emotion else None
+        emotion = reply.emotion or None
+        if emotion and not is_label(emotion, reply.label_set):
+            emotion = canonical(emotion, where=f"{path}:{number}")
         row = _Row(reply, emotion, None, reply.answer is not None or reply.named_emotion is not None)
         first = lines.setdefault((row.group, reply.key), number)
         if first != number:
@@ -123,7 +125,7 @@ def named_emotion(reply: ReplyRecord, allowed: Sequence[str] = PROMPT_EMOTIONS) 
     """
     if reply.named_emotion is not None:
         name = reply.named_emotion.strip().lower()
-        return SPELLINGS.get(name, name)
+        return name if name in allowed else SPELLINGS.get(name, name)
     return parse_answer(reply.answer, allowed) if reply.answer else None
 
 

@@ -246,6 +246,7 @@ def to_record(row: Utterance, reply: Reply, options: ReplyOptions) -> ReplyRecor
         corpus=row.corpus,
         speaker=row.speaker,
         emotion=row.emotion,
+        label_set=row.label_set,
         predicted_emotion=reply.predicted_emotion,
         probabilities={name: round(value, 4) for name, value in reply.probabilities.items()} or None,
         answer=reply.answer,

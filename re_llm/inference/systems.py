@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, parse_answer
+from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, is_label, parse_answer
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.inference.reply import RECOGNITION_TOKENS, Estimate, OnBatch, Reply, ReplyOptions
@@ -110,7 +110,7 @@ class TextSystem:
 
 def _with_label(prompt: Prompt, row: Utterance) -> Prompt:
     """The prompt with the row's emotion, where it names one."""
-    if prompt.needs_emotion and row.emotion not in CANONICAL:
+    if prompt.needs_emotion and not is_label(row.emotion, row.label_set):
         raise RellmError(
             f"utterance {row.key!r} has the emotion {row.emotion!r}, and prompt {prompt.id!r} needs one",
             allowed=", ".join(CANONICAL),

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS
+from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, parse_label_set
 from re_llm.core.parts import PREFIX
 from re_llm.llm.prompts import PROMPTS
 
@@ -243,13 +243,19 @@ class Recipe(Options):
 
     @field_validator("emotions")
     @classmethod
-    def _known_emotions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [name for name in value if name not in CANONICAL]
-        if unknown:
-            raise ValueError(f"unknown emotion {unknown[0]!r}; allowed: {', '.join(CANONICAL)}")
+    def _different_emotions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value) or len(value) < 2:
             raise ValueError("emotions must be at least two different names")
         return value
+
+    @model_validator(mode="after")
+    def _known_emotions(self) -> Recipe:
+        sets = [str(text) for corpus in self.corpora.values() if (text := corpus.options.get("label_set"))]
+        known = [*CANONICAL, *(label for text in sets for label in parse_label_set(text)[1])]
+        unknown = [name for name in self.emotions if name not in known]
+        if unknown:
+            raise ValueError(f"emotions: unknown emotion {unknown[0]!r}; allowed: {', '.join(known)}")
+        return self
 
     @model_validator(mode="after")
     def _references(self) -> Recipe:

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from sounds import encoded, tone
 
-from re_llm.audio import waveform
+from re_llm.audio import source, waveform
 from re_llm.audio.source import moved
 from re_llm.core.errors import MissingExtra, RellmError
 
@@ -259,13 +259,23 @@ def test_a_recording_opens_no_other_file(tmp_path):
             waveform.load(tmp_path / name)
 
 
-def test_a_compressed_member_says_what_to_do(tmp_path):
+def test_a_compressed_member(tmp_path, monkeypatch):
+    plain = saved(tmp_path / "a.wav", tone())
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as out:
-        out.write(saved(tmp_path / "a.wav", tone()), "a.wav")
+        out.write(plain, "a.wav")
         size = out.getinfo("a.wav").compress_size
-    with pytest.raises(RellmError, match="without compression") as error:
-        waveform.load(tmp_path / f"a.zip:35:{size}")
-    assert "zip -0" in error.value.todo
+    np.testing.assert_array_equal(waveform.load(tmp_path / f"a.zip:35:{size}:deflate"), waveform.load(plain))
+    assert waveform.sha256(tmp_path / f"a.zip:35:{size}:deflate") == waveform.sha256(plain)
+    for place, words in {
+        f"a.zip:35:{size}": "ends in :deflate",
+        f"a.zip:36:{size}:deflate": "cannot be unpacked",
+        f"a.zip:35:{size - 9}:deflate": "end too early",
+    }.items():
+        with pytest.raises(RellmError, match=words):
+            waveform.load(tmp_path / place)
+    monkeypatch.setattr(source, "MAX_UNPACKED", 1000)
+    with pytest.raises(RellmError, match="more than 1000 bytes"):
+        waveform.load(tmp_path / f"a.zip:35:{size}:deflate")
 
 
 def test_hours_are_read_by_segment_with_little_memory(tmp_path):
@@ -287,7 +297,7 @@ def test_names_that_no_file_can_have(name):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("a.wav", "../old/a.wav"), ("x:y.wav", "../old/x:y.wav"), ("b.zip:12:34", "../old/b.zip:12:34")],
+    [("a.wav", "../old/a.wav"), ("x:y.wav", "../old/x:y.wav"), ("b.zip:12:34:deflate", "../old/b.zip:12:34:deflate")],
 )
 def test_a_name_relative_to_another_folder(tmp_path, name, expected):
     assert moved(name, tmp_path / "old", tmp_path / "new") == expected

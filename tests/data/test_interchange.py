@@ -76,6 +76,91 @@ def test_lhotse(manifest, tmp_path):
         prepare("lhotse", packed, tmp_path / "b.jsonl")
 
 
+VAD = {"valence": 0.1, "arousal": 0.2, "dominance": 1.0}
+EVERY_FIELD = {
+    "text": "Éa - 你好\n\"so\"", "language": "fr", "speaker": "s 1", "dialogue": "d/1", "turn": 3, "emotion": "sad",
+    "emotion_raw": "SAD!", "split": "test-clean", "corpus": "my_corpus", "gender": "female", "intensity": 2,
+    "votes": {"sad": 2, "neutral": [1, None]}, "vad_range": [1.0, 7.0], "vad_source": "annotated", **VAD,
+}  # fmt: skip
+ROWS = {
+    "every field": EVERY_FIELD,
+    "pseudo": {"emotion": "happy", "vad_source": "pseudo:mini:emotion", **VAD},
+    "estimated beside a label of another set": {
+        "emotion": "joyful", "emotion_raw": "Joyful", "label_set": "empathetic_dialogues", "vad_source": "pseudo:m",
+        **VAD,
+    },
+    "annotated without a range": {"vad_source": "annotated", **VAD},
+    "one dimension": {"valence": 0.5},
+    "nothing": {},
+    "no label, but a raw one": {"emotion_raw": "xxx"},
+    "no speaker in a corpus that EmoBox knows": {"corpus": "ravdess"},
+}  # fmt: skip
+NOT_COMPARED = set(interchange.LOCATION) - {"start", "duration"}  # of another file
+
+
+@pytest.mark.parametrize("kind", ["peers", "emobox", "lhotse", "webdataset", "hf"])
+def test_no_field_is_lost(kind, tmp_path):
+    if kind == "hf":
+        pytest.importorskip("datasets", reason="the extra `data` is not installed")
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    rows = []
+    for number, fields in enumerate(ROWS.values()):
+        soundfile.write(tmp_path / f"data/{number}.wav", rng.uniform(-0.3, 0.3, 16_000), 16_000)
+        segment = {"start": 0.25, "duration": 0.5} if number % 2 and kind != "peers" else {"duration": 1.0}
+        row = {"key": f"ravdess-{number}-18", "corpus": "own", "split": "train", "audio": f"{number}.wav", **segment}
+        rows.append(Utterance(**{**row, **fields}))
+    rows.append(rows[0].model_copy(update={"key": "beginning", "duration": 0.5 if kind != "peers" else 1.0}))
+    write_records(tmp_path / "data/m.jsonl", rows)
+    out = tmp_path / ("out" if kind in ("webdataset", "hf") else "out.jsonl")
+    assert interchange.export(tmp_path / "data/m.jsonl", out, kind) == len(rows)
+    options = {"scale": "1..5"}  # of ratings of other people: those of an export are on 0..1
+    options = {"audio_root": str(tmp_path)} if kind == "emobox" else options
+    options |= {"extract": str(tmp_path / "sounds")} if kind == "hf" else {}
+    report = prepare(kind, out, tmp_path / "back.jsonl", options=options)
+    assert report.problems == [] and report.notes == [] and report.dropped == {}
+    found = {row.key: row for row in read_records(tmp_path / "back.jsonl", Utterance)}
+    assert len(found) == len(rows)
+    cut = kind in ("webdataset", "hf")  # segments become files
+    for row in rows:
+        left_out = NOT_COMPARED | ({"start", "duration"} if cut else set())
+        assert found[row.key].model_dump(exclude=left_out) == row.model_dump(exclude=left_out)
+        assert found[row.key].duration == pytest.approx(row.duration)
+        np.testing.assert_allclose(
+            heard(tmp_path / "back.jsonl", found[row.key]), heard(tmp_path / "data/m.jsonl", row), atol=2 / 32768
+        )
+
+
+@pytest.mark.parametrize("broken", ["[1]", '"x"', '{"turn": "x"}', '{"key": ""}', '"' + "[" * 5000 + '"'])
+def test_fields_that_were_damaged_are_a_problem(broken, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.3, 0.3, 8000), 16_000)
+    (tmp_path / "p.jsonl").write_text(f'{{"audio": "a.wav"}}\n{{"audio": "a.wav", "re_llm": {broken}}}\n')
+    report = prepare("peers", tmp_path / "p.jsonl", tmp_path / "b.jsonl")
+    assert report.rows == 1 and [p.line for p in report.problems] == [2]
+
+
+def test_lhotse_cuts_with_several_supervisions(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.3, 0.3, 64_000), 16_000)
+    supervisions = [
+        {"id": "s1", "start": -0.5, "duration": 1.0, "text": "one", "speaker": "ann", "custom": {"emotion": "sad"}},
+        {"id": "s2", "start": 1.0, "duration": 0.75, "text": "two", "speaker": "ben", "custom": {"split": "test"}},
+        {"id": "s3", "start": 1.5, "duration": 2.0, "text": "three"},
+    ]
+    recording = {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "a.wav"}]}
+    cut = {"id": "c", "start": 1.0, "duration": 2.5, "channel": 0, "type": "MonoCut", "recording": recording}
+    (tmp_path / "cuts.jsonl").write_text(json.dumps({**cut, "supervisions": supervisions}) + "\n")
+    found = [(u.key, u.start, u.duration, u.text, u.speaker, u.emotion, u.split) for u in
+             back("lhotse", tmp_path / "cuts.jsonl", tmp_path / "b.jsonl")]  # fmt: skip
+    assert found == [
+        ("s1", 1.0, 0.5, "one", "ann", "sad", "all"),
+        ("s2", 2.0, 0.75, "two", "ben", None, "test"),
+        ("s3", 2.5, 1.0, "three", None, None, "all"),
+    ]
+    (tmp_path / "cuts.jsonl").write_text(json.dumps({**cut, "supervisions": supervisions[1:2]}) + "\n")
+    (only,) = back("lhotse", tmp_path / "cuts.jsonl", tmp_path / "b.jsonl")
+    assert (only.key, only.start, only.duration) == ("c", 1.0, 2.5), "the cut of a single one is the utterance"
+
+
 def test_lhotse_cuts_that_are_no_files(manifest, tmp_path):
     out = tmp_path / "cuts.jsonl"
     interchange.export(manifest, out, "lhotse")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, SPELLINGS
+from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, find_label, parse_label_set
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.data.manifest import Problem
@@ -123,8 +123,10 @@ class Scan:
     Attributes:
         root: folder of the corpus.
         protocol: name of a selection and split, or None for everything that the corpus holds.
+        label_set, labels: name and labels of the option `label_set`; None and the canonical names without it.
         problems: what could not be read, in order.
         dropped: how many utterances the protocol left out, by reason.
+        notes: what else the user should know, such as columns that are not read.
     """
 
     def __init__(
@@ -140,7 +142,10 @@ class Scan:
         self.options = dict(options or {})
         self.problems: list[Problem] = []
         self.dropped: Counter[str] = Counter()
+        self.notes: list[str] = []
         self._reported: set[tuple[str, str]] = set()
+        canonical: tuple[str | None, tuple[str, ...]] = (None, CANONICAL)
+        self.label_set, self.labels = self.option("label_set", canonical, parse_label_set)
 
     def problem(self, file: Path | str, what: str, line: int | None = None) -> None:
         """Records a problem; with `strict`, raises it as a RellmError."""
@@ -215,17 +220,16 @@ class Scan:
         raise RellmError(f"{self.root} does not look like this corpus: {expected}", todo="Check --root and the corpus")
 
     def emotion(self, raw: str, file: Path | str, line: int | None = None, extra: Mapping[str, str] = {}) -> str | None:
-        """Canonical name of a label; an unknown one is a problem and gives None.
+        """The label of the option `label_set`, or canonical name, that `raw` means; an unknown one is a problem.
 
         Args:
             extra: labels of this corpus that no other uses, in lower case.
         """
         label = raw.strip().lower()
-        name = extra.get(label) or SPELLINGS.get(label, label)
-        if name in CANONICAL:
-            return name
-        self.problem(file, f"unknown emotion label {raw!r}", line)
-        return None
+        name = find_label(label if label in self.labels else extra.get(label, label), self.labels)
+        if name is None:
+            self.problem(file, f"unknown emotion label {raw!r}", line)
+        return name
 
 
 def unit(value: float, low: float, high: float) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import BLSP_EMO, CorpusInfo, Scan
-from re_llm.data.corpora.files import read_lines, read_table, visible
+from re_llm.data.corpora.files import any_format, read_lines, read_table, visible
 
 INFO = CorpusInfo(
     name="cmu_mosei",
@@ -138,11 +138,9 @@ def _mmsa(scan: Scan, root: Path) -> Iterator[Utterance]:
     table = root / "label.csv"
     for line, row in read_table(scan, table, ("video_id", "clip_id", "text", "label", "mode")):
         video, clip = row["video_id"], row["clip_id"]
-        stem = root / "Raw" / video / clip
-        paths = (stem.with_name(f"{clip}{suffix}") for suffix in (".wav", ".flac", ".mp4"))
         split = MMSA_SPLITS.get(row["mode"])
         if split is None:
             scan.problem(table, f"unknown mode {row['mode']!r}", line)
             continue
-        audio = next((p for p in paths if p.is_file()), stem.with_name(f"{clip}.mp4"))
+        audio = any_format(root / "Raw" / video / f"{clip}.mp4")
         yield INFO.utterance(audio, **_clip(video, clip, row["text"]), split=split, sentiment=row["label"])

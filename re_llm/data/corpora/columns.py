@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from re_llm.core.emotions import CANONICAL
+from re_llm.audio import waveform
+from re_llm.core.emotions import CANONICAL, is_label
 from re_llm.core.errors import RellmError
 from re_llm.core.records import DIMENSIONS, Utterance
 from re_llm.data.corpora.archives import members
 from re_llm.data.corpora.base import Scan, dimensions
-from re_llm.data.corpora.files import read_json_lines, read_table
+from re_llm.data.corpora.files import any_format, read_json_lines, read_table
 
-# Column of a field, by the first of these names that the file has.
+# Column of a field: the first of these names that the file has, in any case, with blanks or hyphens for underscores.
 ALIASES = {
     "audio": ("audio", "wav", "path", "file", "file_name", "filename", "audio_path", "audio_filepath"),
     "key": ("key", "id", "utt_id", "utterance_id", "file_id"),
-    "text": ("text", "transcript", "transcription", "sentence", "raw_text"),
-    "emotion": ("emotion", "emo", "label", "discrete"),
-    "speaker": ("speaker", "spk", "speaker_id", "speaker_name"),
+    "text": ("text", "transcript", "transcription", "sentence", "raw_text", "utterance"),
+    "emotion": ("emotion", "emo", "label", "discrete", "emoclass"),
+    "speaker": ("speaker", "spk", "speaker_id", "speaker_name", "spkrid"),
     "language": ("language", "lang", "locale"),
-    "split": ("split", "partition", "subset"),
+    "split": ("split", "partition", "subset", "split_set"),
     "start": ("start", "start_time", "begin", "begin_time"),
     "end": ("end", "end_time"),
     "duration": ("duration", "length"),
-    "valence": ("valence", "val", "EmoVal"),
-    "arousal": ("arousal", "aro", "EmoAct", "activation"),
-    "dominance": ("dominance", "dom", "EmoDom"),
+    "valence": ("valence", "val", "emoval"),
+    "arousal": ("arousal", "aro", "emoact", "activation"),
+    "dominance": ("dominance", "dom", "emodom"),
     "dialogue": ("dialogue", "dialogue_id"),
     "turn": ("turn",),
+    "gender": ("gender", "sex"),
 }
+KEPT = "re_llm"  # fields of an utterance that a format of other people has no place for (re_llm.data.interchange)
+# Fields of the file that a recording is a segment of, not of the recording itself.
+LOCATION = frozenset({"audio", "start", "duration", "sample_rate", "sha256"})
 UNIT = (0.0, 1.0)
 KINDS = (".csv", ".tsv", ".jsonl")
+_NUMBERS = ("start", "duration")
+_TIME = re.compile(r"(?:(\d+) days?,? ?)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 _SCALE = re.compile(r"(-?[\d.]+)\.\.(-?[\d.]+)")
 
 # Settings of every reader of rows, and of those whose columns can be named.
@@ -61,15 +71,15 @@ def parse_scale(text: str) -> tuple[float, float]:
     return float(match[1]), float(match[2])
 
 
-def parse_labels(text: str) -> dict[str, str]:
-    """`gloomy:sad,cheery:happy` as a map from a label in lower case to a canonical emotion.
+def parse_labels(text: str, allowed: Sequence[str] = CANONICAL) -> dict[str, str]:
+    """`gloomy:sad,cheery:happy` as a map from a label in lower case to one of `allowed`.
 
     Raises:
-        ValueError: it is not of that form, or the second of a pair is no emotion.
+        ValueError: it is not of that form, or the second of a pair is not allowed.
     """
     pairs = [item.partition(":") for item in text.split(",")]
     found = {label.strip().lower(): name.strip() for label, _, name in pairs}
-    if not set(found.values()) <= set(CANONICAL):
+    if not set(found.values()) <= set(allowed):
         raise ValueError(text)
     return found
 
@@ -127,7 +137,7 @@ class Table:
             columns={name: str(scan.options[name]) for name in ALIASES if scan.options.get(name)},
             suffix=scan.option("suffix", "", str),
             scale=scan.option("scale", UNIT, parse_scale),
-            labels=scan.option("labels", {}, parse_labels),
+            labels=scan.option("labels", {}, partial(parse_labels, allowed=scan.labels)),
         )
 
 
@@ -145,45 +155,88 @@ def read_utterances(scan: Scan, table: Table) -> Iterator[Utterance]:
 def from_rows(
     scan: Scan, table: Table, rows: Iterable[tuple[int | None, Mapping[str, Any], str | None]]
 ) -> Iterator[Utterance]:
-    """Utterances of rows; one that cannot be used is a problem.
+    """Utterances of rows; one that cannot be used is a problem, and columns that are not read are noted.
 
     Args:
         rows: (line number, fields by column, path of the recording when no column holds it).
     """
-    utterances = (_from_row(scan, table, row, line, audio) for line, row, audio in rows)
-    return (utterance for utterance in utterances if utterance is not None)
+    read = _Fields(table)
+    for line, row, audio in rows:
+        found = read.of(row)
+        if audio is None and found["audio"] is None:
+            known = table.columns.get("audio") or ", ".join(ALIASES["audio"])
+            scan.problem(table.file, f"no audio (looked for the column {known}; found {', '.join(row)})", line)
+            continue
+        try:
+            utterance = _utterance(scan, table, found, line, audio)
+        except (TypeError, ValueError, RecursionError) as error:
+            scan.problem(table.file, str(error).splitlines()[0], line)
+            continue
+        yield utterance
+    if read.unknown:
+        scan.notes.append(f"{table.file.name}: columns that are not read: {', '.join(sorted(read.unknown))}")
 
 
-def _from_row(
-    scan: Scan, table: Table, row: Mapping[str, Any], line: int | None, audio: str | None
-) -> Utterance | None:
-    found = {name: _value(row, table.columns.get(name), aliases) for name, aliases in ALIASES.items()}
-    if audio is None and found["audio"] is None:
-        known = table.columns.get("audio") or ", ".join(ALIASES["audio"])
-        scan.problem(table.file, f"no audio (looked for the column {known}; found {', '.join(row)})", line)
-        return None
-    try:
-        return _utterance(scan, table, found, line, audio)
-    except (TypeError, ValueError) as error:
-        scan.problem(table.file, str(error).splitlines()[0], line)
-        return None
+class _Fields:
+    """Finds fields in rows by the names of their columns.
+
+    Attributes:
+        unknown: columns that hold no field.
+    """
+
+    def __init__(self, table: Table):
+        self.unknown: set[str] = set()
+        self._wanted = {
+            name: (_plain(table.columns[name]),) if name in table.columns else aliases
+            for name, aliases in ALIASES.items()
+        }
+        self._wanted[KEPT] = (KEPT,)
+        self._columns: dict[tuple[str, ...], dict[str, str]] = {}  # of a field, by the columns of a row
+
+    def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields by name, None where one is missing or blank."""
+        header = tuple(row)
+        if header not in self._columns:
+            self._columns[header] = self._match(header)
+        columns = self._columns[header]
+        found = {name: row[columns[name]] if name in columns else None for name in self._wanted}
+        return {name: None if isinstance(value, str) and not value.strip() else value for name, value in found.items()}
+
+    def _match(self, header: tuple[str, ...]) -> dict[str, str]:
+        plain = {_plain(column): column for column in reversed(header)}  # of two columns of one name, the first
+        known = {*LOCATION, *(name for names in self._wanted.values() for name in names)}
+        if KEPT not in plain:  # which holds them all
+            self.unknown.update(column for name, column in plain.items() if name not in known)
+        matches = {name: next((plain[a] for a in names if a in plain), None) for name, names in self._wanted.items()}
+        return {name: column for name, column in matches.items() if column is not None}
+
+
+def _plain(column: str) -> str:
+    return column.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def _rows(scan: Scan, table: Table) -> Iterator[tuple[int, dict[str, Any]]]:
     kind = table.file.suffix.lower()
     if kind in (".csv", ".tsv"):
-        needed = [c for c in table.columns.values() if c]
-        return read_table(scan, table.file, needed, delimiter="," if kind == ".csv" else "\t")
+        rows = read_table(scan, table.file, (), delimiter="," if kind == ".csv" else "\t")
+        return _with_columns(table, rows)
     if kind in (".jsonl", ".json"):
         return read_json_lines(scan, table.file)
     raise RellmError(f"{table.file} is no table", allowed=", ".join(KINDS))
 
 
-def _value(row: Mapping[str, Any], column: str | None, aliases: tuple[str, ...]) -> Any:
-    """Value of a field, None where it is missing or blank."""
-    names = (column,) if column else aliases
-    value = next((row[name] for name in names if name in row), None)
-    return None if value is None or (isinstance(value, str) and not value.strip()) else value
+def _with_columns(table: Table, rows: Iterator[tuple[int, dict[str, str]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows, when they have the columns that options name.
+
+    Raises:
+        RellmError: a column is missing.
+    """
+    for number, (line, row) in enumerate(rows):
+        there = {_plain(column) for column in row}
+        missing = [column for column in table.columns.values() if _plain(column) not in there]
+        if not number and missing:
+            raise RellmError(f"{table.file}:1: no column {', '.join(missing)}", allowed=f"found: {', '.join(row)}")
+        yield line, row
 
 
 def _place(table: Table, path: Path) -> tuple[str, Path]:
@@ -195,44 +248,82 @@ def _place(table: Table, path: Path) -> tuple[str, Path]:
     if table.suffix and not path.suffix:
         path = path.with_name(path.name + table.suffix)
     if table.members is not None:
-        member = table.members.get(path.as_posix())
-        if member is None:
+        names = (path.with_suffix(suffix).as_posix() for suffix in waveform.SUFFIXES)
+        name = next((name for name in (path.as_posix(), *names) if name in table.members), None)
+        if name is None:
             raise ValueError(f"{table.audio_root.name} has no readable member {path.as_posix()}")
-        return member, path
-    if path.is_absolute() and not path.exists():
+        return table.members[name], path
+    if path.is_absolute() and not os.path.exists(path):
         parts = path.parts[1:]
         ends = (Path(*parts[n:]) for n in range(len(parts)))
-        path = next((end for end in ends if (table.audio_root / end).is_file()), path)
+        path = next((end for end in ends if os.path.isfile(any_format(table.audio_root / end))), path)
     if not path.is_absolute():
         return str(table.audio_root / path), path
     below = path.is_relative_to(table.audio_root)
     return str(path), path.relative_to(table.audio_root if below else path.anchor)
 
 
+def seconds(value: object) -> float | None:
+    """Seconds of a number, of `1:02:03.5`, or of audformat's `0 days 00:00:01.5`; None for `NaT` and nothing.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if value is None or str(value).strip().lower() in ("", "nat", "nan", "none"):
+        return None
+    match = _TIME.fullmatch(str(value).strip())
+    if match is None:
+        return float(value)  # type: ignore[arg-type]
+    days, hours, minutes, rest = (float(part or 0) for part in match.groups())
+    return round(((days * 24 + hours) * 60 + minutes) * 60 + rest, 6)
+
+
 def _utterance(scan: Scan, table: Table, found: Mapping[str, Any], line: int | None, audio: str | None) -> Utterance:
     place, name = (audio, Path(audio)) if audio else _place(table, Path(str(found["audio"])))
-    raw = None if found["emotion"] is None else str(found["emotion"])
-    start = float(found["start"] or 0.0)
-    duration = found["duration"]
-    if duration is None and found["end"] is not None:
-        duration = float(found["end"]) - start
-    ratings = {name: float(found[name]) for name in DIMENSIONS if found[name] is not None}
+    kept = found[KEPT]
+    start, duration = seconds(found["start"]) or 0.0, seconds(found["duration"])
+    if duration is None and (end := seconds(found["end"])) is not None:
+        duration = end - start
+    segment = f"-{start:g}" if start else ""
+    fields = {
+        "key": found["key"] or f"{table.corpus}-{name.with_suffix('').as_posix().replace('/', '-')}{segment}",
+        "corpus": table.corpus,
+        "split": found["split"] or table.split,
+        "audio": place,
+        "start": start,
+        "duration": duration,
+        **{field: found[field] for field in ("text", "speaker", "dialogue", "gender")},
+        "language": found["language"] or table.language,
+    }
+    fields = {field: value if value is None or field in _NUMBERS else str(value) for field, value in fields.items()}
+    if found["turn"] is not None:
+        fields["turn"] = int(found["turn"])
+    ratings = {dimension: float(found[dimension]) for dimension in DIMENSIONS if found[dimension] is not None}
+    if kept is not None:
+        return restored(scan, table.file, line, {**fields, **ratings, "emotion": found["emotion"]}, kept)
     if ratings and len(ratings) < len(DIMENSIONS):
         there = ", ".join(ratings)
         scan.once(table.file, f"only {there} of {', '.join(DIMENSIONS)}: such rows are kept without them", line)
-    return Utterance(
-        key=str(found["key"] or f"{table.corpus}-{name.with_suffix('').as_posix().replace('/', '-')}"),
-        corpus=table.corpus,
-        split=str(found["split"] or table.split),
-        audio=place,
-        start=start,
-        duration=None if duration is None else float(duration),
-        text=None if found["text"] is None else str(found["text"]),
-        language=str(found["language"] or table.language or "") or None,
-        speaker=None if found["speaker"] is None else str(found["speaker"]),
-        dialogue=None if found["dialogue"] is None else str(found["dialogue"]),
-        turn=None if found["turn"] is None else int(found["turn"]),
-        emotion=None if raw is None else scan.emotion(raw, table.file, line, table.labels),
-        emotion_raw=raw,
-        **dimensions(scan, ratings, table.scale, table.file, line) if len(ratings) == len(DIMENSIONS) else {},
+    elif ratings:
+        fields |= dimensions(scan, ratings, table.scale, table.file, line)
+    if found["emotion"] is not None:
+        raw = str(found["emotion"])
+        fields |= {"emotion": scan.emotion(raw, table.file, line, table.labels), "emotion_raw": raw}
+    return Utterance.model_validate({field: value for field, value in fields.items() if value is not None})
+
+
+def restored(scan: Scan, file: Path, line: int | None, fields: Mapping[str, Any], kept: object) -> Utterance:
+    """An utterance that was exported: fields that the format has a place for, and those in `KEPT` (JSON text or not).
+
+    Raises:
+        ValueError: they are not those of an utterance.
+    """
+    others = json.loads(kept) if isinstance(kept, str) else kept
+    if not isinstance(others, dict):
+        raise ValueError(f"{KEPT} is not a JSON object")
+    emotion = fields.get("emotion")
+    if emotion is not None and not is_label(emotion, others.get("label_set")):
+        emotion = scan.emotion(str(emotion), file, line)
+    return Utterance.model_validate(
+        {**fields, **others, **{k: v for k, v in fields.items() if k in LOCATION}, "emotion": emotion}
     )

@@ -1,23 +1,26 @@
 """EmoBox: 32 corpora of speech emotion through one format, with published folds (Ma et al. 2024).
 
-`data/NAME/NAME.jsonl`, folds `data/NAME/fold_N/NAME_{train,valid,test}_fold_N.jsonl`; `label_map.json` says what the
-labels of a corpus mean (`label_dict.json` for EMOVO). `wav` paths start from `audio_root`, the folder that holds
-`downloads`. Speakers stand in `data.seg.wrd.stm` only, where MER2023 and RESD have the name of the file instead. The
-balanced sets of `data/track2` have rows of their own: `wav_filename`, `label`, `speaker`.
+`data/NAME/NAME.jsonl`, folds `data/NAME/fold_N/NAME_{train,valid,test}_fold_N.jsonl`; `label_map.json` maps the labels
+of a corpus (`label_dict.json` for EMOVO). `wav` paths start from `audio_root`, the folder that holds `downloads`. The
+rows have no speaker: it is read from the key where the corpus names its files by speaker, else from
+`data.seg.wrd.stm`, which has the name of the file instead in MER2023 and RESD, a path in JL, and in IEMOCAP the actor
+who wore the markers, not the one who speaks. The balanced sets of `data/track2` have other fields: `wav_filename`,
+`label`, `speaker`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Scan
-from re_llm.data.corpora.files import read_json_lines, read_lines, visible
+from re_llm.data.corpora.columns import KEPT, restored
+from re_llm.data.corpora.files import Json, read_json_lines, read_lines, visible
 
 INFO = CorpusInfo(
     name="emobox",
@@ -45,14 +48,24 @@ LANGUAGES = {
 # What the label maps call by names of their own. ASVP-ESD, EMNS, EmoV-DB, JL and PAVOQUE have states without a
 # canonical name.
 LABELS = {
-    "worried": "anxious", "enthusiastic": "excited",
     **dict.fromkeys(("pleasure", "pain, groan", "disappointment, disapproval", "breath"), "other"),
     **dict.fromkeys(("sarcastic", "sleepy", "poker"), "other"),
     **dict.fromkeys(("apologetic", "assertive", "concerned", "encouraging"), "other"),
 }  # fmt: skip
 UNDECIDED = frozenset({"no-agreement", "unknown"})
+# Names of corpora that have a reader here: the same corpus must have one name, or its speakers are not recognised.
+CORPORA = {"cremad": "crema_d", "jlcorpus": "jl", "mer2023": "merbench", "msppodcast": "msp_podcast"}
+# Speakers in keys, as the readers here write them: all groups of the match, joined.
+IN_KEY = {
+    name: re.compile(pattern)
+    for name, pattern in {
+        "aesdd": r"-0?(\d+)[a-z]?$", "ased": r"-(\d\d)$", "cremad": r"^(\d{4})-", "emodb": r"^(\d\d)[ab]",
+        "esd": r"^(\d{4})-", "iemocap": r"^(Ses\d\d)[FM]_.*_([FM])\w+$", "jlcorpus": r"^((?:fe)?male\d)-",
+        "mead": r"^([MW]\d{3})-", "ravdess": r"-(\d\d)$", "savee": r"^([A-Z]{2})-", "tess": r"^(OAF|YAF)-",
+    }.items()
+}  # fmt: skip
 _FOLD = re.compile(r"fold_\d+")
-_SPEAKER = re.compile(r"<id=(?P<key>[^>]+?),(?:[^>]*,)?spk=(?P<speaker>[^,>]+)")
+_STM = re.compile(r"<id=(?P<key>[^>]+?),(?:[^>]*,)?spk=(?P<speaker>[^,>]+)")
 
 
 def read(scan: Scan) -> Iterator[Utterance]:
@@ -60,14 +73,17 @@ def read(scan: Scan) -> Iterator[Utterance]:
     root = scan.root if scan.root.is_file() else scan.path_root(_is_corpus, f"expected {INFO.root}")
     folder = root.parent if root.is_file() else root
     home = folder.parent if _FOLD.fullmatch(folder.name) else folder
-    labels = _label_map(home)
-    speakers = dict(_speakers(home / "data.seg.wrd.stm"))
     downloads = (p for p in home.resolve().parents if (p / "downloads").is_dir())
-    audio = scan.option("audio_root", None, Path) or next(downloads, home.parent.parent)
+    corpus = _Corpus(
+        audio=scan.option("audio_root", None, Path) or next(downloads, home.parent.parent),
+        language=scan.option("language", None, str),
+        labels=_label_map(home),
+        speakers=dict(_speakers(home / "data.seg.wrd.stm")),
+    )
     for file, split in _files(scan, folder):
         for line, row in read_json_lines(scan, file):
             try:
-                yield _utterance(scan, file, line, _spelt_out(row, file), split, audio, labels, speakers)
+                yield corpus.utterance(scan, file, line, _named(row, file), split)
             except (KeyError, TypeError, ValueError) as error:
                 scan.problem(file, f"not an EmoBox row: {error!r}".splitlines()[0], line)
 
@@ -106,59 +122,64 @@ def _label_map(folder: Path) -> dict[str, str]:
 
 
 def _speakers(path: Path) -> Iterator[tuple[str, str]]:
-    """(key, speaker) of the transcript file of a corpus."""
+    """(key, speaker) of the transcript file of a corpus, without the names of files that stand for speakers."""
     if not path.is_file():
         return
     for _, line in read_lines(path):
-        match = _SPEAKER.search(line)
-        if match and not match["key"].endswith(match["speaker"]):
-            yield match["key"], match["speaker"]
+        match = _STM.search(line)
+        if match and match["key"].partition("-")[2] != match["speaker"]:
+            yield match["key"], match["speaker"].rpartition("/")[2]
 
 
-def _spelt_out(row: dict[str, Any], file: Path) -> dict[str, Any]:
+def _named(row: Json, file: Path) -> Json:
+    """A row of a balanced set with the names of the other rows."""
     if "wav_filename" not in row:
         return row
-    name = file.stem.split("_")[0].lower()
-    place = str(row["wav_filename"])
-    return {
-        "key": f"{name}-{Path(place).stem}",
-        "dataset": name,
-        "wav": place,
-        "emo": row["label"],
-        "spk": row["speaker"],
-    }
+    name, place = file.stem.split("_")[0].lower(), str(row["wav_filename"])
+    key = f"{name}-{Path(place).stem}"
+    return {"key": key, "dataset": name, "wav": place, "emo": row["label"], "spk": row["speaker"]}
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """What the rows of a corpus have in common."""
+
+    audio: Path
+    language: str | None
+    labels: Mapping[str, str]
+    speakers: Mapping[str, str]
+
+    def utterance(self, scan: Scan, file: Path, line: int, row: Json, split: str) -> Utterance:
+        raw, key, dataset = str(row["emo"]), str(row["key"]), str(row["dataset"])
+        start = float(row.get("start_time") or 0.0)
+        fields = {
+            "key": key,
+            "corpus": CORPORA.get(dataset, dataset),
+            "split": split,
+            "audio": str(self.audio / row["wav"]),
+            "start": start,
+            "duration": round(float(row["end_time"]) - start, 6) if "end_time" in row else None,
+        }
+        if KEPT in row:
+            emotion = None if raw.lower() in UNDECIDED else raw
+            return restored(scan, file, line, {**fields, "emotion": emotion, "speaker": row.get("spk")}, row[KEPT])
+        speaker = str(row["spk"]) if row.get("spk") else self._speaker(dataset, key)
+        label = self.labels.get(raw.lower(), raw)
+        fields |= {
+            "text": row.get("text"),
+            "language": self.language or row.get("lang") or _language(dataset, speaker),
+            "speaker": speaker,
+            "emotion": None if label.lower() in UNDECIDED else scan.emotion(label, file, line, LABELS),
+            "emotion_raw": raw,
+        }
+        return Utterance.model_validate(fields)
+
+    def _speaker(self, dataset: str, key: str) -> str | None:
+        match = IN_KEY[dataset].search(key.removeprefix(f"{dataset}-")) if dataset in IN_KEY else None
+        return "".join(match.groups()) if match else self.speakers.get(key)
 
 
 def _language(dataset: str, speaker: str | None) -> str | None:
     if dataset == "esd" and speaker is not None and speaker.isdigit():
         return "zh" if int(speaker) <= 10 else "en"
     return LANGUAGES.get(dataset)
-
-
-def _utterance(
-    scan: Scan,
-    file: Path,
-    line: int,
-    row: dict[str, Any],
-    split: str,
-    audio: Path,
-    labels: dict[str, str],
-    speakers: dict[str, str],
-) -> Utterance:
-    raw, key, dataset = str(row["emo"]), str(row["key"]), str(row["dataset"])
-    label = labels.get(raw.lower(), raw)
-    start = float(row.get("start_time") or 0.0)
-    speaker = str(row["spk"]) if row.get("spk") else speakers.get(key)
-    return Utterance(
-        key=key,
-        corpus=dataset,
-        split=split,
-        audio=str(audio / row["wav"]),
-        start=start,
-        duration=round(float(row["end_time"]) - start, 6) if "end_time" in row else None,
-        text=row.get("text"),
-        language=scan.option("language", "", str) or row.get("lang") or _language(dataset, speaker),
-        speaker=speaker,
-        emotion=None if label.lower() in UNDECIDED else scan.emotion(label, file, line, LABELS),
-        emotion_raw=raw,
-    )

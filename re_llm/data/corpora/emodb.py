@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Scan
-from re_llm.data.corpora.files import coded_names
+from re_llm.data.corpora.files import coded_names, recordings
 
 INFO = CorpusInfo(
     name="emodb",
@@ -43,7 +43,7 @@ _NAME = re.compile(rf"(\d\d)({'|'.join(SENTENCES)})([{''.join(EMOTIONS)}])([a-z]
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by name."""
-    root = scan.path_root(lambda p: any((p / "wav").glob("*.wav")), f"expected {INFO.root} in it")
+    root = scan.path_root(lambda p: any(recordings(p / "wav")), f"expected {INFO.root} in it")
     for path, name in coded_names(scan, root / "wav", _NAME, "SPEAKER, SENTENCE, EMOTION, VERSION as in 03a01Fa"):
         speaker, sentence, emotion, _ = name.groups()
         yield INFO.utterance(

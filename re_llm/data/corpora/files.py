@@ -8,7 +8,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -152,17 +152,36 @@ def visible(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def recordings(root: Path, *, deep: bool = True) -> Iterator[Path]:
-    """Every recording below a folder, in order; files and folders of macOS archives are passed over.
+    """Every recording below a folder, in order, without the files and folders that macOS adds to archives.
+
+    Linked folders are followed; none is read twice, so that links in a circle end.
 
     Args:
         deep: whether the folders in it are read as well.
     """
-    for folder, folders, files in os.walk(root):
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if deep and not name.startswith((".", "__MACOSX")))
         for name in sorted(files):
             path = Path(folder, name)
             if path.suffix.lower() in waveform.SUFFIXES and not name.startswith("."):
                 yield path
+
+
+def any_format(path: Path) -> Path:
+    """The recording `path`, or one of the same folder and stem in another format; `path` itself if there is none.
+
+    Of a video, a converted recording beside it is preferred.
+    """
+    others = [path.with_suffix(suffix) for suffix in waveform.SUFFIXES]
+    candidates = others if path.suffix.lower() in waveform.WITH_AV else [path, *others]
+    # os.path: names that are too long, or hold a NUL, are names of no file.
+    return next((found for found in candidates if os.path.isfile(found)), path)
 
 
 def tree_root(scan: Scan, pattern: re.Pattern[str], expected: str) -> Path:
@@ -193,11 +212,12 @@ def coded_names(scan: Scan, root: Path, pattern: re.Pattern[str], form: str) -> 
 
 
 def without_row(
-    scan: Scan, folders: Iterable[Path], named: Container[str], table: Path | str, *, deep: bool = True
+    scan: Scan, folders: Iterable[Path], named: Iterable[str], table: Path | str, *, deep: bool = True
 ) -> None:
-    """Counts the recordings of some folders that no row of a table names (paths as text); reports the first."""
+    """Counts the recordings of some folders that no row of a table names, by path without suffix; reports the first."""
+    stems = {os.path.splitext(name)[0] for name in named}
     for folder in folders:
-        loose = [path for path in recordings(folder, deep=deep) if str(path) not in named]
+        loose = [path for path in recordings(folder, deep=deep) if os.path.splitext(path)[0] not in stems]
         if loose:
             first = loose[0].relative_to(folder).as_posix()
             scan.drop(f"recording in {folder.name} without a row in {Path(table).name}, such as {first}", len(loose))

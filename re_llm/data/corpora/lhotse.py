@@ -1,7 +1,8 @@
 """Lhotse cuts: `cuts.jsonl` or `cuts.jsonl.gz` with one-channel cuts of files (lhotse itself is not needed).
 
-The first supervision of a cut gives text, speaker and language; emotion, V/A/D and split are looked for in its `custom`
-and in that of the cut. Cuts of several tracks, and recordings that are no files, are listed as problems.
+A supervision gives text, speaker and language; emotion, V/A/D and split are looked for in its `custom` and in that of
+the cut. A cut with several supervisions becomes an utterance for each, with its own times. Cuts of several tracks, and
+recordings that are no files, are listed as problems.
 """
 
 from __future__ import annotations
@@ -36,24 +37,31 @@ def read(scan: Scan) -> Iterator[Utterance]:
 def _rows(scan: Scan) -> Iterator[tuple[int, Json, None]]:
     for line, cut in read_json_lines(scan, scan.root):
         try:
-            yield line, _row(cut), None
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            rows = [_row(cut, supervision) for supervision in cut.get("supervisions") or [{}]]
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             scan.problem(scan.root, f"not a cut of a file: {error!r}", line)
+            continue
+        yield from ((line, row, None) for row in rows)
 
 
-def _row(cut: Json) -> Json:
+def _row(cut: Json, supervision: Json) -> Json:
     if cut.get("type", "MonoCut") != "MonoCut":
         raise ValueError(f"type {cut['type']}")
     source = cut["recording"]["sources"][0]
     if source["type"] != "file":
         raise ValueError(f"source of type {source['type']}")
-    supervision = cut["supervisions"][0] if cut.get("supervisions") else {}
+    start, duration = cut["start"], cut["duration"]
+    several = len(cut.get("supervisions") or ()) > 1
+    if several:  # times of a supervision count from the start of the cut, and may lie outside of it
+        first = max(supervision["start"], 0.0)
+        duration = min(supervision["start"] + supervision["duration"], duration) - first
+        start += first
     return {
         **(cut.get("custom") or {}),
         **(supervision.get("custom") or {}),
         **{name: supervision.get(name) for name in ("text", "speaker", "language")},
-        "key": cut["id"],
+        "key": supervision["id"] if several else cut["id"],
         "audio": source["source"],
-        "start": cut["start"],
-        "duration": cut["duration"],
+        "start": round(start, 6),
+        "duration": round(duration, 6),
     }

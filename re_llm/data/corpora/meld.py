@@ -2,7 +2,7 @@
 
 Quirks: typographic apostrophes are damaged in the tables (cp1252 read as Latin-1); the folders of the three parts are
 named differently; a few clips are broken or missing (train dia125_utt3, dev dia110_utt7) and are listed as problems.
-Clips are mp4 and need the extra `av`; converted files (wav, flac) of the same names are preferred.
+Clips are mp4 and need the extra `av`; converted files (wav, flac ...) of the same names are preferred.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import BLSP_EMO, CorpusInfo, Scan
-from re_llm.data.corpora.files import read_table, without_row
+from re_llm.data.corpora.files import any_format, read_table, without_row
 
 INFO = CorpusInfo(
     name="meld",
@@ -31,7 +31,6 @@ INFO = CorpusInfo(
 )
 
 FOLDERS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
-SUFFIXES = (".wav", ".flac", ".mp4")
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
 
 
@@ -69,10 +68,10 @@ def _clips(root: Path, part: str) -> Path | None:
 
 def _utterance(scan: Scan, part: str, clips: Path, table: Path, line: int, row: dict[str, str]) -> Utterance:
     name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
-    clip = next((p for s in SUFFIXES if (p := clips / f"{name}{s}").is_file()), clips / f"{name}.mp4")
     turn = row["Utterance_ID"]
     return INFO.utterance(
-        clip, key=f"{part}-{name}", split=part, text=row["Utterance"] or None, speaker=row["Speaker"] or None,
+        any_format(clips / f"{name}.mp4"),
+        key=f"{part}-{name}", split=part, text=row["Utterance"] or None, speaker=row["Speaker"] or None,
         dialogue=f"{part}-{row['Dialogue_ID']}", turn=int(turn) if turn.isdigit() else None,
         emotion=scan.emotion(row["Emotion"], table, line), emotion_raw=row["Emotion"], sentiment=row["Sentiment"],
     )  # fmt: skip

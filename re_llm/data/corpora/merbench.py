@@ -13,7 +13,7 @@ from pathlib import Path
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Filters, Scan
-from re_llm.data.corpora.files import read_table, without_row
+from re_llm.data.corpora.files import any_format, read_table, without_row
 
 INFO = CorpusInfo(
     name="merbench",
@@ -31,8 +31,6 @@ INFO = CorpusInfo(
     published={"blsp-emo": {"test1": 354, "test2": 360}},
 )
 
-WORRIED = {"worried": "anxious", "worry": "anxious"}
-SUFFIXES = (".wav", ".flac", ".mp4", ".avi")
 LABELS = {
     "train": "mer2023train/train-label.csv",
     "test1": "test-labels/test1-label.csv",
@@ -61,14 +59,14 @@ def read(scan: Scan) -> Iterator[Utterance]:
             named.add(str(clip))
             yield INFO.utterance(
                 clip, key=row["name"], split=part, text=texts.get(row["name"]),
-                emotion=scan.emotion(row["discrete"], file, line, WORRIED), emotion_raw=row["discrete"],
+                emotion=scan.emotion(row["discrete"], file, line), emotion_raw=row["discrete"],
             )  # fmt: skip
         without_row(scan, {Path(clip).parent for clip in named}, named, file)
 
 
 def _clip(root: Path, part: str, name: str) -> Path | None:
-    folders = (root / part, root / "mer2023train" / part)
-    return next((p for folder in folders for s in SUFFIXES if (p := folder / f"{name}{s}").is_file()), None)
+    clips = (any_format(folder / f"{name}.mp4") for folder in (root / part, root / "mer2023train" / part))
+    return next((clip for clip in clips if clip.is_file()), None)
 
 
 def _texts(scan: Scan, root: Path) -> Iterator[tuple[str, str]]:

@@ -38,5 +38,5 @@ def with_dimensions(row: Json) -> Json:
     """The row with the values of `avd_ans` by name."""
     values = row.get("avd_ans")
     if isinstance(values, list) and len(values) == len(AVD):
-        return {**row, **dict(zip(AVD, values, strict=True))}
+        return {**{k: v for k, v in row.items() if k != "avd_ans"}, **dict(zip(AVD, values, strict=True))}
     return row

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Protocol
 
 from re_llm.audio import waveform
+from re_llm.audio.source import locate
 from re_llm.core.errors import RellmError
 from re_llm.core.records import DIMENSIONS, Utterance
+from re_llm.data.corpora.files import any_format
 
 BATCH = 16  # recordings given to the estimator of pseudo labels at once
 DIGITS = 6  # of durations: microseconds
@@ -67,6 +69,8 @@ class _Recordings:
         return utterance, None
 
     def _add_to(self, utterance: Utterance) -> None:
+        if locate(utterance.audio).length is None:
+            utterance.audio = str(any_format(Path(utterance.audio)))
         header = self.header(utterance.audio)
         left = header.seconds - utterance.start
         if utterance.duration is None and left > 0:

@@ -30,8 +30,6 @@ INFO = CorpusInfo(
     published={"blsp-emo": {"test": 158}},
 )
 
-LABELS = {"enthusiasm": "excited"}
-
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances of the training, then of the test part."""
@@ -40,7 +38,7 @@ def read(scan: Scan) -> Iterator[Utterance]:
         file = root / f"{split}.csv"
         if file.is_file():
             columns = {"audio": "path", "emotion": "emotion"}
-            table = Table(file, "resd", root / split, split=split, language="ru", columns=columns, labels=LABELS)
+            table = Table(file, "resd", root / split, split=split, language="ru", columns=columns)
             named = set()
             for utterance in read_utterances(scan, table):
                 named.add(utterance.audio)

@@ -31,6 +31,7 @@ COMMON_OPTIONS = {
     "min_seconds": "shortest recording",
     "max_seconds": "longest recording",
     "limit": "stop after so many utterances",
+    "label_set": "labels in place of the canonical ones: empathetic_dialogues, a comma-separated list, or a file",
 }
 
 
@@ -44,6 +45,7 @@ class PrepareReport:
         by_split, by_emotion: number of rows; an utterance without an emotion counts as `none`.
         problems: what could not be read, also listed in `problems_file`.
         dropped: utterances that the protocol or a filter left out, by reason.
+        notes: what else the user should know, such as columns that are not read.
         published: sizes that the papers give for this protocol, by split (`all`: together); empty when an option of
             this run changes the selection.
     """
@@ -53,6 +55,7 @@ class PrepareReport:
     by_emotion: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     problems_file: Path | None = None
     published: dict[str, int] = field(default_factory=dict)
@@ -101,7 +104,7 @@ def prepare(
     scan = Scan(root, protocol=protocol, seed=seed, options=options, strict=strict)
     filters = _filters(info, scan)
     limit = scan.option("limit", 0, int)
-    report = PrepareReport(problems=scan.problems, dropped=scan.dropped)
+    report = PrepareReport(problems=scan.problems, dropped=scan.dropped, notes=scan.notes)
     report.published = {} if _selects(options) else dict(info.published.get(protocol or "", {}))
     sweep(out)
     journal = Journal(out)
@@ -169,6 +172,7 @@ def _selected(scan: Scan, info: CorpusInfo, reader: Reader, filters: Filters) ->
     if "test_speakers" not in info.options:
         utterances = _split_by_speaker(scan, utterances)
     for utterance in _with_texts(scan, utterances):
+        utterance.label_set = scan.label_set or utterance.label_set
         if (why := filters.refuses_row(utterance)) is not None:
             scan.drop(why)
         else:
@@ -183,6 +187,8 @@ def _unique(scan: Scan, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
         if first is None:
             seen[utterance.key] = utterance.audio
             yield utterance
+        elif os.path.splitext(first)[0] == os.path.splitext(utterance.audio)[0] and first != utterance.audio:
+            scan.drop("recording in another format as well")
         elif first != utterance.audio and _same_file(first, utterance.audio):
             scan.drop("second copy of a recording")
         else:

@@ -25,7 +25,6 @@ INFO = CorpusInfo(
     root="recordings such as OAF_pool_disgust.wav, at any depth",
 )
 
-PLEASANT = {"ps": "surprise"}
 _NAME = re.compile(r"(OAF?|YAF)_([A-Za-z]+)_([a-z]+)")
 
 
@@ -35,7 +34,7 @@ def read(scan: Scan) -> Iterator[Utterance]:
     for path, name in coded_names(scan, root, _NAME, "SPEAKER_WORD_EMOTION"):
         speaker, word, raw = name.groups()
         speaker = "OAF" if speaker == "OA" else speaker
-        emotion = scan.emotion(raw, path, extra=PLEASANT)
+        emotion = scan.emotion(raw, path)
         if emotion is not None:
             yield INFO.utterance(
                 path, key=f"{speaker}_{word}_{raw}", text=f"Say the word {word.lower()}.", speaker=speaker,

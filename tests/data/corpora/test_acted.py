@@ -5,10 +5,12 @@ from pathlib import Path
 
 import corpus_worlds as worlds
 import pytest
+import soundfile
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance, read_records
 from re_llm.data.corpora import prepare
+from re_llm.data.corpora.files import recordings
 
 CASES = {
     # corpus: {path: (emotion, speaker, text)}; None: a problem
@@ -196,6 +198,40 @@ def test_mead_needs_transcripts_for_its_protocol(tmp_path):
     assert report.rows == 1 and next(read_records(tmp_path / "m.jsonl", Utterance)).text == "five words are said here"
     with pytest.raises(RellmError, match=r"no utterance of mead .* 1 x fewer than 5 words"):
         prepare("mead", root, tmp_path / "m.jsonl", protocol="blsp-emo")
+
+
+CONVERTED = {
+    "iemocap": lambda root: worlds.iemocap(root),
+    "esd": lambda root: worlds.esd(root, sentences=2),
+    "msp_podcast": lambda root: worlds.msp_podcast(root),
+    "common_voice": lambda root: worlds.common_voice(root),
+    **{name: (lambda root, name=name: world(name, root)) for name in CASES},
+}
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg"])
+@pytest.mark.parametrize("name", CONVERTED)
+def test_recordings_converted_to_another_format_are_found(tmp_path, name, suffix):
+    root = CONVERTED[name](tmp_path / name)
+    before = prepare(name, root, tmp_path / "before.jsonl", hash=False)
+    for path in list(recordings(root)):
+        if path.suffix != suffix:
+            samples, rate = soundfile.read(path)
+            soundfile.write(path.with_suffix(suffix), samples, rate)
+            path.unlink()
+    after = prepare(name, root, tmp_path / "after.jsonl", hash=False)
+    assert (after.rows, after.by_emotion, after.dropped) == (before.rows, before.by_emotion, before.dropped)
+    assert {p.what for p in after.problems} == {p.what for p in before.problems}
+    first, second = ([u.model_dump(exclude={"audio", "duration"}) for u in read_records(tmp_path / f, Utterance)]
+                     for f in ("before.jsonl", "after.jsonl"))  # fmt: skip
+    assert first == second
+
+
+def test_recordings_in_two_formats_are_read_once(tmp_path):
+    path = worlds.sound(tmp_path / "emodb/wav/03a01Fa.wav", 0.1)
+    worlds.sound(path.with_suffix(".flac"), 0.1)
+    report = prepare("emodb", tmp_path / "emodb", tmp_path / "m.jsonl", strict=True)
+    assert report.rows == 1 and report.dropped == {"recording in another format as well": 1}
 
 
 REAL = Path(os.environ.get("RE_LLM_RAVDESS", "../shared/data/ravdess"))

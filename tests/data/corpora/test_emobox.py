@@ -104,6 +104,51 @@ def test_balanced_sets_of_track_two(tmp_path):
     assert (found.corpus, found.speaker, found.emotion, found.language) == ("meld", "Chandler", "angry", "en")
 
 
+GENUINE = {
+    # corpus: (keys as in EmoBox, speakers as its own reader here names them, name of the corpus here)
+    "ravdess": (("03-01-05-01-02-01-18", "03-01-08-01-01-02-07"), ("18", "07"), "ravdess"),
+    "ased": (("a5-02-01-01-33", "n1-06-02-02-65"), ("33", "65"), "ased"),
+    "aesdd": (("a03-3", "f12-01", "a06-5b"), ("3", "1", "5"), "aesdd"),
+    "iemocap": (
+        ("Ses05M_impro01_F021", "Ses02F_script01_1_M003", "Ses03F_impro06_FXX0"),
+        ("Ses05F", "Ses02M", "Ses03F"),
+        "iemocap",
+    ),
+    "cremad": (("1041-TAI-HAP-XX",), ("1041",), "crema_d"),
+    "emodb": (("16b10Td",), ("16",), "emodb"),
+    "esd": (("0020-001747",), ("0020",), "esd"),
+    "mead": (("M034-sad-level-1-002",), ("M034",), "mead"),
+    "savee": (("JK-n27",), ("JK",), "savee"),
+    "tess": (("OAF-wag-angry",), ("OAF",), "tess"),
+    "jlcorpus": (("male1-assertive-7b-2",), ("male1",), "jl"),
+}
+
+
+@pytest.mark.parametrize("name", GENUINE)
+def test_speakers_in_keys(name, tmp_path):
+    keys, speakers, corpus = GENUINE[name]
+    worlds.sound(tmp_path / f"downloads/{name}/one.wav", 0.2)
+    text = "".join(line(f"{name}-{key}", f"{name}/one.wav", "sad") for key in keys)
+    worlds.write(tmp_path / f"data/{name}/{name}.jsonl", text)
+    prepare("emobox", tmp_path / f"data/{name}", tmp_path / "m.jsonl")
+    found = rows(tmp_path / "m.jsonl").values()
+    assert tuple(u.speaker for u in found) == speakers and {u.corpus for u in found} == {corpus}
+
+
+def test_speakers_that_end_the_key_are_speakers(tmp_path):
+    """CASIA and others have speakers in the transcript file alone; JL has their folders there."""
+    folder = tmp_path / "data/polish"
+    worlds.sound(tmp_path / "downloads/polish/one.wav", 0.2)
+    stm = "".join(f"x <id=polish-S{n}-{n},lang=pl,spk={n},emotion=sad> sad\n" for n in (1, 2))
+    stm += "x <id=polish-male,lang=pl,spk=downloads/polish/JL(wav+txt)/male2,emotion=sad> sad\n"
+    worlds.write(folder / "data.seg.wrd.stm", stm)
+    keys = ("polish-S1-1", "polish-S2-2", "polish-male")
+    worlds.write(folder / "polish.jsonl", "".join(line(key, "polish/one.wav", "sad") for key in keys))
+    report = prepare("emobox", folder, tmp_path / "m.jsonl", options={"test_speakers": "2"})
+    assert [u.speaker for u in rows(tmp_path / "m.jsonl").values()] == ["1", "2", "male2"]
+    assert report.by_split == {"train": 2, "test": 1}
+
+
 def test_names_of_files_are_no_speakers(tmp_path):
     folder = tmp_path / "data/mer2023"
     worlds.sound(tmp_path / "downloads/mer2023/sample_1.wav", 0.2)

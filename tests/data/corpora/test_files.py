@@ -2,6 +2,7 @@
 
 import gzip
 
+import corpus_worlds as worlds
 import pytest
 
 from re_llm.core.errors import RellmError
@@ -91,6 +92,30 @@ def test_packed_lines(tmp_path):
     (tmp_path / "x.jsonl.gz").write_bytes(b"not packed at all")
     with pytest.raises(RellmError, match="cannot read"):
         list(files.read_json_lines(scan, tmp_path / "x.jsonl.gz"))
+
+
+def test_linked_folders_are_followed_and_circles_end(tmp_path):
+    outside = tmp_path / "elsewhere"
+    for path in ("corpus/a/1.wav", "elsewhere/2.wav", "elsewhere/deep/3.wav"):
+        worlds.sound(tmp_path / path, 0.1)
+    root = tmp_path / "corpus"
+    (root / "b").symlink_to(outside, target_is_directory=True)
+    (root / "c").symlink_to(outside, target_is_directory=True)  # the same again
+    (outside / "deep" / "up").symlink_to(root, target_is_directory=True)
+    (root / "a" / "self").symlink_to(root / "a", target_is_directory=True)
+    (root / "gone").symlink_to(tmp_path / "absent", target_is_directory=True)
+    found = [path.relative_to(root).as_posix() for path in files.recordings(root)]
+    assert found == ["a/1.wav", "b/2.wav", "b/deep/3.wav"]
+
+
+def test_a_recording_in_another_format(tmp_path):
+    flac, wav = worlds.sound(tmp_path / "a.flac", 0.1), tmp_path / "a.wav"
+    assert files.any_format(wav) == flac and files.any_format(flac) == flac
+    worlds.sound(wav, 0.1)
+    assert files.any_format(wav) == wav and files.any_format(tmp_path / "b.wav") == tmp_path / "b.wav"
+    (tmp_path / "a.mp4").touch()
+    assert files.any_format(tmp_path / "a.mp4") == wav, "of a video, the sound beside it"
+    assert files.any_format(tmp_path / ("x" * 300)).name == "x" * 300
 
 
 @pytest.mark.parametrize(
