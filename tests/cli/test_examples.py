@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import corpus_worlds
 import epitome_world
+import foreign_files
 import pytest
 import uvicorn
 import yaml
@@ -27,6 +28,7 @@ from re_llm.cli import app
 from re_llm.core.records import Continuation, ReplyRecord, Utterance, write_records
 from re_llm.evaluate.empathy import scorer_files
 from re_llm.mini.training import build as mini_build
+from re_llm.parts import get as parts
 from re_llm.pipeline import reproduce
 from re_llm.small import build as small_build
 
@@ -39,7 +41,7 @@ MORE = {
     "respond": ["--model", "checkpoints/re-llm", "--max-new-tokens", "4"],
     "recognize": ["--model", "checkpoints/re-llm"],
     "serve": ["--model", "checkpoints/re-llm"],
-    "convert": ["--tokenizer", "qwen"],
+    "convert": ["--tokenizer", "qwen"],  # neither has a vocabulary of its own
     "mini world": ["--scale", "0.005"],
     "mini build": ["--allow-changes"],
     "score train": ["--seed", "1"],
@@ -89,6 +91,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, asset
     for number in range(4):
         corpus_worlds.sound(root / "RAVDESS" / "Actor_12" / f"03-01-0{number + 1}-01-01-01-12.wav", 0.5)
         corpus_worlds.sound(root / "wav" / f"{number}.wav", 0.8)
+    foreign_files.gguf_file(root / "downloads" / "SmolLM2-135M-Instruct-Q4_1.gguf", foreign_files.chat_llm())
     page = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
     (root / "bells.py").write_text(re.search(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1])
     corpus_worlds.sound(root / "BELLS" / "wav" / "founder01_happy_1.wav", 0.2)
@@ -183,6 +186,8 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(reproduce, "reproduce", stub("reproduce", report))
     monkeypatch.setattr(scorer_files, "convert_files", stub("score convert", report))
     monkeypatch.setattr(uvicorn.Server, "run", stub("serve", None))
+    # Nothing is fetched: the parts are said to be here.
+    monkeypatch.setattr(parts, "look", lambda part, *_: parts.Offer(part, "here", folder=Path(part.name)))
     yield called
 
 
