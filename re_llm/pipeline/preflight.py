@@ -18,6 +18,7 @@ from re_llm.core.records import Utterance
 from re_llm.data import corpora
 from re_llm.data.corpora.base import Scan
 from re_llm.model.hub import locate
+from re_llm.pipeline.open_parts import OPEN, kind_of_folder, require_weights
 from re_llm.recipe.config import CorpusOptions, Recipe
 
 Say = Callable[[str], None]
@@ -140,19 +141,9 @@ def _how_to_get(name: str, *, checkpoint: bool) -> str:
     return f"get it with: hf download {name}"
 
 
-def _kind(folder: Path) -> str | None:
-    """`re-llm`, `blsp-emo` or `qwen` as `re-llm convert` names them; None for another model."""
-    from re_llm.model.convert.config import kind_of, read_json
-
-    try:
-        return kind_of(read_json(folder / "config.json"), folder / "config.json")
-    except RellmError:
-        return None
-
-
 def _convert_all(folders: dict[str, Path], target: Path, found: Preflight, say: Say) -> None:
     for name, folder in folders.items():
-        if _kind(folder) not in ("blsp-emo", "qwen"):
+        if kind_of_folder(folder) not in ("blsp-emo", "qwen"):
             continue
         from re_llm.model.convert.run import convert
 
@@ -193,75 +184,18 @@ def _components(recipe: Recipe, folders: dict[str, Path], found: Preflight) -> W
         folder = folders.get(name)
         if folder is None:
             continue
-        if role == "llm" and _kind(folder) == "qwen":
+        if role == "llm" and kind_of_folder(folder) == "qwen":
             todo = "convert it with --convert, or: re-llm convert FOLDER NEW and --set components.llm=NEW"
             found.findings.append(Finding(role, f"{name} is a Qwen of version 1", todo))
             continue
         try:
-            opened[role] = _OPEN[role](folder)
+            opened[role] = OPEN[role](folder)
         except RellmError as error:
             found.findings.append(Finding(role, error.what, error.todo or "Copy or download the whole folder again"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             what = f"{folder} cannot be opened: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
             found.findings.append(Finding(role, what, "Copy or download the whole folder again"))
     return Widths(opened.get("llm"), opened.get("speech_encoder"))
-
-
-def _open_llm(folder: Path) -> int:
-    """Width of the LLM, whose tokenizer knows words and has a chat template that fits a conversation."""
-    from transformers import AutoTokenizer
-
-    from re_llm.llm.prompts import get_prompt, split_chat
-    from re_llm.llm.vocabulary import require_words
-    from re_llm.model.components import read_config
-
-    config = read_config(folder).get_text_config()
-    tokenizer = require_words(AutoTokenizer.from_pretrained(folder), folder)
-    split_chat(tokenizer, get_prompt("chat"))
-    _has_weights(folder)
-    return int(config.hidden_size)
-
-
-def _open_speech_encoder(folder: Path) -> int:
-    """Width of the speech encoder, which comes with the feature extractor that it was trained with."""
-    from transformers import AutoFeatureExtractor
-
-    from re_llm.model.components import speech_config
-
-    config = speech_config(folder)
-    bins = getattr(AutoFeatureExtractor.from_pretrained(folder), "feature_size", config.num_mel_bins)
-    if bins != config.num_mel_bins:
-        raise RellmError(
-            f"{folder}: its feature extractor makes {bins} mel bins, its encoder takes {config.num_mel_bins}"
-        )
-    _has_weights(folder)
-    return int(config.d_model)
-
-
-def _open_emotion_encoder(folder: Path) -> int:
-    from re_llm.model.components import read_config
-    from re_llm.model.processing import emotion_input_kind
-
-    config = read_config(folder)
-    emotion_input_kind(folder)
-    _has_weights(folder, pickle=True)
-    return int(config.hidden_size)
-
-
-_OPEN: dict[str, Callable[[Path], int]] = {
-    "llm": _open_llm,
-    "speech_encoder": _open_speech_encoder,
-    "emotion_encoder": _open_emotion_encoder,
-}
-
-
-def _has_weights(folder: Path, *, pickle: bool = False) -> None:
-    """Every weight file is there and whole: a truncated one is found by its header."""
-    from re_llm.model.stored import stored_tensors
-
-    if not pickle and not any(folder.glob("*.safetensors")):
-        raise RellmError(f"{folder} has no weights as safetensors")
-    stored_tensors(folder)
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------
@@ -283,7 +217,7 @@ def _checkpoints(recipe: Recipe, folders: dict[str, Path], widths: Widths, found
 
 def _unfit(name: str, folder: Path, recipe: Recipe, widths: Widths) -> Iterator[tuple[str, str]]:
     """Why a checkpoint cannot be started from or answered with."""
-    kind = _kind(folder)
+    kind = kind_of_folder(folder)
     if kind == "blsp-emo":
         yield f"{name} is a released checkpoint", "convert it with --convert, or: re-llm convert FOLDER NEW"
         return
@@ -294,7 +228,7 @@ def _unfit(name: str, folder: Path, recipe: Recipe, widths: Widths) -> Iterator[
 
     try:
         config = read_config(folder)
-        _has_weights(folder)
+        require_weights(folder)
     except RellmError as error:
         yield error.what, error.todo or "train or convert it again"
         return
@@ -304,6 +238,9 @@ def _unfit(name: str, folder: Path, recipe: Recipe, widths: Widths) -> Iterator[
     ):
         if wanted is not None and given != wanted:
             yield f"{name} was made for a {part} of width {given}, the recipe's has {wanted}", "use the same components"
+    lora = config.lora_settings
+    if lora is not None and recipe.model.lora is not None and lora.r != recipe.model.lora.r:
+        yield f"{name} has LoRA of rank {lora.r}, the recipe's has {recipe.model.lora.r}", "set model.lora.r"
     if set(config.emotions) != set(recipe.emotions):
         yield f"{name} knows the emotions {', '.join(config.emotions)}, the recipe has {', '.join(recipe.emotions)}", ""
 

@@ -49,7 +49,7 @@ def recipe(parts: Path, corpus: Path, **changes: object) -> Recipe:
         "title": "Tiny",
         "components": {"llm": str(parts / "llm"), "speech_encoder": str(parts / "whisper"),
                        "emotion_encoder": str(parts / "emotion")},
-        "model": {"speech_window": "trimmed", "bottleneck": 16, "lora": {"r": 2}},
+        "model": {"speech_window": "trimmed", "bottleneck": 16, "lora": {"r": 4}},
         "corpora": {"mine": {"reader": "table", "root": str(corpus)}},
         "stages": {"finetune": {"start": str(parts / "checkpoint"), "losses": {"response_ce": 1.0}, "lr": 1e-3}},
         "systems": {"re-llm": {"kind": "speech", "stage": "finetune", "per_corpus": True}},
@@ -121,6 +121,7 @@ def test_a_checkpoint_over_another_llm_is_found(parts: Path, corpus: Path, tmp_p
     wide = tiny_world.save_llm(tmp_path / "wide", width=64)
     components = {"llm": str(wide), "speech_encoder": str(parts / "whisper"), "emotion_encoder": str(parts / "emotion")}
     assert "was made for a LLM of width 32, the recipe's has 64" in said(recipe(parts, corpus, components=components))
+    assert "has LoRA of rank 4, the recipe's has 8" in said(recipe(parts, corpus, model={"lora": {"r": 8}}))
     assert "knows the emotions" in said(recipe(parts, corpus, emotions=["neutral", "sad"]))
 
 
