@@ -1,24 +1,25 @@
 """What this machine has, and what a recipe needs that is missing here: `re-llm doctor [RECIPE]`.
 
-Nothing is downloaded and no model is loaded: sizes come from the headers of local safetensors files, or for hub ids
-that were not downloaded from the table below.
+Every part is opened and every corpus recognised; nothing is downloaded and no weight is loaded. Sizes come from the
+headers of local safetensors files, or from the table below for hub ids that were not downloaded.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from re_llm.apps.machine import Machine as Machine
 from re_llm.apps.machine import examine_machine as examine_machine
-from re_llm.apps.machine import existing, hub_cache, installed
+from re_llm.apps.machine import existing, hub_cache
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.core.part_list import PARTS
-from re_llm.core.parts import PREFIX, how_to_get
+from re_llm.core.parts import PREFIX
 from re_llm.recipe.config import Recipe
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Needs:
     Attributes:
         missing: what is not here and how to get it, one line each.
         trained: parameters that training adds (adapter, heads, LoRA), when the components are those of the papers.
+        notes: what a reader of the results should know.
     """
 
     recipe: str
@@ -88,6 +90,7 @@ class Needs:
     corpora: dict[str, str]
     missing: list[str]
     trained: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def count_parameters(folder: Path, only: str = "") -> int | None:
@@ -147,37 +150,30 @@ def _weights(role: str, count: int | None) -> dict[str, int]:
     return {name: int(count * (each if role == "llm" else BYTES["bf16"])) for name, each in BYTES.items()}
 
 
-def _missing_checkpoints(recipe: Recipe) -> list[str]:
-    """Checkpoints that stages start from or systems use, and that are neither stages, shipped nor on the disk."""
-    named = {stage.start for stage in recipe.stages.values()} | {s.stage for s in recipe.systems.values() if s.stage}
-    lines = []
-    for name in sorted(named - {"components"} - set(recipe.stages)):
-        if _folder(name) is None:
-            how = "re-llm mini build" if name.startswith("mini:") else f"re-llm convert DOWNLOAD {name}"
-            lines.append(f"checkpoint {name}: not on this machine; make it with: {how}")
-    return lines
+def examine_recipe(
+    recipe: Recipe,
+    machine: Machine,
+    *,
+    convert_into: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Needs:
+    """What the recipe needs, and what is missing or does not fit on this machine (see `pipeline.preflight`).
 
-
-def _missing_corpus(name: str, root: str) -> str | None:
-    if root == "mini" or Path(root).expanduser().is_dir():
-        return None
-    return f"corpus {name}: no folder {root}; set it with --set corpora.{name}.root=FOLDER"
-
-
-def examine_recipe(recipe: Recipe, machine: Machine) -> Needs:
-    """What the recipe needs, and what is missing on this machine.
+    Args:
+        convert_into: folder of a run; parts in a format of the original systems are converted into it.
 
     Raises:
         RellmError: a local weight file is broken.
     """
+    from re_llm.model.sizes import trained_parameters
+    from re_llm.pipeline.preflight import preflight
+
+    recipe, found = preflight(recipe, convert_into, convert=convert_into is not None, say=say)
     parts = [_part(role, name) for role, name in recipe.components.model_dump(exclude_none=True).items()]
-    missing = [f"{part.role}: {part.name}; {_how(part)}" for part in parts if not part.here]
+    missing = list(map(str, found.findings))
     downloads = sum(part.download or 0 for part in parts if not part.here)
     if downloads > machine.disk_free:
         missing.append(f"disk: {_gb(downloads)} to download, {_gb(machine.disk_free)} free in {hub_cache()}")
-    missing += _missing_checkpoints(recipe)
-    roots = {name: corpus.root for name, corpus in recipe.corpora.items()}
-    missing += [line for name, root in roots.items() if (line := _missing_corpus(name, root))]
     small = all(part.parameters is not None and part.parameters < 1e8 for part in parts)
     beside = int(OVERHEAD / 4 if small else OVERHEAD)
     known = all(part.memory for part in parts)
@@ -185,23 +181,9 @@ def examine_recipe(recipe: Recipe, machine: Machine) -> Needs:
     have = machine.device_memory or machine.memory
     if have and memory and memory["4-bit"] > have:
         missing.append(f"memory: about {_gb(memory['4-bit'])} even in 4 bit, {_gb(have)} here; choose a smaller LLM")
-    if any(root == "mini" for root in roots.values()) and machine.extras.get("mini"):
-        missing.append('extra mini, which writes the miniature corpora: pip install "re-llm[mini]"')
-    trained: dict[str, int] = {}
-    if installed("torch") is not None:
-        from re_llm.model.sizes import trained_parameters
-
-        trained = trained_parameters(recipe.components.model_dump(), recipe.model)
-    return Needs(recipe.name, parts, memory, roots, missing, trained)
-
-
-def _how(part: Part) -> str:
-    if part.name.startswith("mini:"):
-        return "make it with: re-llm mini build, and set RE_LLM_MINI to its folder `assets`"
-    if part.name.startswith(PREFIX):
-        known = PARTS.get(part.name.removeprefix(PREFIX))
-        return how_to_get(known) if known else f"there is no such part: {', '.join(PREFIX + each for each in PARTS)}"
-    return f"{_gb(part.download)}, get it with: hf download {part.name}"
+    trained = trained_parameters(recipe.components.model_dump(), recipe.model)
+    roots = {name: corpus.root for name, corpus in recipe.corpora.items()}
+    return Needs(recipe.name, parts, memory, roots, missing, trained, found.notes)
 
 
 def _gb(count: int | None) -> str:
@@ -271,3 +253,5 @@ def _show_needs(console: Console, needs: Needs, machine: Machine) -> None:
             console.print(f"  [red]-[/] {escape(line)}", soft_wrap=True)
     else:
         console.print(f"\n[green]Nothing is missing:[/] re-llm reproduce {needs.recipe}")
+    for note in needs.notes:
+        console.print(f"  [dim]note:[/] {escape(note)}", soft_wrap=True)

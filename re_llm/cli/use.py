@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,20 +68,29 @@ def doctor(
     overrides: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the recipe.")
     ] = [],
+    convert: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Convert parts in original formats into this folder of a run.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what this machine has, and what a recipe lacks here.
+    """Show what this machine has, and what a recipe lacks here: parts, corpora, splits, memory, disk.
 
-    Downloads nothing. The exit code is 1 when something that the recipe needs is missing. Example:
+    Downloads nothing. The exit code is 1 when something that the recipe needs is missing. Examples:
 
         re-llm doctor re_llm
+
+        re-llm doctor re_llm --convert runs/re_llm
     """
     from re_llm.apps import doctor as module
     from re_llm.recipe.files import load_recipe, parse_overrides
 
+    if convert and recipe is None:
+        raise RellmError("--convert needs a recipe", todo="re-llm doctor RECIPE --convert RUN")
+
     chosen = load_recipe(recipe, parse_overrides(overrides)) if recipe else None
     machine = module.examine_machine()
-    needs = module.examine_recipe(chosen, machine) if chosen else None
+    say = partial(typer.echo, err=True)
+    needs = module.examine_recipe(chosen, machine, convert_into=convert, say=say) if chosen else None
     if as_json:
         print_json(module.as_dict(machine, needs))
     else:

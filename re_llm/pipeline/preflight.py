@@ -81,7 +81,8 @@ def preflight(
         try:
             folders[name] = _here(name)
         except RellmError as error:
-            found.findings.append(Finding(role, error.what, _how_to_get(name, checkpoint=role == "checkpoint")))
+            todo = error.todo or _how_to_get(name, checkpoint=role == "checkpoint")
+            found.findings.append(Finding(role, error.what, todo))
     if convert and out is not None:
         _convert_all(folders, out / CONVERTED, found, say)
         recipe = with_converted(recipe, found.converted)
@@ -134,8 +135,6 @@ def _here(name: str) -> Path:
 
 
 def _how_to_get(name: str, *, checkpoint: bool) -> str:
-    if name.startswith("mini:"):
-        return "make it with: re-llm mini build"
     if checkpoint:
         return f"train it, or convert a released one: re-llm convert DOWNLOAD {name}"
     return f"get it with: hf download {name}"

@@ -24,7 +24,7 @@ from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.convert.run import convert
 from re_llm.recipe.config import Recipe
 
-SCALE = 0.02  # of the three corpora: about 400 recordings
+SCALE = 0.008  # of the three corpora: about 170 recordings
 TEXTS = ["the dog is in the house", "a red house", "My brother told me about the parcel this morning."]
 
 
