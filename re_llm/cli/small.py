@@ -12,7 +12,7 @@ from re_llm.cli.common import JsonFlag, Seed, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Make the small model from real parts: text, speech. Needs the extra `small-build` and the parts.",
+    help="Make the small model from real parts: text, speech. Needs the extra `small-build`.",
     short_help="Make the small model from real parts.",
 )
 
@@ -25,7 +25,6 @@ def _group() -> None:
 @app.command()
 def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the build; a second run goes on.")],
-    parts: Annotated[Path | None, typer.Option(help="Folder of the parts. Default: the user's cache.")] = None,
     epitome: Annotated[Path | None, typer.Option(help="Folder of EPITOME's tables, a source of text.")] = None,
     stage: Annotated[list[str], typer.Option("--stage", help="Only this one; may be repeated. Default: all.")] = [],
     without: Annotated[
@@ -37,14 +36,15 @@ def build(
 ) -> None:
     """Write and speak the text that the small model learns words from: stages text, speech, voices, rooms.
 
-    Takes some hours on one core; stopped at any moment, the same command goes on. Example:
+    Takes some hours on one core; stopped at any moment, the same command goes on. Needs the parts (`re-llm parts get
+    all`). Example:
 
         re-llm small build --out runs/small
     """
     from re_llm.small.build import STAGES, Job, choose_engines
     from re_llm.small.build import build as run
 
-    job = Job(out, parts or Path.home() / ".cache" / "re-llm" / "parts", epitome, choose_engines(without), scale, seed)
+    job = Job(out, epitome, choose_engines(without), scale, seed)
     found = run(job, stages=stage or tuple(STAGES), say=partial(typer.echo, err=True))
     if as_json:
         print_json(found)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from re_llm.core.errors import RellmError
+from re_llm.core.parts import resolve_part
 from re_llm.core.provenance import provenance
 from re_llm.core.records import Utterance, read_records
 from re_llm.small.speakers import ENGINES
@@ -35,8 +36,6 @@ class Job:
     """What a build is made of."""
 
     out: Path
-    parts: Path
-    """Folder with `llm-base`, `voice`, `kokoro` and `whisper`."""
     epitome: Path | None = None
     """Folder of EPITOME's tables; without it the text lacks that source."""
     engines: tuple[str, ...] = ENGINES
@@ -63,7 +62,7 @@ def write_text(job: Job, say: Say) -> Figures:
 
     folder = job.out / "text"
     written = folder / "dialogues.jsonl"
-    write_dialogues(job.parts / "llm-base", written, count=round(DIALOGUES * job.scale), seed=job.seed, say=say)
+    write_dialogues(resolve_part("llm-base"), written, count=round(DIALOGUES * job.scale), seed=job.seed, say=say)
     if job.epitome is None:
         say("text: without EPITOME's posts (--epitome FOLDER)")
     sources = {
@@ -86,7 +85,7 @@ def render_speech(job: Job, say: Say) -> Figures:
     rendered = job.out / "speech" / "rendered.jsonl"
     sentences = job.out / "text" / "sentences.jsonl"
     hours = HOURS * job.scale
-    render(sentences, job.parts, rendered, engines=job.engines, hours=hours, seed=job.seed, say=say)
+    render(sentences, rendered, engines=job.engines, hours=hours, seed=job.seed, say=say)
     return _figures_of(rendered)
 
 
@@ -95,7 +94,7 @@ def check_voices(job: Job, say: Say) -> Figures:
     from re_llm.small.listen import keep_understood, listen
 
     folder = job.out / "speech"
-    heard = listen(folder / "rendered.jsonl", job.parts / "whisper", folder / "voices.jsonl", say=say)
+    heard = listen(folder / "rendered.jsonl", resolve_part("whisper"), folder / "voices.jsonl", say=say)
     dropped = keep_understood(folder / "rendered.jsonl", heard, folder / "manifest.jsonl")
     say(f"voices: {len(heard) - len(dropped)} understood, left out: {', '.join(dropped) or 'none'}")
     return {**_figures_of(folder / "manifest.jsonl"), "dropped": dropped}

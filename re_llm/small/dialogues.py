@@ -99,7 +99,7 @@ def write_dialogues(
     """
     weights = llm / "model.safetensors"
     if not weights.is_file():
-        raise RellmError(f"{llm} holds no model.safetensors", todo="Fetch the parts: re-llm parts get small")
+        raise RellmError(f"{llm} holds no model.safetensors", todo="Name the folder of a chat LLM of transformers")
     count = -(-count // batch) * batch  # only whole batches, so that a larger count goes on with a smaller one's file
     wanted = prompts(count, seed)
     settings = {

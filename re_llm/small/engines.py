@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.core.parts import resolve_part
 from re_llm.mini import prosody
 from re_llm.mini.voices import Espeak, Synthesizer
 from re_llm.mini.voices import voices as espeak_voices
@@ -37,13 +38,24 @@ class Engine(Protocol):
         ...
 
 
+def _file(part: str, pattern: str) -> Path:
+    """The one file of a part that is named like this.
+
+    Raises:
+        RellmError: the part or the file is not here.
+    """
+    folder = resolve_part(part)
+    found = next(iter(sorted(folder.glob(pattern))), None)
+    if found is None:
+        raise RellmError(f"{folder} holds no {pattern}", todo=f"Delete it, then run: re-llm parts get {part}")
+    return found
+
+
 def _session(path: Path) -> InferenceSession:
     try:
         from onnxruntime import InferenceSession, SessionOptions
     except ImportError:
         raise MissingExtra("onnxruntime", "small-build", FEATURE) from None
-    if not path.is_file():
-        raise RellmError(f"{path} is missing", todo="Fetch the parts: re-llm parts get small")
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -52,8 +64,8 @@ def _session(path: Path) -> InferenceSession:
 class Piper:
     """A Piper voice: VITS with espeak-ng's phonemes."""
 
-    def __init__(self, parts: Path):
-        model = next(iter(sorted((parts / "voice").glob("*.onnx"))), parts / "voice" / "voice.onnx")
+    def __init__(self) -> None:
+        model = _file("voice", "*.onnx")
         self._session = _session(model)
         about = json.loads(model.with_name(model.name + ".json").read_text(encoding="utf-8"))
         self._ids, self._rate = about["phoneme_id_map"], int(about["audio"]["sample_rate"])
@@ -80,11 +92,10 @@ class Kokoro:
 
     RATE = 24_000
 
-    def __init__(self, parts: Path):
-        folder = parts / "kokoro"
-        self._session = _session(next(iter(sorted(folder.glob("*.onnx"))), folder / "kokoro.onnx"))
-        self._ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))["vocab"]
-        with np.load(next(iter(folder.glob("*.npz")))) as styles:
+    def __init__(self) -> None:
+        self._session = _session(_file("kokoro", "*.onnx"))
+        self._ids = json.loads(_file("kokoro", "vocab.json").read_text(encoding="utf-8"))["vocab"]
+        with np.load(_file("kokoro", "*.npz")) as styles:
             self._styles = {name: styles[name] for name in styles}
         self._espeak = Espeak()
 
@@ -104,7 +115,7 @@ class Kokoro:
 class Flite:
     """CMU Flite's statistical voices."""
 
-    def __init__(self, _parts: Path):
+    def __init__(self) -> None:
         found = shutil.which("flite")
         if not found:
             raise RellmError(
@@ -127,7 +138,7 @@ class Flite:
 class Robots:
     """The miniature's espeak-ng voices, with its prosody for variety; the speaking rate is their own."""
 
-    def __init__(self, _parts: Path):
+    def __init__(self) -> None:
         self._synthesizer = Synthesizer()
         self._voices = {voice.name: voice for pool in ("train", "test") for voice in espeak_voices(pool)}
 
@@ -138,4 +149,4 @@ class Robots:
         return wave, 16_000
 
 
-MAKERS: dict[str, Callable[[Path], Engine]] = {"piper": Piper, "kokoro": Kokoro, "flite": Flite, "espeak": Robots}
+MAKERS: dict[str, Callable[[], Engine]] = {"piper": Piper, "kokoro": Kokoro, "flite": Flite, "espeak": Robots}

@@ -63,7 +63,6 @@ def plan(sentences: Sequence[Sentence], engines: Sequence[str], *, seed: int) ->
 
 def render(
     sentences: Path,
-    parts: Path,
     out: Path,
     *,
     engines: Sequence[str],
@@ -77,7 +76,6 @@ def render(
 
     Args:
         sentences: `sentences.jsonl`.
-        parts: folder with the parts `voice` and `kokoro`.
         out: the manifest; recordings go into folders beside it, one a speaker.
         engines: of `speakers.ENGINES`.
         say: told how far it is, once a minute.
@@ -90,7 +88,7 @@ def render(
         raise RellmError(f"{sentences} has no sentence of the split train", todo="Write more sentences")
     settings: dict[str, Setting] = {"engines": " ".join(engines), "seed": seed}
     made_of = {"sentences": file_hash(sentences)}
-    studio = _Studio(parts, out.parent, seed)
+    studio = _Studio(out.parent, seed)
     with growing(out, settings, made_of) as rows:
         trained = sum(row.duration or 0.0 for row in read_records(out, Utterance) if row.split == "train") / 3600
         clock = _Clock(trained, hours, say)
@@ -126,8 +124,8 @@ class _Clock:
 class _Studio:
     """The engines, each loaded when it is first needed, and what is done to their waves."""
 
-    def __init__(self, parts: Path, folder: Path, seed: int):
-        self._parts, self._folder, self._seed = parts, folder, seed
+    def __init__(self, folder: Path, seed: int):
+        self._folder, self._seed = folder, seed
         self._engines: dict[str, Engine] = {}
 
     def record(self, line: Line) -> Spoken:
@@ -137,7 +135,7 @@ class _Studio:
         speaker = line.speaker
         rng = generator(self._seed, line.key)
         if speaker.engine not in self._engines:
-            self._engines[speaker.engine] = MAKERS[speaker.engine](self._parts)
+            self._engines[speaker.engine] = MAKERS[speaker.engine]()
         rate = float(rng.uniform(*SPEEDS))
         wave, native = self._engines[speaker.engine].say(spoken(line.sentence.text), speaker, rate, rng)
         if speaker.engine != "espeak":  # whose voices are moved by the synthesiser

@@ -34,7 +34,7 @@ def sentences(tmp_path: Path) -> Path:
 
 
 def run(sentences: Path, out: Path, hours: float = 0.004) -> list[Spoken]:
-    render.render(sentences, Path("no-parts"), out, engines=("espeak",), hours=hours)
+    render.render(sentences, out, engines=("espeak",), hours=hours)
     return list(read_records(out, Spoken))
 
 
@@ -90,7 +90,7 @@ def test_one_process_writes(sentences: Path, tmp_path: Path) -> None:
 def test_other_engines_do_not_go_on(sentences: Path, tmp_path: Path) -> None:
     run(sentences, tmp_path / "m.jsonl", hours=0.001)
     with pytest.raises(RellmError, match="engines"):
-        render.render(sentences, tmp_path, tmp_path / "m.jsonl", engines=("espeak", "flite"), hours=0.001)
+        render.render(sentences, tmp_path / "m.jsonl", engines=("espeak", "flite"), hours=0.001)
 
 
 def test_text_without_training_sentences(tmp_path: Path) -> None:
