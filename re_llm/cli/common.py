@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import traceback
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -34,26 +35,21 @@ Model = Annotated[
     ),
 ]
 # Options that few runs need stand in panels of their own, behind the main options.
-LOADING, MACHINES, RECORDS = "More: loading the model", "More: several machines", "More: records"
-SPEED = "More: speed"
+more_loading = partial(typer.Option, rich_help_panel="More: loading the model")
+more_machines = partial(typer.Option, rich_help_panel="More: several machines")
+more_records = partial(typer.Option, rich_help_panel="More: records")
+more_speed = partial(typer.Option, rich_help_panel="More: speed")
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=LOADING)]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=LOADING)]
-Quantize = Annotated[
-    str | None, typer.Option(help="8bit or 4bit for the LLM alone; needs the extra quantize.", rich_help_panel=LOADING)
-]
+Device = Annotated[str, more_loading(help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str, more_loading(help="auto, float32, bfloat16 or float16.")]
+Quantize = Annotated[str | None, more_loading(help="8bit or 4bit for the LLM alone; needs the extra quantize.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Utterances decoded at once.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens of the LLM.")]
-Workers = Annotated[int, typer.Option(min=1, help="Threads that read recordings.", rich_help_panel=SPEED)]
+Workers = Annotated[int, more_speed(min=1, help="Threads that read recordings.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
-Engine = Annotated[str, typer.Option(help="local, or ray: the machines of a Ray cluster.", rich_help_panel=MACHINES)]
+Engine = Annotated[str, more_machines(help="local, or ray: the machines of a Ray cluster.")]
 RayAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--ray-address",
-        help="auto (default), or HOST:PORT of the head of the Ray cluster.",
-        rich_help_panel=MACHINES,
-    ),
+    str | None, more_machines("--ray-address", help="auto (default), or HOST:PORT of the head of the Ray cluster.")
 ]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the recipe; may be repeated.")

@@ -10,7 +10,6 @@ import typer
 
 from re_llm.cli.common import (
     FAILED,
-    SPEED,
     Command,
     DefaultGroup,
     Device,
@@ -19,6 +18,7 @@ from re_llm.cli.common import (
     RayAddress,
     Seed,
     Workers,
+    more_speed,
     print_json,
 )
 from re_llm.cluster.engines import Where
@@ -69,9 +69,7 @@ def run(
     ] = None,
     seed: Seed = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first problem.")] = False,
-    no_hash: Annotated[
-        bool, typer.Option("--no-hash", help="Leave SHA-256 out: faster, but no leakage check.", rich_help_panel=SPEED)
-    ] = False,
+    no_hash: Annotated[bool, more_speed("--no-hash", help="Leave SHA-256 out: faster, but no leakage check.")] = False,
     workers: Workers = 2,
     device: Device = "auto",
     engine: Engine = "local",

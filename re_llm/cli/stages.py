@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from re_llm.cli.common import (
-    LOADING,
-    RECORDS,
     BatchSize,
     Device,
     Dtype,
@@ -20,6 +18,8 @@ from re_llm.cli.common import (
     Overrides,
     RayAddress,
     Seed,
+    more_loading,
+    more_records,
     print_json,
     print_report,
 )
@@ -30,51 +30,22 @@ if TYPE_CHECKING:
     from re_llm.llm.server import ChatServer
     from re_llm.recipe.config import ModelOptions, Recipe, StageOptions
 
-SERVER, SHARDS = "More: a server instead of --llm", "More: parts of the work"
 NAME_AN_LLM = "Name the LLM: --llm NAME, or --server URL --model NAME"
+_shard = partial(typer.Option, rich_help_panel="More: parts of the work")
+_remote = partial(typer.Option, rich_help_panel="More: a server instead of --llm")
 
 Tokens = Annotated[
-    str,
-    typer.Option(
-        help="`pieces`: instruction and transcript apart, as in training; `joined`: as servers do.",
-        rich_help_panel=LOADING,
-    ),
+    str, more_loading(help="`pieces`: instruction and transcript apart, as in training; `joined`: as servers do.")
 ]
-Shard = Annotated[
-    str,
-    typer.Option(
-        metavar="I/N",
-        help="Answer part I (from 0) of N; `continue-merge` joins the files.",
-        rich_help_panel=SHARDS,
-    ),
-]
-Chunk = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        help="Rows between two writes: what a kill can cost, and the unit of a shard.",
-        rich_help_panel=SHARDS,
-    ),
-]
-Server = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="OpenAI-compatible server: http://HOST:PORT/v1.", rich_help_panel=SERVER),
-]
-ServerModel = Annotated[
-    str | None, typer.Option("--model", help="Name of the model at the server.", rich_help_panel=SERVER)
-]
-Concurrency = Annotated[int, typer.Option(min=1, help="Requests at once.", rich_help_panel=SERVER)]
-Rate = Annotated[float | None, typer.Option(help="Requests a minute, at most.", rich_help_panel=SERVER)]
-Timeout = Annotated[float, typer.Option(help="Seconds for one request.", rich_help_panel=SERVER)]
-Tries = Annotated[int, typer.Option(min=1, help="Tries of a row before the run stops.", rich_help_panel=SERVER)]
-KeyEnv = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Environment variable with the server's key: OPENAI_API_KEY, ...",
-        rich_help_panel=SERVER,
-    ),
-]
+Shard = Annotated[str, _shard(metavar="I/N", help="Answer part I (from 0) of N; `continue-merge` joins the files.")]
+Chunk = Annotated[int, _shard(min=1, help="Rows between two writes: what a kill can cost, and the unit of a shard.")]
+Server = Annotated[str | None, _remote(metavar="URL", help="OpenAI-compatible server: http://HOST:PORT/v1.")]
+ServerModel = Annotated[str | None, _remote("--model", help="Name of the model at the server.")]
+Concurrency = Annotated[int, _remote(min=1, help="Requests at once.")]
+Rate = Annotated[float | None, _remote(help="Requests a minute, at most.")]
+Timeout = Annotated[float, _remote(help="Seconds for one request.")]
+Tries = Annotated[int, _remote(min=1, help="Tries of a row before the run stops.")]
+KeyEnv = Annotated[str | None, _remote(metavar="NAME", help="Environment variable with the key: OPENAI_API_KEY, ...")]
 
 
 def continue_(
@@ -184,11 +155,10 @@ def train(
     seed: Seed = 0,
     device: Device = "auto",
     keep_checkpoints: Annotated[
-        bool, typer.Option("--keep-checkpoints", help="Keep what a resume would need.", rich_help_panel=RECORDS)
+        bool, more_records("--keep-checkpoints", help="Keep what a resume would need.")
     ] = False,
     track: Annotated[
-        Literal["tensorboard"] | None,
-        typer.Option(help="Write the curves to OUT/tensorboard too.", rich_help_panel=RECORDS),
+        Literal["tensorboard"] | None, more_records(help="Write the curves to OUT/tensorboard too.")
     ] = None,
     engine: Engine = "local",
     ray_address: RayAddress = None,

@@ -12,7 +12,6 @@ import typer
 from re_llm.cli.common import (
     DEFAULT_MODEL,
     FAILED,
-    RECORDS,
     BatchSize,
     Device,
     Dtype,
@@ -20,6 +19,7 @@ from re_llm.cli.common import (
     MaxNewTokens,
     Model,
     Quantize,
+    more_records,
     print_json,
     print_report,
 )
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from re_llm.inference.engine import Engine
     from re_llm.inference.reply import ReplyOptions
 
-LIMITS = "More: limits"
+_limit = partial(typer.Option, rich_help_panel="More: limits")
 
 Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT", help="Recordings, or one manifest of utterances (*.jsonl).")
@@ -41,9 +41,7 @@ Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FILE.jsonl", help="Write records here; a second run goes on.")
 ]
 Splits = Annotated[list[str], typer.Option("--split", help="Only this split of a manifest; may be repeated.")]
-System = Annotated[
-    str, typer.Option(help="Name of this system in the records, for the report.", rich_help_panel=RECORDS)
-]
+System = Annotated[str, more_records(help="Name of this system in the records, for the report.")]
 
 
 def demo(
@@ -109,9 +107,7 @@ def respond(
     system: System = "re-llm",
     batch_size: BatchSize = 16,
     max_new_tokens: MaxNewTokens = 128,
-    seed: Annotated[
-        int | None, typer.Option(help="Recorded in the replies; decoding is greedy.", rich_help_panel=RECORDS)
-    ] = None,
+    seed: Annotated[int | None, more_records(help="Recorded in the replies; decoding is greedy.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -208,16 +204,10 @@ def serve(
         str, typer.Option(help="Id of the prompt, unless a request brings a system text.")
     ] = "chat-empathetic",
     max_new_tokens: MaxNewTokens = 256,
-    max_body_mb: Annotated[float, typer.Option(help="Largest request, in MB.", rich_help_panel=LIMITS)] = 16.0,
-    max_audio_seconds: Annotated[
-        float, typer.Option(help="Longest audio of one request, in seconds.", rich_help_panel=LIMITS)
-    ] = 60.0,
-    queue_size: Annotated[
-        int, typer.Option(min=1, help="Requests that may wait; the next one is refused.", rich_help_panel=LIMITS)
-    ] = 16,
-    timeout: Annotated[
-        float, typer.Option(help="Longest time to an answer, in seconds.", rich_help_panel=LIMITS)
-    ] = 120.0,
+    max_body_mb: Annotated[float, _limit(help="Largest request, in MB.")] = 16.0,
+    max_audio_seconds: Annotated[float, _limit(help="Longest audio of one request, in seconds.")] = 60.0,
+    queue_size: Annotated[int, _limit(min=1, help="Requests that may wait; the next one is refused.")] = 16,
+    timeout: Annotated[float, _limit(help="Longest time to an answer, in seconds.")] = 120.0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,

@@ -1,7 +1,7 @@
 """A chat LLM behind an OpenAI-compatible server (vLLM, llama.cpp, SGLang, `api.openai.com`), as a text LLM.
 
-Requests run side by side, at most `concurrency` and `rate`; what can pass is sent again with growing pauses; answers
-come out in the order of the questions. Traffic goes to the named address only: no proxies, no redirects.
+Requests run side by side, at most `concurrency` and `rate`; transient failures are retried with growing pauses; answers
+come out in the order of the rows. Traffic goes to the named address only: no proxies, no redirects.
 """
 
 from __future__ import annotations
@@ -15,24 +15,22 @@ from re_llm.core.errors import RellmError
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Prompt
 from re_llm.llm.server_options import ServerOptions
-from re_llm.llm.server_requests import ended, opened, result
-
-Question = tuple[Prompt, str]
+from re_llm.llm.server_requests import Requests
 
 
-def _not_inside_a_loop() -> None:
+def _refuse_running_loop() -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return
     raise RellmError(
-        "a server cannot be asked from inside a running event loop, as notebooks have one",
+        "a server cannot be called from inside a running event loop, as notebooks have one",
         todo="Call it in a thread (asyncio.to_thread), or run the command `re-llm continue`",
     )
 
 
 class ChatServer:
-    """Asks a server, greedily, with the messages that the local LLM is asked with.
+    """Answers text through a server, greedily, with the messages that the local LLM gets.
 
     Attributes:
         name: the model's name.
@@ -45,35 +43,33 @@ class ChatServer:
         self.options, self.name = options, options.model
         self.retries: Counter[str] = Counter()
 
-    def stream(self, rows: Iterable[Question], *, max_new_tokens: int) -> Iterator[Completion]:
-        """Answers in the order of the questions, each as soon as it and all before it are there.
+    def stream(self, rows: Iterable[tuple[Prompt, str]], *, max_new_tokens: int) -> Iterator[Completion]:
+        """Answers in the order of the rows, each as soon as it and all before it are there.
 
-        Questions are taken as they are needed, at most twice `concurrency` ahead.
+        Rows are taken as they are needed, at most twice `concurrency` ahead.
 
         Raises:
             RellmError: the server refuses, or gives no answer to a row after `tries`.
         """
-        _not_inside_a_loop()
-        questions = iter(rows)
-        under_way: deque[asyncio.Task[Completion]] = deque()
+        _refuse_running_loop()
+        waiting = iter(rows)
+        pending: deque[asyncio.Task[Completion]] = deque()
+        requests = Requests(self.options, self.retries)
         with asyncio.Runner() as runner:
-            requests = runner.run(opened(self.options, self.retries))
+            loop = runner.get_loop()
             try:
                 while True:
-                    while len(under_way) < 2 * self.options.concurrency and (following := next(questions, None)):
-                        prompt, content = following
-                        asked = requests.answer(prompt, content, max_new_tokens)
-                        under_way.append(runner.get_loop().create_task(asked))
-                    if not under_way:
+                    while len(pending) < 2 * self.options.concurrency and (row := next(waiting, None)):
+                        pending.append(loop.create_task(requests.answer(*row, max_new_tokens)))
+                    if not pending:
                         return
-                    yield runner.run(result(under_way.popleft()))
+                    yield loop.run_until_complete(pending.popleft())
             finally:
-                runner.run(ended(under_way))
-                runner.run(requests.close())
+                runner.run(requests.close(pending))
 
     def answer(
         self,
-        rows: Sequence[Question],
+        rows: Sequence[tuple[Prompt, str]],
         *,
         max_new_tokens: int = 128,
         batch_size: int = 16,

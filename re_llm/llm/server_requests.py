@@ -1,7 +1,7 @@
-"""The requests of `server.ChatServer`: one coroutine a row, with its tries, pauses and limits.
+"""Requests of `server.ChatServer`: one coroutine a row, with its retries, pauses and limits.
 
-httpx2 does the HTTP. What is ours is what must hold here: a deadline for the whole request, a bound on the size of an
-answer, no redirects, no proxies or `.netrc` from the environment, and which failures are tried again.
+httpx2 does the HTTP; here are a deadline for the whole request, a limit on the size of an answer, no redirects, no
+proxies or `.netrc` from the environment, and the choice of failures that are retried.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from re_llm.llm.server_options import ServerOptions
 
 MAX_ANSWER_BYTES = 2**20  # of one response; 48 tokens are a few hundred
 MAX_PAUSE = 60.0  # s between two tries of a row
-MAX_HOLD = 600.0  # s that a server may ask to be left alone
-_AGAIN = frozenset({408, 409, 425, 429})  # beside all 5xx
+MAX_HOLD = 600.0  # s that a server's Retry-After may hold back all requests
+_RETRIED = frozenset({408, 409, 425, 429})  # beside all 5xx
 _STOPS = frozenset({"stop", "eos_token", "stop_sequence", "end_turn"})
-# What servers write when one row is too long for the model; the others may still be answered.
+# Errors of servers about one row that is too long for the model; the others may still be answered.
 _TOO_LONG = re.compile(r"context.?(length|size|window)|maximum model length|too long|must be <=", re.IGNORECASE)
 _FILTERED = re.compile(r"content_filter|content_policy|content management policy", re.IGNORECASE)
-# What our requests have that some servers or chat templates do not know, and how they say so.
+# Parts of a request that some servers or chat templates do not know, and how their errors name them.
 _EXTRAS = {
     "system": re.compile(r"system.{0,20}role|role.{0,20}system|roles must alternate", re.IGNORECASE),
     "template options": re.compile(r"chat_template_kwargs|extra (fields|inputs)", re.IGNORECASE),
@@ -40,8 +40,8 @@ _EXTRAS = {
 _TODO = "Rows that were answered are kept: run the same command again to go on"
 
 
-class _Again(Exception):
-    """A failure that may pass. `kind` is counted; `after` is what the server asks to wait, in seconds."""
+class _Retry(Exception):
+    """A failure that may pass. `kind` is counted; `after`: seconds of the server's Retry-After."""
 
     def __init__(self, kind: str, what: str, after: float | None = None, *, busy: bool = False):
         super().__init__(what)
@@ -49,11 +49,11 @@ class _Again(Exception):
 
 
 class _WithoutExtra(Exception):
-    """The server does not know an extra of the request: it is left out from now on."""
+    """The server does not know a part of the request: it is left out from now on."""
 
 
 class _Pace:
-    """Spaces requests evenly, and lets all of them wait when the server asks for it."""
+    """Spaces requests evenly, and holds all of them back when the server asks for it."""
 
     def __init__(self, rate: float | None):
         self._gap = 60.0 / rate if rate else 0.0
@@ -91,7 +91,12 @@ class Requests:
         self._reached = False
         self._answered = 0
 
-    async def close(self) -> None:
+    async def close(self, pending: Iterable[asyncio.Task[Completion]]) -> None:
+        """Cancels the requests under way, waits until they have ended, and closes the connections."""
+        tasks = list(pending)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.aclose()
 
     async def answer(self, prompt: Prompt, content: str, max_new_tokens: int) -> Completion:
@@ -108,8 +113,8 @@ class Requests:
                     return await self._once(prompt, content, max_new_tokens)
             except _WithoutExtra:
                 continue
-            except _Again as failure:
-                # Too many requests for its rate: as long as other rows are answered, it is not failing.
+            except _Retry as failure:
+                # 429 while other rows are answered: the server is busy, it does not fail.
                 attempt = 1 if failure.busy and self._answered > answered else attempt + 1
                 answered = self._answered
                 if attempt == self.options.tries:
@@ -132,26 +137,26 @@ class Requests:
             async with asyncio.timeout(self.options.timeout):
                 status, headers, raw = await self._send("POST", "/chat/completions", body)
         except TimeoutError:
-            raise _Again("timeout", f"no answer within {self.options.timeout:g} s") from None
+            raise _Retry("timeout", f"no answer within {self.options.timeout:g} s") from None
         except httpx2.ConnectError as error:
             if not self._reached:
                 raise RellmError(
                     f"{self.options.url} cannot be reached: {error}", todo="Check the address, and that the server runs"
                 ) from None
-            raise _Again("connection", f"cannot connect: {error}") from None
+            raise _Retry("connection", f"cannot connect: {error}") from None
         except httpx2.RequestError as error:
-            raise _Again("connection", f"the connection broke: {error or type(error).__name__}") from None
+            raise _Retry("connection", f"the connection broke: {error or type(error).__name__}") from None
         self._reached = True
         if status == 200:
             answer = read_answer(raw)
             self._answered += 1
             return answer
         message = self._message(raw)
-        if status in _AGAIN or status >= 500:
+        if status in _RETRIED or status >= 500:
             if "insufficient_quota" in message:
                 raise RellmError(f"{self.options.url} gives no more answers to this key: {message}", todo=_TODO)
             after = retry_after(headers.get("retry-after"))
-            raise _Again(f"status {status}", f"status {status}: {message}", after, busy=status == 429)
+            raise _Retry(f"status {status}", f"status {status}: {message}", after, busy=status == 429)
         if status in (400, 413, 422):
             return self._refused(status, message, without)
         raise await self._refusal(status, message, headers.get("location"))
@@ -167,9 +172,9 @@ class Requests:
         return response.status_code, response.headers, bytes(got)
 
     def _refused(self, status: int, message: str, without: frozenset[str]) -> Completion:
-        """What a refusal of one request means: the row is left out, an extra is, or the run is."""
-        for extra, said in _EXTRAS.items():
-            if extra not in without and said.search(message):
+        """A refused request: the row is dropped, or sent again without an extra, or the run ends."""
+        for extra, error in _EXTRAS.items():
+            if extra not in without and error.search(message):
                 self._without.add(extra)
                 raise _WithoutExtra
         if _TOO_LONG.search(message):
@@ -211,17 +216,18 @@ class Requests:
         return ", ".join(names[:20]) or None
 
     def _message(self, raw: bytes) -> str:
-        """What a server says about an error, in one short line."""
+        """A server's error message, in one short line."""
         try:
             document = json.loads(raw)
-            said = document.get("error", document)
-            said = " ".join(str(said[k]) for k in ("code", "message") if said.get(k)) if "message" in said else said
+            error = document.get("error", document)
+            if "message" in error:
+                error = " ".join(str(error[key]) for key in ("code", "message") if error.get(key))
         except (ValueError, AttributeError, TypeError, RecursionError):
-            said = raw.decode("utf-8", "replace")
-        return self._shown(str(said)) or "no message"
+            error = raw.decode("utf-8", "replace")
+        return self._shown(str(error)) or "no message"
 
     def _shown(self, text: str) -> str:
-        # A server may repeat the key in what it says.
+        # An error message may repeat the key.
         hidden = text.replace(self.options.key, "***") if self.options.key else text
         return " ".join("".join(c if c.isprintable() else " " for c in hidden[:4096]).split())[:300]
 
@@ -229,7 +235,7 @@ class Requests:
 def request_body(
     model: str, prompt: Prompt, content: str, max_new_tokens: int, *, without: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """A request for a greedy answer, with the messages that `prompts.split_chat` lays out for a local LLM."""
+    """Body of a request for a greedy answer, with the messages of `prompts.split_chat`."""
     user = prompt.before + content + prompt.after
     system = [{"role": "system", "content": prompt.system}]
     if "system" in without:
@@ -249,7 +255,7 @@ def read_answer(raw: bytes) -> Completion:
     """The answer in a chat completion.
 
     Raises:
-        _Again: it holds none, or the server gave up before the end.
+        _Retry: it holds none, or the server stopped before the end.
     """
     try:
         document = json.loads(raw)
@@ -259,12 +265,12 @@ def read_answer(raw: bytes) -> Completion:
         if not isinstance(text, str):
             raise TypeError("the content is no text")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise _Again("unreadable", f"an answer that is no chat completion: {raw[:80]!r}") from None
+        raise _Retry("unreadable", f"an answer that is no chat completion: {raw[:80]!r}") from None
     if reason == "content_filter":
         return Completion("", 0, "refused", refused="server-content-filter")
     if reason != "length" and reason not in _STOPS:
-        raise _Again("unreadable", f"an answer that ended with finish_reason {reason!r}")
-    # Half a character, where the limit of tokens cut one, cannot be written as UTF-8.
+        raise _Retry("unreadable", f"an answer that ended with finish_reason {reason!r}")
+    # Half a character, where the token limit cut one, cannot be written as UTF-8.
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
     return Completion(whole, used if isinstance(used, int) else 0, "length" if reason == "length" else "stop")
 
@@ -282,20 +288,3 @@ def retry_after(value: str | None) -> float | None:
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), MAX_HOLD) if seconds == seconds else None
-
-
-async def opened(options: ServerOptions, retries: Counter[str]) -> Requests:
-    """A client, made inside the loop that it lives in."""
-    return Requests(options, retries)
-
-
-async def result(task: asyncio.Task[Completion]) -> Completion:
-    return await task
-
-
-async def ended(tasks: Iterable[asyncio.Task[Completion]]) -> None:
-    """Cancels what is still under way and waits until it has gone."""
-    under_way = list(tasks)
-    for task in under_way:
-        task.cancel()
-    await asyncio.gather(*under_way, return_exceptions=True)

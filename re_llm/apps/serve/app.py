@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Streamin
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from re_llm.apps import web
 from re_llm.apps.demo import listing
 from re_llm.apps.serve import protocol
+from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError, Writer
 from re_llm.apps.serve.worker import Event, Job, Started, Worker
@@ -28,7 +30,6 @@ from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 
 POLL_SECONDS = 1.0  # between checks whether the client is still connected
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 def build(engine: Engine, options: ServeOptions) -> FastAPI:
@@ -48,7 +49,7 @@ def build(engine: Engine, options: ServeOptions) -> FastAPI:
     _add_api(app, worker, name)
     _add_health(app, worker, name)
     _add_page(app, engine)
-    app.add_middleware(_Counted, worker=worker, routes={getattr(route, "path", "") for route in app.routes})
+    app.add_middleware(_Counted, metrics=worker.metrics)
     return app
 
 
@@ -241,26 +242,23 @@ def _examples(engine: Engine) -> dict[str, tuple[Path, dict[str, str]]]:
 
 
 class _Counted:
-    """ASGI middleware that counts requests by route and status. Unknown paths share one name."""
+    """ASGI middleware that counts responses by route and status; paths without a route share one name."""
 
-    def __init__(self, app: Any, worker: Worker, routes: set[str]):
-        self._app, self._worker, self._routes = app, worker, routes
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self._app, self._metrics = app, metrics
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = scope["path"]
-        route = "/examples/{name}" if path.startswith("/examples/") else path
-        route = route if route in self._routes else "other"
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        def count(status: int) -> None:
+            # The router leaves the route in the scope: its path is a template, without what a client wrote.
+            self._metrics.requests.labels(getattr(scope.get("route"), "path", "other"), status).inc()
 
-        async def counting(message: dict[str, Any]) -> None:
+        async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._worker.metrics.requests.labels(route, message["status"]).inc()
+                count(message["status"])
             await send(message)
 
         try:
             await self._app(scope, receive, counting)
         except Exception:
-            self._worker.metrics.requests.labels(route, 500).inc()
+            count(500)
             raise
