@@ -11,7 +11,7 @@ import hashlib
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -272,6 +272,19 @@ def pseudo_random_order(names: Iterable[T], seed: int, what: str) -> list[T]:
         return hashlib.sha256(f"{what}:{seed}:{name}".encode()).digest()
 
     return sorted(names, key=rank)
+
+
+def speaker_folds(scan: Scan, speakers: Sequence[str]) -> dict[str, str]:
+    """Split of each speaker in the fold of the option `fold`: one is the test set, the next one `dev`.
+
+    Raises:
+        RellmError: there is no such fold.
+    """
+    fold = scan.option("fold", 1, int, range(1, len(speakers) + 1))
+    splits = dict.fromkeys(speakers, "train")
+    splits[speakers[fold % len(speakers)]] = "dev"
+    splits[speakers[fold - 1]] = "test"
+    return splits
 
 
 Reader = Callable[[Scan], Iterator[Utterance]]

@@ -8,6 +8,7 @@ Clips are mp4 and need the extra `av`; converted files (wav, flac ...) of the sa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from re_llm.core.records import Utterance
@@ -25,8 +26,8 @@ INFO = CorpusInfo(
     get="https://affective-meld.github.io (MELD.Raw.tar.gz and the archives in it)",
     citation="Poria et al., MELD: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations, ACL 2019",
     root="train_sent_emo.csv, dev_sent_emo.csv, test_sent_emo.csv and the unpacked clips",
-    protocols={"blsp-emo": "train and test of BLSP-Emo: five emotions, 5 words or more (the dev part is kept as dev)"},
-    filters={"blsp-emo": BLSP_EMO},
+    protocols={"blsp-emo": "train and test of BLSP-Emo: five emotions, 5 words or more, 1 to 30 s (dev is kept)"},
+    filters={"blsp-emo": replace(BLSP_EMO, min_seconds=1.0, max_seconds=30.0)},
     published={"blsp-emo": {"train": 5_920, "test": 1_577}},
 )
 

@@ -234,6 +234,24 @@ def test_recordings_in_two_formats_are_read_once(tmp_path):
     assert report.rows == 1 and report.dropped == {"recording in another format as well": 1}
 
 
+@pytest.mark.parametrize(("name", "protocol", "folds"), [("emodb", "10-fold", 10), ("nemo", "9-fold", 9)])
+def test_folds_of_speakers(tmp_path, name, protocol, folds):
+    root, lines = tmp_path / name, ["file_id\temotion\traw_text\tspeaker_id\tgender"]
+    for number, speaker in enumerate(("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")[:folds]):
+        worlds.sound(root / f"wav/{speaker}a01Fa.wav", 0.1)
+        worlds.sound(root / f"samples/S{number}_sadness_1.wav", 0.1)
+        lines.append(f"S{number}_sadness_1.wav\tsadness\ttak\t    S{number}\tmale")
+    worlds.write(root / "data.tsv", "\n".join(lines))
+    tested, developed = [], []
+    for fold in range(1, folds + 1):
+        prepare(name, root, tmp_path / "m.jsonl", protocol=protocol, options={"fold": fold}, hash=False)
+        found = list(read_records(tmp_path / "m.jsonl", Utterance))
+        tested += [u.speaker for u in found if u.split == "test"]
+        developed += [u.speaker for u in found if u.split == "dev"]
+        assert sum(u.split == "train" for u in found) == folds - 2
+    assert sorted(tested) == sorted(developed) == sorted(u.speaker for u in found) and tested != developed
+
+
 REAL = Path(os.environ.get("RE_LLM_RAVDESS", "../shared/data/ravdess"))
 
 

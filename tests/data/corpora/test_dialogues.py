@@ -31,7 +31,7 @@ def meld(root):
         "test/output_repeated_splits_test": ["dia0_utt0"],
     }.items():
         for name in names:
-            worlds.sound(root / folder / f"{name}.wav", 0.1)
+            worlds.sound(root / folder / f"{name}.wav", 1.0)
     return root
 
 
@@ -51,6 +51,15 @@ def test_meld_in_blsp_emo(tmp_path):
     report = prepare("meld", meld(tmp_path / "meld"), tmp_path / "m.jsonl", protocol="blsp-emo")
     assert report.by_split == {"train": 1, "dev": 1, "test": 1}
     assert report.dropped == {"fewer than 5 words": 1, "emotion disgust": 1} and report.problems == []
+
+
+def test_meld_in_blsp_emo_keeps_1_to_30_seconds(tmp_path):
+    root = meld(tmp_path / "meld")
+    for clip, length in {"train/train_splits/dia0_utt0": 0.9, "dev_splits_complete/dia0_utt0": 30.5}.items():
+        worlds.sound(root / f"{clip}.wav", length)
+    report = prepare("meld", root, tmp_path / "m.jsonl", protocol="blsp-emo")
+    assert report.by_split == {"test": 1} and report.published == {"train": 5_920, "test": 1_577}
+    assert report.dropped["shorter than 1 s"] == 1 and report.dropped["longer than 30 s"] == 1
 
 
 def test_meld_not_unpacked(tmp_path):

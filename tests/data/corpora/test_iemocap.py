@@ -94,7 +94,65 @@ def test_recordings_of_a_dialogue_without_labels_are_counted(tmp_path):
     root = worlds.iemocap(tmp_path / "corpus")
     worlds.sound(root / "Session3/sentences/wav/Ses03F_impro09/Ses03F_impro09_F000.wav")
     report = prepare("iemocap", root, tmp_path / "m.jsonl", strict=True)
-    assert report.dropped == {"recording of Ses03F_impro09, which has no label file": 1}
+    worlds.sound(root / "Session3/sentences/wav/Ses03F_impro01/Ses03F_impro01_F009.wav")
+    dropped = prepare("iemocap", root, tmp_path / "m.jsonl", strict=True).dropped
+    assert report.dropped == {
+        "recording in wav without a row in EmoEvaluation, such as Ses03F_impro09/Ses03F_impro09_F000.wav": 1
+    }
+    assert sum(dropped.values()) == 2
+
+
+def test_votes_and_ratings_of_annotators(root, tmp_path):
+    found = rows(root, tmp_path / "m.jsonl")
+    extra = found["Ses01F_impro01_M000"].model_extra
+    assert extra["votes"] == {"E2": ["Neutral", "Other"]} and extra["style"] == "improvised"
+    assert extra["ratings"] == {"E3": {"valence": 2.0, "arousal": 2.0, "dominance": 2.0}}
+    labels = worlds.iemocap(tmp_path / "c") / "Session2/dialog/EmoEvaluation/Ses02F_impro01.txt"
+    labels.write_text(
+        "[0.0 - 1.0]\tSes02F_impro01_F000\tang\t[1.0000, 5.0000, 4.0000]\nC-E2:\tAnger;\t()\n"
+        "C-E4:\tAnger; Frustration;\t(a; b)\nC-M1:\tExcited; \t()\nA-E3:\tval 1; act ; dom  5;\t()\n"
+        "A-F1:\tval ; act ; dom ;\t()\n[broken]\nC-E2:\tSadness;\t()\n"
+    )
+    extra = rows(tmp_path / "c", tmp_path / "m.jsonl")["Ses02F_impro01_F000"].model_extra
+    assert extra["votes"] == {"E2": ["Anger"], "E4": ["Anger", "Frustration"], "M1": ["Excited"]}
+    assert extra["ratings"] == {"E3": {"valence": 1.0, "dominance": 5.0}}
+
+
+def test_improvised_or_scripted(tmp_path):
+    root = worlds.iemocap(tmp_path / "corpus")
+    for folder in ("dialog/EmoEvaluation", "dialog/transcriptions"):
+        old = root / "Session3" / folder / "Ses03F_impro01.txt"
+        new = old.with_name("Ses03F_script01_1.txt")
+        new.write_text(old.read_text().replace("Ses03F_impro01_M000", "Ses03F_script01_1_M000"))
+        old.unlink()
+    worlds.sound(root / "Session3/sentences/wav/Ses03F_script01_1/Ses03F_script01_1_M000.wav")
+    for style, keys in {"scripted": {"Ses03F_script01_1_M000"}, "improvised": None}.items():
+        found = rows(root, tmp_path / "m.jsonl", options={"style": style})
+        assert {u.model_extra["style"] for u in found.values()} == {style} and set(found) == (keys or set(found))
+    with pytest.raises(RellmError, match=r"option style='read'.*improvised, scripted"):
+        rows(root, tmp_path / "m.jsonl", options={"style": "read"})
+
+
+@pytest.mark.parametrize(("protocol", "folds"), [("5-fold", 5), ("10-fold", 10)])
+def test_folds_test_every_utterance_once_and_no_speaker_twice(tmp_path, protocol, folds):
+    root = worlds.iemocap(tmp_path / "corpus")
+    for session in range(1, 6):  # both actors of every session speak
+        dialogue = f"Ses{session:02}F_impro01"
+        lines = [f"[{n}.0 - {n}.5]\t{dialogue}_{n}000\tneu\t[2.5, 2.5, 2.5]\n" for n in "FM"]
+        lines = [line.replace("[F.0 - F.5]", "[1.0 - 1.5]").replace("[M.0 - M.5]", "[2.0 - 2.5]") for line in lines]
+        (root / f"Session{session}/dialog/EmoEvaluation/{dialogue}.txt").write_text("".join(lines))
+        for actor in "FM":
+            worlds.sound(root / f"Session{session}/sentences/wav/{dialogue}/{dialogue}_{actor}000.wav")
+    tested = []
+    for fold in range(1, folds + 1):
+        found = rows(root, tmp_path / "m.jsonl", protocol=protocol, options={"fold": fold}, hash=False)
+        sides = {split: {u.speaker for u in found.values() if u.split == split} for split in ("train", "dev", "test")}
+        assert not sides["test"] & (sides["train"] | sides["dev"]) and not sides["train"] & sides["dev"]
+        assert [len(sides[split]) for split in sides] == ([8, 0, 2] if folds == 5 else [8, 1, 1])
+        tested += [key for key, u in found.items() if u.split == "test"]
+    assert sorted(tested) == sorted(found) and len(found) == 10, "every utterance is tested once"
+    with pytest.raises(RellmError, match="option fold"):
+        rows(root, tmp_path / "m.jsonl", protocol=protocol, options={"fold": folds + 1})
 
 
 def test_a_missing_session_is_a_problem(tmp_path):
