@@ -16,7 +16,7 @@ import importlib.machinery
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from re_llm.core.errors import RellmError
 from re_llm.core.version import __version__
@@ -49,7 +49,7 @@ _AUTO = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)
@@ -65,7 +65,7 @@ def _register_on_first_use(module: ModuleType) -> None:
     original = auto.__dict__["from_pretrained"]
 
     @functools.wraps(original.__func__)
-    def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls: type, *args: object, **kwargs: object) -> object:
         importlib.import_module(ours)
         found = original.__func__(cls, *args, **kwargs)
         config = found[0] if isinstance(found, tuple) else found

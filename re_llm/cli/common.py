@@ -11,8 +11,9 @@ import os
 import re
 import sys
 import traceback
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -58,10 +59,20 @@ Overrides = Annotated[
 DEFAULT_MODEL = "mini:re-llm"
 
 
+class Formatter(Protocol):
+    """What is used of click's help formatter, which typer carries under a private name."""
+
+    width: int
+
+    def section(self, name: str) -> AbstractContextManager[None]: ...
+
+    def write_dl(self, rows: list[tuple[str, str]]) -> None: ...
+
+
 class Command(TyperCommand):
     """A command whose help lists the main options first, and the others by panel."""
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
+    def format_options(self, ctx: Any, formatter: Formatter) -> None:
         panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for parameter in self.get_params(ctx):
             default = "Arguments" if parameter.param_type_name == "argument" else "Options"
@@ -71,7 +82,7 @@ class Command(TyperCommand):
         _write_panels(formatter, panels)
 
 
-def _write_panels(formatter: Any, panels: dict[str, list[tuple[str, str]]]) -> None:
+def _write_panels(formatter: Formatter, panels: dict[str, list[tuple[str, str]]]) -> None:
     for title, rows in panels.items():
         if rows:
             with formatter.section(title):
@@ -93,7 +104,7 @@ class DefaultGroup(TyperGroup):
 class CommandGroup(TyperGroup):
     """The top group: help by panels; errors of commands become a message on stderr and an exit code."""
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Formatter) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
@@ -171,12 +182,12 @@ def prepare_environment() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """One JSON document on stdout; pydantic records and paths included."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if hasattr(value, "model_dump"):
         return value.model_dump(exclude_none=True)
     if hasattr(value, "__dataclass_fields__"):
@@ -187,25 +198,27 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _keyed(value: Any) -> Any:
+def _keyed(value: object) -> object:
     if isinstance(value, dict) and any(isinstance(key, tuple) for key in value):
         return {" ".join(map(str, key)): each for key, each in value.items()}
     return value
 
 
-def print_report(report: Any, as_json: bool) -> None:
+def print_report(report: object, as_json: bool) -> None:
     """Prints the report of a stage: all of its fields for machines, its summary or its fields for people."""
     if as_json:
         print_json(report)
     elif hasattr(report, "summary"):
         typer.echo(report.summary())
     else:
-        for name, value in _plain(report).items():
+        fields = _plain(report)
+        assert isinstance(fields, dict), fields
+        for name, value in fields.items():
             if value not in (None, [], {}):
                 typer.echo(f"  {name.replace('_', ' '):12} {_short(value)}")
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):

@@ -71,9 +71,10 @@ def doctor(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what this machine has, and what a recipe lacks here: parts, corpora, splits, memory, disk.
+    """Show what this machine has, and what a recipe lacks here.
 
-    Downloads nothing. The exit code is 1 when something that the recipe needs is missing. Examples:
+    Parts, corpora, splits, memory and disk are checked; nothing is downloaded. The exit code is 1 when something that
+    the recipe needs is missing. Examples:
 
         re-llm doctor re_llm
 

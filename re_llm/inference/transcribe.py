@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +38,13 @@ class Transcriber:
             config says (`speech_window`), else `full`.
     """
 
-    def __init__(self, model: Any, processor: Any, name: str = "", window: str | None = None):
+    def __init__(
+        self,
+        model: WhisperForConditionalGeneration,
+        processor: WhisperProcessor,
+        name: str = "",
+        window: str | None = None,
+    ):
         self.model, self.processor, self.name = model.eval(), processor, name
         self.window = window or getattr(model.config, "speech_window", "full")
         if self.window not in WINDOWS:
@@ -142,7 +147,7 @@ class Transcriber:
         last = getattr(self.model.generation_config, "no_timestamps_token_id", None)
         return last is not None and int(self.model.config.vocab_size) > int(last) + 1
 
-    def _generate(self, **inputs: Any) -> torch.Tensor:
+    def _generate(self, **inputs: object) -> torch.Tensor:
         if getattr(self.model.generation_config, "is_multilingual", False):
             inputs["task"] = "transcribe"
         return self.model.generate(do_sample=False, num_beams=1, **inputs)

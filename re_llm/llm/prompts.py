@@ -8,9 +8,12 @@ prompt and content in one pass but not in the other would make the teacher answe
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from re_llm.core.errors import RellmError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SYSTEM = "You are a helpful assistant."
 # Released code of RE-LLM and BLSP-Emo; the wording of the BLSP-Emo paper differs slightly.
@@ -109,7 +112,9 @@ _CONTENT = "\N{OBJECT REPLACEMENT CHARACTER}content\N{OBJECT REPLACEMENT CHARACT
 TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
-def split_chat(tokenizer: Any, prompt: Prompt, history: list[dict[str, str]] | None = None) -> tuple[str, str]:
+def split_chat(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, history: list[dict[str, str]] | None = None
+) -> tuple[str, str]:
     """Text in front of the content and text behind it, as the tokenizer's chat template lays them out.
 
     The suffix ends where the assistant begins to speak. `history` holds earlier turns in chat-message form.
@@ -136,7 +141,9 @@ def split_chat(tokenizer: Any, prompt: Prompt, history: list[dict[str, str]] | N
     return prefix, suffix
 
 
-def _laid_out(tokenizer: Any, messages: list[dict[str, str]], *, open_turn: bool = True) -> str | Exception:
+def _laid_out(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, open_turn: bool = True
+) -> str | Exception:
     """A conversation as the chat template writes it, or what the template raised."""
     from jinja2 import TemplateError
 
@@ -153,11 +160,11 @@ def _laid_out(tokenizer: Any, messages: list[dict[str, str]], *, open_turn: bool
         return error
 
 
-def _name(tokenizer: Any) -> str:
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
     return repr(getattr(tokenizer, "name_or_path", ""))
 
 
-def turn_end(tokenizer: Any) -> list[int]:
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that close the assistant's turn, as the tokenizer's chat template writes it; the last of them ends it.
 
     `<|im_end|>` of ChatML, `<|eot_id|>` of Llama 3, `<end_of_turn>` of Gemma, `</s>` of Mistral. The end-of-sequence
@@ -177,7 +184,7 @@ def turn_end(tokenizer: Any) -> list[int]:
 
 
 def tokenize_row(
-    tokenizer: Any, prompt: Prompt, content: str, history: list[dict[str, str]] | None = None
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, content: str, history: list[dict[str, str]] | None = None
 ) -> list[int]:
     """Token ids of `prefix | content | suffix` for a text pass, each piece tokenised on its own."""
     prefix, suffix = split_chat(tokenizer, prompt, history)

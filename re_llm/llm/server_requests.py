@@ -161,7 +161,7 @@ class Requests:
             return self._refused(status, message, without)
         raise await self._refusal(status, message, headers.get("location"))
 
-    async def _send(self, method: str, path: str, body: Any = None) -> tuple[int, httpx2.Headers, bytes]:
+    async def _send(self, method: str, path: str, body: object = None) -> tuple[int, httpx2.Headers, bytes]:
         url = self.options.url.rstrip("/") + path
         got = bytearray()
         async with self._client.stream(method, url, json=body) as response:

@@ -94,7 +94,7 @@ class _Message(BaseModel):
 
     @field_validator("content", mode="before")
     @classmethod
-    def _plain(cls, value: Any) -> Any:
+    def _plain(cls, value: object) -> object:
         return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
