@@ -84,6 +84,7 @@ _ALL = (
         before="The user's speech instruction, transcribed as \"",
         after='", conveys a {emotion} emotion tone. Please provide a response.',
     ),
+    Prompt("label", system=EMPATHETIC, before="<{emotion}> "),  # P section III-C: the label in front of the transcript
     Prompt(
         "cascade-dialogue",
         before="The user's speech input, transcribed as \"",

@@ -7,9 +7,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
-from re_llm.llm.prompts import PROMPTS
+from re_llm.llm.prompts import get_prompt
 from re_llm.mini.grammar import respond_to, world
-from re_llm.mini.training.llm_rows import END, END_OF_TEXT
+from re_llm.mini.training.llm_rows import END, END_OF_TEXT, TAUGHT
 
 START, SPEECH = "<|im_start|>", "<|speech|>"
 CHAT_TEMPLATE = (
@@ -21,7 +21,7 @@ CHAT_TEMPLATE = (
 def build_tokenizer(world_size: int = 24000, seed: int = 0, vocabulary: int = 3000) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the training sentences, all prompts and all answers, with the ChatML template."""
     sentences = [s for s in world(seed, world_size) if s.split == "train"]
-    texts = [p.system + " " + p.before + p.after for p in PROMPTS.values()] * 50
+    texts = [p.system + " " + p.before + p.after for p in map(get_prompt, TAUGHT)] * 50
     for s in sentences:
         texts += [s.text, s.text.lower()]
     for number, s in enumerate(sentences):

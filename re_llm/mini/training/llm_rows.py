@@ -25,6 +25,7 @@ from re_llm.mini.lexicon import CUES, TOPICS
 
 END = "<|im_end|>"
 END_OF_TEXT = "<|endoftext|>"
+TAUGHT = tuple(name for name in PROMPTS if name != "label")  # came after the miniature's LLM
 # How often each prompt is trained: the ones the alignment stages lean on most come most often.
 PROMPT_WEIGHTS = {"chat-empathetic": 2.0, "continue": 2.0, "continue-emotion": 2.0, "recognize": 1.5}
 
@@ -135,7 +136,7 @@ class RowSource:
     def micro_batch(self, step: int, number: int, rows: int) -> list[Row]:
         """Rows of one prompt and one label, of similar length."""
         rng = random.Random(f"{self.seed} {step} {number}")
-        prompt = get_prompt(rng.choices(list(PROMPTS), [PROMPT_WEIGHTS.get(name, 1.0) for name in PROMPTS])[0])
+        prompt = get_prompt(rng.choices(TAUGHT, [PROMPT_WEIGHTS.get(name, 1.0) for name in TAUGHT])[0])
         emotion = rng.choice(PROMPT_EMOTIONS)
         chosen = sorted(rng.sample(self.sentences, min(4 * rows, len(self.sentences))), key=lambda s: len(s.text))
         first = rng.randrange(max(1, len(chosen) - rows + 1))

@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
-from re_llm.llm.prompts import PROMPTS, get_prompt
+from re_llm.llm.prompts import get_prompt
 from re_llm.mini.grammar import Sentence, emotion_of, respond_to, right_topic, world
-from re_llm.mini.training.llm_rows import CLEAN, Disturbance, Row, RowSource, embed_rows
+from re_llm.mini.training.llm_rows import CLEAN, TAUGHT, Disturbance, Row, RowSource, embed_rows
 
 CONDITIONS = {
     "noise": replace(CLEAN, noise=0.5),
@@ -25,7 +25,7 @@ CONDITIONS = {
     "noise+doubling": replace(CLEAN, noise=0.5, double=1.0),
 }
 """What the gate is measured under."""
-LABELLED = tuple(name for name, prompt in PROMPTS.items() if prompt.needs_emotion)
+LABELLED = tuple(name for name in TAUGHT if get_prompt(name).needs_emotion)
 BATCH = 100
 NEW_TOKENS = 64
 
@@ -100,7 +100,7 @@ def evaluate_llm(
     items = _items(world_size, seed, count)
     result: dict[str, Any] = {
         "items": len(items),
-        "prompts": {name: _score_prompt(model, source, name, items, CLEAN) for name in PROMPTS},
+        "prompts": {name: _score_prompt(model, source, name, items, CLEAN) for name in TAUGHT},
     }
     if conditions:
         asked = ("continue", "continue-emotion", "chat-empathetic")

@@ -19,7 +19,7 @@ from re_llm.mini.training import llm
 from re_llm.mini.training.fitting import CURVE_FILE, STATE_FILE, Plan
 from re_llm.mini.training.llm import LlmSize, LlmSteps, answer_loss, train_llm
 from re_llm.mini.training.llm_build import build_model, build_tokenizer
-from re_llm.mini.training.llm_rows import CLEAN, Disturbance, RowSource, collate, embed_rows, vary
+from re_llm.mini.training.llm_rows import CLEAN, TAUGHT, Disturbance, RowSource, collate, embed_rows, vary
 from re_llm.mini.training.llm_scores import answer_rows
 
 WORLD = 400
@@ -179,7 +179,7 @@ def test_an_untrained_model_fails_the_gate(tmp_path: Path) -> None:
         train_llm(tmp_path, 100, size=SIZE, options=STEPS, plan=plan, progress=False)
     assert not (tmp_path / "metrics.json").exists()
     scores = json.loads((tmp_path / "state" / "metrics.json").read_text())
-    assert set(scores["prompts"]) == set(PROMPTS)
+    assert set(scores["prompts"]) == set(TAUGHT)
     assert scores["gate"] < 0.5 and 0 < scores["items"] < 30
 
 
