@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_imports import LAYERS
 from typer.main import get_command
 
 from re_llm.cli import app
@@ -73,6 +74,20 @@ def test_commands_in_the_documents_exist(page: str, line: str) -> None:
     if words[1:] in mentioned():  # a command that is spoken of, not called
         return
     parse([word for word in words[1:] if word != "..."])
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/tour.md", "docs/serving.md", "docs/cluster.md"])
+def test_modules_and_folders_that_are_named_exist(name: str) -> None:
+    """`model/losses.py`, `re_llm/data/corpora/`, ...: of the package or of the repository."""
+    text = BLOCK.sub("", (ROOT / name).read_text(encoding="utf-8"))
+    named = set(re.findall(r"`([\w./]+\.py|[\w/]+/)`", text)) - {"checkpoint/", "report/"}
+    assert [each for each in named if not any((top / each).exists() for top in (ROOT, ROOT / "re_llm"))] == []
+
+
+def test_the_table_of_folders_is_the_order_of_imports() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("| folder |")[1].split("\n\n")[0]
+    rows = [tuple(re.findall(r"`([\w.]+)`", row.split("|")[1])) for row in table.splitlines()[2:]]
+    assert tuple(rows) == tuple(names for names in LAYERS if names != ("__main__",))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
