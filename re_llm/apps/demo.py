@@ -6,11 +6,11 @@ it is because of the voice.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,12 +101,7 @@ def answer_recordings(*, device: str = "auto", say: Callable[[str], None] = lamb
     text_only = cascade.respond_rows(rows, samples, options)
     return [
         DemoResult(
-            **entry,
-            predicted_emotion=reply.predicted_emotion,
-            probabilities={name: round(p, 4) for name, p in reply.probabilities.items()},
-            valence=reply.valence,
-            arousal=reply.arousal,
-            dominance=reply.dominance,
+            **{**reply.predictions(), **entry},
             transcript=words.transcript or "",
             response=reply.response,
             text_only=words.response,
@@ -128,16 +123,12 @@ def player() -> tuple[str, ...]:
 
 
 def _play(command: tuple[str, ...], path: Path) -> None:
-    if command[0] != "aplay":
-        subprocess.run([*command, str(path)], check=False)
-        return
     import soundfile
 
-    # aplay reads no FLAC: it gets the decoded recording on standard input.
-    samples, rate = soundfile.read(path, dtype="int16")
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format="WAV")
-    subprocess.run([*command, "-"], input=buffer.getvalue(), check=False)
+    with tempfile.TemporaryDirectory() as folder:  # aplay reads no FLAC
+        wav = Path(folder) / "recording.wav"
+        soundfile.write(wav, *soundfile.read(path, dtype="int16"))
+        subprocess.run([*command, str(wav)], check=False)
 
 
 def run(*, as_json: bool = False, play: bool = False, device: str = "auto") -> None:
@@ -145,7 +136,7 @@ def run(*, as_json: bool = False, play: bool = False, device: str = "auto") -> N
     from rich.console import Console
 
     command = player() if play else None
-    # Loading takes less time than reading a bar for each of seven files.
+    # Loading takes less time than reading a progress bar for each file.
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     if as_json:
         print(json.dumps([asdict(result) for result in answer_recordings(device=device)], ensure_ascii=False, indent=2))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.core.provenance import fingerprint
-from re_llm.core.records import ReplyRecord, Utterance
+from re_llm.core.records import DIMENSIONS, ReplyRecord, Utterance
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Prompt, get_prompt
 
@@ -147,6 +147,14 @@ class Estimate:
         """`named_emotion` when the recognition prompt was asked, else `predicted_emotion`."""
         return self.predicted_emotion if self.answer is None else self.named_emotion
 
+    def predictions(self) -> dict[str, Any]:
+        """What the heads predict, by the field names of the records and of the API; numbers with four decimals."""
+        return {
+            "predicted_emotion": self.predicted_emotion,
+            "probabilities": {name: round(value, 4) for name, value in self.probabilities.items()},
+            **{name: None if (value := getattr(self, name)) is None else round(value, 4) for name in DIMENSIONS},
+        }
+
 
 @dataclass(frozen=True)
 class EncodedSpeech:
@@ -236,8 +244,14 @@ class System(Protocol):
 
 
 def to_record(row: Utterance, reply: Reply, options: ReplyOptions) -> ReplyRecord:
-    """The record of one reply; probabilities and dimensions with four decimals."""
+    """The record of one reply."""
+    predictions = reply.predictions()
+    for name in DIMENSIONS:  # the head is linear and may leave 0..1 by a little; the record's scale ends there
+        if predictions[name] is not None:
+            predictions[name] = min(max(predictions[name], 0.0), 1.0)
+    predictions["probabilities"] = predictions["probabilities"] or None
     return ReplyRecord(
+        **predictions,
         key=row.key,
         system=options.system,
         response=reply.response,
@@ -247,21 +261,11 @@ def to_record(row: Utterance, reply: Reply, options: ReplyOptions) -> ReplyRecor
         speaker=row.speaker,
         emotion=row.emotion,
         label_set=row.label_set,
-        predicted_emotion=reply.predicted_emotion,
-        probabilities={name: round(value, 4) for name, value in reply.probabilities.items()} or None,
         answer=reply.answer,
         named_emotion=reply.named_emotion,
         transcript=reply.transcript,
-        valence=_on_scale(reply.valence),
-        arousal=_on_scale(reply.arousal),
-        dominance=_on_scale(reply.dominance),
         prompt=options.prompt,
         tokens=reply.tokens if options.prompt else None,
         finish_reason=reply.finish_reason if options.prompt else None,
         seed=options.seed,
     )
-
-
-def _on_scale(value: float | None) -> float | None:
-    """The head is linear and may leave 0..1 by a little; the record's scale ends there."""
-    return None if value is None else round(min(max(value, 0.0), 1.0), 4)

@@ -79,7 +79,7 @@ class Transcriber:
         return cls(model.to(where), processor, name, window)
 
     @property
-    def _longest(self) -> int:
+    def _full_window(self) -> int:
         """Samples of a full window (30 s in every released Whisper)."""
         return self._encoder.window_frames * int(self.processor.feature_extractor.hop_length)
 
@@ -91,28 +91,25 @@ class Transcriber:
         Args:
             on_batch: called with the number of recordings of every finished batch.
         """
-        texts = [""] * len(samples)
-        by_window: dict[int, list[int]] = {}
-        for i, wave in enumerate(samples):
-            by_window.setdefault(self._window(len(wave)), []).append(i)
-        for size in sorted(by_window, reverse=True):
-            group = by_window[size]
+        texts: dict[int, str] = {}
+        windows = [self._window(len(wave)) for wave in samples]
+        for size in sorted(set(windows), reverse=True):
+            group = [i for i, window in enumerate(windows) if window == size]
             # A long recording is many windows: it is transcribed alone.
-            step = batch_size if size <= self._longest else 1
+            step = batch_size if size <= self._full_window else 1
             for batch in (group[first : first + step] for first in range(0, len(group), step)):
                 waves = [samples[i] for i in batch]
-                found = self._batch(waves, size) if size <= self._longest else [self._long(waves[0])]
-                for i, text in zip(batch, found, strict=True):
-                    texts[i] = text
+                found = self._batch(waves, size) if size <= self._full_window else [self._long(waves[0])]
+                texts.update(zip(batch, found, strict=True))
                 if on_batch:
                     on_batch(len(batch))
-        return texts
+        return [texts[i] for i in range(len(samples))]
 
     def _window(self, samples: int) -> int:
         """Samples that a recording is padded to; the whole recording when it is longer than a full window."""
-        if samples > self._longest or self.window == "full":
-            return max(samples, self._longest)
-        return min(-(-samples // RATE) * RATE, self._longest)
+        if samples > self._full_window or self.window == "full":
+            return max(samples, self._full_window)
+        return min(-(-samples // RATE) * RATE, self._full_window)
 
     @torch.inference_mode()
     def _batch(self, samples: Sequence[np.ndarray], size: int) -> list[str]:
@@ -125,13 +122,13 @@ class Transcriber:
         # The silence behind a recording counts as real, as it does in a full window: the decoder attends to it all.
         frames = torch.full((len(features),), features.shape[2], device=features.device)
         states, _ = self._encoder(features, frames)
-        return self._read(self._generate(encoder_outputs=BaseModelOutput(last_hidden_state=states)))
+        return self._decode(self._generate(encoder_outputs=BaseModelOutput(last_hidden_state=states)))
 
     @torch.inference_mode()
     def _long(self, samples: np.ndarray) -> str:
         """Transcript of a recording that is longer than a window."""
         if not self._has_timestamps:
-            pieces = [samples[first : first + self._longest] for first in range(0, len(samples), self._longest)]
+            pieces = [samples[first : first + self._full_window] for first in range(0, len(samples), self._full_window)]
             return " ".join(self._batch([piece], self._window(len(piece)))[0] for piece in pieces).strip()
         inputs = self.processor(
             samples, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True, truncation=False
@@ -139,7 +136,7 @@ class Transcriber:
         features = inputs.input_features.to(self.model.device, self.model.dtype)
         mask = inputs.attention_mask.to(self.model.device)
         # Whisper's own sequential decoding: a window begins where the last whole segment of the one before ended.
-        return self._read(self._generate(input_features=features, attention_mask=mask, return_timestamps=True))[0]
+        return self._decode(self._generate(input_features=features, attention_mask=mask, return_timestamps=True))[0]
 
     @property
     def _has_timestamps(self) -> bool:
@@ -152,5 +149,5 @@ class Transcriber:
             inputs["task"] = "transcribe"
         return self.model.generate(do_sample=False, num_beams=1, **inputs)
 
-    def _read(self, ids: torch.Tensor) -> list[str]:
+    def _decode(self, ids: torch.Tensor) -> list[str]:
         return [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]

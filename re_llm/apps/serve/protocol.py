@@ -238,12 +238,13 @@ class Writer:
     def completion(self, completion: ChatCompletion, estimate: Estimate | None) -> dict[str, Any]:
         message = {"role": "assistant", "content": completion.text}
         choice = {"index": 0, "message": message, "finish_reason": completion.finish_reason, "logprobs": None}
-        return {**self._head(""), "choices": [choice], "usage": _usage(completion), "emotion": _emotion(estimate)}
+        emotion = estimate and estimate.predictions()
+        return {**self._head(""), "choices": [choice], "usage": _usage(completion), "emotion": emotion}
 
     def opening(self, estimate: Estimate | None) -> str:
-        """The first chunk: the role, and the emotion of the last recording."""
+        """The first chunk: the role, and the emotion of the last recording (null without one)."""
         chunk = self._chunk({"role": "assistant", "content": ""})
-        return _event({**chunk, "emotion": _emotion(estimate)})
+        return _event({**chunk, "emotion": estimate and estimate.predictions()})
 
     def piece(self, text: str) -> str:
         return _event(self._chunk({"content": text}))
@@ -272,18 +273,3 @@ def _event(value: dict[str, Any]) -> str:
 def _usage(completion: ChatCompletion) -> dict[str, int]:
     total = completion.prompt_tokens + completion.tokens
     return {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.tokens, "total_tokens": total}
-
-
-def _emotion(estimate: Estimate | None) -> dict[str, Any] | None:
-    """The predicted emotion of the last recording; null in a conversation without one."""
-    if estimate is None:
-        return None
-    return {
-        "predicted_emotion": estimate.predicted_emotion,
-        "probabilities": {name: round(value, 4) for name, value in estimate.probabilities.items()},
-        **{name: _rounded(getattr(estimate, name)) for name in ("valence", "arousal", "dominance")},
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
