@@ -42,7 +42,7 @@ _LAZY = {
 }
 
 # Module of transformers -> (its class, the module of ours that registers itself with it). The model class is registered
-# when a config of our type is read: importing it is dear, and other models are read with the same AutoConfig.
+# when a config of our type is read: importing it is slow, and other models are read with the same AutoConfig.
 _AUTO = {
     "transformers.models.auto.configuration_auto": ("AutoConfig", "re_llm.model.configuration"),
     "transformers.models.auto.processing_auto": ("AutoProcessor", "re_llm.model.processing"),

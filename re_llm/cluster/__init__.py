@@ -1,1 +1,1 @@
-"""Where the batches of a stage are worked on: in this process or on a Ray cluster."""
+"""Execution of the batches of a stage: in this process or on a Ray cluster."""

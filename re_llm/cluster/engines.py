@@ -1,4 +1,4 @@
-"""Which machines work on the batches of a stage: `--engine local` or `ray`."""
+"""The choice of machines for the batches of a stage: `--engine local` or `ray`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Where:
-    """Which machines do the work.
+    """The machines that do the work.
 
     Args:
         engine: one of `ENGINES`.
-        address: for `ray`: HOST:PORT of the cluster's head, or `auto` (the default): what `RAY_ADDRESS` names, or else
+        address: for `ray`: HOST:PORT of the cluster's head, or `auto` (the default): the address in `RAY_ADDRESS`, else
             the cluster that this machine belongs to.
 
     Raises:
@@ -39,7 +39,7 @@ class Where:
 
     @contextmanager
     def connect(self) -> Iterator[Cluster | None]:
-        """The cluster, for as long as there is work for it; None for the engine `local`.
+        """The cluster, connected inside the context; None for the engine `local`.
 
         Raises:
             RellmError: it cannot be reached.

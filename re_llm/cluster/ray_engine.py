@@ -1,10 +1,9 @@
 """`--engine ray`: batches on the machines of a Ray cluster, through Ray Data.
 
 Every batch is one task of `map_batches`. Work without a model runs as tasks on every free CPU; work with one runs in a
-pool of actors, each of which loads the weights once: one actor per GPU, or, without any GPU, one per machine. A
-machine that is lost costs the batches it was working on: Ray gives them to another one, and what Ray gives up, or
-keeps for an actor that has no place any more, is asked for again here. Results are told apart by the number of their
-batch, so that none is missing and none comes twice.
+pool of actors, each of which loads the weights once: one actor per GPU, or, without any GPU, one per machine. When a
+machine is lost, Ray gives its batches to another one; those that Ray gives up, or keeps for an actor that cannot be
+placed any more, are submitted again here. Results carry the number of their batch, so that each arrives exactly once.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from re_llm.cluster.work import Work
 from re_llm.core.errors import RellmError
 from re_llm.core.version import __version__
 
-# Read when Ray is imported: nothing about its use leaves the machine, whatever Ray's own default is.
+# Read when Ray is imported: no usage statistics leave the machine.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import pyarrow as pa
@@ -36,19 +35,19 @@ from ray.exceptions import RayError, RayTaskError, UserCodeException
 A = TypeVar("A")
 B = TypeVar("B")
 
-# Batches of one execution of Ray Data. Without a model little is lost by starting again, and a reader that looks for
-# few rows (the option `limit`) reads not much too far; with one, the weights are loaded once in so many batches.
+# Batches of one execution of Ray Data. Without a model a new execution is cheap, and a reader that needs few rows (the
+# option `limit`) reads little too far; with a model, each execution loads the weights again.
 WINDOW, MODEL_WINDOW = 256, 1024
 IN_FLIGHT = 2  # batches at a worker: it works on one while the next is sent
-SLACK = 8  # results that may wait for an earlier one, beside two for every batch that is at a worker
-LOST_ROUNDS = 3  # without any result, before the cluster is given up
+SLACK = 8  # results that may wait for an earlier one, beside two for every batch in flight
+LOST_ROUNDS = 3  # executions without any result before the run stops
 TIMEOUT = 5.0  # s to reach the head
 START = 'Start it with "ray start --head --disable-usage-stats" on one machine, and "ray start --address" on the others'
 
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[RayCluster]:
-    """A cluster that runs already; one that this process is connected to is used as it is, and stays connected.
+    """A running cluster; an existing connection of this process is used, and stays open.
 
     Raises:
         RellmError: none can be reached.
@@ -56,7 +55,7 @@ def connected(address: str) -> Iterator[RayCluster]:
     if ray.is_initialized():
         yield RayCluster()
         return
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it has to say about its machines
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints messages about its machines
         _init(address)
         try:
             yield RayCluster()
@@ -99,33 +98,33 @@ class RayCluster:
 
 
 def _results(work: Work[A, B], batches: list[A]) -> Iterator[B]:
-    """Results in order; what a lost machine took with it is worked on again."""
+    """Results in order; batches of a lost machine are computed again."""
     ready: dict[int, B] = {}
-    due = 0
+    due = 0  # number of the result that comes next
     missing = dict(enumerate(batches))
-    fruitless = 0
+    without_result = 0  # executions in a row
     while missing:
-        before, behind = len(missing), 0
+        before, waiting = len(missing), 0
         crew = _crew(work, len(missing))
         try:
             with contextlib.closing(_execute(work, dict(missing), crew)) as execution:
                 for number, result in execution:
                     if missing.pop(number, None) is None:
-                        continue  # it had come before its machine was lost
+                        continue  # it had arrived before its machine was lost
                     ready[number] = result
-                    behind += 1
+                    waiting += 1
                     while due in ready:
                         yield ready.pop(due)
-                        due, behind = due + 1, 0
-                    # Ray keeps a batch for its lost actor until there is room to start that again, perhaps at the end
-                    # of all work; what came meanwhile would fill the memory.
-                    if behind > SLACK + 2 * IN_FLIGHT * crew.size:
+                        due, waiting = due + 1, 0
+                    # Ray keeps a batch for its lost actor until that can be started again, perhaps at the end of all
+                    # work; the results that arrive meanwhile would fill the memory.
+                    if waiting > SLACK + 2 * IN_FLIGHT * crew.size:
                         break
         except (UserCodeException, RayTaskError):
-            raise  # a bug of ours, which would come again
+            raise  # a bug of ours, which would occur again
         except RayError as error:
-            fruitless = 0 if len(missing) < before else fruitless + 1
-            if fruitless >= LOST_ROUNDS:
+            without_result = 0 if len(missing) < before else without_result + 1
+            if without_result >= LOST_ROUNDS:
                 reason = " ".join(str(error).split())[:500]
                 raise RellmError(
                     f"the Ray cluster gives no results any more: {reason}",
@@ -136,23 +135,23 @@ def _results(work: Work[A, B], batches: list[A]) -> Iterator[B]:
 
 @dataclass(frozen=True)
 class _Crew:
-    """How many workers an execution has at once, and what each of them needs, in Ray's names."""
+    """Number of workers of an execution, and the resources of each, in Ray's names."""
 
     size: int
     needs: dict[str, int]
 
 
 def _execute(work: Work[A, B], batches: dict[int, A], crew: _Crew) -> Generator[tuple[int, B], None, None]:
-    """One execution of Ray Data over numbered batches: (number, result), nearly in order."""
+    """One execution of Ray Data over numbered batches: (number, result), as they arrive."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # Kept in order by Ray, results that wait for a lost actor fill the object store, and then no worker goes on.
+    # In Ray's own order, results that wait for a lost actor fill the object store, and all workers stop.
     context.execution_options.preserve_order = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"number": number, "batch": pickle.dumps(batch)} for number, batch in batches.items()]
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    done = data.map_batches(batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **_by_whom(work, crew))
+    done = data.map_batches(batch_size=1, batch_format="pyarrow", zero_copy_batch=True, **_map_arguments(work, crew))
     for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for number, result in zip(table["number"], table["result"], strict=True):
             outcome = pickle.loads(result.as_py())
@@ -162,7 +161,7 @@ def _execute(work: Work[A, B], batches: dict[int, A], crew: _Crew) -> Generator[
 
 
 def _crew(work: Work[Any, Any], batches: int) -> _Crew:
-    """Workers on the machines that there are now.
+    """Workers on the machines of the cluster.
 
     Raises:
         RellmError: none of them has a CPU to work with.
@@ -176,16 +175,16 @@ def _crew(work: Work[Any, Any], batches: int) -> _Crew:
         return _Crew(sum(cpus), {"num_cpus": 1})
     if gpus and work.device != "cpu":
         return _Crew(min(gpus, batches), {"num_cpus": 1, "num_gpus": 1})
-    # Equal parts, as large as the smallest machine: a model works with all of its cores.
+    # Equal parts, as large as the smallest machine: a model uses all cores of its part.
     return _Crew(min(sum(count // min(cpus) for count in cpus), batches), {"num_cpus": min(cpus)})
 
 
-def _by_whom(work: Work[Any, Any], crew: _Crew) -> dict[str, Any]:
-    """Arguments of `map_batches` that say by whom the work is done: tasks, or actors with a model each."""
+def _map_arguments(work: Work[Any, Any], crew: _Crew) -> dict[str, Any]:
+    """Arguments of `map_batches`: tasks, or a pool of actors with a model each."""
     home = (__version__, os.getcwd())
     if work.device is None:
         return {"fn": _as_task, "fn_args": (pickle.dumps(work), home), **crew.needs}
-    # All actors at once; a pool that lost one goes on with the others.
+    # All actors start at once; a pool that lost one continues with the others.
     pool = ray.data.ActorPoolStrategy(
         min_size=1, max_size=crew.size, initial_size=crew.size, max_tasks_in_flight_per_actor=IN_FLIGHT
     )
@@ -193,18 +192,18 @@ def _by_whom(work: Work[Any, Any], crew: _Crew) -> dict[str, Any]:
 
 
 class _Worker:
-    """A process of the cluster that does one kind of work; what fails is told with the first batch."""
+    """A process of the cluster for one kind of work; a failed start is raised with its first batch."""
 
     def __init__(self, work: Work[Any, Any], home: tuple[str, str]):
         version, folder = home
         self.failure: Exception | None = None
         self.function: Callable[[Any], Any] | None = None
         if os.path.isdir(folder):
-            os.chdir(folder)  # relative paths mean here what they mean where the command was given
+            os.chdir(folder)  # relative paths are those of the command
         try:
             if version != __version__:
                 raise RellmError(
-                    f"the machine {socket.gethostname()} has re-llm {__version__}; the command was given to {version}",
+                    f"the machine {socket.gethostname()} has re-llm {__version__}, the command's machine has {version}",
                     todo="Install the same version on every machine of the cluster",
                 )
             if work.folder is not None and not work.folder.exists():
@@ -213,7 +212,7 @@ class _Worker:
                     todo="Mount it at the same path on every machine of the cluster",
                 )
             self.function = work.start()
-        except Exception as error:  # an actor that fails to start is started again and again
+        except Exception as error:  # Ray would start a failing actor again and again
             self.failure = error
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -233,7 +232,7 @@ class _Worker:
 
 @functools.lru_cache(maxsize=1)
 def _worker(work: bytes, home: tuple[str, str]) -> _Worker:
-    """The worker of this process: tasks of one kind find what the last one left (open headers, hashes)."""
+    """The worker of this process, shared by all tasks of one kind."""
     return _Worker(pickle.loads(work), home)
 
 

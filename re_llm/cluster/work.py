@@ -1,8 +1,8 @@
-"""Where the batches of a stage are worked on: in this process, or on a cluster of machines (`--engine ray`).
+"""Execution of the batches of a stage: in this process, or on a cluster of machines (`--engine ray`).
 
-A stage says what is to be done as a `Work`: plain data that can be sent to another machine, whose `start` gives the
-function for one batch. Both engines call the same function on the same batches and hand the results back in order, so
-both write the same files. `engines` chooses; only `ray_engine` needs Ray, and it is imported only when asked for.
+A stage describes its work as a `Work`: plain data that can be sent to another machine, whose `start` returns the
+function of one batch. Both engines call the same function on the same batches and return the results in order, so both
+write the same files. `engines` chooses; only `ray_engine` needs Ray, and it is imported only with `--engine ray`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-ROWS = 64  # rows sent to a worker at once, where each is a matter of milliseconds
+ROWS = 64  # rows sent to a worker at once; each takes milliseconds
 AHEAD = 16  # rows a thread may be ahead
 
 A_in = TypeVar("A_in", contravariant=True)
@@ -24,11 +24,11 @@ B = TypeVar("B")
 
 
 class Work(Protocol[A_in, B_out]):
-    """What is done with a batch. Plain data, since it is sent to every worker.
+    """Work on a batch, as plain data that is sent to every worker.
 
     Attributes:
-        device: where the model runs that `start` loads (`auto`, `cpu`, `cuda`, ...); None when there is no model.
-        folder: what every machine of a cluster must see at this path, or None.
+        device: of the model that `start` loads (`auto`, `cpu`, `cuda`, ...); None without a model.
+        folder: path that every machine of a cluster must see, or None.
     """
 
     @property
@@ -38,7 +38,7 @@ class Work(Protocol[A_in, B_out]):
     def folder(self) -> Path | None: ...
 
     def start(self) -> Callable[[A_in], B_out]:
-        """Loads what is needed once, and gives the function of a batch.
+        """Loads what is needed once, and returns the function of a batch.
 
         Raises:
             RellmError: it cannot be loaded here.
@@ -47,7 +47,7 @@ class Work(Protocol[A_in, B_out]):
 
 
 class Cluster(Protocol):
-    """Several machines that work on batches."""
+    """Several machines."""
 
     def map(self, work: Work[A, B], batches: Iterable[A]) -> Iterator[B]:
         """Results of all batches, in the order of the batches.
@@ -59,14 +59,14 @@ class Cluster(Protocol):
 
 
 def run_batches(work: Work[A, B], batches: Iterable[A], cluster: Cluster | None = None) -> Iterator[B]:
-    """Results of all batches, in order: worked on by the cluster, or one after the other in this process."""
+    """Results of all batches, in order: by the cluster, or one after the other in this process."""
     return map(work.start(), batches) if cluster is None else cluster.map(work, batches)
 
 
 def run_rows(
     work: Work[list[A], list[B]], rows: Iterable[A], *, cluster: Cluster | None = None, workers: int = 1
 ) -> Iterator[B]:
-    """As `run_batches`, for work whose rows do not depend on each other: in this process, `workers` threads do it."""
+    """As `run_batches`, for work whose rows are independent: in this process by `workers` threads."""
     if cluster is not None:
         return itertools.chain.from_iterable(cluster.map(work, batched(rows, ROWS)))
     function = work.start()
@@ -83,7 +83,7 @@ def batched(items: Iterable[A], size: int) -> Iterator[list[A]]:
 def ordered_map(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
     """`map` over threads, in order, with a bounded number of results waiting.
 
-    Threads serve here: reading, hashing, decoding and resampling all leave the interpreter lock.
+    Reading, hashing, decoding and resampling all release the interpreter lock.
     """
     if workers == 1:
         yield from map(function, items)

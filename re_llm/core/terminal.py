@@ -1,4 +1,4 @@
-"""How what was heard and said looks in a terminal: the same in `respond`, `demo` and `chat`."""
+"""Predicted emotions and replies in a terminal: the same in `respond`, `demo` and `chat`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def likely(probabilities: Mapping[str, float] | None, count: int = 3) -> str:
     return ", ".join(f"{name} {100 * value:.0f} %" for name, value in ranked[:count])
 
 
-def dimensions(heard: Any) -> str:
-    """`valence 0.25, arousal 0.58, dominance 0.91` of something that has these attributes; empty without them."""
+def dimensions(estimate: object) -> str:
+    """`valence 0.25, arousal 0.58, dominance 0.91` of an object with these attributes; empty when they are None."""
     from re_llm.core.records import DIMENSIONS  # with pydantic: more than all of `re-llm --help` takes
 
-    values = {name: getattr(heard, name) for name in DIMENSIONS}
+    values = {name: getattr(estimate, name) for name in DIMENSIONS}
     return ", ".join(f"{name} {value:.2f}" for name, value in values.items() if value is not None)
 
 

@@ -1,8 +1,8 @@
-"""Every prompt of RE-LLM and BLSP-Emo, by id, and the one rule that cuts a chat row into pieces.
+"""Every prompt of RE-LLM and BLSP-Emo, by id, and the layout of a chat row.
 
 A row is always `prefix | content | suffix | response`. The content is the transcript (text pass) or the speech
-tokens (speech pass). The pieces are tokenised separately in every stage: a token that spanned the border between
-prompt and content in one pass but not in the other would make the teacher answer a different question.
+tokens (speech pass). The pieces are tokenised separately in every stage: a token across the border between prompt and
+content in one pass but not in the other would give the teacher another prompt than the student.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OPTIONS = "Select from the following options: neutral, sad, angry, happy, or su
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt. `before` and `after` stand around the content inside the user's turn."""
+    """One prompt. `before` and `after` surround the content inside the user's turn."""
 
     id: str
     system: str = SYSTEM
@@ -108,8 +108,8 @@ def get_prompt(name: str | Prompt) -> Prompt:
 
 
 _CONTENT = "\N{OBJECT REPLACEMENT CHARACTER}content\N{OBJECT REPLACEMENT CHARACTER}"
-# Options that some chat templates know and the others pass over. Qwen 3 would think aloud before it answers; Llama 3
-# would write today's date into the prompt, so that a checkpoint read another prompt every day than it was trained on.
+# Options that some chat templates know and the others ignore. Without them Qwen 3 writes its reasoning first, and
+# Llama 3 today's date into the prompt, which would then differ from the prompt of training.
 TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
@@ -138,14 +138,14 @@ def split_chat(
             ) from (refusal if isinstance(refusal, Exception) else text)
     prefix, found, suffix = text.partition(_CONTENT)
     if not found:
-        raise RellmError(f"the chat template of {_name(tokenizer)} drops what the user says: {text[:200]!r}")
+        raise RellmError(f"the chat template of {_name(tokenizer)} drops the user's turn: {text[:200]!r}")
     return prefix, suffix
 
 
 def _laid_out(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, open_turn: bool = True
 ) -> str | Exception:
-    """A conversation as the chat template writes it, or what the template raised."""
+    """A conversation as the chat template writes it, or the error that the template raised."""
     from jinja2 import TemplateError
 
     if not getattr(tokenizer, "chat_template", None):

@@ -1,4 +1,4 @@
-"""Where an OpenAI-compatible server is and how it is asked."""
+"""Address and limits of an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from re_llm.core.errors import RellmError
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Where the server is and how it is asked.
+    """Address and limits of a server.
 
     Attributes:
         url: base address, up to and with `/v1`.
         model: name of the model, as the server calls it.
         concurrency: requests under way at once.
-        rate: requests a minute, those sent again included; None for no limit.
+        rate: requests a minute, retries included; None for no limit.
         timeout: seconds for one request, from sending it to the last byte of its answer.
-        tries: how often one row is asked before the run stops.
+        tries: tries of one row before the run stops.
         pause: seconds before the second try; doubled for each further one, up to a minute.
         key: sent as bearer token; see `key_from`. Never shown or written.
     """
@@ -37,7 +37,7 @@ class ServerOptions:
         at = urlsplit(self.url)
         if at.scheme not in ("http", "https") or not at.hostname or at.query or at.fragment:
             raise RellmError(
-                f"{self.url!r} is no address of a server", allowed="http://HOST:PORT/v1 or https://HOST/v1"
+                f"{self.url!r} is not the address of a server", allowed="http://HOST:PORT/v1 or https://HOST/v1"
             )
         if at.username or at.password:
             raise RellmError("the address of the server holds a password", todo="Give the key with --key-env NAME")
@@ -60,5 +60,5 @@ def key_from(variable: str | None) -> str | None:
     if not key:
         raise RellmError(f"the environment variable {variable} is not set", todo=f"Run: export {variable}=...")
     if not (key.isascii() and key.isprintable()):
-        raise RellmError(f"the environment variable {variable} holds characters that no key has")
+        raise RellmError(f"the environment variable {variable} holds characters that a header cannot carry")
     return key

@@ -151,7 +151,7 @@ def test_seeded_sampling_repeats(client: TestClient) -> None:
         ({"messages": [user("")]}, 400, "nothing to answer"),
         ({"messages": [{"role": "assistant", "content": "hello"}]}, 400, "nothing to answer"),
         ({"messages": [{"role": "robot", "content": "hello"}]}, 400, "messages[0].role"),
-        ({"messages": [user("a"), {"role": "system", "content": "b"}]}, 400, "in front"),
+        ({"messages": [user("a"), {"role": "system", "content": "b"}]}, 400, "before all others"),
         ({"messages": [user({"type": "image_url", "image_url": {"url": "x"}})]}, 400, "image_url"),
         ({"messages": [user({"type": "input_audio", "input_audio": {"data": "?!", "format": "wav"}})]}, 400, "base64"),
         ({"messages": [user({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}})]}, 400, "empty"),

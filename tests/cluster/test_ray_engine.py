@@ -21,9 +21,9 @@ from corpus_worlds import sound, write
 from ray.exceptions import WorkerCrashedError
 from ray_world import Machines, Watched, machines
 
-from re_llm.cluster import ray_engine as distribute_ray
-from re_llm.cluster import work as distribute
-from re_llm.cluster.engines import HERE
+from re_llm.cluster import ray_engine
+from re_llm.cluster import work as cluster_work
+from re_llm.cluster.engines import HERE, Where
 from re_llm.continuations import continue_manifest
 from re_llm.continuations.work import ContinueWork
 from re_llm.core.errors import RellmError
@@ -83,7 +83,7 @@ def ravdess(tmp_path: Path) -> Path:
 def test_prepare_loses_a_machine_and_nothing_else(
     dying: Watched, ravdess: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distribute, "ROWS", 6)
+    monkeypatch.setattr(cluster_work, "ROWS", 6)
     alone = corpora.prepare("ravdess", ravdess, tmp_path / "alone" / "m.jsonl")
     many = corpora.prepare("ravdess", ravdess, tmp_path / "many" / "m.jsonl", cluster=dying)
     dying.check()
@@ -112,8 +112,8 @@ def test_pseudo_labels_survive_a_machine(dying: Watched, ravdess: Path, tmp_path
     work = recordings.PseudoLabelWork(estimate)
 
     def labelled(where: Watched | None) -> list[tuple[str, str | None]]:
-        batches = distribute.batched([row.model_copy() for row in utterances], 6)
-        outcomes = [each for batch in distribute.run_batches(work, batches, where) for each in batch]
+        batches = cluster_work.batched([row.model_copy() for row in utterances], 6)
+        outcomes = [each for batch in cluster_work.run_batches(work, batches, where) for each in batch]
         return [(row.to_line(), error and error.what) for row, error in outcomes]
 
     alone, many = labelled(None), labelled(dying)
@@ -184,7 +184,7 @@ def test_a_recording_that_is_missing_is_the_same_error(
     processor = ReLlmProcessor.from_pretrained(tiny_checkpoint)
     Path(hums[5].audio).unlink()
     told = []
-    for where in (HERE, distribute.Where("ray")):
+    for where in (HERE, Where("ray")):
         with pytest.raises(RellmError) as raised:
             features.build_store(tmp_path / "store", hums, model, processor, progress=False, where=where, device="cpu")
         told.append((raised.value.what, raised.value.todo))
@@ -195,7 +195,7 @@ def test_a_recording_that_is_missing_is_the_same_error(
 def test_a_machine_without_the_folder_is_named(cluster: Machines, tmp_path: Path) -> None:
     work = recordings.HeaderWork(tmp_path / "elsewhere", hashed=True)
     with pytest.raises(RellmError, match=r"does not see .*elsewhere") as raised:
-        list(distribute_ray.RayCluster().map(work, [[]]))
+        list(ray_engine.RayCluster().map(work, [[]]))
     assert "every machine" in str(raised.value.todo)
 
 
@@ -210,29 +210,29 @@ def lossy(monkeypatch: pytest.MonkeyPatch, *rounds: list[int]) -> list[list[int]
         if set(batches) - set(rounds[len(asked) - 1]):
             raise WorkerCrashedError
 
-    monkeypatch.setattr(distribute_ray, "_execute", execute)
-    monkeypatch.setattr(distribute_ray, "_crew", lambda work, batches: distribute_ray._Crew(1, {}))
+    monkeypatch.setattr(ray_engine, "_execute", execute)
+    monkeypatch.setattr(ray_engine, "_crew", lambda work, batches: ray_engine._Crew(1, {}))
     return asked
 
 
 def test_only_what_is_missing_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = lossy(monkeypatch, [1, 0, 3], [], [2, 3], [4])
-    found = list(distribute_ray.RayCluster().map(recordings.HeaderWork(Path(), hashed=False), iter("abcde")))
+    found = list(ray_engine.RayCluster().map(recordings.HeaderWork(Path(), hashed=False), iter("abcde")))
     assert found == list("ABCDE")
     assert asked == [[0, 1, 2, 3, 4], [2, 4], [2, 4], [4]]
 
 
 def test_results_do_not_pile_up_behind_one_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = lossy(monkeypatch, [0, *range(2, 26)], [1, *range(14, 26)])
-    results = distribute_ray.RayCluster().map(recordings.HeaderWork(Path(), hashed=False), iter(ascii_lowercase))
+    results = ray_engine.RayCluster().map(recordings.HeaderWork(Path(), hashed=False), iter(ascii_lowercase))
     assert "".join(results) == ascii_uppercase
-    waited = distribute_ray.SLACK + 2 * distribute_ray.IN_FLIGHT + 1
+    waited = ray_engine.SLACK + 2 * ray_engine.IN_FLIGHT + 1
     assert [len(each) for each in asked] == [26, 25 - waited] and asked[1][0] == 1
 
 
 def test_a_cluster_that_gives_nothing_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     lossy(monkeypatch, [0], [], [], [])
-    results = distribute_ray.RayCluster().map(recordings.HeaderWork(Path(), hashed=False), iter("abc"))
+    results = ray_engine.RayCluster().map(recordings.HeaderWork(Path(), hashed=False), iter("abc"))
     assert next(results) == "A"
     with pytest.raises(RellmError, match="gives no results any more"):
         next(results)
@@ -251,8 +251,8 @@ def test_a_model_gets_a_gpu_or_its_part_of_the_cpus(
     nodes: list[dict[str, float]], device: str, size: int, needs: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machines = [{"Alive": True, "Resources": each} for each in nodes] + [{"Alive": False, "Resources": {"CPU": 1.0}}]
-    monkeypatch.setattr(distribute_ray.ray, "nodes", lambda: machines)
+    monkeypatch.setattr(ray_engine.ray, "nodes", lambda: machines)
     work = ContinueWork("llm", get_prompt("continue"), 48, 32, device, "float32", "pieces")
-    crew = distribute_ray._crew(work, 100)
+    crew = ray_engine._crew(work, 100)
     assert (crew.size, crew.needs) == (size, needs)
-    assert distribute_ray._crew(work, 2).size == min(size, 2)  # no more than there are batches
+    assert ray_engine._crew(work, 2).size == min(size, 2)  # no more than there are batches

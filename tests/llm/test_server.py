@@ -226,8 +226,8 @@ def test_the_key_is_sent_and_nowhere_written(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"url": "127.0.0.1:8000"}, "no address of a server"),
-        ({"url": "file:///etc/passwd"}, "no address of a server"),
+        ({"url": "127.0.0.1:8000"}, "not the address of a server"),
+        ({"url": "file:///etc/passwd"}, "not the address of a server"),
         ({"url": "http://me:secret@host/v1"}, "holds a password"),
         ({"rate": 0}, "rate is 0"),
         ({"concurrency": 0}, "concurrency is 0"),

@@ -42,7 +42,7 @@ def build(engine: Engine, options: ServeOptions) -> FastAPI:
         yield
         await asyncio.to_thread(worker.close)
 
-    # The pages of the API's schema would load scripts from elsewhere.
+    # FastAPI's pages of the schema would load scripts from other hosts.
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     name = options.model_id(engine.name)
     _add_errors(app)
@@ -66,7 +66,7 @@ def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
     async def chat_completions(request: Request) -> Response:
         _authorise(request, options.api_key)
         body = await _body(request, int(options.max_body_mb * 1e6), options.timeout_seconds)
-        # Decoding megabytes of base64 would hold up everybody else.
+        # Decoding megabytes of base64 would block the event loop.
         chat = await asyncio.to_thread(protocol.parse, body, model=name, max_new_tokens=options.max_new_tokens)
         del body
         call = _Call(request, chat, options.timeout_seconds)

@@ -38,7 +38,7 @@ class ServeOptions:
             if getattr(self, field) <= 0:
                 raise RellmError(f"{field} is {getattr(self, field)}", allowed="more than 0")
         if self.api_key is not None and not self.api_key.isascii():
-            raise RellmError("the API key holds letters that a header cannot carry", allowed="ASCII")
+            raise RellmError("the API key holds characters that a header cannot carry", allowed="ASCII")
         if self.api_key == "":
             raise RellmError("the API key is empty", todo="Leave the option out for a server without a key")
         prompt = get_prompt(self.prompt)

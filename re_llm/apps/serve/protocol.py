@@ -1,6 +1,6 @@
 """Requests and responses of the API: OpenAI's chat completions with `input_audio`, and one field of ours, `emotion`.
 
-A field of a request that would change the answer and cannot be obeyed is refused, not ignored.
+A field of a request that would change the answer and is not supported is refused, not ignored.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def parse(body: bytes, *, model: str, max_new_tokens: int) -> ChatRequest:
     if sum(isinstance(part, Recording) for _, parts in turns for part in parts) > MAX_RECORDINGS:
         raise ApiError(400, f"more than {MAX_RECORDINGS} recordings in one request", param="messages")
     if not turns or turns[-1][0] != "user" or not any(turns[-1][1]):
-        raise ApiError(400, "there is nothing to answer: the last message has to be the user's", param="messages")
+        raise ApiError(400, "there is nothing to answer: the last message must be the user's", param="messages")
     options = request.stream_options or _StreamOptions()
     return ChatRequest(turns, system, _decoding(request, max_new_tokens), request.stream, options.include_usage)
 
@@ -189,7 +189,7 @@ def _split_system(messages: list[_Message]) -> tuple[str | None, list[_Message]]
         texts += [part.text for part in message.content if isinstance(part, _Text)]
     for i, message in enumerate(messages[count:], start=count):
         if message.role in ("system", "developer"):
-            raise ApiError(400, "system messages stand in front of all others", param=f"messages[{i}].role")
+            raise ApiError(400, "system messages must come before all others", param=f"messages[{i}].role")
     return ("\n\n".join(texts) if texts else None), messages[count:]
 
 

@@ -16,7 +16,7 @@ CONNECTIONS = 64  # at once: bounds the memory that bodies on their way in can t
 
 
 def require() -> None:
-    """Raises MissingExtra when a package of the extra is not there."""
+    """Raises MissingExtra when a package of the extra is not installed."""
     for package in ("fastapi", "prometheus_client", "uvicorn"):
         try:
             __import__(package)
@@ -28,7 +28,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        RellmError: the address or port cannot be had.
+        RellmError: the address or port cannot be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -50,9 +50,9 @@ def run(
     dtype: str,
     quantize: str | None = None,
 ) -> None:
-    """Loads the model and serves it until interrupted; requests under way are finished."""
+    """Loads the model and serves it until interrupted; running requests are finished."""
     require()
-    listener = listen(host, port)  # told before the model is loaded, which takes seconds
+    listener = listen(host, port)  # a port in use is reported before the model is loaded, which takes seconds
     with listener:
         import uvicorn
 

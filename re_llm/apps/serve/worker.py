@@ -40,8 +40,11 @@ Event = Started | str | ChatCompletion | ApiError
 
 @dataclass
 class Job:
-    """A request in the queue. `emit` is called from the worker's thread with `Started`, pieces, `ChatCompletion`; or an
-    error."""
+    """A request in the queue.
+
+    Attributes:
+        emit: called from the worker's thread with `Started`, pieces of text, `ChatCompletion`; or an error.
+    """
 
     request: ChatRequest
     emit: Callable[[Event], None]
@@ -50,7 +53,7 @@ class Job:
 
 
 class Worker:
-    """Answers jobs one after another, in the order they came.
+    """Answers jobs one after another, in the order of their arrival.
 
     Args:
         engine: used by this thread alone.
@@ -173,7 +176,7 @@ class Worker:
         return turns, encoded[-1].estimate if encoded else None
 
     def _explained(self, error: RellmError) -> str:
-        """The error in the words of the API: a client cannot change the server's options."""
+        """The message for a client, who cannot change the server's options."""
         if "is too long for" in error.what:
             return f"{error.what}. Allowed: {error.allowed}. Cut the recording."
         if "is too long:" not in error.what:
