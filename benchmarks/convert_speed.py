@@ -20,8 +20,8 @@ import torch
 from _common import child, head, row
 from safetensors.torch import save_file
 
-from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
-from re_llm.model.convert.checkpoint import config_model
+from re_llm.model import AdapterOptions, LoraOptions, ReLlmConfig
+from re_llm.model.convert.checkpoint import laid_out
 from re_llm.model.convert.config import released_config
 from re_llm.model.convert.names import LORA_TARGETS, Layout
 from re_llm.model.sizes import AUDEERING_OUTPUTS, audeering_config, qwen_7b_config, whisper_large_v2_config
@@ -75,11 +75,9 @@ def released(folder: Path) -> Path:
     targets = tuple(layer for name in ("c_attn", "c_proj", "w1", "w2") for layer in LORA_TARGETS[name])
     config = ReLlmConfig(
         text_config=text, speech_config=whisper, emotion_config=emotion, emotion_outputs=AUDEERING_OUTPUTS,
-        adapter=AdapterSettings(conv_layers=1), dtype="bfloat16",
+        adapter=AdapterOptions(conv_layers=1), dtype="bfloat16",
     )  # fmt: skip
-    with torch.device("meta"):
-        model = config_model(config)
-        model.add_lora(LoraSettings(targets=targets))
+    model = laid_out(config, LoraOptions(targets=targets))
     layout = Layout("qwen_model.model.", "w2v2cat_adapter.")
     shapes: dict[str, list[int]] = {}
     for name, value in own_weights(model, model.state_dict(), {}).items():

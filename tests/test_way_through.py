@@ -29,7 +29,7 @@ def recipe(tmp_path: Path, tiny_checkpoint: Path) -> Path:
         "name": "tiny",
         "title": "Tiny",
         "components": {role: str(parts / name) for role, name in names.items()},
-        "model": {"bottleneck": 16, "lora": {"r": 2}, "speech_window": "trimmed"},
+        "model": {"adapter": {"bottleneck": 16}, "lora": {"r": 2}, "speech_window": "trimmed"},
         "stages": {
             "emotion": {
                 "continuation": "continue-emotion",

@@ -28,7 +28,8 @@ from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
     from re_llm.llm.server import ChatServer
-    from re_llm.recipe.config import ModelOptions, Recipe, StageOptions
+    from re_llm.recipe.config import Recipe, StageOptions
+    from re_llm.recipe.options import ModelOptions
 
 NAME_AN_LLM = "Name the LLM: --llm NAME, or --server URL --model NAME"
 _shard = partial(typer.Option, rich_help_panel="More: parts of the work")
@@ -197,7 +198,7 @@ def train(
 
 def _stage(recipe: Recipe, stage: str, system: str | None) -> tuple[ModelOptions, StageOptions]:
     """Options of a stage, as the recipe has it or as one of its systems changes it."""
-    from re_llm.recipe.config import ModelOptions
+    from re_llm.recipe.options import ModelOptions
 
     if stage not in recipe.stages:
         raise RellmError(f"recipe {recipe.name} has no stage {stage!r}", allowed=", ".join(recipe.stages))

@@ -39,7 +39,7 @@ from re_llm.llm.completion import Completion
 from re_llm.llm.device import pick_device, pick_dtype
 from re_llm.llm.prompts import Prompt, get_prompt, split_chat
 from re_llm.llm.rows import batches_by_length, read_completions, stop_ids
-from re_llm.llm.vocabulary import require_words
+from re_llm.model.outputs import SpeechTokens
 
 if TYPE_CHECKING:
     from transformers import StoppingCriteriaList
@@ -111,7 +111,7 @@ class Engine:
             prompts: prompts around the speech, each with the tokens that its answer may have; None stands for no
                 prompt. Without any, the speech is counted alone.
         """
-        if self.context is None or not self.model.config.adapter_settings.counts_beforehand:
+        if self.context is None or not self.model.config.adapter.counts_beforehand:
             return math.inf  # a CFormer's tokens are counted once it has run; the model refuses a row that is too long
         around = [
             len(self.processor.row(split_chat(self.tokenizer, get_prompt(prompt)))) + tokens
@@ -181,14 +181,16 @@ class Engine:
             speech: embeddings [S, D] of each row, one for every placeholder; empty for rows of text alone.
         """
         inputs = self.processor.pad_rows(rows)
+        tokens = None
         if speech:
-            inputs["speech_embeddings"] = torch.nn.utils.rnn.pad_sequence(list(speech), batch_first=True)
-            inputs["speech_lengths"] = torch.tensor([len(each) for each in speech])
+            lengths = torch.tensor([len(each) for each in speech], device=self.device)
+            tokens = SpeechTokens(torch.nn.utils.rnn.pad_sequence(list(speech), batch_first=True), lengths)
         with self._lock:
             if decoding.seed is not None:
                 torch.manual_seed(decoding.seed)
             out = self.model.generate(
                 **{name: tensor.to(self.device) for name, tensor in inputs.items()},
+                speech=tokens,
                 **decoding.generation_options(),
                 max_new_tokens=decoding.max_new_tokens,
                 eos_token_id=self.stops,
@@ -321,20 +323,14 @@ def load(
         RellmError: no such folder; a file in it is missing, truncated or does not fit (names the file); no such device.
     """
     from re_llm.model.modeling import ReLlmForConditionalGeneration
-    from re_llm.model.processing import ReLlmProcessor
+    from re_llm.model.processing import load_processor
 
     folder = resolve_component(str(name))
     where = pick_device(device)
     model = ReLlmForConditionalGeneration.from_pretrained(
         folder, dtype=pick_dtype(dtype, where), device_map=where, quantize=quantize
     )
-    try:
-        processor = ReLlmProcessor.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"{folder} lacks what prepares text and audio, or holds it broken: {str(error).splitlines()[0]}"
-        raise RellmError(what, todo="Copy or download the whole folder again") from None
-    require_words(processor.tokenizer, folder)
-    return Engine(model.to(where), processor, name=str(name))
+    return Engine(model.to(where), load_processor(folder), name=str(name))
 
 
 def shipped_recordings() -> Path:

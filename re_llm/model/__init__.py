@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
+    from re_llm.model.configuration import ReLlmConfig
     from re_llm.model.modeling import ReLlmForConditionalGeneration
     from re_llm.model.outputs import EncodedAudio, ReLlmOutput, SpeechTokens
     from re_llm.model.processing import ReLlmProcessor
+    from re_llm.recipe.options import AdapterOptions, LoraOptions
 
 __all__ = [
-    "AdapterSettings",
+    "AdapterOptions",
     "EncodedAudio",
-    "LoraSettings",
+    "LoraOptions",
     "ReLlmConfig",
     "ReLlmForConditionalGeneration",
     "ReLlmOutput",

@@ -16,10 +16,39 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 from re_llm.core.errors import RellmError
-from re_llm.model.configuration import AdapterSettings
 from re_llm.model.outputs import SpeechTokens, time_mask
+from re_llm.recipe.options import AdapterOptions
 
-BOTTLENECK_HEADS = 8
+HEADS = 8  # fixed in the released code
+
+
+class EncoderLayers(nn.ModuleList):
+    """Whisper encoder layers of another width, as the released code puts them into its adapters.
+
+    Args:
+        whisper: config of the speech encoder, which gives the inner width, the activation and the dropout.
+
+    Raises:
+        RellmError: the width is not a multiple of the attention heads.
+    """
+
+    def __init__(self, count: int, width: int, whisper: WhisperConfig):
+        if count and width % HEADS:
+            raise RellmError(f"encoder layers of {width} channels in the adapter", allowed=f"multiples of {HEADS}")
+        config = WhisperConfig(**{**whisper.to_dict(), "d_model": width, "encoder_attention_heads": HEADS})
+        config._attn_implementation = whisper._attn_implementation or "sdpa"
+        super().__init__(WhisperEncoderLayer(config) for _ in range(count))
+        self.config = config
+
+    def forward(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
+        """States [B, T, C] through all layers; attention keeps to `lengths` [B], or sees the padding too."""
+        mask = None
+        if lengths is not None:
+            real = time_mask(lengths, hidden.shape[1])
+            mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=real)
+        for layer in self:
+            hidden = layer(hidden, mask)
+        return hidden
 
 
 class Subsampler(nn.Module):
@@ -28,20 +57,17 @@ class Subsampler(nn.Module):
     Every convolution but the last keeps the input width (2 C channels, halved by the GLU); the last one goes to D.
     """
 
-    def __init__(self, in_width: int, out_width: int, settings: AdapterSettings):
+    def __init__(self, in_width: int, out_width: int, options: AdapterOptions, whisper: WhisperConfig):
         super().__init__()
-        self.settings = settings
-        widths = [in_width] * settings.conv_layers + [out_width]
+        self.options = options
+        widths = [in_width] * options.conv_layers + [out_width]
         self.convs = nn.ModuleList(
-            nn.Conv1d(a, 2 * b, settings.kernel_size, settings.stride, settings.kernel_size // 2)
+            nn.Conv1d(a, 2 * b, options.kernel_size, options.stride, options.kernel_size // 2)
             for a, b in pairwise(widths)
         )
-        self.down = nn.Linear(out_width, settings.bottleneck, bias=False)
-        self.up = nn.Linear(settings.bottleneck, out_width, bias=False)
-        self.layers, self.layer_config = nn.ModuleList(), None
-        if settings.hidden_layers:
-            self.layer_config = _layer_config(settings.bottleneck)
-            self.layers.extend(WhisperEncoderLayer(self.layer_config) for _ in range(settings.hidden_layers))
+        self.down = nn.Linear(out_width, options.bottleneck, bias=False)
+        self.up = nn.Linear(options.bottleneck, out_width, bias=False)
+        self.hidden_layers = EncoderLayers(options.hidden_layers, options.bottleneck, whisper)
         self.norm = nn.LayerNorm(out_width, eps=1e-5)
 
     @property
@@ -54,44 +80,24 @@ class Subsampler(nn.Module):
         Args:
             states: [B, T, C].
             lengths: [B], states of each utterance.
-            keep_padding: let what stands behind an utterance leak into its last tokens, as the released code does in
-                a batch. By default it is zeroed before each convolution, so that a batch equals its single items.
+            keep_padding: let what stands behind an utterance leak into its tokens, as the released code does in a
+                batch. By default it is zeroed before each convolution and masked in attention, so that a batch equals
+                its single items.
         """
         hidden = states.to(self.dtype).transpose(1, 2)
         for conv in self.convs:
             if not keep_padding:
                 hidden = hidden * time_mask(lengths, hidden.shape[2])[:, None]
             hidden = glu(conv(hidden), dim=1)
-            lengths = torch.div(lengths - 1, self.settings.stride, rounding_mode="floor") + 1
+            lengths = torch.div(lengths - 1, self.options.stride, rounding_mode="floor") + 1
         hidden = hidden.transpose(1, 2)
-        hidden = self.norm(hidden + self.up(self._inner(self.down(hidden), lengths)))
+        inner = self.down(hidden)
+        inner = self.hidden_layers(inner, None if keep_padding else lengths) if self.hidden_layers else gelu(inner)
+        hidden = self.norm(hidden + self.up(inner))
         mask = time_mask(lengths, hidden.shape[1])[..., None]
         embeddings = hidden if keep_padding else hidden * mask
         pooled = (hidden * mask).sum(1) / lengths[:, None].clamp(min=1)
         return SpeechTokens(embeddings, lengths, pooled)
-
-    def _inner(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        if not self.layers:
-            return gelu(hidden)
-        mask = create_bidirectional_mask(
-            config=self.layer_config,
-            inputs_embeds=hidden,
-            attention_mask=time_mask(lengths, hidden.shape[1]),
-        )
-        for layer in self.layers:
-            hidden = layer(hidden, mask)
-        return hidden
-
-
-def _layer_config(width: int) -> WhisperConfig:
-    if width % BOTTLENECK_HEADS:
-        raise RellmError(
-            f"adapter.bottleneck is {width}, and adapter.hidden_layers needs {BOTTLENECK_HEADS} attention heads in it",
-            allowed=f"multiples of {BOTTLENECK_HEADS}",
-        )
-    config = WhisperConfig(d_model=width, encoder_attention_heads=BOTTLENECK_HEADS, encoder_ffn_dim=4 * width)
-    config._attn_implementation = "sdpa"
-    return config
 
 
 def copy_widened(source: Subsampler, target: Subsampler, *, scale: float = 0.1) -> None:
@@ -115,9 +121,9 @@ def copy_widened(source: Subsampler, target: Subsampler, *, scale: float = 0.1) 
     Raises:
         RellmError: the two differ in more than the input width.
     """
-    if source.settings != target.settings or source.norm.weight.shape != target.norm.weight.shape:
+    if source.options != target.options or source.norm.weight.shape != target.norm.weight.shape:
         raise RellmError(
-            f"an adapter {source.settings} cannot start an adapter {target.settings}",
+            f"an adapter {source.options} cannot start an adapter {target.options}",
             todo="Keep the adapter options and the LLM of the checkpoint, or start fresh",
         )
     with torch.no_grad():

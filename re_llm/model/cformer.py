@@ -10,24 +10,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import WhisperConfig
-from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
-from re_llm.core.errors import RellmError
-from re_llm.model.adapter import Subsampler
-from re_llm.model.configuration import AdapterSettings
+from re_llm.model.adapter import EncoderLayers, Subsampler
 from re_llm.model.outputs import SpeechTokens, time_mask
+from re_llm.recipe.options import AdapterOptions
 
-HEADS = 8
 
-
-class Shares(NamedTuple):
-    """Encoder states and how they are dealt out to speech tokens."""
+class Firing(NamedTuple):
+    """Encoder states and the weights with which they are summed up to speech tokens."""
 
     states: Tensor  # [B, T, C - 1]
     weights: Tensor  # [B, T], summing up to `counts` in each row, zero behind an utterance
     counts: Tensor  # [B] speech tokens, long
-    fired: Tensor  # [B], sum of the weights before they were scaled to `counts`
+    total: Tensor  # [B], sum of the weights before they were scaled to `counts`
 
 
 class CFormer(nn.Module):
@@ -39,20 +34,13 @@ class CFormer(nn.Module):
     How many tokens there are depends on the recording: rows are laid out after `encode_speech`, from its lengths.
     """
 
-    def __init__(self, in_width: int, out_width: int, settings: AdapterSettings):
+    def __init__(self, in_width: int, out_width: int, options: AdapterOptions, whisper: WhisperConfig):
         super().__init__()
-        if in_width % HEADS:
-            raise RellmError(f"a cformer adapter over {in_width} channels", allowed=f"multiples of {HEADS}")
-        self.settings = settings
-        self.layer_config = WhisperConfig(
-            d_model=in_width, encoder_attention_heads=HEADS, encoder_ffn_dim=settings.feed_forward or 4 * in_width
-        )
-        self.layer_config._attn_implementation = "sdpa"
-        self.pre_cif_layers = nn.ModuleList(WhisperEncoderLayer(self.layer_config) for _ in range(settings.pre_layers))
+        self.options = options
+        self.pre_cif_layers = EncoderLayers(options.pre_layers, in_width, whisper)
+        self.pre_cif_layer = None if options.pre_layers else nn.Linear(in_width, in_width)  # as the released code
         self.cif_proj = nn.Linear(in_width - 1, in_width)
-        self.post_cif_layers = nn.ModuleList(
-            WhisperEncoderLayer(self.layer_config) for _ in range(settings.post_layers)
-        )
+        self.post_cif_layers = EncoderLayers(options.post_layers, in_width, whisper)
         self.token_embed_proj = nn.Linear(in_width, out_width)
 
     @property
@@ -72,42 +60,32 @@ class CFormer(nn.Module):
             token_lengths: [B], tokens of each transcript, while it is known (training); by default as many as the
                 weights sum up to, and at least one.
         """
-        fractions = self.weigh(states, lengths, keep_padding=keep_padding, token_lengths=token_lengths)
-        counts = fractions.counts
-        hidden = self.cif_proj(integrate(fractions.states, fractions.weights, counts))
-        hidden = self.token_embed_proj(self._layers(self.post_cif_layers, hidden, counts))
+        firing = self.weigh(states, lengths, keep_padding=keep_padding, token_lengths=token_lengths)
+        counts = firing.counts
+        hidden = self.cif_proj(integrate(firing.states, firing.weights, counts))
+        hidden = self.token_embed_proj(self.post_cif_layers(hidden, counts))
         mask = time_mask(counts, hidden.shape[1])[..., None]
         embeddings = hidden if keep_padding else hidden * mask
-        return SpeechTokens(embeddings, counts, (hidden * mask).sum(1) / counts[:, None], fractions.fired)
+        return SpeechTokens(embeddings, counts, (hidden * mask).sum(1) / counts[:, None], firing.total)
 
     def weigh(
         self, states: Tensor, lengths: Tensor, *, keep_padding: bool = False, token_lengths: Tensor | None = None
-    ) -> Shares:
+    ) -> Firing:
         """How much of a token each encoder state carries; arguments as in `forward`."""
         hidden = states.to(self.dtype)
         if not keep_padding:
             hidden = hidden * time_mask(lengths, hidden.shape[1])[..., None]
-        hidden = self._layers(self.pre_cif_layers, hidden, None if keep_padding else lengths)
+        if self.pre_cif_layer is not None:
+            hidden = self.pre_cif_layer(hidden)
+        hidden = self.pre_cif_layers(hidden, None if keep_padding else lengths)
         weights = torch.sigmoid(hidden[..., -1].float()) * time_mask(lengths, hidden.shape[1])
-        fired = weights.sum(1)
-        counts = fired.detach().round().long().clamp(min=1) if token_lengths is None else token_lengths
-        return Shares(hidden[..., :-1], weights * (counts / fired)[:, None], counts, fired)
-
-    def _layers(self, layers: nn.ModuleList, hidden: Tensor, lengths: Tensor | None) -> Tensor:
-        mask = None
-        if lengths is not None:
-            mask = create_bidirectional_mask(
-                config=self.layer_config,
-                inputs_embeds=hidden,
-                attention_mask=time_mask(lengths, hidden.shape[1]),
-            )
-        for layer in layers:
-            hidden = layer(hidden, mask)
-        return hidden
+        total = weights.sum(1)
+        counts = total.detach().round().long().clamp(min=1) if token_lengths is None else token_lengths
+        return Firing(hidden[..., :-1], weights * (counts / total)[:, None], counts, total)
 
 
 def integrate(states: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
-    """Integrate-and-fire: each state is dealt out to the tokens whose unit of weight it falls into.
+    """Integrate-and-fire: each state is divided among the tokens whose unit of weight it falls into.
 
     Laid end to end, the weights of an utterance cover the line from 0 to its number of tokens; token k takes what lies
     between k and k + 1. What rounding leaves beyond the end goes to the last token.
@@ -130,6 +108,8 @@ def integrate(states: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
     return fraction.to(states.dtype) @ states
 
 
-def make_adapter(in_width: int, out_width: int, settings: AdapterSettings) -> Subsampler | CFormer:
-    """The adapter that the settings ask for."""
-    return (CFormer if settings.kind == "cformer" else Subsampler)(in_width, out_width, settings)
+def make_adapter(
+    in_width: int, out_width: int, options: AdapterOptions, whisper: WhisperConfig
+) -> Subsampler | CFormer:
+    """The adapter that the options ask for."""
+    return (CFormer if options.kind == "cformer" else Subsampler)(in_width, out_width, options, whisper)

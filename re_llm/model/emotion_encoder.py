@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PretrainedConfig
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from re_llm.core.errors import RellmError
 from re_llm.model.configuration import DIMENSIONS
@@ -133,10 +132,10 @@ def make_emotion_encoder(
     return EmotionEncoder(config, outputs)
 
 
-def _waveform_model(config: PretrainedConfig) -> Any:
+def _waveform_model(config: PretrainedConfig) -> PreTrainedModel:
     """The encoder of a config, if it takes a waveform."""
     try:
-        model: Any = AutoModel.from_config(config)
+        model = AutoModel.from_config(config)
     except (ValueError, KeyError) as error:
         raise RellmError(f"a {config.model_type} cannot be an emotion encoder: {error}") from error
     if model.main_input_name != "input_values" or not hasattr(model, "_get_feat_extract_output_lengths"):
@@ -185,7 +184,7 @@ def checkpoint_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _prefix(weights: Mapping[str, Any]) -> str:
+def _prefix(weights: Mapping[str, Tensor]) -> str:
     """What stands in front of `feature_extractor.` in the keys: empty for a bare encoder."""
     for key in weights:
         head, found, _ = key.partition("feature_extractor.")

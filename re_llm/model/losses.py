@@ -14,25 +14,25 @@ from torch.nn import functional as F
 
 from re_llm.model.configuration import DIMENSIONS
 
-IGNORE = -100  # label of a position, or of an utterance, that a loss passes over
+IGNORE_INDEX = -100  # label of a position, or of an utterance, that a loss passes over
 TEMPERATURE = 2.0
 
 
 def next_labels(labels: Tensor) -> Tensor:
     """The label that each position predicts, [R, L]: the labels moved one position to the left."""
-    return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
 
 
 def response_positions(labels: Tensor, *, shifted: bool = True) -> Tensor:
     """Positions [R, L] whose logits the response losses read.
 
     Args:
-        labels: [R, L], IGNORE outside of the response.
+        labels: [R, L], IGNORE_INDEX outside of the response.
         shifted: True takes the positions that predict the response tokens. False takes the response tokens' own
             positions, as the released code does for its KL: the first prediction is left out, one behind the last
             is taken in.
     """
-    return (next_labels(labels) if shifted else labels) != IGNORE
+    return (next_labels(labels) if shifted else labels) != IGNORE_INDEX
 
 
 def response_ce(logits: Tensor, targets: Tensor) -> Tensor:
@@ -40,14 +40,14 @@ def response_ce(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: [K, V] or [R, L, V].
-        targets: [K] or [R, L], the label each position predicts (`next_labels`); IGNORE is passed over.
+        targets: [K] or [R, L], the label each position predicts (`next_labels`); IGNORE_INDEX is passed over.
     """
     return _mean_cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
 def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")
-    return total / (targets != IGNORE).sum().clamp(min=1)  # a batch without any label contributes zero, not NaN
+    total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (targets != IGNORE_INDEX).sum().clamp(min=1)  # a batch without any label contributes zero, not NaN
 
 
 def response_kl(student: Tensor, teacher: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
@@ -81,7 +81,7 @@ def input_er(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: [B, E].
-        labels: [B] class indices; IGNORE for an utterance without a label.
+        labels: [B] class indices; IGNORE_INDEX for an utterance without a label.
     """
     return _mean_cross_entropy(logits, labels)
 

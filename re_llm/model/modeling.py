@@ -7,7 +7,6 @@ V vocabulary, E emotions, K positions whose logits were asked for. Usually a row
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,13 +16,14 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
+    Cache,
     GenerationMixin,
     PreTrainedModel,
 )
 from transformers.initialization import no_init_weights
 
 from re_llm.core.errors import RellmError
-from re_llm.model import losses, partial_lora
+from re_llm.model import components, losses, partial_lora, storage, transfer
 from re_llm.model.cformer import make_adapter
 from re_llm.model.configuration import DIMENSIONS, ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder, align_frames, make_emotion_encoder
@@ -33,12 +33,11 @@ from re_llm.model.shared_emotion import SharedEmotionEncoder
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.trainable import TrainableModel
 
-AUDIO_INPUTS = ("input_features", "feature_lengths", "emotion_values", "emotion_lengths", "encoded")
-SPEECH_INPUTS = (*AUDIO_INPUTS, "speech_embeddings", "speech_lengths")
+AUDIO_INPUTS = ("input_features", "feature_lengths", "emotion_values", "emotion_lengths")
 
 
 class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
-    """A chat LLM that hears what is said and how (RE-LLM section II).
+    """A chat LLM that is given what is said and how (RE-LLM section II).
 
     Use `from_pretrained` for a checkpoint and `from_components` for a fresh model. The constructor builds the parts
     that it is not given from the config, with random weights, and adds no LoRA.
@@ -50,9 +49,17 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
 
     config_class = ReLlmConfig
     main_input_name = "input_ids"
+    accepts_loss_kwargs = False  # the loss is a mean over the batch: Trainer divides it by the accumulation steps
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+
+    from_pretrained = classmethod(storage.load)
+    from_components = classmethod(components.build)
+    save_pretrained = storage.save
+    push_to_hub = storage.push
+    load_trained = storage.load_trained
+    continue_from = transfer.continue_from
 
     def __init__(
         self,
@@ -67,8 +74,8 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
             emotion_encoder = make_emotion_encoder(config.emotion_config, config.emotion_outputs)
         self.speech_encoder = speech_encoder or SpeechEncoder(config.speech_config, config.speech_window)
         self.emotion_encoder = emotion_encoder
-        heard = config.speech_width + config.emotion_width
-        self.adapter = make_adapter(heard, config.llm_width, config.adapter_settings)
+        width = config.speech_width + config.emotion_width
+        self.adapter = make_adapter(width, config.llm_width, config.adapter, config.speech_config)
         self.emotion_head = nn.Linear(config.llm_width, len(config.emotions), bias=False)
         self.dimension_head = nn.Linear(config.llm_width, len(DIMENSIONS), bias=False)
         self.ctc_blank = nn.Parameter(torch.zeros(config.llm_width)) if config.ctc_blank else None
@@ -77,19 +84,20 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         # Where the weights of a named component come from: a folder or a hub id; None = the checkpoint itself.
         self.component_sources: dict[str, str | None] = dict.fromkeys(config.components)
         self.quantized: str | None = None  # how the LLM was quantised when it was loaded
+        self.taken_over: transfer.Transfer | None = None  # from the checkpoint of an earlier stage
         with no_init_weights():  # the parts are initialised already, some from files
             self.post_init()
 
-    # --- hearing -----------------------------------------------------------------------------------------------
+    # --- encoding ----------------------------------------------------------------------------------------------
 
     def encode_audio(
         self,
-        input_features: Tensor,
-        feature_lengths: Tensor,
+        input_features: Tensor | None = None,
+        feature_lengths: Tensor | None = None,
         emotion_values: Tensor | None = None,
         emotion_lengths: Tensor | None = None,
     ) -> EncodedAudio:
-        """The encoders' part of hearing; as long as they stay frozen it can be computed once and kept.
+        """What the encoders make of a batch of utterances; as long as they stay frozen it can be kept.
 
         Args:
             input_features: [B, M, F] log-mel frames.
@@ -98,13 +106,17 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
             emotion_lengths: [B] real samples.
 
         Raises:
-            RellmError: the emotion encoder's input is missing.
+            RellmError: an encoder's input is missing.
         """
+        if input_features is None or feature_lengths is None:
+            raise RellmError("speech needs input_features and feature_lengths, or encoded states")
         if isinstance(self.emotion_encoder, SharedEmotionEncoder):  # both are frozen
             with torch.no_grad():
-                heard = self.speech_encoder.with_layers(input_features, feature_lengths, self.emotion_encoder.layers)
-                return EncodedAudio(*heard[:2], self.emotion_encoder(heard[2], heard[1]).embedding)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._hearing_is_trained):
+                states, lengths, layers = self.speech_encoder.with_layers(
+                    input_features, feature_lengths, self.emotion_encoder.layers
+                )
+                return EncodedAudio(states, lengths, self.emotion_encoder(layers, lengths).embedding)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._speech_is_trained):
             states, lengths = self.speech_encoder(input_features, feature_lengths)
         if self.emotion_encoder is None:
             return EncodedAudio(states, lengths)
@@ -119,36 +131,29 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         return EncodedAudio(states, lengths, align_frames(frames, counts, lengths))
 
     def encode_speech(
-        self,
-        input_features: Tensor | None = None,
-        feature_lengths: Tensor | None = None,
-        emotion_values: Tensor | None = None,
-        emotion_lengths: Tensor | None = None,
-        encoded: EncodedAudio | None = None,
-        token_lengths: Tensor | None = None,
+        self, speech: EncodedAudio | None = None, *, token_lengths: Tensor | None = None, **audio: Any
     ) -> SpeechTokens:
         """Speech tokens of a batch of utterances; the one way in for training, generation, chat and serving.
 
-        Takes the audio inputs of `encode_audio`, or its result as `encoded`; for training a CFormer also the number
-        of transcript tokens [B].
+        Args:
+            speech: the result of `encode_audio`; None = it is made of its arguments, given as `audio`.
+            token_lengths: [B], tokens of each transcript, for training a CFormer.
         """
-        if encoded is None:
-            if input_features is None or feature_lengths is None:
-                raise RellmError("speech needs input_features and feature_lengths, or encoded")
-            encoded = self.encode_audio(input_features, feature_lengths, emotion_values, emotion_lengths)
-        states = encoded.speech_states.to(self.adapter.dtype)
-        if (encoded.emotion_states is None) != (self.config.fusion == "none"):
-            raise RellmError(f"the fusion is {self.config.fusion!r}, but `encoded` was made for another one")
-        if encoded.emotion_states is not None:
-            emotion = encoded.emotion_states.to(states.dtype)
+        if speech is None:
+            speech = self.encode_audio(**audio)
+        states = speech.speech_states.to(self.adapter.dtype)
+        if (speech.emotion_states is None) != (self.config.fusion == "none"):
+            raise RellmError(f"the fusion is {self.config.fusion!r}, but the encoded states were made for another one")
+        if speech.emotion_states is not None:
+            emotion = speech.emotion_states.to(states.dtype)
             if emotion.dim() == 2:
                 emotion = emotion[:, None].expand(-1, states.shape[1], -1)
             states = torch.cat([states, emotion], dim=-1)
         known = {} if token_lengths is None else {"token_lengths": token_lengths}
-        return self.adapter(states, encoded.speech_lengths, **known)
+        return self.adapter(states, speech.speech_lengths, **known)
 
     def predict_emotion(self, speech: SpeechTokens) -> tuple[Tensor, Tensor]:
-        """What the heads hear: emotion logits [B, E], and valence, arousal, dominance [B, 3] (RE-LLM eq. 7-9)."""
+        """What the heads predict: emotion logits [B, E], and valence, arousal, dominance [B, 3] (RE-LLM eq. 7-9)."""
         return self.emotion_head(speech.pooled), self.dimension_head(speech.pooled)
 
     # --- answering ---------------------------------------------------------------------------------------------
@@ -158,20 +163,16 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        use_cache: bool | None = None,
+        past_key_values: Cache | None = None,
         input_features: Tensor | None = None,
         feature_lengths: Tensor | None = None,
         emotion_values: Tensor | None = None,
         emotion_lengths: Tensor | None = None,
-        encoded: EncodedAudio | None = None,
+        speech: EncodedAudio | SpeechTokens | None = None,
         token_lengths: Tensor | None = None,
-        speech_embeddings: Tensor | None = None,
-        speech_lengths: Tensor | None = None,
         labels: Tensor | None = None,
-        logits_at: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
+        **llm_options: object,
     ) -> ReLlmOutput:
         """One pass of the LLM over rows that hold one placeholder per speech token.
 
@@ -179,51 +180,47 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
             input_ids: [R, L]; `config.speech_token_id` where a speech token goes.
             attention_mask: [R, L], 0 at padding, which stands at the ends of a row only.
             position_ids: [R, L]; by default real tokens are counted.
-            input_features, feature_lengths, emotion_values, emotion_lengths, encoded, token_lengths: see
-                `encode_speech`.
-            speech_embeddings, speech_lengths: [R, S, D] and [R], finished speech tokens instead of audio.
-            labels: [R, L], -100 where nothing is to be learned; the output's `loss` is the next-token cross-entropy.
-            logits_at: [R, L] bool, positions whose logits are computed; the output's `logits` are then [K, V]. By
-                default those that predict a label, and without labels all of them.
+            input_features, feature_lengths, emotion_values, emotion_lengths: see `encode_audio`.
+            speech: encoder states, or finished speech tokens of each row, instead of audio.
+            token_lengths: see `encode_speech`.
+            labels: [R, L], IGNORE_INDEX where nothing is learned; the output's `loss` is the next-token cross-entropy.
+            logits_to_keep: as in transformers; or bool [R, L], positions whose logits are computed, and the output's
+                `logits` are then [K, V]. By default those that predict a label, and without labels all of them.
 
         Raises:
             RellmError: the placeholders do not match the audio, padding stands inside a row, or a row is longer than
                 the LLM's positions reach.
         """
-        speech = None
-        if any(value is not None for value in (input_features, encoded)):
-            speech = self.encode_speech(
-                input_features, feature_lengths, emotion_values, emotion_lengths, encoded, token_lengths
-            )
-        elif speech_embeddings is not None and speech_lengths is not None:
-            speech = SpeechTokens(speech_embeddings, speech_lengths, speech_embeddings.new_empty(0))
+        if input_features is not None:
+            speech = self.encode_audio(input_features, feature_lengths, emotion_values, emotion_lengths)
+        if isinstance(speech, EncodedAudio):
+            speech = self.encode_speech(speech, token_lengths=token_lengths)
         self._refuse_too_long(input_ids.shape[1] + (past_key_values.get_seq_length() if past_key_values else 0))
         placeholders = self._placeholders(input_ids, speech, past_key_values)
-        if labels is not None and logits_at is None:
-            logits_at = nn.functional.pad(labels[:, 1:] != losses.IGNORE, (0, 1))
+        chosen = _chosen_positions(logits_to_keep, labels)
         if position_ids is None and attention_mask is not None:
             position_ids = positions(attention_mask)[:, -input_ids.shape[1] :]
-        shape = (input_ids.shape[0], input_ids.shape[1])
-        with self.partial_lora.using(placeholders, shape), self._only_logits_at(logits_at):
+        with self.partial_lora.using(placeholders, (len(input_ids), input_ids.shape[1])), self._only_logits_at(chosen):
             outputs = self.language_model(
                 inputs_embeds=self._embed(input_ids, placeholders, speech),
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
-                use_cache=use_cache,
-                logits_to_keep=logits_to_keep if logits_at is None else 0,
-                **kwargs,
+                logits_to_keep=logits_to_keep if chosen is None else 0,
+                **llm_options,
             )
         loss = None
-        if labels is not None and logits_at is not None:
-            loss = losses.response_ce(outputs.logits, losses.next_labels(labels)[logits_at])
-        heard = (None, None) if speech is None or speech.pooled.numel() == 0 else self.predict_emotion(speech)
-        return ReLlmOutput(loss, outputs.logits, outputs.past_key_values, speech, *heard)
+        if labels is not None:
+            loss = losses.response_ce(outputs.logits, losses.next_labels(labels)[chosen])
+        predicted = (None, None) if speech is None or speech.pooled is None else self.predict_emotion(speech)
+        return ReLlmOutput(loss, outputs.logits, outputs.past_key_values, speech, *predicted)
 
-    def text_forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> ReLlmOutput:
+    def text_forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, logits_to_keep: int | Tensor = 0
+    ) -> ReLlmOutput:
         """The teacher: a text pass of the bare LLM, without gradient (BLSP section 2)."""
         with self.teacher():
-            return self(input_ids, attention_mask, **kwargs)
+            return self(input_ids, attention_mask, logits_to_keep=logits_to_keep)
 
     @contextlib.contextmanager
     def teacher(self) -> Iterator[None]:
@@ -236,42 +233,47 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         finally:
             self.language_model.train(training)
 
-    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
+    def generate(self, inputs: Tensor | None = None, **options: Any) -> Tensor:
         """Continues rows of `input_ids`; takes the audio inputs of `forward` besides all that transformers takes.
 
         The audio is encoded once, and its tokens enter with the prompt. Rows are padded on the left. With a CFormer,
-        whose number of speech tokens nobody knows before, a row may hold one placeholder per recording instead; the
-        returned rows begin with the rows as they were given.
+        whose number of speech tokens is not known beforehand, a row may hold one placeholder per recording instead;
+        the returned rows begin with the rows as they were given.
         """
-        input_ids = kwargs.pop("input_ids", inputs)
-        audio = {name: kwargs.pop(name) for name in AUDIO_INPUTS if kwargs.get(name) is not None}
-        rows = input_ids
-        if audio:
+        input_ids = options.pop("input_ids", inputs)
+        audio = {name: options.pop(name) for name in AUDIO_INPUTS if options.get(name) is not None}
+        speech = options.pop("speech", None)
+        if audio or isinstance(speech, EncodedAudio):
             with torch.no_grad():
-                speech = self.encode_speech(**audio)
-            cache = kwargs.get("past_key_values")
+                speech = self.encode_speech(speech, **audio)
+        rows = input_ids
+        if speech is not None:
+            cache, token = options.get("past_key_values"), self.config.speech_token_id
             past = cache.get_seq_length() if cache is not None else 0
-            token, lengths = self.config.speech_token_id, speech.lengths.tolist()
-            if not (past or self.config.adapter_settings.counts_beforehand):
-                rows, kwargs["attention_mask"] = expand_rows(rows, kwargs.get("attention_mask"), token, lengths)
-            counts = (rows[:, past:] == token).sum(1).tolist()
-            kwargs["speech_embeddings"], kwargs["speech_lengths"] = pack_rows(speech, counts)
-        found = super().generate(rows, **kwargs)
+            if not (past or self.config.adapter.counts_beforehand):
+                mask, lengths = options.get("attention_mask"), speech.lengths.tolist()
+                rows, options["attention_mask"] = expand_rows(rows, mask, token, lengths)
+            options["speech"] = pack_rows(speech, (rows[:, past:] == token).sum(1).tolist())
+        found = super().generate(rows, **options)
         return found if rows is input_ids else with_prompts(found, input_ids, rows.shape[1])
 
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, *, speech: SpeechTokens | None = None, **inputs: object
+    ) -> tuple[Tensor, dict[str, object]]:
+        """Rows and their speech tokens once for each beam or sample."""
+        ids, expanded = super()._expand_inputs_for_generation(expand_size=expand_size, **inputs)
+        return ids, expanded | ({} if speech is None else {"speech": speech.repeat(expand_size)})
+
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *, is_first_iteration: bool = False, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Speech enters with the prompt; later steps find it in the cache."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
-        )
+        self, input_ids: Tensor, *, is_first_iteration: bool = False, **kwargs: object
+    ) -> dict[str, object]:
+        """Speech enters with the prompt; later steps find it in the cache. (transformers asks for `kwargs` by name.)"""
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration and inputs.get("use_cache", True):
-            for name in SPEECH_INPUTS:
-                inputs.pop(name, None)
+            inputs.pop("speech", None)
         return inputs
 
-    def _placeholders(self, input_ids: Tensor, speech: SpeechTokens | None, cache: Any) -> Tensor | None:
+    def _placeholders(self, input_ids: Tensor, speech: SpeechTokens | None, cache: Cache | None) -> Tensor | None:
         """True at speech tokens, [R, L]; None in a pass without speech."""
         if speech is None and cache is not None and cache.get_seq_length() > 0:
             return None  # decoding: whatever ids come now are text
@@ -313,48 +315,18 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         finally:
             handle.remove()
 
-    # --- files -------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
-    ) -> ReLlmForConditionalGeneration:
-        """A checkpoint from a folder or the hub; see `re_llm.model.storage.load`."""
-        from re_llm.model import storage
-
-        assert not model_args, f"unexpected positional arguments {model_args}"
-        return storage.load(cls, pretrained_model_name_or_path, **kwargs)
-
-    @classmethod
-    def from_components(cls, *args: Any, **kwargs: Any) -> ReLlmForConditionalGeneration:
-        """A fresh model over ready-made components; see `re_llm.model.components.build`."""
-        from re_llm.model import components
-
-        return components.build(cls, *args, **kwargs)
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Writes a checkpoint folder; see `re_llm.model.storage.save`."""
-        from re_llm.model import storage
-
-        storage.save(self, save_directory, **kwargs)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Uploads a checkpoint; components that come from local folders are stored in it."""
-        from re_llm.model import storage
-
-        return storage.push(self, repo_id, **kwargs)
-
-    def load_trained(self, folder: str | os.PathLike[str]) -> None:
-        """Reads a checkpoint's weights into this model, which has the same config; for resuming a training."""
-        from re_llm.model import storage
-
-        storage.load_trained(self, folder)
-
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
+
+
+def _chosen_positions(logits_to_keep: int | Tensor, labels: Tensor | None) -> Tensor | None:
+    """[R, L] bool where logits are computed; None = as transformers reads `logits_to_keep`."""
+    if isinstance(logits_to_keep, Tensor) and logits_to_keep.dim() == 2:
+        return logits_to_keep
+    return None if labels is None else losses.next_labels(labels) != losses.IGNORE_INDEX
 
 
 AutoModel.register(ReLlmConfig, ReLlmForConditionalGeneration, exist_ok=True)

@@ -13,13 +13,17 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from re_llm.core.errors import RellmError
-from re_llm.model.configuration import LoraSettings
 from re_llm.model.weights import check_same
+from re_llm.recipe.options import LoraOptions
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 ADAPTER_NAME = "default"
 PEFT_PREFIX = "base_model.model."
@@ -111,7 +115,9 @@ class PartialLora:
         """The bare LLM, whatever the scope."""
         return self._during(_State(off=True))
 
-    def checkpoint_contexts(self) -> tuple[contextlib.AbstractContextManager[None], Any]:
+    def checkpoint_contexts(
+        self,
+    ) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
         """`context_fn` of torch's checkpoint: a layer's recomputation sees the mask of its first run.
 
         Called once per checkpointed layer, at its first run; another pass may follow before the backward.
@@ -119,13 +125,13 @@ class PartialLora:
         return contextlib.nullcontext(), self._during(self._state)
 
 
-def default_targets(text_config: Any) -> tuple[str, ...]:
+def default_targets(text_config: PretrainedConfig) -> tuple[str, ...]:
     """Names of the linear layers that LoRA goes to: attention q, k, v, o and the MLP's up and gate."""
     return _TARGETS.get(text_config.model_type, _USUAL_TARGETS)
 
 
-def peft_config(settings: LoraSettings, language_model: Any) -> Any:
-    """PEFT's own config for these settings.
+def peft_config(options: LoraOptions, language_model: PreTrainedModel) -> LoraConfig:
+    """PEFT's own config for these options.
 
     Raises:
         RellmError: a target that the LLM has not.
@@ -133,8 +139,8 @@ def peft_config(settings: LoraSettings, language_model: Any) -> Any:
     from peft import LoraConfig
 
     names = [name for name, module in language_model.named_modules() if isinstance(module, nn.Linear)]
-    targets = settings.targets or default_targets(language_model.config)
-    if settings.targets is None and language_model.config.model_type not in _TARGETS:
+    targets = options.targets or default_targets(language_model.config)
+    if options.targets is None and language_model.config.model_type not in _TARGETS:
         there = {name.rpartition(".")[2] for name in names}
         targets = tuple(name for name in _SYNONYMS if name in there) or targets
     for target in targets:
@@ -146,20 +152,20 @@ def peft_config(settings: LoraSettings, language_model: Any) -> Any:
                 todo="Set `lora.targets`",
             )
     return LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
+        r=options.r,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
         target_modules=list(targets),
         bias="none",
         task_type="CAUSAL_LM",
     )
 
 
-def inject(language_model: Any, settings: LoraSettings) -> None:
+def inject(language_model: PreTrainedModel, options: LoraOptions) -> None:
     """Puts LoRA layers into the LLM, in place; they start as identity (B = 0)."""
     from peft import inject_adapter_in_model
 
-    inject_adapter_in_model(peft_config(settings, language_model), language_model, adapter_name=ADAPTER_NAME)
+    inject_adapter_in_model(peft_config(options, language_model), language_model, adapter_name=ADAPTER_NAME)
 
 
 def split_weights(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -9,16 +9,39 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin, WhisperFeatureExtractor
+from transformers import (
+    AutoFeatureExtractor,
+    AutoProcessor,
+    AutoTokenizer,
+    BatchFeature,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    WhisperFeatureExtractor,
+)
 
 from re_llm.core.errors import RellmError
 from re_llm.llm.vocabulary import require_words
-from re_llm.model.configuration import SPEECH_TOKEN, AdapterSettings, ReLlmConfig
-from re_llm.model.hub import locate
-from re_llm.model.recordings import SAMPLE_RATE, Samples, as_list, checked, flatten_messages, normalized, samples, stack
+from re_llm.model.configuration import SPEECH_TOKEN, WINDOWS, ReLlmConfig
+from re_llm.model.hub import locate, reading
+from re_llm.model.recordings import (
+    SAMPLE_RATE,
+    Message,
+    Recording,
+    Samples,
+    as_list,
+    checked,
+    flatten_messages,
+    normalized,
+    samples,
+    stack,
+)
 from re_llm.model.shared_emotion_config import is_shared
+from re_llm.recipe.options import AdapterOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EMOTION_INPUTS = ("raw", "normalized")
 Name = str | os.PathLike[str]
@@ -33,25 +56,27 @@ class ReLlmProcessor(ProcessorMixin):
         emotion_input: `normalized` (zero mean, unit variance per utterance), `raw`, or None without an emotion
             encoder.
         speech_window: `full` pads the spectrogram to whole windows of 30 s, `trimmed` to the longest of the batch.
-        adapter: `AdapterSettings`, for the number of speech tokens.
+        adapter: `AdapterOptions`, for the number of speech tokens.
     """
 
     def __init__(
         self,
-        feature_extractor: Any = None,
-        tokenizer: Any = None,
+        feature_extractor: WhisperFeatureExtractor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         emotion_input: str | None = None,
         speech_window: str = "full",
-        adapter: Mapping[str, Any] | AdapterSettings | None = None,
+        adapter: Mapping[str, object] | AdapterOptions | None = None,
         chat_template: str | None = None,
     ):
-        if emotion_input is not None and emotion_input not in EMOTION_INPUTS:
+        if emotion_input not in (None, *EMOTION_INPUTS):
             raise RellmError(f"emotion_input is {emotion_input!r}", allowed=", ".join(EMOTION_INPUTS))
+        if speech_window not in WINDOWS:
+            raise RellmError(f"speech_window is {speech_window!r}", allowed=", ".join(WINDOWS))
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
-        add_speech_token(tokenizer)
+        add_speech_token(self.tokenizer)
         self.emotion_input, self.speech_window = emotion_input, speech_window
-        self.adapter = AdapterSettings.read(adapter).as_dict()
-        self.speech_token_id = int(tokenizer.convert_tokens_to_ids(SPEECH_TOKEN))
+        self.adapter = AdapterOptions.read(adapter, "adapter").model_dump(mode="json")
+        self.speech_token_id = int(self.tokenizer.convert_tokens_to_ids(SPEECH_TOKEN))
 
     @classmethod
     def from_components(
@@ -61,7 +86,7 @@ class ReLlmProcessor(ProcessorMixin):
         emotion_encoder: Name | None = None,
         *,
         speech_window: str = "full",
-        adapter: AdapterSettings | Mapping[str, Any] | None = None,
+        adapter: AdapterOptions | Mapping[str, object] | None = None,
     ) -> ReLlmProcessor:
         """The processor that goes with `ReLlmForConditionalGeneration.from_components` of the same components."""
         return cls(
@@ -82,12 +107,12 @@ class ReLlmProcessor(ProcessorMixin):
         """Speech tokens that the model makes of a recording of `n_samples` at 16 kHz (about 6.25 a second).
 
         Raises:
-            RellmError: the adapter is a CFormer, which tells only when it has heard the recording.
+            RellmError: the adapter is a CFormer, whose number of tokens depends on the recording.
         """
         states = (self.frame_count(n_samples) - 1) // 2 + 1
-        return AdapterSettings.read(self.adapter).token_count(states)
+        return AdapterOptions.read(self.adapter, "adapter").token_count(states)
 
-    def audio_inputs(self, audio: Sequence[Samples]) -> dict[str, Any]:
+    def audio_inputs(self, audio: Sequence[Samples]) -> dict[str, Tensor]:
         """Model inputs of recordings (float32, 16 kHz, mono).
 
         Returns:
@@ -142,28 +167,14 @@ class ReLlmProcessor(ProcessorMixin):
                 ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
         return ids
 
-    def rows(
-        self, prompts: Sequence[tuple[str, str]], lengths: Sequence[int], *, padding_side: str = "left"
-    ) -> dict[str, Any]:
-        """Padded rows `prefix | speech tokens | suffix`.
-
-        Args:
-            prompts: (prefix, suffix) of each row, as `re_llm.llm.prompts.split_chat` gives them.
-            lengths: speech tokens of each row (`speech_token_count`).
-            padding_side: left for generation, right for training.
-
-        Returns:
-            input_ids and attention_mask, [R, L].
-        """
-        ids = [self.row([prefix, n, suffix]) for (prefix, suffix), n in zip(prompts, lengths, strict=True)]
-        return self.pad_rows(ids, padding_side=padding_side)
-
-    def pad_rows(self, rows: Sequence[Sequence[int]], *, padding_side: str = "left") -> dict[str, Any]:
-        """Rows of token ids as input_ids and attention_mask, [R, L]."""
+    def pad_rows(
+        self, rows: Sequence[Sequence[int]], *, padding_side: Literal["left", "right"] = "left"
+    ) -> dict[str, Tensor]:
+        """Rows of token ids as input_ids and attention_mask, [R, L]: left for generation, right for training."""
         from re_llm.llm.rows import pad_rows
 
-        input_ids, attention_mask = pad_rows(rows, self.pad_token_id, padding_side)
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+        ids, mask = pad_rows(rows, self.pad_token_id, padding_side)
+        return {"input_ids": ids, "attention_mask": mask}
 
     @property
     def pad_token_id(self) -> int:
@@ -173,18 +184,18 @@ class ReLlmProcessor(ProcessorMixin):
     def __call__(
         self,
         text: str | Sequence[str] | None = None,
-        audio: Any = None,
+        audio: Recording | Sequence[Recording] | None = None,
         *,
-        padding_side: str = "left",
+        padding_side: Literal["left", "right"] = "left",
         sampling_rate: int | None = None,
         return_tensors: str = "pt",
-        **kwargs: Any,
+        **_: object,
     ) -> BatchFeature:
         """Model inputs of texts that hold one `<|speech|>` per recording.
 
         Each placeholder becomes as many as the recording gives speech tokens; with a CFormer it stays one, and the
-        model's `generate` expands it. The text around it is tokenised piece
-        by piece, as everywhere in this project, and gets no special tokens beyond those it spells out.
+        model's `generate` expands it. The text around it is tokenised piece by piece, as everywhere in this project,
+        and gets no special tokens beyond those it spells out.
 
         Args:
             text: one text or several; None gives the audio inputs alone.
@@ -200,36 +211,38 @@ class ReLlmProcessor(ProcessorMixin):
             raise RellmError(f"return_tensors is {return_tensors!r}", allowed="pt")
         waves = [samples(item) for item in as_list(audio)]
         texts = [text] if isinstance(text, str) else list(text or [])
-        data: dict[str, Any] = {}
-        if texts:
-            found = sum(t.count(SPEECH_TOKEN) for t in texts)
-            if found != len(waves):
-                raise RellmError(
-                    f"the text holds {found} {SPEECH_TOKEN} placeholders, and there are {len(waves)} recordings",
-                    allowed="one placeholder for each recording",
-                )
-            known = AdapterSettings.read(self.adapter).counts_beforehand
-            counts = iter([self.speech_token_count(len(wave)) if known else 1 for wave in waves])
-            rows = []
-            for t in texts:
-                first, *others = t.split(SPEECH_TOKEN)
-                rows.append(self.row([first, *(piece for other in others for piece in (next(counts), other))]))
-            data.update(self.pad_rows(rows, padding_side=padding_side))
-        if waves:
-            data.update(self.audio_inputs(waves))
-        return BatchFeature(data)
+        data = self._rows(texts, waves, padding_side) if texts else {}
+        return BatchFeature(data | (self.audio_inputs(waves) if waves else {}))
+
+    def _rows(
+        self, texts: Sequence[str], waves: Sequence[Samples], padding_side: Literal["left", "right"]
+    ) -> dict[str, Tensor]:
+        """Rows of texts, with as many placeholders as the recordings give speech tokens."""
+        found = sum(text.count(SPEECH_TOKEN) for text in texts)
+        if found != len(waves):
+            raise RellmError(
+                f"the text holds {found} {SPEECH_TOKEN} placeholders, and there are {len(waves)} recordings",
+                allowed="one placeholder for each recording",
+            )
+        known = AdapterOptions.read(self.adapter, "adapter").counts_beforehand
+        counts = iter([self.speech_token_count(len(wave)) if known else 1 for wave in waves])
+        rows = []
+        for text in texts:
+            first, *others = text.split(SPEECH_TOKEN)
+            rows.append(self.row([first, *(piece for other in others for piece in (next(counts), other))]))
+        return self.pad_rows(rows, padding_side=padding_side)
 
     def apply_chat_template(
         self,
-        conversation: Any,
+        conversation: Sequence[Message] | Sequence[Sequence[Message]],
         chat_template: str | None = None,
         *,
         add_generation_prompt: bool = False,
         tokenize: bool = False,
         return_dict: bool = True,
-        padding_side: str = "left",
-        **kwargs: Any,
-    ) -> Any:
+        padding_side: Literal["left", "right"] = "left",
+        **options: Any,
+    ) -> str | list[str] | BatchFeature | Tensor:
         """The LLM's chat template over messages whose content may hold `{"type": "audio", "audio": samples or path}`.
 
         Args:
@@ -241,14 +254,16 @@ class ReLlmProcessor(ProcessorMixin):
             RellmError: a content of another type, or an audio content without audio.
         """
         single = not conversation or isinstance(conversation[0], Mapping)
-        texts, recordings = [], []
-        for messages in [conversation] if single else conversation:
+        texts: list[str] = []
+        recordings: list[Recording] = []
+        conversations: Any = [conversation] if single else conversation
+        for messages in conversations:
             plain, found = flatten_messages(messages)
             recordings += found
-            kwargs["chat_template"] = chat_template or self.chat_template
+            options["chat_template"] = chat_template or self.chat_template
             texts.append(
                 self.tokenizer.apply_chat_template(
-                    plain, tokenize=False, add_generation_prompt=add_generation_prompt, **kwargs
+                    plain, tokenize=False, add_generation_prompt=add_generation_prompt, **options
                 )
             )
         if not tokenize:
@@ -262,23 +277,21 @@ class ReLlmProcessor(ProcessorMixin):
         return names + (["emotion_values", "emotion_lengths"] if self.emotion_input is not None else [])
 
 
-def add_speech_token(tokenizer: Any) -> None:
+def add_speech_token(tokenizer: PreTrainedTokenizerBase) -> None:
     """The placeholder as a special token; the LLM's embeddings need not grow, its id is never embedded."""
     if SPEECH_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([SPEECH_TOKEN], special_tokens=True)
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The LLM's tokenizer with the placeholder.
 
     Raises:
         RellmError: the folder has no tokenizer.
     """
-    try:
+    with reading(f"the tokenizer in {folder}"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise RellmError(f"there is no tokenizer in {folder}: {error}") from error
-    add_speech_token(require_words(tokenizer, folder))
+        add_speech_token(require_words(tokenizer, folder))
     return tokenizer
 
 
@@ -289,15 +302,23 @@ def emotion_input_kind(folder: Path) -> str | None:
     """
     if is_shared(folder):
         return None
-    from transformers import AutoFeatureExtractor
-
-    try:
+    with reading(folder / "preprocessor_config.json"):
         extractor = AutoFeatureExtractor.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise RellmError(f"{folder}/preprocessor_config.json cannot be used: {error}") from error
     if getattr(extractor, "sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
         raise RellmError(f"the emotion encoder in {folder} wants {extractor.sampling_rate} Hz", allowed="16000 Hz")
     return "normalized" if getattr(extractor, "do_normalize", False) else "raw"
+
+
+def load_processor(folder: Name) -> ReLlmProcessor:
+    """The processor of a checkpoint folder, or of one of the hub.
+
+    Raises:
+        RellmError: a file of it is missing or broken, or its tokenizer knows no words.
+    """
+    with reading(f"what prepares text and audio in {folder}", "Copy or download the whole folder again"):
+        processor = ReLlmProcessor.from_pretrained(folder)
+        require_words(processor.tokenizer, folder)
+    return processor
 
 
 AutoProcessor.register(ReLlmConfig, ReLlmProcessor, exist_ok=True)

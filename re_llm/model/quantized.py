@@ -5,14 +5,10 @@ Only for answering: a quantised checkpoint is not saved.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
 from re_llm.core.errors import MissingExtra, RellmError
 
@@ -41,28 +37,3 @@ def quantization(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-
-
-def load_quantized(
-    source: Path | Mapping[str, Tensor], config: Any, kind: str, dtype: torch.dtype, device: torch.device
-) -> Any:
-    """An LLM whose linear layers are quantised while they are read.
-
-    Args:
-        source: its folder, or its weights under their bare names when a checkpoint of ours holds them.
-        config: of the LLM.
-        device: where it will stay.
-
-    Raises:
-        RellmError: see `quantization`; or bitsandbytes has nothing for this device.
-    """
-    options = {"quantization_config": quantization(kind, dtype), "dtype": dtype, "device_map": {"": device}}
-    try:
-        if isinstance(source, Path):
-            return AutoModelForCausalLM.from_pretrained(source, config=config, use_safetensors=True, **options)
-        made_by = AutoModelForCausalLM._model_mapping[type(config)]
-        return made_by.from_pretrained(None, config=config, state_dict=dict(source), **options)
-    except (ImportError, RuntimeError, ValueError, OSError) as error:
-        raise RellmError(
-            f"the LLM cannot be quantised to {kind} on {device}: {error}", todo="Leave out quantize, or use a GPU"
-        ) from error

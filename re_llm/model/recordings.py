@@ -18,9 +18,11 @@ from re_llm.model.configuration import SPEECH_TOKEN
 SAMPLE_RATE = 16_000
 MIN_SAMPLES = 400  # 25 ms: one analysis window of Whisper and of wav2vec2
 Samples = np.ndarray[Any, np.dtype[np.float32]]
+Recording = Samples | str | os.PathLike[str] | bytes  # samples [N] at 16 kHz, a path, or the bytes of a file
+Message = Mapping[str, Any]  # of a conversation: role, and content as text or as parts
 
 
-def flatten_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
+def flatten_messages(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Recording]]:
     """Messages whose contents are plain text with placeholders, and the recordings in order."""
     plain, recordings = [], []
     for message in messages:
@@ -50,17 +52,17 @@ def normalized(wave: Samples) -> Samples:
     return ((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)).astype(np.float32)
 
 
-def as_list(audio: Any) -> list[Any]:
+def as_list(audio: Recording | Sequence[Recording] | None) -> list[Recording]:
     """One recording or several, as a list."""
     if audio is None:
         return []
-    if isinstance(audio, str | os.PathLike) or getattr(audio, "ndim", 0) == 1:
-        return [audio]
+    if isinstance(audio, str | os.PathLike | bytes) or getattr(audio, "ndim", 0) == 1:
+        return [audio]  # type: ignore[list-item]
     return list(audio)
 
 
-def samples(item: Any) -> Samples:
-    """Samples [N] of a path, of the bytes of a file, or of an array that is that already."""
+def samples(item: Recording) -> Samples:
+    """Samples [N] of a recording."""
     if isinstance(item, str | os.PathLike | bytes):
         from re_llm.audio.waveform import load
 
@@ -68,7 +70,7 @@ def samples(item: Any) -> Samples:
     return np.asarray(copy.copy(item))
 
 
-def checked(wave: Any, index: int) -> Samples:
+def checked(wave: Samples, index: int) -> Samples:
     """A recording as float32 samples [N].
 
     Raises:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers.utils import ModelOutput
 
 from re_llm.core.errors import RellmError
 from re_llm.model.outputs import SpeechTokens
+
+Generated = TypeVar("Generated", Tensor, ModelOutput)
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -79,13 +83,12 @@ def expand_rows(
         torch.stack([ids, keep]).repeat_interleave(n, dim=1)
         for ids, keep, n in zip(input_ids, mask, repeats, strict=True)
     ]
-    longest = max(row.shape[1] for row in rows)
     # Behind the mask any id will do that the LLM can embed.
-    padded = torch.stack([nn.functional.pad(row, (longest - row.shape[1], 0)) for row in rows])
-    return padded[:, 0], padded[:, 1]
+    padded = pad_sequence([row.T for row in rows], batch_first=True, padding_side="left")
+    return padded[..., 0], padded[..., 1]
 
 
-def with_prompts(found: Any, prompts: Tensor, width: int) -> Any:
+def with_prompts(found: Generated, prompts: Tensor, width: int) -> Generated:
     """What `generate` returned, with these prompts in place of its own, which are `width` tokens long."""
     rows = found if isinstance(found, Tensor) else found.sequences
     rows = torch.cat([prompts.repeat_interleave(len(rows) // len(prompts), dim=0), rows[:, width:]], dim=1)
@@ -95,14 +98,13 @@ def with_prompts(found: Any, prompts: Tensor, width: int) -> Any:
     return found
 
 
-def pack_rows(speech: SpeechTokens, held: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Speech tokens by row, [R, S, D] and [R]: transformers repeats rows, not utterances, for beams and samples."""
+def pack_rows(speech: SpeechTokens, held: Sequence[int]) -> SpeechTokens:
+    """Speech tokens by row [R, S, D]: transformers repeats rows, not utterances, for beams and samples."""
     bounds = row_bounds(held, speech.lengths.tolist())
     if bounds == list(range(1, len(speech.lengths) + 1)):
-        return speech.embeddings, speech.lengths
+        return speech
     rows = []
     for first, last in pairwise([0, *bounds]):
         parts = [speech.embeddings[i, : speech.lengths[i]] for i in range(first, last)]
         rows.append(torch.cat(parts) if parts else speech.embeddings.new_zeros(0, speech.embeddings.shape[2]))
-    lengths = speech.lengths.new_tensor(list(held))
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
+    return SpeechTokens(pad_sequence(rows, batch_first=True), speech.lengths.new_tensor(list(held)))

@@ -23,7 +23,7 @@ from re_llm.model.configuration import DIMENSIONS
 from re_llm.model.outputs import time_mask
 from re_llm.model.shared_emotion_config import SharedEmotionConfig
 from re_llm.model.speech_encoder import SpeechEncoder
-from re_llm.model.stored import WEIGHTS
+from re_llm.model.weights import WEIGHTS
 
 CLIP = 6.0  # standard deviations: what lies further out is no emotion
 SIGNATURE = 16  # weights by which a Whisper is known again

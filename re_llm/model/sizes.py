@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
+from transformers import Qwen2Config, Wav2Vec2Config, WhisperConfig
 
-from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
-from re_llm.recipe.config import ModelOptions
+from re_llm.model.configuration import ReLlmConfig
+from re_llm.model.modeling import ReLlmForConditionalGeneration
+from re_llm.recipe.options import AdapterOptions, LoraOptions, ModelOptions
 
 # Order of the regression head of audeering's model.
 AUDEERING_OUTPUTS = ("arousal", "dominance", "valence")
 
 
-def whisper_large_v2_config() -> Any:
+def whisper_large_v2_config() -> WhisperConfig:
     """Of openai/whisper-large-v2."""
-    from transformers import WhisperConfig
-
     return WhisperConfig(
         d_model=1280,
         encoder_layers=32,
@@ -33,10 +32,8 @@ def whisper_large_v2_config() -> Any:
     )
 
 
-def audeering_config() -> Any:
+def audeering_config() -> Wav2Vec2Config:
     """Of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim: wav2vec2-large, 12 layers."""
-    from transformers import Wav2Vec2Config
-
     return Wav2Vec2Config(
         hidden_size=1024,
         num_hidden_layers=12,
@@ -49,10 +46,8 @@ def audeering_config() -> Any:
     )
 
 
-def qwen_7b_config() -> Any:
+def qwen_7b_config() -> Qwen2Config:
     """Of Qwen/Qwen-7B-Chat, converted."""
-    from transformers import Qwen2Config
-
     return Qwen2Config(
         vocab_size=151936,
         hidden_size=4096,
@@ -85,8 +80,8 @@ PAPER_COMPONENTS = {
 
 @cache
 def paper_sizes(
-    adapter: AdapterSettings = AdapterSettings(),  # noqa: B008 - frozen
-    lora: LoraSettings | None = LoraSettings(),  # noqa: B008
+    adapter: AdapterOptions = AdapterOptions(),  # noqa: B008 - frozen
+    lora: LoraOptions | None = LoraOptions(),  # noqa: B008
     *,
     emotion_encoder: bool = True,
 ) -> tuple[PartSize, ...]:
@@ -96,8 +91,6 @@ def paper_sizes(
         adapter, lora: options that differ from the paper's.
         emotion_encoder: False gives BLSP-Emo.
     """
-    from re_llm.model.modeling import ReLlmForConditionalGeneration
-
     config = ReLlmConfig(
         text_config=qwen_7b_config(),
         speech_config=whisper_large_v2_config(),
@@ -112,7 +105,7 @@ def paper_sizes(
     return part_sizes(model)
 
 
-def part_sizes(model: Any) -> tuple[PartSize, ...]:
+def part_sizes(model: ReLlmForConditionalGeneration) -> tuple[PartSize, ...]:
     """Parameters of a model by part, with those that would be trained beside frozen components."""
     names = {"speech_encoder": 0, "emotion_encoder": 0, "adapter": 0, "heads": 0, "llm": 0, "lora": 0}
     for name, parameter in model.named_parameters():
@@ -132,9 +125,5 @@ def trained_parameters(components: Mapping[str, str | None], options: ModelOptio
     named = {**components, "emotion_encoder": emotion}
     if any(named.get(part) not in names for part, names in PAPER_COMPONENTS.items()):
         return {}
-    found = paper_sizes(
-        AdapterSettings.read(options.adapter()),
-        None if options.lora is None else LoraSettings.read(options.lora.model_dump()),
-        emotion_encoder=emotion is not None,
-    )
+    found = paper_sizes(options.adapter, options.lora, emotion_encoder=emotion is not None)
     return {part.name: part.trained for part in found if part.trained}

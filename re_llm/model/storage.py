@@ -13,28 +13,39 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
-from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from re_llm.core.errors import RellmError
 from re_llm.llm.device import pick_device
 from re_llm.model import components, partial_lora
+from re_llm.model.components import PREFIXES
 from re_llm.model.configuration import ReLlmConfig
-from re_llm.model.emotion_encoder import make_emotion_encoder
-from re_llm.model.hub import locate
+from re_llm.model.hub import locate, reading
 from re_llm.model.shared_emotion import SharedEmotionEncoder, check_hearing
-from re_llm.model.speech_encoder import SpeechEncoder
-from re_llm.model.weights import LORA_CONFIG, LORA_FOLDER, LORA_WEIGHTS, check_same, lora_weights, read_weights
+from re_llm.model.weights import (
+    LORA_CONFIG,
+    LORA_FOLDER,
+    LORA_WEIGHTS,
+    WEIGHTS,
+    below,
+    check_same,
+    lora_weights,
+    refuse_non_finite,
+    stored_tensors,
+)
+
+if TYPE_CHECKING:
+    from re_llm.model.modeling import ReLlmForConditionalGeneration
 
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
-_PREFIXES = {"llm": "language_model.", "speech_encoder": "speech_encoder.", "emotion_encoder": "emotion_encoder."}
-_BESIDE_LLM = ("adapter.", "emotion_head.", "dimension_head.", "ctc_blank", "speech_encoder.", "emotion_encoder.")
+_LEARNED = ("adapter.", "emotion_head.", "dimension_head.", "ctc_blank")  # what no component holds
 _WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json", LORA_CONFIG, LORA_WEIGHTS)
 # What AutoModel passes along and what has no meaning here.
 _PASSED_OVER = {
@@ -44,7 +55,7 @@ _PASSED_OVER = {
 
 
 def save(
-    model: Any,
+    model: ReLlmForConditionalGeneration,
     folder: str | os.PathLike[str],
     *,
     self_contained: bool = False,
@@ -58,7 +69,8 @@ def save(
 
     Args:
         self_contained: store the named components too, so that the folder stands alone.
-        state_dict: weights to write instead of the model's own (transformers' Trainer gathers them).
+        state_dict: weights to write instead of the model's own, as transformers' Trainer gathers them; its LoRA is
+            then in `model.safetensors` as well, the one file that Trainer resumes from.
         push_to_hub: upload the folder afterwards; `hub` goes to `push_to_hub` (repo_id, private, token ...).
     """
     target = Path(folder)
@@ -73,6 +85,8 @@ def save(
     named = {} if self_contained else {k: v for k, v in model.component_sources.items() if v is not None}
     with tempfile.TemporaryDirectory(dir=target) as new:  # a crash while writing leaves the former files whole
         weights = own_weights(model, state, named)
+        if state_dict is not None:
+            weights |= {name: value.contiguous() for name, value in state.items() if ".lora_" in name}
         save_torch_state_dict(weights, new, max_shard_size=max_shard_size, metadata={"format": "pt"})
         _save_lora(model, state, named, Path(new), target)
         _replace(Path(new), target)
@@ -93,7 +107,7 @@ def _replace(new: Path, target: Path) -> None:
 
 
 def push(
-    model: Any,
+    model: ReLlmForConditionalGeneration,
     repo_id: str,
     *,
     private: bool | None = None,
@@ -127,16 +141,24 @@ def _move_lora(folder: Path) -> None:
             os.replace(folder / name, folder / LORA_FOLDER / name)
 
 
-def _save_config(model: Any, named: Mapping[str, str], target: Path) -> None:
+def _save_config(model: ReLlmForConditionalGeneration, named: Mapping[str, str], target: Path) -> None:
     before = model.config.components
     model.config.components = {name: _relative(named.get(name), target) for name in before}
     model.config.architectures = [type(model).__name__]
-    model.config.dtype = str(model.adapter.dtype).removeprefix("torch.")
+    for part, config in _dtypes(model).items():
+        config.dtype = str(part.dtype).removeprefix("torch.")
     try:
         model.config.save_pretrained(target)
     finally:
         model.config.components = before
     model.generation_config.save_pretrained(target)
+
+
+def _dtypes(model: ReLlmForConditionalGeneration) -> dict[nn.Module, PreTrainedConfig]:
+    """Part -> the config that says its dtype."""
+    found = {model.adapter: model.config, model.language_model: model.config.text_config}
+    found[model.speech_encoder] = model.config.speech_config
+    return found if model.emotion_encoder is None else {**found, model.emotion_encoder: model.config.emotion_config}
 
 
 def _relative(source: str | None, target: Path) -> str | None:
@@ -145,25 +167,33 @@ def _relative(source: str | None, target: Path) -> str | None:
     return Path(os.path.relpath(source, target.resolve())).as_posix()
 
 
-def own_weights(model: Any, state: Mapping[str, Tensor], named: Mapping[str, str]) -> dict[str, Tensor]:
+def own_weights(
+    model: ReLlmForConditionalGeneration, state: Mapping[str, Tensor], named: Mapping[str, str]
+) -> dict[str, Tensor]:
     """What model.safetensors holds: no LoRA, no named component, no tensor twice."""
-    skipped = tuple(_PREFIXES[name] for name in named)
+    skipped = tuple(PREFIXES[name] for name in named)
     bare, _ = partial_lora.split_weights(state)
     tied = tied_names(model)
     return {key: value.contiguous() for key, value in bare.items() if not key.startswith(skipped) and key not in tied}
 
 
-def tied_names(model: Any) -> set[str]:
+def tied_names(model: ReLlmForConditionalGeneration) -> set[str]:
     """Names of weights that are another weight of the LLM (the output layer of many small ones)."""
     return {f"language_model.{key}" for key in getattr(model.language_model, "all_tied_weights_keys", None) or {}}
 
 
-def _save_lora(model: Any, state: Mapping[str, Tensor], named: Mapping[str, str], new: Path, target: Path) -> None:
+def _save_lora(
+    model: ReLlmForConditionalGeneration,
+    state: Mapping[str, Tensor],
+    named: Mapping[str, str],
+    new: Path,
+    target: Path,
+) -> None:
     if model.config.lora is None:
         return
-    below = {k.removeprefix("language_model."): v for k, v in state.items() if k.startswith("language_model.")}
-    weights = {key: value.contiguous() for key, value in partial_lora.split_weights(below)[1].items()}
-    save_file(weights, new / LORA_WEIGHTS, metadata={"format": "pt"})
+    weights = partial_lora.split_weights(below(state, PREFIXES["llm"]))[1]
+    contiguous = {name: value.contiguous() for name, value in weights.items()}
+    save_file(contiguous, new / LORA_WEIGHTS, metadata={"format": "pt"})
     config = copy.copy(model.language_model.peft_config[partial_lora.ADAPTER_NAME])
     config.inference_mode = True
     config.base_model_name_or_path = _relative(named.get("llm"), target)
@@ -171,160 +201,150 @@ def _save_lora(model: Any, state: Mapping[str, Tensor], named: Mapping[str, str]
 
 
 def load(
-    cls: Any,
+    cls: type[ReLlmForConditionalGeneration],
     name: str | os.PathLike[str],
     *,
     config: ReLlmConfig | None = None,
     dtype: torch.dtype | str | None = "auto",
     trainable_dtype: torch.dtype | None = None,
-    device_map: Any = None,
+    device_map: str | int | torch.device | Mapping[str, str | int | torch.device] | None = None,
     attn_implementation: str | None = None,
     allow_pickle: bool = False,
     quantize: str | None = None,
-    **kwargs: Any,
-) -> Any:
+    **others: Any,
+) -> ReLlmForConditionalGeneration:
     """The model of a checkpoint folder, in eval mode, nothing trainable but adapter, heads and LoRA.
 
     Args:
         name: folder or hub id.
-        dtype: of everything; "auto" is what the checkpoint was trained in.
+        dtype: of everything; "auto" is what the config says of each part, else of the whole, else as it is stored.
         trainable_dtype: of adapter, heads and LoRA, when it differs (training over a 16-bit LLM).
         device_map: one device, or "auto" for the GPU if there is one.
+        attn_implementation: of the LLM and the encoders, in transformers' names.
         allow_pickle: also read a named emotion encoder that is only there as `pytorch_model.bin`.
         quantize: `8bit` or `4bit`: the LLM alone, for answering; see `re_llm.model.quantized`.
-        kwargs: `revision`, `token`, `cache_dir`, `local_files_only` for the hub.
+        others: `revision`, `token`, `cache_dir`, `local_files_only` for the hub.
 
     Raises:
-        RellmError: a file or tensor is missing, truncated or of another shape; names it.
+        RellmError: a file or tensor is missing, truncated, of another shape or not finite; names it.
     """
-    unknown = sorted(set(kwargs) - _PASSED_OVER - set(_HUB_OPTIONS) - {"torch_dtype"})
+    dtype = others.pop("torch_dtype", dtype)
+    download = {option: others.pop(option, None) for option in _HUB_OPTIONS}
+    unknown = sorted(set(others) - _PASSED_OVER)
     if unknown:
         raise RellmError(f"from_pretrained takes no option {unknown[0]!r} here", todo="Leave it out")
-    dtype = kwargs.get("torch_dtype", dtype)
-    download: dict[str, Any] = {key: kwargs.get(key) for key in _HUB_OPTIONS}
-    folder = locate(name, **download)
-    config = config if config is not None else components.read_config(folder)
+    folder, where = locate(name, **download), _device(device_map)
+    config = components.checkpoint_config(folder) if config is None else config
     if not isinstance(config, ReLlmConfig):
         raise RellmError(f"{folder} is a {config.model_type} model", allowed="a checkpoint of re-llm")
     if attn_implementation:
-        config._attn_implementation = attn_implementation
-    kind = _dtype(dtype if dtype is not None else "auto", config)
-    where = _device(device_map)
-    llm = None if quantize is None else _quantized(config, folder, quantize, kind, where, download)
-    model = _assemble(cls, config, folder, kind, allow_pickle, download, llm)
+        config._attn_implementation = attn_implementation  # transformers hands it to the configs of the parts
+    places = {
+        part: folder if source is None else locate(source, folder, **download)
+        for part, source in config.components.items()
+    }
+    llm = components.load_llm(
+        places["llm"],
+        config.text_config,
+        dtype=_dtype(dtype, config.text_config, config),
+        attn_implementation=attn_implementation,
+        quantize=quantize,
+        device=where or torch.device("cpu"),
+    )
+    model = _assemble(cls, config, folder, places, llm, dtype, allow_pickle)
     model.quantized = quantize
-    settings = config.lora_settings
-    if settings is not None:
-        config.lora = None
-        model.add_lora(settings)
-    load_trained(model, folder)
-    for key, parameter in model.named_parameters():  # not the buffers: rotary frequencies stay exact
-        learns = trainable_dtype is not None and model._part_of(key) in ("adapter", "heads", "lora")
-        if parameter.is_floating_point():  # quantised weights are whole numbers
-            parameter.data = parameter.data.to(trainable_dtype if learns else kind)
+    _read_own(model, folder, _LEARNED)
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    model.set_trainable(("adapter", "heads", "lora"))
+        with reading(folder / "generation_config.json"):
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    learned = trainable_dtype or _dtype(dtype, config) or components.stored_dtype(folder, _LEARNED[0])
+    model.set_trainable(("adapter", "heads", "lora"), dtype=learned)
     model.name_or_path = config.name_or_path = str(name)
     return model.to(where).eval()
 
 
-def _quantized(
-    config: ReLlmConfig, folder: Path, kind: str, dtype: torch.dtype, where: torch.device | None, download: Any
-) -> Any:
-    """The LLM of a checkpoint, named or stored in it, quantised on its device."""
-    from re_llm.model.quantized import load_quantized, quantization
-
-    quantization(kind, dtype)  # what cannot be is said before gigabytes are read
-    name = config.components.get("llm")
-    source: Path | dict[str, Tensor]
-    if name is not None:
-        source = locate(name, folder, **download)
-    else:
-        stored = read_weights(folder, (_PREFIXES["llm"],))
-        source = {key.removeprefix(_PREFIXES["llm"]): value for key, value in stored.items()}
-    return load_quantized(source, config.text_config, kind, dtype, where or torch.device("cpu"))
-
-
 def _assemble(
-    cls: Any, config: ReLlmConfig, folder: Path, dtype: torch.dtype, pickle: bool, download: Any, llm: Any = None
-) -> Any:
-    """The model with its named components read, and the others still without weights."""
-    places = {k: locate(v, folder, **download) for k, v in config.components.items() if v is not None}
-    if llm is None and "llm" in places:
-        llm = components.load_llm(places["llm"], config.text_config, dtype=dtype)
-    elif llm is None:
-        with no_init_weights():
-            llm = AutoModelForCausalLM.from_config(config.text_config, dtype=dtype)
-    if "speech_encoder" in places:
-        speech = components.load_speech_encoder(
-            places["speech_encoder"], config.speech_config, config.speech_window, dtype
-        )
-    else:
-        with no_init_weights():
-            speech = SpeechEncoder(config.speech_config, config.speech_window)
+    cls: type[ReLlmForConditionalGeneration],
+    config: ReLlmConfig,
+    folder: Path,
+    places: Mapping[str, Path],
+    llm: PreTrainedModel,
+    dtype: torch.dtype | str | None,
+    allow_pickle: bool,
+) -> ReLlmForConditionalGeneration:
+    """The model with the weights of its components; adapter, heads and LoRA have none yet."""
+    whisper, wav2vec2 = config.speech_config, config.emotion_config
+    speech = components.load_speech_encoder(
+        places["speech_encoder"], whisper, config.speech_window, _dtype(dtype, whisper, config)
+    )
     emotion = None
-    if config.emotion_config is not None and "emotion_encoder" in places:
+    if wav2vec2 is not None:
         emotion = components.load_emotion_encoder(
             places["emotion_encoder"],
-            dtype,
-            config=config.emotion_config,
+            _dtype(dtype, wav2vec2, config),
+            config=wav2vec2,
             outputs=config.emotion_outputs,
-            allow_pickle=pickle,
+            allow_pickle=allow_pickle,
         )
-    elif config.emotion_config is not None:
-        with no_init_weights():
-            emotion = make_emotion_encoder(config.emotion_config, config.emotion_outputs)
-    if isinstance(emotion, SharedEmotionEncoder) and "speech_encoder" in places:
-        check_hearing(config.emotion_config, speech)
-    model = cls(config, language_model=llm, speech_encoder=speech, emotion_encoder=emotion)
-    for part, place in places.items():
-        given = str(config.components[part])
-        model.component_sources[part] = str(place.resolve()) if (folder / given).is_dir() else given
+    if isinstance(emotion, SharedEmotionEncoder):
+        check_hearing(emotion.config, speech)
+    lora, config.lora = config.lora, None
+    with reading(folder / "config.json"), no_init_weights():
+        model = cls(config, language_model=llm, speech_encoder=speech, emotion_encoder=emotion)
+    if lora is not None:
+        model.add_lora(lora)
+    for part, source in config.components.items():
+        if source is not None:
+            named = (folder / source).is_dir()
+            model.component_sources[part] = str(places[part].resolve()) if named else source
     return model
 
 
-def load_trained(model: Any, folder: str | os.PathLike[str]) -> None:
-    """Reads a checkpoint's own weights, in place: all but those of the named components.
+def load_trained(model: ReLlmForConditionalGeneration, folder: str | os.PathLike[str]) -> None:
+    """Reads a checkpoint's own weights, in place: all but those of the named components. For resuming a training.
 
     Raises:
-        RellmError: a file or tensor is missing, truncated or of another shape; names it.
+        RellmError: a file or tensor is missing, truncated, of another shape or not finite; names it.
     """
-    place = Path(folder)
-    named = {k: v for k, v in model.component_sources.items() if v is not None}
+    _read_own(model, Path(folder), ("",))
+
+
+def _read_own(model: ReLlmForConditionalGeneration, folder: Path, prefixes: tuple[str, ...]) -> None:
+    """Checks all names and shapes, and reads the tensors below `prefixes`, and LoRA."""
+    named = {part: source for part, source in model.component_sources.items() if source is not None}
+    stored = {name: each for name, each in stored_tensors(folder, allow_pickle=False).items() if ".lora_" not in name}
     if model.quantized:
-        named["llm"] = "read, and quantised, already"
-    weights = read_weights(place, _BESIDE_LLM if model.quantized else ("",))
+        named["llm"] = "read and quantised already"
+        stored = {name: each for name, each in stored.items() if not name.startswith(PREFIXES["llm"])}
+    where = folder / WEIGHTS
     expected = own_weights(model, model.state_dict(), named)
-    check_same(expected, weights, place / "model.safetensors")
-    model.load_state_dict(_with_lora_names(model, weights), strict=False)
-    model.language_model.tie_weights()
+    check_same(expected, {name: each.meta() for name, each in stored.items()}, where)
+    weights = {name: each.read() for name, each in stored.items() if name.startswith(prefixes)}
+    refuse_non_finite(weights.items(), where)
+    nn.Module.load_state_dict(model, model.own_names(weights), strict=False)
     if model.config.lora is not None:
-        partial_lora.load_weights(model.language_model, *lora_weights(place))
+        partial_lora.load_weights(model.language_model, *lora_weights(folder))
 
 
-def _with_lora_names(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bare names turned into those of a model whose linear layers PEFT has wrapped."""
-    own = {key.replace(".base_layer.", "."): key for key in model.state_dict() if ".lora_" not in key}
-    return {own[key]: value for key, value in weights.items()}
-
-
-def _dtype(dtype: torch.dtype | str, config: ReLlmConfig) -> torch.dtype:
-    if dtype == "auto":
-        dtype = config.dtype or torch.float32
+def _dtype(dtype: torch.dtype | str | None, *configs: PreTrainedConfig) -> torch.dtype | None:
+    """The dtype that was asked for, or for "auto" that of the first config that names one; None = as stored."""
+    if dtype in ("auto", None):
+        dtype = next((config.dtype for config in configs if config.dtype is not None), None)
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise RellmError(f"dtype is {dtype!r}", allowed="auto, float32, bfloat16, float16")
     return found
 
 
-def _device(device_map: Any) -> torch.device | None:
+def _device(
+    device_map: str | int | torch.device | Mapping[str, str | int | torch.device] | None,
+) -> torch.device | None:
     if device_map is None:
         return None
     if device_map == "auto":
         return pick_device()
+    if isinstance(device_map, Mapping) and set(device_map) == {""}:
+        device_map = device_map[""]
     if isinstance(device_map, str | int | torch.device):
         return torch.device(device_map)
-    if isinstance(device_map, Mapping) and set(device_map) == {""}:
-        return torch.device(device_map[""])
     raise RellmError(f"device_map is {device_map!r}", allowed="one device, or auto")

@@ -10,7 +10,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from re_llm.recipe.config import ModelOptions, Recipe, StageOptions, SystemOptions
+from re_llm.recipe.config import Recipe, StageOptions, SystemOptions
+from re_llm.recipe.options import ModelOptions
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from re_llm.core.errors import RellmError
 from re_llm.core.provenance import provenance, write_provenance
 from re_llm.pipeline.jobs import RespondJob, TrainJob, respond_job, run_jobs, train_job
-from re_llm.recipe.config import CorpusOptions, ModelOptions, Recipe, StageOptions
+from re_llm.recipe.config import CorpusOptions, Recipe, StageOptions
+from re_llm.recipe.options import ModelOptions
 
 if TYPE_CHECKING:
     from re_llm.data.pseudo_vad import DimensionEstimator

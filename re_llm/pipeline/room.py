@@ -50,7 +50,7 @@ def part_parameters(recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, in
     import torch
 
     from re_llm.model.components import read_config, speech_config
-    from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
+    from re_llm.model.configuration import ReLlmConfig
     from re_llm.model.modeling import ReLlmForConditionalGeneration
     from re_llm.model.sizes import part_sizes
 
@@ -60,12 +60,12 @@ def part_parameters(recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, in
         text_config=read_config(folders[parts.llm]),
         speech_config=speech_config(folders[parts.speech_encoder]),
         emotion_config=read_config(folders[emotion]) if emotion else None,
-        adapter=AdapterSettings.read(options.adapter()),
+        adapter=options.adapter,
     )
     with torch.device("meta"):
         model = ReLlmForConditionalGeneration(config)
         if options.lora is not None:
-            model.add_lora(LoraSettings.read(options.lora.model_dump()))
+            model.add_lora(options.lora)
     return {part.name: part.parameters for part in part_sizes(model)}
 
 

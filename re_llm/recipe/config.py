@@ -5,19 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, parse_label_set
 from re_llm.core.parts import PREFIX
 from re_llm.llm.prompts import PROMPTS
+from re_llm.recipe.options import ModelOptions, Options
 
 LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
-
-
-class Options(BaseModel):
-    """Base of all option objects: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Components(Options):
@@ -26,52 +21,6 @@ class Components(Options):
     llm: str
     speech_encoder: str
     emotion_encoder: str | None = None
-
-
-class LoraOptions(Options):
-    """Partial LoRA (BLSP-Emo section 3; released code). `targets: null`: attention and MLP up/gate of the LLM."""
-
-    r: int = Field(default=16, ge=1)
-    alpha: int = Field(default=16, ge=1)
-    dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
-    targets: tuple[str, ...] | None = None
-    scope: Literal["speech", "text", "global"] = "speech"
-
-
-class ModelOptions(Options):
-    """How the parts are joined.
-
-    fusion: `pooled` repeats the utterance's emotion embedding over time (RE-LLM eq. 3), `frames` aligns frame by
-        frame, `none` leaves the emotion encoder out (BLSP-Emo; system 8).
-    speech_window: `full` pads to 30 s as Whisper was trained, `trimmed` encodes only the real frames.
-    adapter_kind: `subsampler`, strided convolutions with a residual `bottleneck`; or `cformer`, integrate-and-fire
-        between `pre_cif_layers` and `post_cif_layers` (BLSP-Emo's code): one speech token per transcript token.
-    init_adapter: `copy` starts a fused adapter from the adapter of the checkpoint it continues, `fresh` at random.
-    """
-
-    fusion: Literal["pooled", "frames", "none"] = "pooled"
-    speech_window: Literal["full", "trimmed"] = "full"
-    lora: LoraOptions | None = LoraOptions()
-    adapter_kind: Literal["subsampler", "cformer"] = "subsampler"
-    bottleneck: int = Field(default=512, ge=1)
-    adapter_hidden_layers: int = Field(default=0, ge=0)
-    pre_cif_layers: int = Field(default=4, ge=0)
-    post_cif_layers: int = Field(default=4, ge=0)
-    init_adapter: Literal["copy", "fresh"] = "copy"
-
-    @model_validator(mode="after")
-    def _of_one_kind(self) -> ModelOptions:
-        others = {"subsampler": ("pre_cif_layers", "post_cif_layers"), "cformer": ("adapter_hidden_layers",)}
-        strange = [n for n in others[self.adapter_kind] if getattr(self, n) != type(self).model_fields[n].default]
-        if strange:
-            raise ValueError(f"{strange[0]} is no option of an adapter of the kind {self.adapter_kind!r}")
-        return self
-
-    def adapter(self) -> dict[str, Any]:
-        """Options of the adapter, as the config.json of a checkpoint spells them."""
-        if self.adapter_kind == "cformer":
-            return {"kind": "cformer", "pre_layers": self.pre_cif_layers, "post_layers": self.post_cif_layers}
-        return {"bottleneck": self.bottleneck, "hidden_layers": self.adapter_hidden_layers}
 
 
 class TaskOptions(Options):
@@ -106,7 +55,7 @@ class StageOptions(Options):
     """
 
     start: str = "components"
-    model: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default={})
     data: tuple[str, ...] = ()
     continuation: str = "continue"  # prompt with which the LLM wrote the targets
     tasks: tuple[TaskOptions, ...] = (TaskOptions(prompt="continue"),)
@@ -163,9 +112,9 @@ def unfit(stage: StageOptions, model: ModelOptions) -> str | None:
     """Why a stage cannot train a model that is joined like this; None when it can."""
     losses = {*stage.losses, *(stage.warm_losses or {})}
     paired = sorted({"input_kl", "cif"} & losses)
-    if paired and model.adapter_kind != "cformer":
-        return f"{paired[0]} needs one speech token per transcript token: set model.adapter_kind to cformer, or drop it"
-    if "adapter_ctc" in losses and model.adapter_kind == "cformer":
+    if paired and model.adapter.kind != "cformer":
+        return f"{paired[0]} needs one speech token per transcript token: set model.adapter.kind to cformer, or drop it"
+    if "adapter_ctc" in losses and model.adapter.kind == "cformer":
         return "adapter_ctc needs more speech tokens than transcript tokens, and a cformer gives as many: use cif"
     return None
 
@@ -182,7 +131,7 @@ class CorpusOptions(Options):
     root: str
     scale: float = Field(default=1.0, gt=0.0, le=1.0)
     protocol: str | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     pseudo_vad: bool | Literal["norms"] = False
     evaluate: bool = True
 
@@ -198,8 +147,8 @@ class SystemOptions(Options):
     stage: str | None = None
     per_corpus: bool = False
     prompt: str = "chat-empathetic"
-    model: dict[str, Any] = {}
-    stage_options: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default={})
+    stage_options: dict[str, Any] = Field(default={})
 
     @model_validator(mode="after")
     def _consistent(self) -> SystemOptions:
@@ -232,9 +181,9 @@ class Recipe(Options):
     seeds: tuple[int, ...] = (0,)
     components: Components
     model: ModelOptions = ModelOptions()
-    corpora: dict[str, CorpusOptions] = {}
+    corpora: dict[str, CorpusOptions] = Field(default={})
     stages: dict[str, StageOptions]
-    systems: dict[str, SystemOptions] = {}
+    systems: dict[str, SystemOptions] = Field(default={})
     baseline: str = "blsp-emo-ft"
     decoding: DecodingOptions = DecodingOptions()
     scorer: str = "small"

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from re_llm.core.assets import PACKAGE, SOURCE_TREE
 from re_llm.core.errors import RellmError
-from re_llm.recipe.config import Options, Recipe
+from re_llm.recipe.config import Recipe
+from re_llm.recipe.options import first_error, refusal
 
 MAX_RECIPE_BYTES = 2**20
 
@@ -31,18 +32,6 @@ def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> int | None:
         else:
             break
     return line
-
-
-def _allowed_at(location: tuple[Any, ...]) -> str | None:
-    """Keys allowed beside an unknown key."""
-    model: Any = Recipe
-    for part in location[:-1]:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            continue
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, Options)), model)
-    return ", ".join(model.model_fields) if hasattr(model, "model_fields") else None
 
 
 def _parse_yaml(text: str, source: str) -> tuple[yaml.Node | None, Any]:
@@ -83,15 +72,8 @@ def parse_recipe(text: str, source: str = "recipe", overrides: dict[str, Any] | 
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        number = _line_of(tree, first["loc"])
-        where = f"{source}:{number}" if number else source
-        key = ".".join(str(p) for p in first["loc"])
-        if first["type"] == "extra_forbidden":
-            allowed = _allowed_at(first["loc"])
-            raise RellmError(f"{where}: unknown key {key!r}", allowed=allowed, todo="Correct the key") from None
-        what = first["msg"].removeprefix("Value error, ")
-        raise RellmError(f"{where}: {key + ': ' if key else ''}{what}") from None
+        number = _line_of(tree, first_error(error)["loc"])
+        raise refusal(error, f"{source}:{number}" if number else source, Recipe) from None
 
 
 def find_recipe(name: str | os.PathLike[str]) -> Path:

@@ -14,8 +14,6 @@ import torch
 from re_llm.llm.rows import pad_rows
 from re_llm.train.data import Example, Row
 
-IGNORE = -100
-
 
 def predicting(before: Sequence[int], response: Sequence[int], width: int) -> torch.Tensor:
     """[B, L] true where the logits predict a response token: one position earlier than the token itself."""
@@ -35,7 +33,7 @@ class Collator:
 
     Args:
         examples: what the rows' `index` points into.
-        encode: keys or examples of a batch -> the keyword inputs of the speech branch (`encoded`, or raw features).
+        encode: examples of a batch -> keyword inputs of the speech branch: encoder states as `speech`, or raw features.
         token_counts: those inputs -> number of speech tokens of each row; None = as many as its transcript has, which
             the model is then told (CFormer).
         teacher: whether a loss needs the text pass.

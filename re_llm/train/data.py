@@ -13,9 +13,8 @@ from re_llm.core.emotions import canonical
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, read_records
 from re_llm.llm.prompts import get_prompt, split_chat, turn_end
+from re_llm.model.losses import IGNORE_INDEX
 from re_llm.recipe.config import StageOptions, TaskOptions
-
-NO_EMOTION = -100  # index that cross-entropy passes over
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Example:
     Attributes:
         audio: absolute path (or zip member) of the recording.
         targets: the LLM's answers by the id of the prompt that they answer.
-        emotion: index into the recipe's emotions, or NO_EMOTION.
+        emotion: index into the recipe's emotions, or IGNORE_INDEX.
         dimensions: (valence, arousal, dominance) on 0..1, or None.
     """
 
@@ -94,7 +93,7 @@ def _example(row: Continuation, file: Path, emotions: Sequence[str], where: str)
         text=row.text,
         targets={},
         emotion_name=row.emotion,
-        emotion=emotions.index(canonical(row.emotion, emotions, where=where)) if row.emotion else NO_EMOTION,
+        emotion=emotions.index(canonical(row.emotion, emotions, where=where)) if row.emotion else IGNORE_INDEX,
         dimensions=row.dimensions(),
     )
 

@@ -77,7 +77,7 @@ class Ears(torch.nn.Module):
         dtypes: of the speech and of the emotion encoder.
     """
 
-    _hearing_is_trained = False
+    _speech_is_trained = False
     encode_audio = ReLlmForConditionalGeneration.encode_audio
 
     def __init__(self, config: ReLlmConfig, weights: Mapping[str, torch.Tensor], dtypes: Mapping[str, torch.dtype]):

@@ -22,10 +22,12 @@ from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.core.parts import PREFIX
 from re_llm.core.provenance import write_provenance
-from re_llm.llm.device import pick_device
+from re_llm.llm.device import DTYPES, pick_device
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
-from re_llm.recipe.config import Components, ModelOptions, StageOptions, unfit
+from re_llm.model.transfer import Transfer
+from re_llm.recipe.config import Components, StageOptions, unfit
+from re_llm.recipe.options import ModelOptions
 from re_llm.train.collate import Collator
 from re_llm.train.data import BucketedSampler, Example, Loaded, RowMaker, TrainingRows, load_examples
 from re_llm.train.features import FeatureStore, build_store
@@ -63,7 +65,7 @@ class Plan:
 
 @dataclass
 class TrainReport:
-    """What a run did."""
+    """What a run did. `start`: what it took over from the checkpoint it continues; `start.json` names every tensor."""
 
     out: Path
     steps: int
@@ -72,6 +74,7 @@ class TrainReport:
     seconds: float = 0.0
     utterances_per_second: float = 0.0
     final: dict[str, float] = field(default_factory=dict)
+    start: str = ""
 
 
 def build_model(plan: Plan, *, attention: str | None = None) -> tuple[Any, Any]:
@@ -93,17 +96,18 @@ def build_model(plan: Plan, *, attention: str | None = None) -> tuple[Any, Any]:
         emotions=plan.emotions,
         fusion=options.fusion,
         speech_window=options.speech_window,
-        adapter=options.adapter(),
-        lora=options.lora.model_dump() if options.lora else None,
-        init_adapter_from=resolve_component(plan.start) if plan.start else None,
-        init_adapter=options.init_adapter,
+        adapter=options.adapter,
+        lora=options.lora,
+        dtype=DTYPES.get(options.frozen_dtype, "auto"),
         attn_implementation=attention,
     )
+    if plan.start:
+        model.continue_from(resolve_component(plan.start), adapter=options.init_adapter)
     if "lora" in plan.stage.train and options.lora is None:
         raise RellmError("the stage trains `lora`, but model.lora is null", todo="Give model.lora, or do not train it")
     if any("adapter_ctc" in (weights or {}) for weights in (plan.stage.losses, plan.stage.warm_losses)):
         model.add_ctc_blank()
-    model.set_trainable(plan.stage.train)
+    model.set_trainable(plan.stage.train, dtype=torch.float32)
     return model, ReLlmProcessor.from_components(
         llm, speech, emotion, speech_window=options.speech_window, adapter=model.config.adapter
     )
@@ -123,18 +127,18 @@ def _speech_inputs(
     And how many speech tokens that gives; None when there are as many as the transcript has (CFormer).
     """
     uses_emotion = model.emotion_encoder is not None
-    settings = model.config.adapter_settings
+    settings = model.config.adapter
 
     def cached(examples: Sequence[Example]) -> dict[str, Any]:
         assert store is not None
-        return {"encoded": store.batch([e.key for e in examples], with_emotion=uses_emotion)}
+        return {"speech": store.batch([e.key for e in examples], with_emotion=uses_emotion)}
 
     def raw(examples: Sequence[Example]) -> dict[str, Any]:
         return processor.audio_inputs([waveform.load(e.audio, start=e.start, duration=e.duration) for e in examples])
 
     def counts(speech: dict[str, Any]) -> list[int]:
-        if "encoded" in speech:
-            return [settings.token_count(n) for n in speech["encoded"].speech_lengths.tolist()]
+        if "speech" in speech:
+            return [settings.token_count(n) for n in speech["speech"].speech_lengths.tolist()]
         return [settings.token_count((frames - 1) // 2 + 1) for frames in speech["feature_lengths"].tolist()]
 
     return (cached if store else raw), counts if settings.counts_beforehand else None
@@ -225,7 +229,8 @@ def train(
     seconds = time.monotonic() - begun
     final = {k: v for entry in trainer.state.log_history[-2:] for k, v in entry.items() if k != "epoch"}
     rate = steps * plan.stage.batch_size * plan.stage.accumulate / max(result.metrics["train_runtime"], 1e-9)
-    report = TrainReport(out, steps, len(loaded.examples), dict(loaded.dropped), seconds, rate, final)
+    start = _write_start(out, model.taken_over)
+    report = TrainReport(out, steps, len(loaded.examples), dict(loaded.dropped), seconds, rate, final, start)
     told = {name: value for name, value in _as_json(report).items() if name != "out"}  # a folder may be moved
     (out / "report.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     if not keep_checkpoints:
@@ -308,6 +313,14 @@ def _write_dropped(out: Path, loaded: Loaded) -> None:
     lines = [json.dumps({"key": key, "dropped": reason}) + "\n" for key, reason in loaded.dropped_keys]
     if lines:
         (out / "dropped.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _write_start(out: Path, taken_over: Transfer | None) -> str:
+    """Every tensor of the checkpoint that was started from, taken or left out; returns the short form."""
+    if taken_over is None:
+        return ""
+    (out / "start.json").write_text(json.dumps(asdict(taken_over), indent=2) + "\n", encoding="utf-8")
+    return "; ".join(taken_over.summary())
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -63,7 +63,7 @@ class ReLlmTrainer(Trainer):
             output = model(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
-                logits_at=inputs["logits_at"],
+                logits_to_keep=inputs["logits_at"],
                 **inputs["speech"],
             )
             speech, logits = output.speech, output.logits
@@ -89,8 +89,8 @@ class ReLlmTrainer(Trainer):
         taught = {"response_kl", "input_kl"} & set(weights)
         if taught and inputs.get("teacher"):
             given = inputs["teacher"]
-            passed = {name: given[name] for name in ("input_ids", "attention_mask", "logits_at")}
-            teacher, written = _parted(model.text_forward(**passed).logits, given)
+            read = model.text_forward(given["input_ids"], given["attention_mask"], logits_to_keep=given["logits_at"])
+            teacher, written = _parted(read.logits, given)
             pairs = {"response_kl": (response[given["of_target"]], teacher), "input_kl": (spoken, written)}
             for name in sorted(taught):
                 student, target = pairs[name]

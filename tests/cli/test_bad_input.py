@@ -346,7 +346,7 @@ def test_a_full_disk_while_training(tiny_checkpoint: Path, tmp_path: Path, recor
             role: str(parts / name)
             for role, name in (("llm", "llm"), ("speech_encoder", "whisper"), ("emotion_encoder", "emotion"))
         },
-        "model": {"bottleneck": 16, "lora": {"r": 2}, "speech_window": "trimmed"},
+        "model": {"adapter": {"bottleneck": 16}, "lora": {"r": 2}, "speech_window": "trimmed"},
         "stages": {"emotion": {
             "continuation": "continue-emotion", "losses": {"response_ce": 1.0}, "lr": 1e-3, "batch_size": 2,
             "max_steps": 2, "warmup": 0, "precision": "fp32", "min_seconds": 0.5,

@@ -20,8 +20,13 @@ class World:
     whisper: Path
     emotion: Path
 
-    def model(self, *, emotion: bool = True, lora_strength: float = 0.3, **options) -> ReLlmForConditionalGeneration:
-        """A model in eval mode. LoRA starts as identity; a strength above 0 makes it do something."""
+    def model(
+        self, *, emotion: bool = True, lora_strength: float = 0.3, start: Path | None = None, **options
+    ) -> ReLlmForConditionalGeneration:
+        """A model in eval mode. LoRA starts as identity; a strength above 0 makes it do something.
+
+        start: a checkpoint that it takes over.
+        """
         torch.manual_seed(3)
         options = {"adapter": tiny_world.ADAPTER, "lora": {"r": 4, "dropout": 0.0}, **options}
         encoder = self.emotion if emotion else None
@@ -29,6 +34,8 @@ class World:
         for name, parameter in made.named_parameters():
             if ".lora_B." in name:
                 parameter.data.normal_(0, lora_strength)
+        if start is not None:
+            made.continue_from(start)
         return made
 
     def processor(self, *, emotion: bool = True, **options) -> ReLlmProcessor:

@@ -295,14 +295,14 @@ def _heads(run: Run) -> dict[str, Tensor]:
 
 def _firing(run: Run, prefix: str) -> dict[str, Tensor]:
     adapter, states = run.model.adapter, run.states()
-    fractions = adapter.weigh(*states, keep_padding=True, token_lengths=run.known)
+    firing = adapter.weigh(*states, keep_padding=True, token_lengths=run.known)
     seen: list[Tensor] = []
     handle = adapter.token_embed_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     run.encode()
     handle.remove()
     return {
-        f"{prefix}cformer_alphas_scaled": fractions.weights,
-        f"{prefix}cformer_alphas_sum": fractions.fired,
+        f"{prefix}cformer_alphas_scaled": firing.weights,
+        f"{prefix}cformer_alphas_sum": firing.total,
         f"{prefix}cformer_logits": seen[0] @ golden.weights(run.case)["adapter.lm_head.weight"].T,
     }
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, Qwen2Config, WhisperConfig, WhisperFeatureExtractor
 
-from re_llm.model import LoraSettings, ReLlmConfig, ReLlmForConditionalGeneration
+from re_llm.model import LoraOptions, ReLlmConfig, ReLlmForConditionalGeneration
 from re_llm.model.emotion_encoder import checkpoint_weights
 from re_llm.model.weights import check_same
 
@@ -159,7 +159,8 @@ def model(case: str, *, scope: str = "speech") -> ReLlmForConditionalGeneration:
     if lora:
         peft = given["lora_config"]
         targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-        made.add_lora(LoraSettings(peft["r"], peft["lora_alpha"], peft["lora_dropout"], targets, scope))
+        sizes = {"r": peft["r"], "alpha": peft["lora_alpha"], "dropout": peft["lora_dropout"]}
+        made.add_lora(LoraOptions(**sizes, targets=targets, scope=scope))
     state = {f"speech_encoder.whisper.{k}": v for k, v in below(case, "whisper_model.").items()}
     state |= {f"adapter.{k}": v for k, v in adapter_weights(case, "w2v2cat_adapter." if fused else "adapter.").items()}
     state["emotion_head.weight"] = weights(case)["hidden2emotion.weight"]

@@ -1,10 +1,11 @@
 """The subsampler, and how a fused one starts from one that knew the speech channels alone."""
 
 import pytest
+import tiny_world
 import torch
 
 from re_llm.core.errors import RellmError
-from re_llm.model import AdapterSettings
+from re_llm.model import AdapterOptions
 from re_llm.model.adapter import Subsampler, copy_widened
 
 LENGTHS = torch.tensor([40, 33, 1])
@@ -12,7 +13,7 @@ LENGTHS = torch.tensor([40, 33, 1])
 
 def made(width: int, seed: int = 0, **settings) -> Subsampler:
     torch.manual_seed(seed)
-    return Subsampler(width, 24, AdapterSettings(bottleneck=16, **settings)).eval()
+    return Subsampler(width, 24, AdapterOptions(bottleneck=16, **settings), tiny_world.whisper_config()).eval()
 
 
 def states(width: int, length: int = 40) -> torch.Tensor:
@@ -26,7 +27,7 @@ def test_batch_equals_single_whatever_stands_in_the_padding(settings):
     batch = adapter(inputs, LENGTHS)
     for i, length in enumerate(LENGTHS.tolist()):
         alone = adapter(inputs[i : i + 1, :length], LENGTHS[i : i + 1])
-        tokens = adapter.settings.token_count(length)
+        tokens = adapter.options.token_count(length)
         assert batch.lengths[i] == alone.lengths[0] == tokens == alone.embeddings.shape[1]
         torch.testing.assert_close(batch.embeddings[i, :tokens], alone.embeddings[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(batch.pooled[i], alone.embeddings[0].mean(0), atol=1e-5, rtol=1e-4)
@@ -46,7 +47,7 @@ def test_the_original_convention_lets_padding_in():
 def test_token_count_is_the_length_of_the_convolutions(length):
     adapter = made(8)
     tokens = adapter(states(8, length), torch.full((3,), length))
-    assert tokens.embeddings.shape[1] == adapter.settings.token_count(length)
+    assert tokens.embeddings.shape[1] == adapter.options.token_count(length)
 
 
 @torch.no_grad()
@@ -85,4 +86,4 @@ def test_adapters_that_do_not_fit_are_refused():
     with pytest.raises(RellmError, match="14 input channels cannot start one with 8"):
         copy_widened(made(14), made(8))
     with pytest.raises(RellmError, match="multiples of 8"):
-        Subsampler(8, 24, AdapterSettings(bottleneck=12, hidden_layers=1))
+        Subsampler(8, 24, AdapterOptions(bottleneck=12, hidden_layers=1), tiny_world.whisper_config())

@@ -6,11 +6,12 @@ Its recorded outputs, losses and gradients are compared in test_golden_recording
 import golden_decoding as decoding
 import golden_world as golden
 import pytest
+import tiny_world
 import torch
 from safetensors.torch import load_file
 
 from re_llm.core.errors import RellmError
-from re_llm.model import AdapterSettings, ReLlmForConditionalGeneration, losses
+from re_llm.model import AdapterOptions, ReLlmForConditionalGeneration, losses
 from re_llm.model.cformer import CFormer, integrate
 from re_llm.model.convert.run import convert
 
@@ -36,11 +37,11 @@ def test_golden_cformer_answers(model):
     """The way in for an adapter whose length depends on the recording: hear first, then lay out the row."""
     features, frames = golden.features()
     for i in range(len(frames)):
-        speech = model.encode_speech(features[[i]], frames[[i]])
+        speech = model.encode_speech(model.encode_audio(features[[i]], frames[[i]]))
         row = decoding.single_prompt(C, i, int(speech.lengths[0]))
         found = model.generate(
-            input_ids=row, attention_mask=torch.ones_like(row), speech_embeddings=speech.embeddings,
-            speech_lengths=speech.lengths, max_new_tokens=decoding.new_tokens(C), min_new_tokens=1, do_sample=False,
+            input_ids=row, attention_mask=torch.ones_like(row), speech=speech, do_sample=False,
+            max_new_tokens=decoding.new_tokens(C), min_new_tokens=1,
             eos_token_id=list(golden.special()), pad_token_id=golden.special().last,
         )[0, row.shape[1] :].tolist()  # fmt: skip
         recorded = golden.outputs(C)[f"gen_single{i}_ids"][0, 1:].tolist()
@@ -63,7 +64,8 @@ def test_golden_cformer_round_trip(folder, tmp_path):
 
 def made() -> CFormer:
     torch.manual_seed(0)
-    adapter = CFormer(16, 24, AdapterSettings("cformer", pre_layers=1, post_layers=1, feed_forward=32)).eval()
+    options = AdapterOptions(kind="cformer", pre_layers=1, post_layers=1)
+    adapter = CFormer(16, 24, options, tiny_world.whisper_config()).eval()
     adapter.pre_cif_layers[0].fc2.bias.data[-1] = -1.0  # a few states a token
     return adapter
 
@@ -119,6 +121,6 @@ def test_counting_tokens_beforehand_is_refused(world, tmp_path):
     saved = ReLlmForConditionalGeneration.from_pretrained(tmp_path / "saved")
     assert torch.equal(saved.adapter.cif_proj.weight, model.adapter.cif_proj.weight)
     with pytest.raises(RellmError, match="cannot start this one"):
-        world.model(emotion=False, init_adapter_from=tmp_path / "saved")
+        world.model(emotion=False).continue_from(tmp_path / "saved")
     with pytest.raises(RellmError, match="multiples of 8"):
-        CFormer(12, 24, AdapterSettings("cformer"))
+        CFormer(12, 24, AdapterOptions(kind="cformer"), tiny_world.whisper_config())

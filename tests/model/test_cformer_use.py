@@ -17,6 +17,7 @@ from re_llm.core.errors import RellmError
 from re_llm.inference import engine
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.convert.run import convert
+from re_llm.model.outputs import SpeechTokens
 from re_llm.model.rows import expand_rows
 
 CFORMER = {"adapter": {"kind": "cformer", "pre_layers": 1, "post_layers": 1}}
@@ -43,7 +44,7 @@ def test_what_is_saved_is_what_is_loaded(loaded, tmp_path):
     loaded.model.save_pretrained(tmp_path)
     loaded.processor.save_pretrained(tmp_path)
     again = engine.load(tmp_path, device="cpu")
-    assert again.model.config.adapter_settings.kind == "cformer"
+    assert again.model.config.adapter.kind == "cformer"
     first, second = (each.encode(WAVES[:1])[0].embeddings for each in (loaded, again))
     assert torch.equal(first, second)
     assert loaded.respond(WAVES[0], max_new_tokens=8) == again.respond(WAVES[0], max_new_tokens=8)
@@ -70,7 +71,7 @@ def test_the_cache_changes_nothing(loaded):
     audio = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
     rows = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     encoded = loaded.model.encode_audio(**audio)
-    assert loaded.model.generate(**rows, encoded=encoded, **options).tolist() == with_cache.tolist()
+    assert loaded.model.generate(**rows, speech=encoded, **options).tolist() == with_cache.tolist()
 
 
 def test_generate_expands_one_placeholder_per_recording(loaded):
@@ -123,8 +124,9 @@ def test_a_conversation_holds_its_recordings(loaded):
     row = loaded.processor.row([pieces[0], len(heard[0].embeddings), pieces[1], len(heard[1].embeddings), pieces[2]])
     by_hand = loaded.model.generate(
         input_ids=torch.tensor([row]), attention_mask=torch.ones(1, len(row)).long(),
-        speech_embeddings=torch.cat([each.embeddings for each in heard])[None],
-        speech_lengths=torch.tensor([sum(len(each.embeddings) for each in heard)]),
+        speech=SpeechTokens(
+            torch.cat([each.embeddings for each in heard])[None], torch.tensor([sum(len(h.embeddings) for h in heard)])
+        ),
         max_new_tokens=4, do_sample=False, pad_token_id=loaded.pad,
     )  # fmt: skip
     assert found[0, inputs["input_ids"].shape[1] :].tolist() == by_hand[0, len(row) :].tolist()

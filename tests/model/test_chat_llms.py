@@ -12,7 +12,7 @@ from re_llm.core.errors import RellmError
 from re_llm.inference.engine import Engine
 from re_llm.llm.prompts import EMPATHETIC, get_prompt, split_chat, tokenize_row, turn_end
 from re_llm.llm.rows import read_completions, stop_ids
-from re_llm.model import LoraSettings, ReLlmForConditionalGeneration, ReLlmProcessor
+from re_llm.model import LoraOptions, ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.partial_lora import default_targets, peft_config
 from re_llm.train.data import end_ids
 
@@ -58,9 +58,9 @@ def bare(llm):
 
 def spoken(processor, waves=WAVES):
     """Rows of a chat prompt around each recording; longer than the sliding window, of different lengths."""
-    around = split_chat(processor.tokenizer, get_prompt("chat-empathetic"))
+    prefix, suffix = split_chat(processor.tokenizer, get_prompt("chat-empathetic"))
     counts = [processor.speech_token_count(len(wave)) for wave in waves]
-    rows = processor.rows([around] * len(waves), counts)
+    rows = processor.pad_rows([processor.row([prefix, count, suffix]) for count in counts])
     assert rows["attention_mask"].sum(1).min() > 3 * WINDOW
     return {**rows, **processor.audio_inputs(waves)}
 
@@ -165,7 +165,7 @@ def test_lora_finds_its_layers_in_families_that_nobody_listed(kind, options, exp
     config = kind(vocab_size=40, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
                   num_key_value_heads=2, pad_token_id=0, **options)  # fmt: skip
     llm = AutoModelForCausalLM.from_config(config)
-    assert sorted(peft_config(LoraSettings(), llm).target_modules) == expected
+    assert sorted(peft_config(LoraOptions(), llm).target_modules) == expected
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ def test_golden_from_waveform_to_heads():
     model, expected, last = runs.converted(RELLM), golden.outputs(RELLM), longest()
     encoded = model.encode_audio(*golden.features(), *runs.waves())
     close(encoded.emotion_states, expected["w2v2_pooled"])
-    speech = model.encode_speech(encoded=encoded)
+    speech = model.encode_speech(encoded)
     assert speech.lengths.tolist() == expected["adapter_mask"].sum(1).tolist()
     emotions, dimensions = model.predict_emotion(speech)
     close(speech.embeddings[last], expected["adapter_embeds"][last])

@@ -5,8 +5,7 @@ import tiny_world
 import torch
 
 from re_llm.core.errors import RellmError
-from re_llm.model import EncodedAudio
-from re_llm.model.losses import next_labels, response_ce
+from re_llm.model.losses import IGNORE_INDEX, next_labels, response_ce
 
 WAVES = [tiny_world.wave(0.4), tiny_world.wave(0.73, 1), tiny_world.wave(2.3, 2)]  # the last one: three windows
 TEXTS = ["say <|speech|> now", "<|speech|>", "what did she say? <|speech|>!"]
@@ -24,7 +23,7 @@ def pair(world, window):
 
 def text_labels(batch, processor):
     ignored = (batch["input_ids"] == processor.speech_token_id) | (batch["attention_mask"] == 0)
-    return batch["input_ids"].masked_fill(ignored, -100)
+    return batch["input_ids"].masked_fill(ignored, IGNORE_INDEX)
 
 
 def close(a, b):
@@ -158,8 +157,7 @@ def test_cached_encodings_give_the_same_as_audio(pair):
     batch = processor(text=TEXTS, audio=WAVES)
     audio = {name: batch.pop(name) for name in list(batch) if name not in ("input_ids", "attention_mask")}
     expected = model(**batch, **audio)
-    parts = [part for wave in WAVES for part in model.encode_audio(**processor.audio_inputs([wave])).split()]
-    found = model(**batch, encoded=EncodedAudio.join(parts))
+    found = model(**batch, speech=model.encode_audio(**audio))
     close(found.logits[batch["attention_mask"].bool()], expected.logits[batch["attention_mask"].bool()])
     assert found.speech.lengths.tolist() == [processor.speech_token_count(len(wave)) for wave in WAVES]
 
@@ -170,11 +168,11 @@ def test_only_the_logits_that_were_asked_for(pair):
     batch = processor(text=TEXTS, audio=WAVES, padding_side="right")
     everything = model(**batch).logits
     where = torch.rand(batch["input_ids"].shape, generator=torch.Generator().manual_seed(0)) < 0.3
-    close(model(**batch, logits_at=where).logits, everything[where])
+    close(model(**batch, logits_to_keep=where).logits, everything[where])
     assert model.language_model.get_output_embeddings()._forward_pre_hooks == {}
-    labels = text_labels(batch, processor).masked_fill(~where, -100)
+    labels = text_labels(batch, processor).masked_fill(~where, IGNORE_INDEX)
     output = model(**batch, labels=labels)
-    assert output.logits.shape == (int((next_labels(labels) != -100).sum()), everything.shape[-1])
+    assert output.logits.shape == (int((next_labels(labels) != IGNORE_INDEX).sum()), everything.shape[-1])
     close(output.loss, response_ce(everything, next_labels(labels)))
 
 

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from re_llm.core.errors import RellmError
-from re_llm.model import LoraSettings
+from re_llm.model import LoraOptions
 from re_llm.model.partial_lora import PartialLora, default_targets, inject, merge, peft_config
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [9, 5, 7, 7, 8, 5]])
@@ -35,7 +35,7 @@ def llm(config=None) -> nn.Module:
 
 def adapted(scope: str, **settings) -> tuple[nn.Module, PartialLora]:
     model = llm()
-    inject(model, LoraSettings(r=4, dropout=0.0, scope=scope, **settings))
+    inject(model, LoraOptions(r=4, dropout=0.0, scope=scope, **settings))
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if ".lora_B." in name:
@@ -116,7 +116,7 @@ FAMILIES = [
 def test_default_targets_of_common_families(config):
     model = llm(config)
     before = model(IDS).logits
-    inject(model, LoraSettings(r=2))
+    inject(model, LoraOptions(r=2))
     lora = PartialLora(model, "speech")
     assert len(lora.layers) == config.num_hidden_layers * len(default_targets(config))
     with lora.using(SPEECH, (2, 6)):
@@ -125,7 +125,7 @@ def test_default_targets_of_common_families(config):
 
 def test_an_unknown_target_names_those_there_are():
     with pytest.raises(RellmError, match=r"'c_attn' is no linear layer of this qwen2. Allowed: down_proj, gate_proj"):
-        peft_config(LoraSettings(targets=("c_attn",)), llm())
+        peft_config(LoraOptions(targets=("c_attn",)), llm())
 
 
 def test_the_adapter_file_is_an_ordinary_peft_file(world, tmp_path):

@@ -85,7 +85,7 @@ def test_one_placeholder_becomes_as_many_as_the_audio_has_tokens(processor):
 def test_rows_are_laid_out_as_the_other_stages_do(processor):
     prompt = get_prompt("recognize")
     prefix, suffix = split_chat(processor.tokenizer, prompt)
-    rows = processor.rows([(prefix, suffix)], [3])
+    rows = processor.pad_rows([processor.row([prefix, 3, suffix])])
     text = tokenize_row(processor.tokenizer, prompt, "xyz")  # one token per character
     without = [i for i in rows["input_ids"][0].tolist() if i != processor.speech_token_id]
     assert len(text) == rows["input_ids"].shape[1] and without == [

@@ -11,7 +11,7 @@ import torch
 
 from re_llm.core.errors import RellmError
 from re_llm.inference import engine
-from re_llm.model import ReLlmForConditionalGeneration, quantized
+from re_llm.model import ReLlmForConditionalGeneration, components, quantized
 
 INSTALLED = importlib.util.find_spec("bitsandbytes") is not None
 
@@ -31,21 +31,21 @@ def test_what_is_missing_or_unknown_is_said_before_weights_are_read(
     with pytest.raises(RellmError, match=r"quantize is '2bit'.*8bit, 4bit"):
         engine.load(tiny_checkpoint, device="cpu", quantize="2bit")
     monkeypatch.setattr(quantized, "find_spec", lambda _: None)
-    monkeypatch.setattr(quantized, "load_quantized", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(components, "read_weights", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(RellmError, match=r'bitsandbytes, which is not installed.*pip install "re-llm\[quantize\]"'):
         engine.load(tiny_checkpoint, device="cpu", quantize="8bit")
 
 
 def test_what_bitsandbytes_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     llm = tiny_world.save_llm(tmp_path / "llm")
-    monkeypatch.setattr(quantized, "quantization", lambda *_: None)
+    monkeypatch.setattr(components, "quantization", lambda *_: None)
 
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("None of the available devices `available_devices = None` are supported")
 
-    monkeypatch.setattr(quantized.AutoModelForCausalLM, "from_pretrained", fails)
-    with pytest.raises(RellmError, match=r"cannot be quantised to 4bit on cpu: None of the available.*use a GPU"):
-        quantized.load_quantized(llm, None, "4bit", torch.float32, torch.device("cpu"))
+    monkeypatch.setattr(components.AutoModelForCausalLM, "from_pretrained", fails)
+    with pytest.raises(RellmError, match=r"quantised to 4bit on cpu, cannot be used: None of the available.*use a GPU"):
+        components.load_llm(llm, quantize="4bit", device=torch.device("cpu"))
 
 
 @pytest.mark.skipif(not INSTALLED, reason="the extra `quantize` is not installed")
@@ -68,7 +68,7 @@ def test_the_llm_alone_is_quantised(tmp_path: Path, kind: str, self_contained: b
     states, lengths = torch.randn(1, 40, 16), torch.tensor([40])
     speech = model.adapter(states, lengths)
     row = torch.tensor([[5, *[model.config.speech_token_id] * int(speech.lengths[0]), 7, 9]])
-    given = {"input_ids": row, "speech_embeddings": speech.embeddings, "speech_lengths": speech.lengths}
+    given = {"input_ids": row, "speech": speech}
     expected, logits = (each(**given).logits for each in (model, found))
     assert (logits - expected).norm() < (0.1 if kind == "8bit" else 0.6) * expected.norm()
     with pytest.raises(RellmError, match=f"quantised to {kind} is not saved"):

@@ -205,16 +205,18 @@ def stage_two(world, tmp_path):
 
 def test_a_fused_adapter_continues_from_the_earlier_stage(world, tmp_path):
     earlier = stage_two(world, tmp_path)
-    fused = world.model(init_adapter_from=tmp_path / "stage2", lora_strength=0.3)
+    fused = world.model(start=tmp_path / "stage2")
     batch = world.processor()(text=TEXTS, audio=WAVES)
     encoded = fused.encode_audio(**{k: v for k, v in batch.items() if k not in ("input_ids", "attention_mask")})
     silent = type(encoded)(encoded.speech_states, encoded.speech_lengths, torch.zeros_like(encoded.emotion_states))
     plain = type(encoded)(encoded.speech_states, encoded.speech_lengths)
-    expected = earlier.encode_speech(encoded=plain)
-    torch.testing.assert_close(fused.encode_speech(encoded=silent).embeddings, expected.embeddings)
+    expected = earlier.encode_speech(plain)
+    torch.testing.assert_close(fused.encode_speech(silent).embeddings, expected.embeddings)
     assert torch.equal(fused.emotion_head.weight, earlier.emotion_head.weight)
-    fresh = world.model(init_adapter_from=tmp_path / "stage2", init_adapter="fresh")
-    assert (fresh.encode_speech(encoded=silent).embeddings - expected.embeddings).abs().max() > 1e-2
+    fresh = world.model()
+    report = fresh.continue_from(tmp_path / "stage2", adapter="fresh")
+    assert {name.split(".")[0] for name in report.left_out} == {"adapter"} and "fresh" in "".join(report.summary())
+    assert (fresh.encode_speech(silent).embeddings - expected.embeddings).abs().max() > 1e-2
     assert torch.equal(fresh.dimension_head.weight, earlier.dimension_head.weight)
 
 
@@ -223,9 +225,10 @@ def test_the_blank_of_the_ctc_continues_with_its_adapter(world, tmp_path):
     model.add_ctc_blank()
     model.ctc_blank.data.normal_()
     model.save_pretrained(tmp_path / "words")
-    later = world.model(emotion=False, init_adapter_from=tmp_path / "words")
+    later = world.model(emotion=False, start=tmp_path / "words")
     assert torch.equal(later.ctc_blank, model.ctc_blank) and later.config.ctc_blank
-    fresh = world.model(emotion=False, init_adapter_from=tmp_path / "words", init_adapter="fresh")
+    fresh = world.model(emotion=False)
+    assert "ctc_blank" in fresh.continue_from(tmp_path / "words", adapter="fresh").left_out
     assert fresh.ctc_blank is None
 
 
@@ -233,26 +236,27 @@ def test_lora_continues_from_the_earlier_stage(world, tmp_path):
     earlier = stage_two(world, tmp_path)
     torch.manual_seed(77)
     later = ReLlmForConditionalGeneration.from_components(
-        world.llm, world.whisper, world.emotion, adapter=tiny_world.ADAPTER, lora={"r": 4},
-        init_adapter_from=tmp_path / "stage2",
-    )  # fmt: skip
+        world.llm, world.whisper, world.emotion, adapter=tiny_world.ADAPTER, lora={"r": 4}
+    )
+    assert later.continue_from(tmp_path / "stage2").taken["lora"] == 24
     own = {k: v for k, v in earlier.state_dict().items() if ".lora_" in k}
     assert own and all(torch.equal(later.state_dict()[key], value) for key, value in own.items())
     with pytest.raises(RellmError, match=r"lora_A.weight has shape \[4, 32\], the model needs \[8, 32\]"):
-        world.model(lora={"r": 8}, init_adapter_from=tmp_path / "stage2")
+        world.model(lora={"r": 8}, start=tmp_path / "stage2")
 
 
-def test_other_emotions_start_with_a_fresh_head(world, tmp_path, caplog):
+def test_other_emotions_start_with_a_fresh_head(world, tmp_path):
     earlier = stage_two(world, tmp_path)
-    later = world.model(emotions=["calm", "angry"], init_adapter_from=tmp_path / "stage2")
-    assert later.emotion_head.weight.shape[0] == 2 and "starts fresh" in caplog.text
+    later = world.model(emotions=["calm", "angry"], start=tmp_path / "stage2")
+    assert later.emotion_head.weight.shape[0] == 2
+    assert "starts fresh" in later.taken_over.left_out["emotion_head.weight"]
     assert torch.equal(later.dimension_head.weight, earlier.dimension_head.weight)
 
 
 def test_an_adapter_of_another_kind_is_refused(world, tmp_path):
     stage_two(world, tmp_path)
     with pytest.raises(RellmError, match="cannot start an adapter"):
-        world.model(adapter={"bottleneck": 32}, init_adapter_from=tmp_path / "stage2")
+        world.model(adapter={"bottleneck": 32}, start=tmp_path / "stage2")
 
 
 # --- what is wrong, and where ---
@@ -362,9 +366,9 @@ def test_options_that_contradict_each_other(world):
         world.model(fusion="none")
     with pytest.raises(RellmError, match="fusion"):
         world.model(emotion=False, fusion="pooled")
-    with pytest.raises(RellmError, match="unknown option 'kernel' of AdapterSettings"):
+    with pytest.raises(RellmError, match="adapter: unknown key 'kernel'"):
         world.model(adapter={"kernel": 5})
-    with pytest.raises(RellmError, match=r"lora.scope is 'audio'. Allowed: speech, text, global"):
+    with pytest.raises(RellmError, match=r"lora: scope is 'audio'. Allowed: 'speech', 'text' or 'global'"):
         world.model(lora={"scope": "audio"})
     with pytest.raises(RellmError, match="none of them twice"):
         world.model(emotions=["sad", "sad"])
@@ -395,5 +399,5 @@ def test_auto_classes(world, batch, tmp_path, self_contained):
 def test_emotions_in_another_order_keep_their_rows(world, tmp_path):
     first = world.model(emotions=["calm", "angry", "sad"])
     first.save_pretrained(tmp_path / "first")
-    then = world.model(emotions=["sad", "calm", "angry"], init_adapter_from=tmp_path / "first")
+    then = world.model(emotions=["sad", "calm", "angry"], start=tmp_path / "first")
     assert torch.equal(then.emotion_head.weight, first.emotion_head.weight[[2, 0, 1]])

@@ -49,7 +49,7 @@ def recipe(parts: Path, corpus: Path, **changes: object) -> Recipe:
         "title": "Tiny",
         "components": {"llm": str(parts / "llm"), "speech_encoder": str(parts / "whisper"),
                        "emotion_encoder": str(parts / "emotion")},
-        "model": {"speech_window": "trimmed", "bottleneck": 16, "lora": {"r": 4}},
+        "model": {"speech_window": "trimmed", "adapter": {"bottleneck": 16}, "lora": {"r": 4}},
         "corpora": {"mine": {"reader": "table", "root": str(corpus)}},
         "stages": {"finetune": {"start": str(parts / "checkpoint"), "losses": {"response_ce": 1.0}, "lr": 1e-3}},
         "systems": {"re-llm": {"kind": "speech", "stage": "finetune", "per_corpus": True}},

@@ -18,7 +18,7 @@ name: tiny
 title: Tiny
 seeds: [0, 1]
 components: {{llm: {llm}, speech_encoder: {whisper}, emotion_encoder: {emotion}}}
-model: {{speech_window: trimmed, bottleneck: 16, lora: {{r: 2}}}}
+model: {{speech_window: trimmed, adapter: {{bottleneck: 16}}, lora: {{r: 2}}}}
 corpora:
   esd: {{reader: esd, root: mini, scale: 0.04, protocol: mini, options: {{emotions: 5}}, pseudo_vad: true}}
   iemocap: {{reader: iemocap, root: mini, scale: 0.04, protocol: re-llm}}

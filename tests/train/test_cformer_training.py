@@ -14,8 +14,9 @@ import torch
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, write_records
 from re_llm.inference import engine
-from re_llm.recipe.config import Components, ModelOptions, StageOptions, TaskOptions
+from re_llm.recipe.config import Components, StageOptions, TaskOptions
 from re_llm.recipe.files import parse_recipe
+from re_llm.recipe.options import ModelOptions
 from re_llm.train import run
 from re_llm.train.run import Plan, build_model, train
 
@@ -53,7 +54,7 @@ def plan(parts: Components, data: Path) -> Plan:
         tasks=(TaskOptions(prompt="continue"),), losses=LOSSES, train=("adapter",), lr=5e-3, warmup=2, batch_size=5,
         max_steps=60, precision="fp32",
     )  # fmt: skip
-    joined = {"adapter_kind": "cformer", "pre_cif_layers": 1, "post_cif_layers": 1}
+    joined = {"adapter": {"kind": "cformer", "pre_layers": 1, "post_layers": 1}}
     model = ModelOptions(fusion="none", speech_window="trimmed", lora=None, **joined)
     return Plan(parts, model, stage, EMOTIONS, (data,))
 
@@ -113,8 +114,8 @@ def test_trained_with_the_speech_encoder_and_continued(plan: Plan, tmp_path: Pat
     ("losses", "model", "message"),
     [
         ({"cif": 1.0}, {}, "cif needs one speech token per transcript token"),
-        ({"input_kl": 1.0}, {}, "set model.adapter_kind to cformer"),
-        ({"adapter_ctc": 1.0}, {"adapter_kind": "cformer"}, "adapter_ctc needs more speech tokens"),
+        ({"input_kl": 1.0}, {}, "set model.adapter.kind to cformer"),
+        ({"adapter_ctc": 1.0}, {"adapter": {"kind": "cformer"}}, "adapter_ctc needs more speech tokens"),
     ],
 )
 def test_losses_of_the_other_adapter_are_refused_at_construction(plan: Plan, losses, model, message) -> None:
@@ -130,10 +131,10 @@ def test_losses_of_the_other_adapter_are_refused_at_construction(plan: Plan, los
 
 
 def test_options_of_the_other_adapter_are_refused() -> None:
-    with pytest.raises(ValueError, match="pre_cif_layers is no option of an adapter of the kind 'subsampler'"):
-        ModelOptions(pre_cif_layers=2)
-    with pytest.raises(ValueError, match="adapter_hidden_layers is no option"):
-        ModelOptions(adapter_kind="cformer", adapter_hidden_layers=2)
+    with pytest.raises(ValueError, match="pre_layers is no option of an adapter of the kind 'subsampler'"):
+        ModelOptions(adapter={"pre_layers": 2})
+    with pytest.raises(ValueError, match="hidden_layers is no option"):
+        ModelOptions(adapter={"kind": "cformer", "hidden_layers": 2})
     with pytest.raises(ValueError, match="input_kl needs a teacher"):
         StageOptions(tasks=(TaskOptions(prompt="recognize", target="emotion"),), losses={"input_kl": 1.0}, lr=1e-4)
 

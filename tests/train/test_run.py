@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, write_records
 from re_llm.inference import engine
-from re_llm.recipe.config import Components, LoraOptions, ModelOptions, StageOptions, TaskOptions
+from re_llm.recipe.config import Components, StageOptions, TaskOptions
+from re_llm.recipe.options import AdapterOptions, LoraOptions, ModelOptions
 from re_llm.train import run
 from re_llm.train.features import FeatureStore
 from re_llm.train.run import Plan, build_model, train
@@ -61,7 +62,9 @@ def plan(parts: Components, data: Path) -> Plan:
         losses={"response_ce": 1.0, "response_kl": 0.5, "input_er": 1.0, "input_er_avd": 1.0},
         lr=5e-3, warmup=2, batch_size=4, max_steps=8, save_every=3, precision="fp32",
     )  # fmt: skip
-    model = ModelOptions(speech_window="trimmed", bottleneck=16, lora=LoraOptions(r=4, dropout=0.1))
+    model = ModelOptions(
+        speech_window="trimmed", adapter=AdapterOptions(bottleneck=16), lora=LoraOptions(r=4, dropout=0.1)
+    )
     return Plan(parts, model, stage, EMOTIONS, (data,))
 
 
@@ -184,7 +187,9 @@ def test_stage_by_stage_the_adapter_is_handed_on(plan: Plan, tmp_path: Path) -> 
         tasks=(TaskOptions(prompt="continue"),), train=("adapter",), losses={"response_kl": 1.0, "adapter_ctc": 0.3},
         warm_losses={"adapter_ctc": 1.0}, warm_steps=2, lr=1e-3, batch_size=4, max_steps=4, precision="fp32",
     )  # fmt: skip
-    first = replace(plan, stage=alignment, model=ModelOptions(fusion="none", bottleneck=16, lora=None))
+    first = replace(
+        plan, stage=alignment, model=ModelOptions(fusion="none", adapter=AdapterOptions(bottleneck=16), lora=None)
+    )
     train(first, tmp_path / "first", progress=False)
     second, _ = build_model(replace(plan, start=str(tmp_path / "first")))
     model, _ = build_model(replace(first, start=str(tmp_path / "first")))

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, WhisperFeatureExtractor
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
 
 from re_llm.core.errors import RellmError
 from re_llm.model import partial_lora, sizes
+from re_llm.model.components import PREFIXES, read_config
 from re_llm.model.configuration import SPEECH_TOKEN, ReLlmConfig
-from re_llm.model.convert import config as convert_config
-from re_llm.model.convert.config import stored_dtype
-from re_llm.model.convert.job import Job, pieces, rest
+from re_llm.model.convert import config as released
+from re_llm.model.convert.generation import generation_config
 from re_llm.model.convert.names import Layout
-from re_llm.model.convert.tokenizer import find_tokenizer, generation_config
+from re_llm.model.convert.plan import ConversionPlan, ConvertReport, Target, left_out, pieces
+from re_llm.model.convert.tokenizer import find_tokenizer
 from re_llm.model.emotion_encoder import head_outputs
+from re_llm.model.hub import reading
+from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor, add_speech_token, emotion_input_kind
 from re_llm.model.storage import own_weights
-from re_llm.model.stored import Stored, stored_tensors
+from re_llm.model.weights import Stored, below, stored_tensors
+from re_llm.recipe.options import LoraOptions
 
 _EMBEDDED = "w2v2."
 
 
-def plan(source: Path, given: Mapping[str, Any], emotion_folder: Path | None, tokenizer_folder: Path | None) -> Job:
+def plan(
+    source: Path, given: Mapping[str, object], emotion_folder: Path | None, tokenizer_folder: Path | None
+) -> ConversionPlan:
     """What the conversion will do.
 
     Args:
@@ -36,69 +49,54 @@ def plan(source: Path, given: Mapping[str, Any], emotion_folder: Path | None, to
         RellmError: see there.
     """
     where = str(source / "config.json")
+    options = released.ReleasedConfig.read(given, where)
     stored = stored_tensors(source)
-    cformer = given.get("adapter_type") == "cformer"
+    cformer = options.kind == "cformer"
     layout = Layout.of(stored, plain_adapter=cformer)
     emotion, outputs, extra = _emotion(layout, stored, emotion_folder, source)
     stored = {**stored, **extra}
     layout = Layout.of(stored, plain_adapter=cformer)
-    text = convert_config.qwen2_config(given["qwen_config"], f"{where}, qwen_config")
+    text = released.qwen2_config(options.qwen_config, f"{where}, qwen_config")
     tokenizer, notes = find_tokenizer(source, tokenizer_folder, text.vocab_size)
-    generation = generation_config(tokenizer, text)
+    generation = generation_config(source, tokenizer, text)
     head = stored.get("hidden2emotion.weight")
-    emotions = convert_config.Options(given, where).whole("num_emotions", head.shape[0] if head else 5)
-    config = ReLlmConfig(
-        text_config=text,
-        speech_config=convert_config.whisper_config(given["whisper_config"], f"{where}, whisper_config"),
-        emotion_config=emotion,
-        emotion_outputs=outputs,
-        adapter=convert_config.adapter_settings(given, where, _feed_forward(stored, layout)),
-        emotions=convert_config.emotion_names(emotions),
-        speech_token_id=_speech_token(tokenizer, text.vocab_size),
-        dtype=stored_dtype(given, stored.get(f"{layout.llm}lm_head.weight") or next(iter(stored.values()))),
-    )
-    lora = convert_config.lora_settings(given, where)
-    with torch.device("meta"):
-        model = config_model(config)
-        if lora is not None:
-            model.add_lora(lora)
+    with reading(where):
+        config = ReLlmConfig(
+            text_config=text,
+            speech_config=WhisperConfig(**options.whisper_config.model_dump(exclude_none=True)),
+            emotion_config=emotion,
+            emotion_outputs=outputs,
+            adapter=options.adapter(where),
+            emotions=released.emotion_names(options.num_emotions or (head.shape[0] if head else 5)),
+            speech_token_id=_speech_token(tokenizer, text.vocab_size),
+            dtype=released.intended_dtype(given, stored.get(f"{layout.llm}lm_head.weight")),
+        )
+        model = laid_out(config, options.lora(where))
     expected = own_weights(model, model.state_dict(), {})
     added = _added(expected, stored, layout)
     found = pieces({k: v for k, v in expected.items() if k not in added}, layout.find, stored, source)
-    below = {k.removeprefix("language_model."): v for k, v in model.state_dict().items() if ".lora_" in k}
-    peft = pieces(partial_lora.split_weights(below)[1], layout.find_lora, stored, source)
+    lora = partial_lora.split_weights(below(model.state_dict(), PREFIXES["llm"]))[1]
+    peft = pieces(lora, layout.find_lora, stored, source)
     if "dimension_head.weight" in added:
         notes.append("BLSP-Emo has no dimensional head: valence, arousal and dominance are 0 until it is trained")
-    job = Job(
-        source="re-llm (released)" if layout.fused else "blsp-emo",
-        target="re-llm",
-        stored=stored,
-        model=found,
-        finish=lambda folder: _finish(folder, model, generation, source, emotion_folder, tokenizer),
-        lora=peft,
-        added=added,
-        left_out=rest(stored, found | peft, layout),
-        notes=notes,
-    )
     if config.speech_token_id < text.vocab_size:
-        generation.suppress_tokens = [config.speech_token_id]
-    return job
+        generation.suppress_tokens = sorted({*(generation.suppress_tokens or []), config.speech_token_id})
+    kind = "re-llm (released)" if layout.fused else "blsp-emo"
+    report = ConvertReport(kind, "re-llm", left_out=left_out(stored, found | peft, layout), notes=notes)
+    files = partial(_finish, model, generation, source, emotion_folder, tokenizer)
+    return ConversionPlan(report, stored, added | found, files, peft)
 
 
-def _feed_forward(stored: Mapping[str, Stored], layout: Layout) -> int | None:
-    """Inner width of a CFormer's layers."""
-    first = stored.get(f"{layout.adapter}pre_cif_layers.0.fc1.weight")
-    return first.shape[0] if first is not None else None
+def laid_out(config: ReLlmConfig, lora: LoraOptions | None) -> ReLlmForConditionalGeneration:
+    """The model of a config with names, shapes and no values."""
+    with torch.device("meta"):
+        model = ReLlmForConditionalGeneration(config)
+        if lora is not None:
+            model.add_lora(lora)
+    return model
 
 
-def config_model(config: ReLlmConfig) -> Any:
-    """The model of a config; inside `torch.device("meta")` it has shapes and no values."""
-    from re_llm.model.modeling import ReLlmForConditionalGeneration
-
-    return ReLlmForConditionalGeneration(config)
-
-
-def _speech_token(tokenizer: Any, vocab_size: int) -> int:
+def _speech_token(tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> int:
     """Id of the placeholder; behind the vocabulary when there is no tokenizer."""
     if tokenizer is None:
         return vocab_size
@@ -108,7 +106,7 @@ def _speech_token(tokenizer: Any, vocab_size: int) -> int:
 
 def _emotion(
     layout: Layout, stored: Mapping[str, Stored], folder: Path | None, source: Path
-) -> tuple[Any, list[str] | None, dict[str, Stored]]:
+) -> tuple[PretrainedConfig | None, list[str] | None, dict[str, Stored]]:
     """Config and outputs of the emotion encoder, and its tensors when the checkpoint does not embed them."""
     if not layout.fused:
         if folder is not None:
@@ -127,26 +125,30 @@ def _emotion(
                 "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim",
             )
         return config, list(sizes.AUDEERING_OUTPUTS), {}
-    from re_llm.model.components import read_config
-
     config = read_config(folder)
     extra = {} if embedded else {_EMBEDDED + name: value for name, value in stored_tensors(folder).items()}
     names = {name.removeprefix(_EMBEDDED): value for name, value in {**stored, **extra}.items()}
     return config, head_outputs(config, {name: value.meta() for name, value in names.items()}), extra
 
 
-def _added(expected: Mapping[str, Any], stored: Mapping[str, Stored], layout: Layout) -> dict[str, Any]:
+def _added(expected: Mapping[str, torch.Tensor], stored: Mapping[str, Stored], layout: Layout) -> dict[str, Target]:
     """Parts that the source never had, as zeros: BLSP-Emo's dimensional head, a mask vector of SpecAugment."""
     optional = ["emotion_encoder.backbone.masked_spec_embed"] + ["dimension_head.weight"] * (not layout.fused)
-    return {
-        name: torch.zeros(expected[name].shape)
-        for name in optional
-        if name in expected and layout.find(name).name not in stored
-    }
+    made = {}
+    for name in optional:
+        if name in expected and layout.find(name).name not in stored:
+            shape = expected[name].shape
+            made[name] = Target((), partial(torch.zeros, shape), 4 * shape.numel())
+    return made
 
 
 def _finish(
-    folder: Path, model: Any, generation: Any, source: Path, emotion_folder: Path | None, tokenizer: Any
+    model: ReLlmForConditionalGeneration,
+    generation: GenerationConfig,
+    source: Path,
+    emotion_folder: Path | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: Path,
 ) -> None:
     """Config, PEFT config, generation config and processor."""
     config = model.config
@@ -173,33 +175,33 @@ def _finish(
     processor.save_pretrained(folder)
 
 
-def feature_extractor(source: Path, whisper: Any) -> WhisperFeatureExtractor:
+def feature_extractor(source: Path, whisper: WhisperConfig) -> WhisperFeatureExtractor:
     """Whisper's, from the source or by its config: one window is `max_source_positions` states of 20 ms."""
     if (source / "preprocessor_config.json").is_file():
-        return WhisperFeatureExtractor.from_pretrained(source)
+        with reading(source / "preprocessor_config.json"):
+            return WhisperFeatureExtractor.from_pretrained(source)
     return WhisperFeatureExtractor(
         feature_size=whisper.num_mel_bins, chunk_length=whisper.max_source_positions * 2 // 100
     )
 
 
-def plan_qwen(source: Path, given: Mapping[str, Any], tokenizer: Path | None) -> Job:
+def plan_qwen(source: Path, given: Mapping[str, object], tokenizer: Path | None) -> ConversionPlan:
     """Qwen version 1 on its own becomes Qwen2ForCausalLM."""
-    stored = stored_tensors(source)
-    config = convert_config.qwen2_config(given, str(source / "config.json"))
-    layout = Layout(llm="")
-    with torch.device("meta"):
+    where = str(source / "config.json")
+    stored, layout = stored_tensors(source), Layout(llm="")
+    config = released.qwen2_config(released.QwenOptions.read(given, where), where)
+    with reading(where), torch.device("meta"):
         expected = AutoModelForCausalLM.from_config(config).state_dict()
     model = pieces(expected, layout.find_llm, stored, source)
     config.architectures = ["Qwen2ForCausalLM"]
-    config.dtype = stored_dtype(given, stored[layout.find_llm("lm_head.weight").name])
+    config.dtype = released.intended_dtype(given, stored[layout.find_llm("lm_head.weight").name])
     made, notes = find_tokenizer(source, tokenizer, config.vocab_size)
-    generation = generation_config(made, config)
+    generation = generation_config(source, made, config)
 
     def finish(folder: Path) -> None:
-        config.save_pretrained(folder)
-        generation.save_pretrained(folder)
-        if made is not None:
-            made.save_pretrained(folder)
+        for part in (config, generation, made):
+            if part is not None:
+                part.save_pretrained(folder)
 
-    left_out = rest(stored, model, layout)
-    return Job("qwen", "qwen2", stored, model, finish, left_out=left_out, notes=notes)
+    report = ConvertReport("qwen", "qwen2", left_out=left_out(stored, model, layout), notes=notes)
+    return ConversionPlan(report, stored, model, finish)

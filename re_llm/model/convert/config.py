@@ -2,58 +2,150 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal, Self
 
-from transformers import Qwen2Config, WhisperConfig
+from pydantic import ConfigDict, Field, field_validator
+from transformers import PretrainedConfig, Qwen2Config
 
 from re_llm.core.errors import RellmError
-from re_llm.model.configuration import AdapterSettings, LoraSettings, ReLlmConfig
+from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.convert.names import LORA_TARGETS
-from re_llm.model.stored import Stored
+from re_llm.model.hub import MAX_LAYERS
+from re_llm.model.weights import Stored
+from re_llm.recipe.options import AdapterOptions, LoraOptions, Options
 
-MAX_CONFIG_BYTES = 2**20
-# A model is laid out before it is compared with the weights: a config may not ask for one that takes for ever.
-MAX_SIZE, MAX_LAYERS = 2**24, 1024
 # Order of the five outputs of hidden2emotion in the released code; it is not that of the prompt.
 RELEASED_EMOTIONS = ("neutral", "happy", "angry", "sad", "surprise")
 SCOPES = {"audio": "speech", "text": "text", "global": "global"}
-KINDS = ("re-llm", "blsp-emo", "qwen")
-_WHISPER = (
-    "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "encoder_layerdrop", "num_mel_bins",
-    "max_source_positions", "activation_function", "dropout", "attention_dropout", "activation_dropout",
-    "scale_embedding", "vocab_size", "decoder_layers", "decoder_attention_heads", "decoder_ffn_dim",
-    "max_target_positions", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id",
-)  # fmt: skip
-_WHISPER_SIZES = (
-    "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins", "max_source_positions",
-)  # fmt: skip
-# Qwen version 1 has these switches; other values would be another model than the one that was released.
-_FIXED = {"rotary_pct": 1.0, "no_bias": True, "scale_attn_weights": True, "tie_word_embeddings": False}
+
+Size = Annotated[int, Field(strict=True, ge=1, le=2**24)]
+Layers = Annotated[int, Field(strict=True, ge=0, le=MAX_LAYERS)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Id = Annotated[int, Field(strict=True)]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A config.json.
+class Released(Options):
+    """Base of what a released config.json holds: our names, with theirs as aliases; other options mean nothing here."""
 
-    Raises:
-        RellmError: it is missing, too large, or no JSON object.
-    """
-    if not path.is_file():
-        raise RellmError(f"there is no {path}", allowed="the folder of a model, with its config.json")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise RellmError(f"{path} has {path.stat().st_size} bytes", allowed=f"at most {MAX_CONFIG_BYTES}")
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RellmError(f"{path} is no JSON: {error}") from error
-    if not isinstance(given, dict):
-        raise RellmError(f"{path} holds no object", allowed="the config of a model")
-    return given
+    model_config = ConfigDict(extra="ignore")
+
+    @classmethod
+    def of(cls, ours: object, where: str, **values: object) -> Self:
+        """The options of a config or options of ours that has them under our names, but for `values` by theirs."""
+        named = {field.alias or name: getattr(ours, name, None) for name, field in cls.model_fields.items()}
+        return cls.read({name: value for name, value in (named | values).items() if value is not None}, where)
 
 
-def kind_of(config: Mapping[str, Any], where: Path) -> str:
+class QwenOptions(Released):
+    """Qwen version 1 in the names of Qwen2. Literals: other values would be another model than was released."""
+
+    vocab_size: Size
+    hidden_size: Size
+    intermediate_size: Annotated[int, Field(strict=True, ge=2, le=2**25)]  # of up and gate together
+    num_hidden_layers: Layers
+    num_attention_heads: Size
+    kv_channels: Size | None = None
+    max_position_embeddings: Size = Field(alias="seq_length")
+    rms_norm_eps: float = Field(default=1e-6, alias="layer_norm_epsilon")
+    rope_theta: float = Field(default=10000, alias="rotary_emb_base")
+    initializer_range: float = 0.02
+    attention_dropout: Fraction = Field(default=0.0, alias="attn_dropout_prob")
+    rotary_pct: Annotated[float, Field(ge=1.0, le=1.0)] = 1.0
+    no_bias: Literal[True] = True
+    scale_attn_weights: Literal[True] = True
+    tie_word_embeddings: Literal[False] = False
+    # What the original does beyond `seq_length`, where Qwen2 is refused; kept for the way back.
+    use_dynamic_ntk: bool | None = None
+    use_logn_attn: bool | None = None
+
+
+class WhisperOptions(Released):
+    """Whisper's config without what newer versions of transformers keep elsewhere."""
+
+    d_model: Size
+    encoder_layers: Layers
+    encoder_attention_heads: Size
+    encoder_ffn_dim: Size
+    encoder_layerdrop: Fraction = 0.0
+    num_mel_bins: Size
+    max_source_positions: Size
+    activation_function: str = "gelu"
+    dropout: Fraction = 0.0
+    attention_dropout: Fraction = 0.0
+    activation_dropout: Fraction = 0.0
+    scale_embedding: bool = False
+    vocab_size: Size | None = None
+    decoder_layers: Layers | None = None
+    decoder_attention_heads: Size | None = None
+    decoder_ffn_dim: Size | None = None
+    max_target_positions: Size | None = None
+    pad_token_id: Id | None = None
+    bos_token_id: Id | None = None
+    eos_token_id: Id | list[Id] | None = None
+    decoder_start_token_id: Id | None = None
+
+
+class PeftOptions(Released):
+    """LoRA of linear layers alone."""
+
+    r: Size
+    alpha: Size = Field(alias="lora_alpha")
+    dropout: Fraction = Field(default=0.0, alias="lora_dropout")
+    target_modules: Annotated[tuple[Literal["c_attn", "c_proj", "w1", "w2"], ...], Field(min_length=1)]
+    bias: Literal["none"] = "none"
+    fan_in_fan_out: Literal[False] = False
+    modules_to_save: None = None
+
+
+class ReleasedConfig(Released):
+    """A checkpoint of BLSP-Emo or RE-LLM."""
+
+    qwen_config: QwenOptions
+    whisper_config: WhisperOptions
+    kind: Literal["subsampler", "cformer"] = Field(default="subsampler", alias="adapter_type")
+    hidden_layers: Layers = Field(default=0, alias="adapter_hidden_layers")
+    bottleneck: Size = Field(default=512, alias="adapter_inner_dim")
+    conv_kernel_sizes: str = "5,5,5"
+    pre_layers: Layers = Field(default=4, alias="num_pre_cif_layers")
+    post_layers: Layers = Field(default=4, alias="num_post_cif_layers")
+    num_emotions: Size | None = None
+    lora_config: PeftOptions | None = None
+    lora_scope: Literal["audio", "text", "global"] = "audio"
+
+    @field_validator("lora_config", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("conv_kernel_sizes", mode="before")
+    @classmethod
+    def _one_size(cls, value: object) -> str:
+        sizes = str(value).replace(" ", "").split(",")
+        if len(set(sizes)) != 1 or not (sizes[0].isascii() and sizes[0].isdigit() and len(sizes[0]) < 4):
+            raise ValueError(f"{str(value)[:80]!r} is not one odd size for every layer, as in 5,5,5")
+        return ",".join(sizes)
+
+    def adapter(self, where: str) -> AdapterOptions:
+        """Our options of its adapter."""
+        if self.kind == "cformer":
+            return AdapterOptions.read(self.model_dump(include={"kind", "pre_layers", "post_layers"}), where)
+        sizes = self.conv_kernel_sizes.split(",")
+        given = self.model_dump(include={"hidden_layers", "bottleneck"})
+        return AdapterOptions.read({**given, "conv_layers": len(sizes), "kernel_size": int(sizes[0])}, where)
+
+    def lora(self, where: str) -> LoraOptions | None:
+        """Our options of its partial LoRA; None when there is none."""
+        if self.lora_config is None:
+            return None
+        given = self.lora_config.model_dump(include={"r", "alpha", "dropout"})
+        modules = self.lora_config.target_modules
+        targets = [each for name in LORA_TARGETS if name in modules for each in LORA_TARGETS[name]]
+        return LoraOptions.read({**given, "targets": targets, "scope": SCOPES[self.lora_scope]}, where)
+
+
+def kind_of(config: Mapping[str, object], where: Path) -> str:
     """`re-llm` (a checkpoint of ours), `blsp-emo` (released BLSP-Emo or RE-LLM), `qwen` (version 1, on its own), or
     `ctranslate2` (Whisper).
 
@@ -68,151 +160,38 @@ def kind_of(config: Mapping[str, Any], where: Path) -> str:
         return "qwen"
     if "model_type" not in config and (where.parent / "model.bin").is_file():
         return "ctranslate2"
-    found = config.get("model_type") or ", ".join(config.get("architectures") or []) or "no model type"
+    found = config.get("model_type") or config.get("architectures") or "no model type"
     raise RellmError(
-        f"{where} is the config of an unknown model ({found})",
+        f"{where} is the config of an unknown model ({', '.join(found) if isinstance(found, list) else found})",
         allowed="released checkpoints of BLSP-Emo and RE-LLM, Qwen version 1, Whisper of CTranslate2, GGUF files, "
         "checkpoints of re-llm",
     )
 
 
-class Options:
-    """Access to options of a released config, with errors that name the file and the option."""
-
-    def __init__(self, given: Mapping[str, Any], where: str):
-        self.given, self.where = given, where
-
-    def whole(self, name: str, default: int | None = None, least: int = 1, most: int = MAX_SIZE) -> int:
-        value = self.given.get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise RellmError(f"{self.where}: {name} is {value!r}", allowed=f"a whole number, {least} to {most}")
-        return value
-
-    def number(self, name: str, default: float) -> float:
-        value = self.given.get(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise RellmError(f"{self.where}: {name} is {value!r}", allowed="a number")
-        return float(value)
-
-    def one_of(self, name: str, allowed: Mapping[str, str], default: str) -> str:
-        value = self.given.get(name, default)
-        if not isinstance(value, str) or value not in allowed:
-            raise RellmError(f"{self.where}: {name} is {value!r}", allowed=", ".join(allowed))
-        return allowed[value]
-
-
-def qwen2_config(given: Mapping[str, Any], where: str) -> Qwen2Config:
+def qwen2_config(qwen: QwenOptions, where: str) -> Qwen2Config:
     """Qwen version 1 as Qwen2: the same function for rows of up to `seq_length` tokens.
 
     Beyond `seq_length` the original scales queries by log-n and rotary bases by the row's length (dynamic NTK), which
     Qwen2 does not; `max_position_embeddings` is set to it, and longer rows are refused.
 
     Raises:
-        RellmError: an option that Qwen2 cannot express.
+        RellmError: the heads do not fill the width.
     """
-    options = Options(given, where)
-    for name, value in _FIXED.items():
-        if given.get(name, value) != value:
-            raise RellmError(f"{where}: {name} is {given[name]!r}", allowed=f"{value}, as in the released models")
-    width, heads = options.whole("hidden_size"), options.whole("num_attention_heads")
-    if width % heads or options.whole("kv_channels", width // heads) * heads != width:
-        channels = given.get("kv_channels", f"{width}/{heads}")
+    width, heads = qwen.hidden_size, qwen.num_attention_heads
+    if width % heads or (qwen.kv_channels or width // heads) * heads != width:
+        channels = qwen.kv_channels or f"{width}/{heads}"
         raise RellmError(f"{where}: kv_channels {channels} times {heads} attention heads is not {width}")
-    return Qwen2Config(
-        vocab_size=options.whole("vocab_size"),
-        hidden_size=width,
-        intermediate_size=options.whole("intermediate_size", least=2) // 2,
-        num_hidden_layers=options.whole("num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=options.whole("seq_length"),
-        rms_norm_eps=options.number("layer_norm_epsilon", 1e-6),
-        rope_theta=options.number("rotary_emb_base", 10000.0),
-        initializer_range=options.number("initializer_range", 0.02),
-        attention_dropout=options.number("attn_dropout_prob", 0.0),
-        tie_word_embeddings=False,
-        bos_token_id=None,
-    )
+    given = qwen.model_dump(exclude={"kv_channels", "rotary_pct", "no_bias", "scale_attn_weights"}, exclude_none=True)
+    halved = {"intermediate_size": qwen.intermediate_size // 2, "num_key_value_heads": heads, "bos_token_id": None}
+    return Qwen2Config(**{**given, **halved})
 
 
-def stored_dtype(given: Mapping[str, Any], sample: Stored) -> str:
+def intended_dtype(given: Mapping[str, object], sample: Stored | None) -> str:
     """The dtype a model is meant to run in: its config's, else that of its weights."""
     named = given.get("torch_dtype") or given.get("dtype")
-    return str(named) if named in ("float32", "float16", "bfloat16") else str(sample.dtype).removeprefix("torch.")
-
-
-def whisper_config(given: Mapping[str, Any], where: str) -> WhisperConfig:
-    """Whisper's config without what newer versions of transformers keep elsewhere.
-
-    Raises:
-        RellmError: a size that is not a whole number.
-    """
-    options = Options(given, where)
-    for name in _WHISPER_SIZES:
-        options.whole(name)
-    return WhisperConfig(**{name: given[name] for name in _WHISPER if name in given})
-
-
-def adapter_settings(given: Mapping[str, Any], where: str, feed_forward: int | None = None) -> AdapterSettings:
-    """Options of the adapter.
-
-    Args:
-        feed_forward: inner width of a CFormer's layers, which only its weights tell.
-
-    Raises:
-        RellmError: another adapter than the released ones.
-    """
-    options = Options(given, where)
-    if options.one_of("adapter_type", {"subsampler": "subsampler", "cformer": "cformer"}, "subsampler") == "cformer":
-        return AdapterSettings(
-            kind="cformer",
-            pre_layers=options.whole("num_pre_cif_layers", 4, least=0),
-            post_layers=options.whole("num_post_cif_layers", 4, least=0),
-            feed_forward=feed_forward,
-        )
-    layers = options.whole("adapter_hidden_layers", 0, least=0)
-    if layers:
-        raise RellmError(
-            f"{where}: adapter_hidden_layers is {layers}, and how such layers are named and masked there is not known",
-            allowed="0, as in every released checkpoint",
-        )
-    text = str(given.get("conv_kernel_sizes", "5,5,5"))
-    sizes = set(text.split(","))
-    if len(sizes) != 1 or not next(iter(sizes)).strip().isdigit():
-        raise RellmError(f"{where}: conv_kernel_sizes is {text!r}", allowed="one odd size for every layer, as in 5,5,5")
-    return AdapterSettings(
-        conv_layers=text.count(",") + 1,
-        kernel_size=int(next(iter(sizes))),
-        bottleneck=options.whole("adapter_inner_dim", 512),
-    )
-
-
-def lora_settings(given: Mapping[str, Any], where: str) -> LoraSettings | None:
-    """Options of the partial LoRA; None when there is none.
-
-    Raises:
-        RellmError: a kind of LoRA that was never released.
-    """
-    lora = given.get("lora_config") or {}
-    if not lora:
-        return None
-    if not isinstance(lora, dict):
-        raise RellmError(f"{where}: lora_config is {lora!r}", allowed="an object, or nothing without LoRA")
-    if lora.get("bias", "none") != "none" or lora.get("fan_in_fan_out") or lora.get("modules_to_save"):
-        raise RellmError(f"{where}: lora_config trains biases or whole modules", allowed="plain LoRA of linear layers")
-    targets = lora.get("target_modules") or "nothing"
-    unknown = [name for name in targets if name not in LORA_TARGETS] if isinstance(targets, list) else targets
-    if unknown:
-        raise RellmError(f"{where}: LoRA on {unknown}", allowed=", ".join(LORA_TARGETS))
-    options = Options(lora, f"{where}, lora_config")
-    scope = Options(given, where).one_of("lora_scope", SCOPES, "audio")
-    return LoraSettings(
-        r=options.whole("r"),
-        alpha=options.whole("lora_alpha"),
-        dropout=options.number("lora_dropout", 0.0),
-        targets=tuple(each for name in LORA_TARGETS if name in targets for each in LORA_TARGETS[name]),
-        scope=scope,
-    )
+    if named not in ("float32", "float16", "bfloat16"):
+        named = "float32" if sample is None else str(sample.dtype).removeprefix("torch.")
+    return str(named)
 
 
 def emotion_names(count: int) -> list[str]:
@@ -220,90 +199,55 @@ def emotion_names(count: int) -> list[str]:
     return list(RELEASED_EMOTIONS) if count == 5 else [f"emotion_{i}" for i in range(count)]
 
 
-def released_config(config: ReLlmConfig, where: str) -> dict[str, Any]:
+def released_config(config: ReLlmConfig, where: str) -> dict[str, object]:
     """A checkpoint's config as the released format spells it.
 
     Raises:
-        RellmError: the LLM is no Qwen version 1 in Qwen2's clothes, or the adapter or LoRA is of another kind.
+        RellmError: the LLM is no converted Qwen version 1, or the adapter or LoRA is of another kind.
     """
-    text = config.text_config
+    adapter, lora, text = config.adapter, config.lora, config.text_config
+    if adapter.stride != 2:
+        raise RellmError(f"the adapter of {where} has the stride {adapter.stride}", allowed="2, as released")
+    released = ReleasedConfig.of(
+        adapter,
+        where,
+        qwen_config=_released_qwen(text, where),
+        whisper_config=WhisperOptions.of(config.speech_config, f"{where}, speech_config"),
+        conv_kernel_sizes=",".join([str(adapter.kernel_size)] * adapter.conv_layers),
+        num_emotions=len(config.emotions),
+        lora_config=lora and PeftOptions.of(lora, where, target_modules=_released_targets(lora, where)),
+        lora_scope=lora and next(theirs for theirs, ours in SCOPES.items() if ours == lora.scope),
+    ).model_dump(mode="json", by_alias=True, exclude_none=True)
+    switches = dict.fromkeys(("use_flash_attn", "bf16", "fp16", "fp32"), False)
+    length = {"max_position_embeddings": text.max_position_embeddings}
+    released["qwen_config"] |= {"model_type": "qwen", "use_cache": True, **length, **switches}
+    released["whisper_config"]["model_type"] = "whisper"
+    peft = {"inference_mode": False, "init_lora_weights": True, "peft_type": "LORA", "task_type": None}
+    released["lora_config"] = {} if lora is None else {**released["lora_config"], **peft}
+    dtype = str(config.dtype or "float32").removeprefix("torch.")
+    return {"architectures": ["Blsp2Model"], "kd_temperature": 2, "torch_dtype": dtype, **released}
+
+
+def _released_qwen(text: PretrainedConfig, where: str) -> QwenOptions:
     grouped = getattr(text, "num_key_value_heads", None) != text.num_attention_heads
     if text.model_type != "qwen2" or grouped or text.tie_word_embeddings or getattr(text, "use_sliding_window", False):
         raise RellmError(
             f"the LLM of {where} is a {text.model_type} that Qwen version 1 cannot express",
             allowed="a converted Qwen version 1: qwen2, as many key as query heads, untied, no sliding window",
         )
-    whisper = config.speech_config.to_dict()
-    return {
-        "adapter_type": config.adapter["kind"],
-        **_released_adapter(config.adapter_settings, where),
-        "architectures": ["Blsp2Model"],
-        "kd_temperature": 2,
-        "lora_config": _released_lora(config.lora_settings, where),
-        "lora_scope": next(k for k, v in SCOPES.items() if v == (config.lora or {"scope": "speech"})["scope"]),
-        "num_emotions": len(config.emotions),
-        "qwen_config": _released_qwen(text),
-        "torch_dtype": str(config.dtype or "float32").removeprefix("torch."),
-        "whisper_config": {"model_type": "whisper", **{name: whisper[name] for name in _WHISPER if name in whisper}},
-    }
+    return QwenOptions.of(
+        text,
+        f"{where}, text_config",
+        intermediate_size=2 * text.intermediate_size,
+        kv_channels=text.hidden_size // text.num_attention_heads,
+        rotary_emb_base=text.rope_parameters["rope_theta"],
+    )
 
 
-def _released_adapter(settings: AdapterSettings, where: str) -> dict[str, Any]:
-    if settings.kind == "cformer":
-        return {"num_pre_cif_layers": settings.pre_layers, "num_post_cif_layers": settings.post_layers}
-    if settings.hidden_layers or settings.stride != 2:
-        raise RellmError(f"the adapter of {where} is {settings}", allowed="stride 2, no hidden layers, as released")
-    return {
-        "adapter_hidden_layers": 0,
-        "adapter_inner_dim": settings.bottleneck,
-        "conv_kernel_sizes": ",".join([str(settings.kernel_size)] * settings.conv_layers),
-    }
-
-
-def _released_lora(settings: LoraSettings | None, where: str) -> dict[str, Any]:
-    if settings is None:
-        return {}
-    chosen = set(settings.targets or ())
+def _released_targets(lora: LoraOptions, where: str) -> list[str]:
+    chosen = set(lora.targets or ())
     targets = [theirs for theirs, ours in LORA_TARGETS.items() if chosen.issuperset(ours)]
-    if {each for theirs in targets for each in LORA_TARGETS[theirs]} != chosen:
+    if {each for theirs in targets for each in LORA_TARGETS[theirs]} != chosen or not targets:
         groups = "; ".join(" ".join(ours) for ours in LORA_TARGETS.values())
         raise RellmError(f"the LoRA of {where} is on {', '.join(sorted(chosen))}", allowed=f"whole groups of {groups}")
-    return {
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": False,
-        "init_lora_weights": True,
-        "lora_alpha": settings.alpha,
-        "lora_dropout": settings.dropout,
-        "peft_type": "LORA",
-        "r": settings.r,
-        "target_modules": targets,
-        "task_type": None,
-    }
-
-
-def _released_qwen(text: Any) -> dict[str, Any]:
-    return {
-        "model_type": "qwen",
-        "vocab_size": text.vocab_size,
-        "hidden_size": text.hidden_size,
-        "intermediate_size": 2 * text.intermediate_size,
-        "num_hidden_layers": text.num_hidden_layers,
-        "num_attention_heads": text.num_attention_heads,
-        "kv_channels": text.hidden_size // text.num_attention_heads,
-        "seq_length": text.max_position_embeddings,
-        "max_position_embeddings": text.max_position_embeddings,
-        "layer_norm_epsilon": text.rms_norm_eps,
-        "rotary_emb_base": int(text.rope_parameters["rope_theta"]),
-        "initializer_range": text.initializer_range,
-        "attn_dropout_prob": text.attention_dropout,
-        "emb_dropout_prob": 0.0,
-        "use_dynamic_ntk": True,
-        "use_logn_attn": True,
-        "use_cache": True,
-        "use_flash_attn": False,
-        "bf16": False,
-        "fp16": False,
-        "fp32": False,
-        **_FIXED,
-    }
+    return targets

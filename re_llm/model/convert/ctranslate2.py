@@ -19,9 +19,9 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from re_llm.core.errors import RellmError
 from re_llm.model.convert.binary import AGAIN, Walk
-from re_llm.model.convert.job import Job, Recipe
+from re_llm.model.convert.plan import ConversionPlan, ConvertReport, Target
 from re_llm.model.convert.whisper_files import WhisperFiles
-from re_llm.model.stored import Stored
+from re_llm.model.weights import Stored
 
 VERSION, SPECIFICATION, MODEL = 6, "WhisperSpec", "model.bin"
 # Numbers of the types in the file.
@@ -113,7 +113,7 @@ def _variable(walk: Walk, name: str) -> Stored:
     return Stored(path, shape, dtype, read)
 
 
-def plan(source: Path, given: Mapping[str, Any], tokenizer: Path | None) -> Job:
+def plan(source: Path, given: Mapping[str, Any], tokenizer: Path | None) -> ConversionPlan:
     """What the conversion of a folder with a `model.bin` will do.
 
     Weights keep the type that the file has for what it does not quantise: float16 or float32, exactly. Quantised ones
@@ -142,7 +142,8 @@ def plan(source: Path, given: Mapping[str, Any], tokenizer: Path | None) -> Job:
         for name, value in stored.items()
         if name not in used and value is not stored.get(_EMBEDDINGS)
     }
-    return Job("ctranslate2", "whisper", stored, model, files.write, left_out=left_out)
+    report = ConvertReport("ctranslate2", "whisper", left_out=left_out)
+    return ConversionPlan(report, stored, model, files.write)
 
 
 def _dtype(stored: Mapping[str, Stored]) -> torch.dtype:
@@ -208,7 +209,7 @@ def _theirs(name: str) -> tuple[str, int, int]:
     return f"{inner}{place}/{kind}", part, parts
 
 
-def _recipe(name: str, value: Tensor, stored: Mapping[str, Stored], dtype: torch.dtype, path: Path) -> Recipe:
+def _recipe(name: str, value: Tensor, stored: Mapping[str, Stored], dtype: torch.dtype, path: Path) -> Target:
     """How a tensor of transformers is cut out of a variable.
 
     A key's bias in the fused layer is dropped: it adds the same to all of a query's scores, and Whisper has none.
@@ -236,4 +237,4 @@ def _recipe(name: str, value: Tensor, stored: Mapping[str, Stored], dtype: torch
                 raise RellmError(f"{path}: {source} has a scale of 0")
         return weight.chunk(parts)[part].to(dtype)
 
-    return Recipe(sources, make, value.numel() * dtype.itemsize)
+    return Target(sources, make, value.numel() * dtype.itemsize)

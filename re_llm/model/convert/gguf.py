@@ -18,11 +18,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from re_llm.core.errors import RellmError
 from re_llm.llm.vocabulary import require_words
-from re_llm.model.convert.config import MAX_LAYERS
 from re_llm.model.convert.gguf_header import GgufHeader, read_header
-from re_llm.model.convert.job import Job, Recipe
-from re_llm.model.stored import Stored
-from re_llm.model.weights import quiet_loading
+from re_llm.model.convert.plan import ConversionPlan, ConvertReport, Target
+from re_llm.model.hub import MAX_LAYERS
+from re_llm.model.weights import Stored, quiet_loading
 
 # Architectures that the tests compare with transformers; Mistral is stored as llama.
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -46,7 +45,7 @@ def find_gguf(source: Path) -> Path | None:
     return files[0] if files else None
 
 
-def plan(path: Path) -> Job:
+def plan(path: Path) -> ConversionPlan:
     """What the conversion of a file will do. Reads the whole model, four bytes a weight.
 
     The weights become float16, in which GGUF keeps the scales of its blocks (measured: `docs/log.md`); bfloat16 when
@@ -82,10 +81,11 @@ def plan(path: Path) -> Job:
 
     stored = {name: Stored(path, tuple(v.shape), v.dtype, lambda v=v: v) for name, v in weights.items()}  # type: ignore[misc]
     recipes = {
-        name: Recipe((name,), lambda value: value.to(dtype), value.numel() * dtype.itemsize)
+        name: Target((name,), lambda value: value.to(dtype), value.numel() * dtype.itemsize)
         for name, value in weights.items()
     }
-    return Job("gguf", config.model_type, stored, recipes, finish, notes=_notes(header, tokenizer, dtype))
+    report = ConvertReport("gguf", config.model_type, notes=_notes(header, tokenizer, dtype))
+    return ConversionPlan(report, stored, recipes, finish)
 
 
 @contextmanager

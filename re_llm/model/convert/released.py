@@ -7,21 +7,24 @@ from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from re_llm.core.errors import RellmError
 from re_llm.model import partial_lora
+from re_llm.model.components import PREFIXES, checkpoint_config
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.convert import config as convert_config
-from re_llm.model.convert.job import Job, Recipe
+from re_llm.model.convert.checkpoint import laid_out
+from re_llm.model.convert.generation import NAME, released_generation
 from re_llm.model.convert.names import Layout, Piece, join
+from re_llm.model.convert.plan import ConversionPlan, ConvertReport, Target
 from re_llm.model.convert.tokenizer import TIKTOKEN, write_ranks
+from re_llm.model.hub import reading
+from re_llm.model.processing import load_processor
 from re_llm.model.storage import own_weights
-from re_llm.model.stored import Stored, stored_file, stored_tensors
-from re_llm.model.weights import check_same, lora_file
+from re_llm.model.weights import Stored, below, check_same, lora_file, stored_file, stored_tensors
 
 _NO_PLACE = {
     "ctc_blank": "the blank of the adapter_ctc loss, which the released code has not",
@@ -29,31 +32,25 @@ _NO_PLACE = {
 }
 
 
-def plan(source: Path) -> Job:
+def plan(source: Path) -> ConversionPlan:
     """What the conversion will do.
 
     Raises:
         RellmError: the checkpoint has parts that the released format cannot express, or is broken.
     """
-    from re_llm.model.components import read_config
-    from re_llm.model.convert.checkpoint import config_model
-
-    config = read_config(source)
+    config = checkpoint_config(source)
     _check(config, source)
     fused = config.emotion_config is not None
     layout = Layout(
         llm="qwen_model.model." if config.lora is not None else "qwen_model.",
         adapter="w2v2cat_adapter." if fused else "adapter.",
-        plain_adapter=config.adapter["kind"] != "subsampler",
+        plain_adapter=config.adapter.kind != "subsampler",
     )
     given = convert_config.released_config(config, str(source))
     stored = stored_tensors(source)
-    lora = config.lora_settings
-    config.lora = None
-    with torch.device("meta"):
-        model = config_model(config)
-        if lora is not None:
-            model.add_lora(lora)
+    lora, config.lora = config.lora, None
+    with reading(source / "config.json"):
+        model = laid_out(config, lora)
     expected = own_weights(model, model.state_dict(), {})
     check_same(expected, {name: each.meta() for name, each in stored.items()}, source)
     left_out = {name: why for name, why in _NO_PLACE.items() if name in expected and not (fused and "head" in name)}
@@ -61,20 +58,14 @@ def plan(source: Path) -> Job:
     made = _weights(config, layout, stored, left_out, notes)
     if lora is not None:
         peft = stored_file(lora_file(source))
-        below = {k.removeprefix("language_model."): v for k, v in model.state_dict().items() if ".lora_" in k}
-        names = partial_lora.split_weights(below)[1]
+        names = partial_lora.split_weights(below(model.state_dict(), PREFIXES["llm"]))[1]
         check_same(names, {name: each.meta() for name, each in peft.items()}, lora_file(source))
         made |= _lora(layout, peft, given, notes)
         stored = {**stored, **peft}
-    return Job(
-        source="re-llm",
-        target="re-llm (released)" if fused else "blsp-emo",
-        stored=stored,
-        model=made,
-        finish=lambda folder: _finish(folder, source, given),
-        left_out=left_out,
-        notes=notes,
-    )
+    if not (source / "tokenizer.json").is_file():
+        notes.append(f"no tokenizer in {source}: the original code also needs one, and a pad_token_id in {NAME}")
+    report = ConvertReport("re-llm", "re-llm (released)" if fused else "blsp-emo", left_out=left_out, notes=notes)
+    return ConversionPlan(report, stored, made, partial(_finish, source, given, config.speech_token_id))
 
 
 def _check(config: ReLlmConfig, source: Path) -> None:
@@ -92,7 +83,7 @@ def _check(config: ReLlmConfig, source: Path) -> None:
 
 def _weights(
     config: ReLlmConfig, layout: Layout, stored: Mapping[str, Stored], left_out: Mapping[str, str], notes: list[str]
-) -> dict[str, Recipe]:
+) -> dict[str, Target]:
     """All but LoRA."""
     groups: dict[str, list[tuple[Piece, str]]] = defaultdict(list)
     for name in stored:
@@ -113,17 +104,17 @@ def _weights(
     return made
 
 
-def _joined(parts: list[Piece], sources: list[str], stored: Mapping[str, Stored]) -> Recipe:
+def _joined(parts: list[Piece], sources: list[str], stored: Mapping[str, Stored]) -> Target:
     def make(*values: Tensor) -> Tensor:
         return join(zip(parts, values, strict=True))
 
-    return Recipe(tuple(sources), make, sum(stored[name].meta().nbytes for name in sources))
+    return Target(tuple(sources), make, sum(stored[name].meta().nbytes for name in sources))
 
 
 # --- LoRA ------------------------------------------------------------------------------------------------------------
 
 
-def _lora(layout: Layout, peft: Mapping[str, Stored], given: dict[str, Any], notes: list[str]) -> dict[str, Recipe]:
+def _lora(layout: Layout, peft: Mapping[str, Stored], given: dict[str, object], notes: list[str]) -> dict[str, Target]:
     """LoRA on the fused layer: one A for q, k and v where they still share it, else all three A below each other.
 
     In the second case B becomes block diagonal and the rank three times as high; every other layer is padded with
@@ -142,6 +133,7 @@ def _lora(layout: Layout, peft: Mapping[str, Stored], given: dict[str, Any], not
     times = 1 if shared else 3
     if not shared:
         config = given["lora_config"]
+        assert isinstance(config, dict)
         config["r"], config["lora_alpha"] = times * config["r"], times * config["lora_alpha"]
         notes.append("q, k and v have learned a LoRA of their own: the rank is tripled, the function is the same")
     made = {}
@@ -149,7 +141,8 @@ def _lora(layout: Layout, peft: Mapping[str, Stored], given: dict[str, Any], not
         order = [parts[part] for part in sorted(parts)]
         first, second = [a for a, _ in order], [b for _, b in order]
         for kind, names, make in (("A", first, _fuse_a), ("B", second, _fuse_b)):
-            made[f"{released}lora_{kind}.default.weight"] = Recipe(tuple(names), partial(make, times=times))
+            size = times * sum(peft[each].meta().nbytes for each in names)
+            made[f"{released}lora_{kind}.default.weight"] = Target(tuple(names), partial(make, times=times), size)
     return made
 
 
@@ -174,12 +167,13 @@ def _fuse_b(*values: Tensor, times: int) -> Tensor:
 # --- what is not weights ---------------------------------------------------------------------------------------------
 
 
-def _finish(folder: Path, source: Path, given: Mapping[str, Any]) -> None:
-    (folder / "config.json").write_text(json.dumps(given, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if not (source / "tokenizer.json").is_file():
-        return
-    from re_llm.model.processing import ReLlmProcessor
-
-    processor = ReLlmProcessor.from_pretrained(source)
-    processor.feature_extractor.save_pretrained(folder)
-    write_ranks(processor.tokenizer, folder / TIKTOKEN)
+def _finish(source: Path, given: Mapping[str, object], speech_token: int | None, folder: Path) -> None:
+    tokenizer = None
+    if (source / "tokenizer.json").is_file():
+        processor = load_processor(source)
+        tokenizer = processor.tokenizer
+        processor.feature_extractor.save_pretrained(folder)
+        write_ranks(tokenizer, folder / TIKTOKEN)
+    generation = released_generation(source, tokenizer, given, speech_token)
+    for name, values in (("config.json", given), (NAME, generation)):
+        (folder / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -10,62 +10,22 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from re_llm.core.errors import RellmError
-from re_llm.model.convert import config as convert_config
 from re_llm.model.convert import ctranslate2, gguf
 from re_llm.model.convert.checkpoint import plan, plan_qwen
-from re_llm.model.convert.job import Job, write
+from re_llm.model.convert.config import kind_of
+from re_llm.model.convert.plan import ConversionPlan, ConvertReport, write
 from re_llm.model.convert.released import plan as plan_back
 from re_llm.model.convert.tokenizer import TIKTOKEN
-from re_llm.model.hub import locate
+from re_llm.model.hub import locate, read_json
 
 TARGETS = ("re-llm", "blsp-emo")
 Name = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class ConvertReport:
-    """What became of a checkpoint.
-
-    Attributes:
-        source, target: formats: `blsp-emo`, `re-llm (released)`, `qwen`, `ctranslate2`, `gguf`; `re-llm`, `blsp-emo`,
-            or a model type of transformers.
-        tensors: written to the weight files; lora: written to the PEFT file.
-        left_out: tensor of the source -> why it has no place in the result.
-        added: tensor of the result that the source has not -> what it holds.
-        notes: what else a user should know.
-    """
-
-    source: str
-    target: str
-    folder: Path
-    tensors: int
-    lora: int = 0
-    gigabytes: float = 0.0
-    left_out: dict[str, str] = field(default_factory=dict)
-    added: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def summary(self) -> str:
-        """For a person."""
-        lora = f" and {self.lora} of LoRA" if self.lora else ""
-        count = f"{self.tensors} tensors{lora}, {self.gigabytes:.3g} GB"
-        lines = [f"{self.source} -> {self.target}: {count}, {self.folder}"]
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for name, reason in self.left_out.items():
-            reasons[reason].append(name)
-        for reason, names in reasons.items():
-            more = f" and {len(names) - 1} more" if names[1:] else ""
-            lines.append(f"  left out: {names[0]}{more} ({reason})")
-        lines += [f"  added: {name} ({what})" for name, what in self.added.items()]
-        lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join(lines)
 
 
 def convert(
@@ -102,14 +62,14 @@ def convert(
     return _carry_out(_plan(src, to, emotion_encoder, tokenizer), target, progress)
 
 
-def _plan(src: Name, to: str | None, emotion_encoder: Name | None, tokenizer: Name | None) -> Job:
+def _plan(src: Name, to: str | None, emotion_encoder: Name | None, tokenizer: Name | None) -> ConversionPlan:
     file = gguf.find_gguf(Path(src).expanduser())
     if file is not None:
         _check_direction("gguf", to)
         return gguf.plan(file)
     source = _source(src)
-    given = convert_config.read_json(source / "config.json")
-    kind = convert_config.kind_of(given, source / "config.json")
+    given = read_json(source / "config.json")
+    kind = kind_of(given, source / "config.json")
     _check_direction(kind, to)
     names = {"emotion_encoder": emotion_encoder, "tokenizer": tokenizer}
     folders = {name: None if value is None else _source(value) for name, value in names.items()}
@@ -144,21 +104,20 @@ def _check_direction(kind: str, to: str | None) -> None:
         raise RellmError(f"a {kind} model cannot become blsp-emo", allowed="a checkpoint of re-llm")
 
 
-def _carry_out(job: Job, target: Path, progress: bool) -> ConvertReport:
+def _carry_out(plan: ConversionPlan, target: Path, progress: bool) -> ConvertReport:
     """Writes into a hidden folder that takes the target's name at the end."""
-    size = sum(recipe.nbytes for recipe in job.model.values())
     there = target.is_dir()
     try:
         home = target if there else target.parent
         home.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(home).free
-        if size > free:
-            raise RellmError(f"{size / 1e9:.3g} GB to write, and {free / 1e9:.3g} GB free in {home}")
+        if plan.nbytes > free:
+            raise RellmError(f"{plan.nbytes / 1e9:.3g} GB to write, and {free / 1e9:.3g} GB free in {home}")
         with tempfile.TemporaryDirectory(dir=home, prefix=f".{target.name}-") as room:
             new = Path(room) / "new"
             new.mkdir()
-            total = write(job, new, progress)
-            job.finish(new)
+            write(plan, new, progress)
+            plan.finish(new)
             if there:
                 _move_files(new, target)
             else:
@@ -167,17 +126,9 @@ def _carry_out(job: Job, target: Path, progress: bool) -> ConvertReport:
         raise RellmError(
             f"{target} cannot be written: {error}", todo="Make room, or name a folder that can be written"
         ) from error
-    return ConvertReport(
-        source=job.source,
-        target=job.target,
-        folder=target,
-        tensors=len(job.model) + len(job.added),
-        lora=len(job.lora),
-        gigabytes=total / 1e9,
-        left_out=job.left_out,
-        added={name: "zeros" for name in job.added},
-        notes=job.notes,
-    )
+    added = {name: "zeros" for name, each in plan.model.items() if not each.sources}
+    tensors, gigabytes = len(plan.model), plan.nbytes / 1e9
+    return replace(plan.report, folder=target, tensors=tensors, lora=len(plan.lora), gigabytes=gigabytes, added=added)
 
 
 def _move_files(new: Path, target: Path) -> None:

@@ -12,9 +12,13 @@ import base64
 import binascii
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from re_llm.core.errors import RellmError
+from re_llm.model.processing import load_tokenizer
 
 TIKTOKEN = "qwen.tiktoken"
 MAX_BYTES, MAX_TOKEN_BYTES = 64 * 2**20, 4096
@@ -85,22 +89,12 @@ def _merge(token: bytes, ranks: dict[bytes, int], limit: int) -> list[bytes]:
     return parts
 
 
-def _letters() -> dict[int, str]:
-    """Byte -> the printable letter that stands for it in byte-level tokenizers (GPT-2)."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-
-
-def fast_tokenizer(ranks: dict[bytes, int]) -> Any:
+def fast_tokenizer(ranks: dict[bytes, int]) -> PreTrainedTokenizerFast:
     """A fast tokenizer with Qwen's vocabulary, special tokens and chat template.
 
     Ids equal Qwen's: ranks first, then end of text, the two marks of ChatML, and 205 spare ones.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = _letters()
+    letters = bytes_to_unicode()  # byte -> the printable letter that stands for it (GPT-2)
 
     def spelled(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
@@ -123,7 +117,7 @@ def fast_tokenizer(ranks: dict[bytes, int]) -> Any:
     return made
 
 
-def checked(tokenizer: Any, where: Path, vocab_size: int) -> Any:
+def checked(tokenizer: PreTrainedTokenizerBase, where: Path, vocab_size: int) -> PreTrainedTokenizerBase:
     """A tokenizer that knows ChatML and fits the LLM.
 
     Raises:
@@ -144,13 +138,13 @@ def checked(tokenizer: Any, where: Path, vocab_size: int) -> Any:
     return tokenizer
 
 
-def write_ranks(tokenizer: Any, path: Path) -> None:
+def write_ranks(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """The tiktoken file of a tokenizer that `fast_tokenizer` made.
 
     Raises:
         RellmError: it is no byte-level tokenizer with the layout of ids that Qwen has.
     """
-    bytes_of = {letter: byte for byte, letter in _letters().items()}
+    bytes_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
     special = set(tokenizer.get_added_vocab())
     ranked = sorted((rank, token) for token, rank in tokenizer.get_vocab().items() if token not in special)
     known = tokenizer.get_vocab()
@@ -164,8 +158,10 @@ def write_ranks(tokenizer: Any, path: Path) -> None:
     path.write_text("".join(lines), encoding="ascii")
 
 
-def find_tokenizer(source: Path, named: Path | None, vocab_size: int) -> tuple[Any, list[str]]:
-    """The tokenizer of a folder, and what to tell when there is none.
+def find_tokenizer(
+    source: Path, named: Path | None, vocab_size: int
+) -> tuple[PreTrainedTokenizerBase | None, list[str]]:
+    """The tokenizer of a folder, and the note to the user when there is none.
 
     Raises:
         RellmError: it lacks ChatML's tokens, or does not fit the LLM.
@@ -175,22 +171,8 @@ def find_tokenizer(source: Path, named: Path | None, vocab_size: int) -> tuple[A
         path = folder / TIKTOKEN
         return checked(fast_tokenizer(read_ranks(path)), path, vocab_size), []
     if (folder / "tokenizer.json").is_file():
-        from re_llm.model.processing import load_tokenizer
-
         return checked(load_tokenizer(folder), folder, vocab_size), []
     if named is not None:
         raise RellmError(f"there is no tokenizer in {named}", allowed=f"{TIKTOKEN}, tokenizer.json")
     missing = f"no tokenizer in {source}: the result has no processor; give one with --tokenizer FOLDER"
     return None, [missing]
-
-
-def generation_config(tokenizer: Any, config: Any) -> Any:
-    """Greedy, ending at ChatML's marks; the ids are also set in the LLM's config."""
-    from transformers import GenerationConfig
-
-    if tokenizer is None:
-        return GenerationConfig(do_sample=False)
-    ids = tokenizer.convert_tokens_to_ids
-    stops = [ids(each) for each in (IM_END, IM_START, END_OF_TEXT)]
-    config.eos_token_id, config.pad_token_id = stops[0], stops[-1]
-    return GenerationConfig(do_sample=False, eos_token_id=stops, pad_token_id=stops[-1])

@@ -20,7 +20,7 @@ from re_llm.cli import app
 from re_llm.core.errors import RellmError
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.components import load_llm
-from re_llm.model.convert import files as convert_files
+from re_llm.model.convert import plan as convert_plan
 from re_llm.model.convert.run import convert
 
 pytestmark = pytest.mark.skipif(not golden.FOLDER.is_dir(), reason=f"no recordings in {golden.FOLDER}")
@@ -84,7 +84,7 @@ def refused(source, expected, **options):
 def test_other_forms_of_the_weights_give_the_same(source, tmp_path, form, monkeypatch):
     convert(source, tmp_path / "plain", progress=False)
     {"pickle": lambda s: as_pickles(s, 1), "pickles": lambda s: as_pickles(s, 3), "shards": as_shards}[form](source)
-    monkeypatch.setattr(convert_files.ShardWriter.__init__, "__defaults__", (100_000,))
+    monkeypatch.setattr(convert_plan, "SHARD_BYTES", 100_000)
     report = convert(source, tmp_path / "out", progress=False)
     assert len(list((tmp_path / "out").glob("model-*-of-*.safetensors"))) > 2
     assert (report.tensors, report.lora) == (76, 28)
@@ -223,11 +223,11 @@ def test_an_unknown_tensor_is_listed(source, tmp_path):
     [({"qwen_config": None}, r"config\.json is the config of an unknown model \(Blsp2Model\)"),
      ({"adapter_type": "mlp"}, r"adapter_type is 'mlp'\. Allowed: "),
      ({"lora_scope": "words"}, "lora_scope is 'words'"),
-     ({"adapter_hidden_layers": 2}, "adapter_hidden_layers is 2"), ({"conv_kernel_sizes": "5,3"}, "conv_kernel_sizes"),
-     ({"lora_config": {"r": 4, "lora_alpha": 4, "target_modules": ["wte"]}}, r"LoRA on \['wte'\]"),
+     ({"adapter_hidden_layers": -2}, "adapter_hidden_layers is -2"), ({"conv_kernel_sizes": "5,3"}, "'5,3' is not one"),
+     ({"lora_config": {"r": 4, "lora_alpha": 4, "target_modules": ["wte"]}}, r"modules.0 is 'wte'\. Allowed: 'c_attn'"),
      ({"qwen_config": {"tie_word_embeddings": True}}, "tie_word_embeddings is True"),
      ({"qwen_config": {"hidden_size": "wide"}}, "hidden_size is 'wide'"), ({"num_emotions": "five"}, "num_emotions"),
-     ({"whisper_config": {"d_model": -1}}, r"whisper_config: d_model is -1\. Allowed: a whole number")],
+     ({"whisper_config": {"d_model": -1}}, r"whisper_config\.d_model is -1\. Allowed: greater than or equal to 1")],
 )  # fmt: skip
 def test_an_unknown_config(source, changes, expected):
     config_of(source, **changes)
@@ -270,7 +270,7 @@ def test_a_full_disk_leaves_nothing(source):
     arguments = [sys.executable, "-c", FULL, "50000", "convert", str(source), str(target)]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    file = r"shard-0\.safetensors, with adapter\.down\.weight and \d+ more"
+    file = r"model\.safetensors, with dimension_head\.weight and \d+ more"
     assert re.search(rf"{target} cannot be written: {file}: .*File too large", done.stderr)
     assert [path.name for path in source.parent.iterdir()] == ["source"]
 
@@ -278,9 +278,8 @@ def test_a_full_disk_leaves_nothing(source):
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize(
     ("step", "said"),
-    [("re_llm.model.convert.files.save_file", r"shard-0\.safetensors, with"),
-     ("re_llm.model.convert.run.os.replace", ""),
-     ("re_llm.model.convert.files.os.replace", ""), ("transformers.PreTrainedConfig.save_pretrained", ""),
+    [("re_llm.model.convert.plan.save_file", r"model\.safetensors, with"),
+     ("re_llm.model.convert.run.os.replace", ""), ("transformers.PreTrainedConfig.save_pretrained", ""),
      ("transformers.GenerationConfig.save_pretrained", ""), ("peft.PeftConfig.save_pretrained", "")],
 )  # fmt: skip
 def test_a_failure_at_any_step_leaves_nothing(source, monkeypatch, step, said, there):

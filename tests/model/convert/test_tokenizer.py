@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import regex
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from re_llm.core.errors import RellmError
 from re_llm.model.convert.tokenizer import (
@@ -17,7 +18,6 @@ from re_llm.model.convert.tokenizer import (
     EXTRAS,
     PATTERN,
     TIKTOKEN,
-    _letters,
     checked,
     fast_tokenizer,
     find_tokenizer,
@@ -54,7 +54,7 @@ def ranks() -> dict[bytes, int]:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False)
     backend.train_from_iterator([TEXT], trainer)
-    byte_of = {letter: byte for byte, letter in _letters().items()}
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
     learned = sorted(backend.get_vocab().items(), key=lambda item: item[1])
     tokens = [bytes(byte_of[letter] for letter in token) for token, _ in learned]
     single = [bytes([byte]) for byte in range(256)]
