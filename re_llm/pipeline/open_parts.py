@@ -10,7 +10,8 @@ from re_llm.core.errors import RellmError
 
 def kind_of_folder(folder: Path) -> str | None:
     """`re-llm`, `blsp-emo` or `qwen` as `re-llm convert` names them; None for another model."""
-    from re_llm.model.convert.config import kind_of, read_json
+    from re_llm.model.convert.config import kind_of
+    from re_llm.model.hub import read_json
 
     try:
         return kind_of(read_json(folder / "config.json"), folder / "config.json")
@@ -68,7 +69,7 @@ OPEN: dict[str, Callable[[Path], int]] = {
 
 def require_weights(folder: Path, *, pickle: bool = False) -> None:
     """Every weight file is there and whole: a truncated one is found by its header."""
-    from re_llm.model.stored import stored_tensors
+    from re_llm.model.weights import stored_tensors
 
     if not pickle and not any(folder.glob("*.safetensors")):
         raise RellmError(f"{folder} has no weights as safetensors")

@@ -58,7 +58,7 @@ def write_blsp_emo(recipe: Recipe, qwen: Path, whisper: Path, work: Path, folder
     convert(qwen, work / "llm", progress=False)
     options = recipe.model
     assert options.lora is not None
-    adapter = options.adapter()
+    adapter = options.adapter
     model = ReLlmForConditionalGeneration.from_components(
         work / "llm", whisper, None, fusion="none", speech_window=options.speech_window, adapter=adapter,
         lora=options.lora.model_dump(), emotions=recipe.emotions,

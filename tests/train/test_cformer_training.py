@@ -70,8 +70,8 @@ def test_both_losses_fall_and_as_many_tokens_fire_as_the_transcript_has(
             return super()._speech_terms(model, weights, inputs, speech)
 
     monkeypatch.setattr(run, "ReLlmTrainer", Watched)
-    train(plan, tmp_path / "out", progress=False)
-    assert len(fired) == 60 and all(found == wanted for found, wanted in fired)
+    train(replace(plan, stage=plan.stage.model_copy(update={"max_steps": 90})), tmp_path / "out", progress=False)
+    assert len(fired) == 90 and all(found == wanted for found, wanted in fired)
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     steps = [entry for entry in log if "learning_rate" in entry]
     for name in LOSSES:
