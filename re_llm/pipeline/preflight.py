@@ -237,7 +237,7 @@ def _unfit(name: str, folder: Path, recipe: Recipe, widths: Widths) -> Iterator[
     ):
         if wanted is not None and given != wanted:
             yield f"{name} was made for a {part} of width {given}, the recipe's has {wanted}", "use the same components"
-    lora = config.lora_settings
+    lora = config.lora
     if lora is not None and recipe.model.lora is not None and lora.r != recipe.model.lora.r:
         yield f"{name} has LoRA of rank {lora.r}, the recipe's has {recipe.model.lora.r}", "set model.lora.r"
     if set(config.emotions) != set(recipe.emotions):

@@ -22,6 +22,7 @@ from re_llm.model.rows import expand_rows
 
 CFORMER = {"adapter": {"kind": "cformer", "pre_layers": 1, "post_layers": 1}}
 WAVES = [tiny_world.wave(0.7, 1), tiny_world.wave(2.3, 2), tiny_world.wave(1.2, 3)]
+PAD = 0  # of the tiny tokenizer: <|endoftext|>
 CONVERSATION = [{"role": "user", "content": [{"type": "text", "text": "Hm? "}, {"type": "audio", "audio": WAVES[0]}]}]
 
 
@@ -65,7 +66,7 @@ def test_many_equal_one_by_one(loaded):
 def test_the_cache_changes_nothing(loaded):
     """Cached keys and values against computing every row anew, and cached encoder states against recordings."""
     inputs = loaded.processor.apply_chat_template(CONVERSATION, tokenize=True, add_generation_prompt=True)
-    options = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": loaded.stops, "pad_token_id": loaded.processor.pad_token_id}
+    options = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": loaded.stops, "pad_token_id": PAD}
     with_cache, without = (loaded.model.generate(**inputs, **options, use_cache=use) for use in (True, False))
     assert with_cache.tolist() == without.tolist()
     audio = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
@@ -80,7 +81,7 @@ def test_generate_expands_one_placeholder_per_recording(loaded):
     texts = ["hear <|speech|> now", "<|speech|>", "a longer question about <|speech|> please"]
     inputs = processor(text=texts, audio=WAVES)
     assert (inputs["input_ids"] == model.config.speech_token_id).sum(1).tolist() == [1, 1, 1]
-    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": loaded.stops, "pad_token_id": loaded.processor.pad_token_id}
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": loaded.stops, "pad_token_id": PAD}
     found = model.generate(**inputs, **options)
     width = inputs["input_ids"].shape[1]
     assert torch.equal(found[:, :width], inputs["input_ids"])
@@ -118,7 +119,7 @@ def test_a_conversation_holds_its_recordings(loaded):
     """Two recordings in one row, each with its own number of tokens."""
     text = "first <|speech|> then <|speech|>."
     inputs = loaded.processor(text=text, audio=WAVES[:2])
-    found = loaded.model.generate(**inputs, max_new_tokens=4, do_sample=False, pad_token_id=loaded.processor.pad_token_id)
+    found = loaded.model.generate(**inputs, max_new_tokens=4, do_sample=False, pad_token_id=PAD)
     heard = loaded.encode(WAVES[:2])
     pieces = text.split("<|speech|>")
     row = loaded.processor.row([pieces[0], len(heard[0].embeddings), pieces[1], len(heard[1].embeddings), pieces[2]])
@@ -127,7 +128,7 @@ def test_a_conversation_holds_its_recordings(loaded):
         speech=SpeechTokens(
             torch.cat([each.embeddings for each in heard])[None], torch.tensor([sum(len(h.embeddings) for h in heard)])
         ),
-        max_new_tokens=4, do_sample=False, pad_token_id=loaded.processor.pad_token_id,
+        max_new_tokens=4, do_sample=False, pad_token_id=PAD,
     )  # fmt: skip
     assert found[0, inputs["input_ids"].shape[1] :].tolist() == by_hand[0, len(row) :].tolist()
 
