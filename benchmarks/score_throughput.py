@@ -10,6 +10,7 @@ clock, so that other work on the machine does not count. `--full` gives the riva
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import statistics
@@ -78,7 +79,8 @@ def time_stage(count: int, words: int) -> tuple[float, float]:
             for n, text in enumerate(replies(count, words))
         )
         write_records(path, rows)
-        return rate(lambda: score_file(path, Path(folder) / "scores.jsonl", progress=False), count)
+        names = map(str, itertools.count())  # scores that are there already would not be made again
+        return rate(lambda: score_file(path, Path(folder) / next(names), progress=False), count)
 
 
 @cache

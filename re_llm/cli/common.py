@@ -13,12 +13,15 @@ import sys
 import traceback
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from re_llm.core.errors import RellmError
+
+if TYPE_CHECKING:
+    from re_llm.core.product import Overwrite
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -40,6 +43,7 @@ more_loading = partial(typer.Option, rich_help_panel="More: loading the model")
 more_machines = partial(typer.Option, rich_help_panel="More: several machines")
 more_records = partial(typer.Option, rich_help_panel="More: records")
 more_speed = partial(typer.Option, rich_help_panel="More: speed")
+more_existing = partial(typer.Option, rich_help_panel="More: an output that exists")
 
 Device = Annotated[str, more_loading(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, more_loading(help="auto, float32, bfloat16 or float16.")]
@@ -51,6 +55,9 @@ Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at ran
 Engine = Annotated[str, more_machines(help="local, or ray: the machines of a Ray cluster.")]
 RayAddress = Annotated[
     str | None, more_machines("--ray-address", help="auto (default), or HOST:PORT of the head of the Ray cluster.")
+]
+OverwriteFlag = Annotated[
+    bool, more_existing("--overwrite", help="Replace one that was made from other inputs or with other settings.")
 ]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the recipe; may be repeated.")
@@ -204,8 +211,24 @@ def _keyed(value: object) -> object:
     return value
 
 
+def overwriting(flag: bool) -> Overwrite:
+    """What `--overwrite` means to a stage."""
+    from re_llm.core.product import Overwrite
+
+    return Overwrite.YES if flag else Overwrite.NO
+
+
+def print_state(report: object) -> None:
+    """Prints whether a stage had nothing to do, or why it has made its output again."""
+    if getattr(report, "skipped", False):
+        typer.echo("Complete already: made from the same inputs with the same settings. Nothing was done.", err=True)
+    elif getattr(report, "remade", ""):
+        typer.echo(f"Made again: {report.remade}", err=True)
+
+
 def print_report(report: object, as_json: bool) -> None:
     """Prints the report of a stage: all of its fields for machines, its summary or its fields for people."""
+    print_state(report)
     if as_json:
         print_json(report)
     elif hasattr(report, "summary"):

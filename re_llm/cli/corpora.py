@@ -15,11 +15,14 @@ from re_llm.cli.common import (
     Device,
     Engine,
     JsonFlag,
+    OverwriteFlag,
     RayAddress,
     Seed,
     Workers,
     more_speed,
+    overwriting,
     print_json,
+    print_state,
 )
 from re_llm.cluster.engines import Where
 from re_llm.core.errors import RellmError
@@ -74,6 +77,7 @@ def run(
     device: Device = "auto",
     engine: Engine = "local",
     ray_address: RayAddress = None,
+    overwrite: OverwriteFlag = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the corpora, or describe NAME.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -102,6 +106,7 @@ def run(
         report = corpora.prepare(
             name, root, out, pseudo_vad=_estimator(pseudo_vad, device), cluster=cluster, protocol=protocol,
             options=_options(option), seed=seed, strict=strict, hash=not no_hash, workers=workers,
+            overwrite=overwriting(overwrite),
         )  # fmt: skip
     if as_json:
         print_json(report)
@@ -190,6 +195,7 @@ def _counts(counter: Counter[str]) -> str:
 
 
 def _show_report(report: PrepareReport, out: Path) -> None:
+    print_state(report)
     typer.echo(f"{report.rows} utterances, {report.seconds / 3600:.2f} h: {out}")
     typer.echo(f"  splits    {_counts(report.by_split)}")
     typer.echo(f"  emotions  {_counts(report.by_emotion)}")

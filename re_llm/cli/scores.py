@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from re_llm.cli.common import Device, JsonFlag, print_report
+from re_llm.cli.common import Device, JsonFlag, OverwriteFlag, overwriting, print_report
 from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def run(
         bool, typer.Option("--original", help="A bi-encoder attends to padding, as the authors' code does.")
     ] = False,
     device: Device = "auto",
+    overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Score replies (the word `run` may be left out).
@@ -88,7 +89,10 @@ def run(
     from re_llm.evaluate import load_scorer, score_file
 
     judge = load_scorer(scorer, original=original, device=device)
-    print_report(score_file(replies, out, metrics=metric or None, scorer=judge, reading=reading), as_json)
+    report = score_file(
+        replies, out, metrics=metric or None, scorer=judge, reading=reading, overwrite=overwriting(overwrite)
+    )
+    print_report(report, as_json)
 
 
 class Kind(StrEnum):

@@ -16,10 +16,12 @@ from re_llm.cli.common import (
     Engine,
     JsonFlag,
     Overrides,
+    OverwriteFlag,
     RayAddress,
     Seed,
     more_loading,
     more_records,
+    overwriting,
     print_json,
     print_report,
 )
@@ -75,6 +77,7 @@ def continue_(
     key_env: KeyEnv = None,
     engine: Engine = "local",
     ray_address: RayAddress = None,
+    overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Let the LLM continue every transcript: the targets of training.
@@ -100,7 +103,7 @@ def continue_(
         report = continue_manifest(
             manifest, out, llm=chosen, prompt=prompt, splits=split, batch_size=batch_size,
             max_new_tokens=max_new_tokens, device=device, dtype=dtype, tokens=tokens, shard=shard, chunk=chunk,
-            cluster=cluster,
+            cluster=cluster, overwrite=overwriting(overwrite),
         )  # fmt: skip
     print_report(report, as_json)
 
@@ -164,15 +167,18 @@ def train(
     engine: Engine = "local",
     ray_address: RayAddress = None,
     overrides: Overrides = [],
+    overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train one stage of a recipe on continuations.
+
+    A complete checkpoint of the same data, models and options stays as it is; another one is refused.
 
     Example:
 
         re-llm train re_llm --stage finetune --data continuations.jsonl --out runs/finetune
     """
-    from re_llm.core.provenance import read_sidecar
+    from re_llm.core.product import read_sidecar
     from re_llm.recipe.files import load_recipe, parse_overrides
 
     where = Where(engine, ray_address)
@@ -186,13 +192,14 @@ def train(
         sidecar = read_sidecar(path)
         if sidecar is not None and not sidecar.get("complete"):
             typer.echo(f"{path} is unfinished: its `re-llm continue` ended early; training on what is there", err=True)
-    from re_llm.train.run import Plan
+    from re_llm.train.plan import Plan
     from re_llm.train.run import train as run
 
     plan = Plan(chosen.components, model, options, chosen.emotions, tuple(data), begin, seed)
     report = run(
-        plan, out, features=features, device=device, keep_checkpoints=keep_checkpoints, where=where, track=track
-    )
+        plan, out, overwrite=overwriting(overwrite), features=features, device=device,
+        keep_checkpoints=keep_checkpoints, where=where, track=track,
+    )  # fmt: skip
     print_report(report, as_json)
 
 
@@ -229,6 +236,7 @@ def report(
     ] = [],
     baseline: Annotated[str | None, typer.Option(help="System that the others are tested against.")] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Report",
+    overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write tables, significance tests and a case study.
@@ -241,11 +249,13 @@ def report(
     from re_llm.report.write import write_report
 
     made = provenance(inputs=[*scores, *replies])
-    page = write_report(scores, replies, out, baseline=baseline, title=title, provenance=made)
+    report = write_report(
+        scores, replies, out, baseline=baseline, title=title, provenance=made, overwrite=overwriting(overwrite)
+    )
     if as_json:
-        print_json({"report": page})
+        print_json({"report": report.page, "skipped": report.skipped})
     else:
-        typer.echo(f"report: {page}")
+        typer.echo(f"report: {report.page}")
 
 
 def reproduce(
@@ -258,6 +268,8 @@ def reproduce(
     as_json: JsonFlag = False,
 ) -> None:
     """Run every stage of a recipe, skipping what is complete.
+
+    What was made with another recipe or from other files is made again, and so is what depends on it.
 
     Example:
 

@@ -18,8 +18,10 @@ from re_llm.cli.common import (
     JsonFlag,
     MaxNewTokens,
     Model,
+    OverwriteFlag,
     Quantize,
     more_records,
+    overwriting,
     print_json,
     print_report,
 )
@@ -28,6 +30,7 @@ from re_llm.core.terminal import dimensions, likely, print_pairs
 from re_llm.llm.prompts import PROMPTS, get_prompt
 
 if TYPE_CHECKING:
+    from re_llm.core.product import Overwrite
     from re_llm.core.records import ReplyRecord
     from re_llm.inference.engine import Engine
     from re_llm.inference.reply import ReplyOptions
@@ -112,6 +115,7 @@ def respond(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
+    overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Respond to recordings: the recognised emotion and the reply.
@@ -130,7 +134,7 @@ def respond(
     options = ReplyOptions(
         system, prompt, RECOGNITION_PROMPT if recognize else None, batch_size, max_new_tokens, seed=seed
     )
-    _respond(inputs, options, _Checkpoint(model, device, dtype, quantize), out, split, as_json)
+    _respond(inputs, options, _Checkpoint(model, device, dtype, quantize), out, split, overwriting(overwrite), as_json)
 
 
 def recognize(
@@ -144,6 +148,7 @@ def recognize(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
+    overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Recognise the emotion of recordings.
@@ -156,7 +161,7 @@ def recognize(
     from re_llm.inference.reply import ReplyOptions
 
     options = ReplyOptions(system, None, prompt, batch_size)
-    _respond(inputs, options, _Checkpoint(model, device, dtype, quantize), out, split, as_json)
+    _respond(inputs, options, _Checkpoint(model, device, dtype, quantize), out, split, overwriting(overwrite), as_json)
 
 
 def chat(
@@ -262,6 +267,7 @@ def _respond(
     checkpoint: _Checkpoint,
     out: Path | None,
     splits: list[str],
+    overwrite: Overwrite,
     as_json: bool,
 ) -> None:
     """Both commands: a manifest goes to a file, recordings go to the screen (and to a file when one is named)."""
@@ -274,10 +280,11 @@ def _respond(
     rows = [] if manifest else rows_for(inputs)
     engine = checkpoint.load()
     if manifest and out:
-        print_report(respond_manifest(engine, manifest, out, options, splits=splits or None), as_json)
+        report = respond_manifest(engine, manifest, out, options, splits=splits or None, overwrite=overwrite)
+        print_report(report, as_json)
         return
     if out:
-        respond_rows(engine, rows, Path(), out, options, strict=True)
+        respond_rows(engine, rows, Path(), out, options, strict=True, overwrite=overwrite)
         found = {reply.key: reply for reply in read_records(out, ReplyRecord)}
         replies = [found[row.key] for row in rows]
     else:

@@ -11,12 +11,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from re_llm.continuations import identity
+from re_llm.continuations.identity import dropped_file
 from re_llm.continuations.plan import WHOLE, Plan, Shard
 from re_llm.continuations.rows import moved
-from re_llm.continuations.run import ContinueReport, count, reasons
+from re_llm.continuations.run import ContinueReport, count
 from re_llm.core.errors import RellmError
-from re_llm.core.provenance import file_hash, read_sidecar, sidecar_path, write_sidecar
+from re_llm.core.files import file_hash
+from re_llm.core.product import Product, read_sidecar, sidecar_path
 from re_llm.core.records import Continuation, Record, Utterance, write_records
 
 
@@ -32,8 +33,9 @@ class _Part:
         return Shard.parse(str(self.sidecar["settings"].get("shard")))
 
     def common(self) -> dict[str, Any]:
-        """The settings that all shards of a run share."""
-        return {name: value for name, value in self.sidecar["settings"].items() if name != "shard"}
+        """The inputs and settings that all shards of a run share."""
+        made = {**self.sidecar.get("inputs", {}), **self.sidecar["settings"]}
+        return {name: value for name, value in made.items() if name != "shard"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class _Line:
 
     @property
     def file(self) -> Path:
-        return identity.dropped_file(self.part.path) if self.dropped else self.part.path
+        return dropped_file(self.part.path) if self.dropped else self.part.path
 
 
 def merge_shards(manifest: str | Path, shards: Sequence[str | Path], out: str | Path) -> ContinueReport:
@@ -78,15 +80,18 @@ def merge_shards(manifest: str | Path, shards: Sequence[str | Path], out: str | 
         )
     index = _index(parts)
     _complete(keys, index, parts)
-    # The file itself comes last: where it stands, all of it stands.
-    write_records(identity.dropped_file(out), _rows(plan, index, out, dropped=True))
     runs = [{"shard": str(part.shard), **run} for part in parts for run in part.sidecar["runs"]]
-    made = {"settings": {**settings, "shard": str(WHOLE)}, "complete": True, "dropped": reasons(out), "runs": runs}
-    write_sidecar(out, made)
-    write_records(out, _rows(plan, index, out, dropped=False))
-    report = ContinueReport()
-    count(out, report)
-    report.seconds = time.monotonic() - begun
+    first = parts[0].sidecar
+    whole = {**first["settings"], "shard": str(WHOLE)}
+    beside = (dropped_file(out),)
+    product = Product(out, first["stage"], first["inputs"], whole, beside=beside, grows=True)
+    with product.making():
+        write_records(dropped_file(out), _rows(plan, index, out, dropped=True))
+        write_records(out, _rows(plan, index, out, dropped=False))
+        report = ContinueReport()
+        count(out, report)
+        report.seconds = time.monotonic() - begun
+        product.finish(report, runs=runs)
     return report
 
 
@@ -187,9 +192,9 @@ def _complete(keys: dict[str, int], index: dict[str, _Line], parts: list[_Part])
                 f"the key {key!r} belongs to shard {part.shard} and stands in {index[key].file}",
                 todo="Move the wrong file away and run its shard again",
             )
-    strange = next((key for key in index if key not in keys), None)
-    if strange is not None:
-        raise RellmError(f"{index[strange].file} holds the key {strange!r}, which the manifest does not have")
+    foreign = next((key for key in index if key not in keys), None)
+    if foreign is not None:
+        raise RellmError(f"{index[foreign].file} holds the key {foreign!r}, which the manifest does not have")
 
 
 def _rows(plan: Plan, index: dict[str, _Line], out: Path, *, dropped: bool) -> Iterator[Record]:
@@ -224,7 +229,10 @@ def _checked(raw: bytes, line: _Line, row: Utterance) -> Record:
     except ValidationError as error:
         raise RellmError(f"{where} is not a valid record: {error.errors()[0]['msg']}", todo=_again(line.part)) from None
     settings = line.part.sidecar["settings"]
-    for name, value in (("llm", settings["llm"]), ("prompt", settings["prompt"]), ("text", row.text)):
+    expected = {"prompt": settings["prompt"], "text": row.text}
+    if settings["llm"] is not None:  # of a folder the content is compared, and not its name
+        expected["llm"] = settings["llm"]
+    for name, value in expected.items():
         if getattr(record, name) != value:
             raise RellmError(
                 f"{where} has the {name} {getattr(record, name)!r}, and {value!r} is expected",

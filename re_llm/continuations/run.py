@@ -8,30 +8,31 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from re_llm.cluster.work import Cluster
-from re_llm.continuations import identity
-from re_llm.continuations.identity import Settings
+from re_llm.continuations.identity import continuations, dropped_file
 from re_llm.continuations.plan import CHUNK, WHOLE, Plan, Shard
 from re_llm.continuations.rows import Outcome, continue_rows, moved, outcome, question, unusable
 from re_llm.continuations.work import ContinueWork
+from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
+from re_llm.core.product import Made, Overwrite, State, recall
 from re_llm.core.progress import progress_bar
-from re_llm.core.provenance import begin_sidecar, read_sidecar, write_sidecar
 from re_llm.core.records import RecordAppender, Utterance
 from re_llm.llm.completion import TextLlm
 from re_llm.llm.prompts import Prompt, get_prompt
+from re_llm.model.hub import locate
 
 if TYPE_CHECKING:
     from re_llm.llm.server import ChatServer
 
 # Of an LLM that does not say how it decodes.
-_LOCAL: Mapping[str, Any] = {"asked": "local", "dtype": None, "tokens": "pieces"}
+_LOCAL: Mapping[str, str | None] = {"backend": "local", "dtype": None, "tokens": "pieces"}
 
 
 @dataclass
-class ContinueReport:
+class ContinueReport(Made):
     """What a run did, or a merge.
 
     Attributes:
@@ -60,7 +61,7 @@ class ContinueReport:
 
 @dataclass(frozen=True)
 class _Job:
-    """What is asked of whom, about which rows."""
+    """Which rows are continued, with which prompt, into which file."""
 
     plan: Plan
     prompt: Prompt
@@ -82,6 +83,10 @@ class _Named:
     device: str
     dtype: str
     tokens: str
+
+    @property
+    def decoding(self) -> Mapping[str, str | None]:
+        return {**_LOCAL, "dtype": self.dtype, "tokens": self.tokens}
 
 
 @dataclass(frozen=True)
@@ -113,10 +118,10 @@ class _Files:
         for file in (self.kept, self.dropped):
             if file.rows != len(file.keys):
                 raise RellmError(f"{file.path} holds a key twice", todo="Move the file away, or give another --out")
-            strange = next((key for key in file.keys if key not in wanted), None)
-            if strange is not None:
+            foreign = next((key for key in file.keys if key not in wanted), None)
+            if foreign is not None:
                 raise RellmError(
-                    f"{file.path} holds the key {strange!r}, which is none of this run's rows",
+                    f"{file.path} holds the key {foreign!r}, which is none of this run's rows",
                     todo="Move the file away, or give another --out",
                 )
         if both := self.kept.keys & self.dropped.keys:
@@ -139,12 +144,13 @@ def continue_manifest(
     chunk: int = CHUNK,
     progress: bool = True,
     cluster: Cluster | None = None,
+    overwrite: Overwrite = Overwrite.NO,
 ) -> ContinueReport:
     """Writes the LLM's continuation of every transcript, in the manifest's order; goes on where an earlier run ended.
 
     Refusals and rows without what the prompt needs go to `NAME.dropped.jsonl`, with the reason. A run that was killed
     and started again writes the same bytes as one that was not: chunks of rows are fixed, and one that was not written
-    whole is answered again as a whole. `NAME.provenance.json` holds what the file was made with. Memory: the keys of
+    whole is answered again as a whole. `NAME.provenance.json` holds what the file was made from. Memory: the keys of
     the manifest, and one chunk of rows.
 
     Args:
@@ -154,50 +160,59 @@ def continue_manifest(
         shard: the part of the chunks to answer; `merge_shards` joins the files.
         chunk: rows answered between two writes; also the largest batch.
         cluster: machines that answer, a chunk each (re_llm.cluster.work.Where), when the LLM is named.
+        overwrite: what happens to a file that was made from something else.
 
     Raises:
-        RellmError: the manifest or the LLM cannot be read, two rows share a key, `out` was begun with other settings,
+        RellmError: the manifest or the LLM cannot be read, two rows share a key, `out` was made from something else,
             another process is writing it, the disk is full, or a server gives no answers. What is written stays.
     """
+    if cluster is not None and not isinstance(llm, str):
+        raise RellmError("a cluster loads the LLM itself, by its name", todo="Give --llm NAME, or leave --engine out")
     part = Shard.parse(shard) if isinstance(shard, str) else shard
     plan = Plan(Path(manifest), frozenset(splits) if splits else None, chunk, part)
     job = _Job(plan, get_prompt(prompt), Path(out), max_new_tokens, batch_size)
-    begun = time.monotonic()
     wanted = {key for key, number in plan.keys().items() if part.holds(number)}
-    how = _local(device, dtype, tokens) if isinstance(llm, str) else getattr(llm, "decoding", _LOCAL)
-    if cluster is not None and not isinstance(llm, str):
-        raise RellmError("a cluster loads the LLM itself, by its name", todo="Give --llm NAME, or leave --engine out")
-    settings = Settings.of(plan, job.prompt, llm if isinstance(llm, str) else llm.name, max_new_tokens, how)
+    model: TextLlm | _Named = llm if not isinstance(llm, str) else _named(llm, device, dtype, tokens)
+    how = getattr(model, "decoding", _LOCAL)
+    recall(job.out)
+    product = continuations(job.out, plan, job.prompt, model.name, max_new_tokens, how)
+    device_of = {"device": device} if isinstance(llm, str) else {}
+    with product.making(overwrite, run={"llm": model.name, "batch_size": batch_size, **device_of}) as before:
+        if before.state is State.SAME:
+            report = product.stored(ContinueReport)
+            report.resumed = report.rows
+            return report
+        report = _continue(job, model, wanted, progress, cluster)
+        report.remade = before.why
+        product.finish(report)
+    return report
+
+
+def _continue(
+    job: _Job, llm: TextLlm | _Named, wanted: set[str], progress: bool, cluster: Cluster | None
+) -> ContinueReport:
+    begun = time.monotonic()
     report = ContinueReport()
-    dropped_file = identity.dropped_file(job.out)
-    with RecordAppender(job.out) as kept, RecordAppender(dropped_file) as dropped:
+    with RecordAppender(job.out) as kept, RecordAppender(dropped_file(job.out)) as dropped:
         files = _Files(kept, dropped)
-        sidecar = read_sidecar(job.out) if files.rows else None
-        if files.rows:
-            identity.check_same(job.out, sidecar, settings)
-            files.check(wanted)
+        files.check(wanted)
         report.resumed = kept.rows
-        if sidecar is None or files.rows < len(wanted):
-            start = {"device": device, "batch_size": batch_size} if settings.asked == "local" else {}
-            sidecar = begin_sidecar(job.out, settings.plain(), sidecar, start)
         if files.rows < len(wanted):
             with progress_bar("continue", len(wanted), done=files.rows, show=progress) as advance:
-                asked = _Named(llm, device, how["dtype"], tokens) if isinstance(llm, str) else llm
-                for outcomes in _outcomes(job, asked, files, advance, cluster):
+                for outcomes in _outcomes(job, llm, files, advance, cluster):
                     files.add(outcomes)
             report.retries = Counter(getattr(llm, "retries", {}))
-        assert sidecar is not None and files.rows == len(wanted), (files.rows, len(wanted))
+        assert files.rows == len(wanted), (files.rows, len(wanted))
     count(job.out, report)
-    if not sidecar.get("complete"):
-        write_sidecar(job.out, {**sidecar, "complete": True, "dropped": dict(report.dropped)})
     report.seconds = time.monotonic() - begun
     return report
 
 
-def _local(device: str, dtype: str, tokens: str) -> Mapping[str, Any]:
+def _named(name: str, device: str, dtype: str, tokens: str) -> _Named:
     from re_llm.llm.device import pick_device, pick_dtype
 
-    return {**_LOCAL, "dtype": str(pick_dtype(dtype, pick_device(device))).removeprefix("torch."), "tokens": tokens}
+    locate(resolve_component(name))  # downloads it, if it must, so that its content is known
+    return _Named(name, device, str(pick_dtype(dtype, pick_device(device))).removeprefix("torch."), tokens)
 
 
 def _outcomes(
@@ -257,7 +272,7 @@ def _from_server(
 
 def reasons(out: Path) -> Counter[str]:
     """Why rows of `out` were dropped, counted."""
-    with identity.dropped_file(out).open(encoding="utf-8") as lines:
+    with dropped_file(out).open(encoding="utf-8") as lines:
         return Counter(json.loads(line)["dropped"] for line in lines)
 
 
@@ -268,6 +283,6 @@ def count(out: Path, report: ContinueReport) -> None:
     report.rows, report.early_stops = len(stops), sum(stops)
     report.dropped = reasons(out)
     if report.dropped:
-        report.dropped_file = identity.dropped_file(out)
+        report.dropped_file = dropped_file(out)
     else:
-        identity.dropped_file(out).unlink()
+        dropped_file(out).unlink()

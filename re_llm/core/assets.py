@@ -1,15 +1,20 @@
-"""What ships with the package, and where a component of a given name lies."""
+"""What ships with the package, where a component of a given name lies, and what it holds."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from re_llm.core import parts
 from re_llm.core.errors import RellmError
+from re_llm.core.files import file_hash, files_hash, hash_of
 
 PACKAGE = Path(__file__).parent.parent
 SOURCE_TREE = PACKAGE.parent  # of an editable installation
+
+# Files of a model's folder that tell about the model and are no part of it.
+_ABOUT = {"provenance.json", "recipe.resolved.yaml", "report.json", "log.jsonl", "dropped.jsonl", "README.md"}
 
 
 def resolve_component(name: str, relative_to: Path | None = None) -> str:
@@ -37,3 +42,40 @@ def resolve_component(name: str, relative_to: Path | None = None) -> str:
 def mini_assets() -> Path:
     """Folder of the miniature's trained parts: shipped with the package, or the build named by RE_LLM_MINI."""
     return Path(os.environ.get("RE_LLM_MINI") or PACKAGE / "mini" / "assets")
+
+
+def component_hash(name: str, relative_to: Path | None = None) -> str | None:
+    """Hash of the content of a model: every file of its folder, and of the folders that its `config.json` names.
+
+    Of a hub id, the commit that is in the hub's cache; None when none is, or the name is no model at all.
+    """
+    folder = Path(resolve_component(name, relative_to))
+    if folder.is_file():
+        return file_hash(folder)
+    if not folder.is_dir():
+        return _cached_commit(name)
+    held = {path.name: path for path in folder.iterdir() if path.name not in _ABOUT and path.name[0] != "."}
+    content = files_hash({name: path for name, path in held.items() if path.is_file()})
+    named = {role: component_hash(part, folder) for role, part in _named_components(folder).items()}
+    return hash_of([content, *(f"{role} {found}" for role, found in sorted(named.items()))])
+
+
+def _named_components(folder: Path) -> dict[str, str]:
+    """The models that a checkpoint names instead of holding them."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        named = config["components"] if config.get("model_type") == "re_llm" else {}
+        parts = {str(role): str(name) for role, name in named.items() if name is not None}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return {}
+    return {role: name for role, name in parts.items() if (folder / name).resolve() != folder.resolve()}
+
+
+def _cached_commit(name: str) -> str | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except ValueError:  # no name of a repository
+        return None
+    return f"hub {Path(found).parent.name}" if isinstance(found, str) else None

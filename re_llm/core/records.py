@@ -6,17 +6,17 @@ a torn last line, left by a process that died while writing, is repaired on resu
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from re_llm.core import files
 from re_llm.core.errors import RellmError
 
 DIMENSIONS = ("valence", "arousal", "dominance")
@@ -118,10 +118,12 @@ class Continuation(Dimensional):
 
 
 class ReplyRecord(Dimensional):
-    """One row of `replies.jsonl`. `emotion` is the reference; `perceived` is what the system heard.
+    """One row of `replies.jsonl`.
 
-    `valence`, `arousal`, `dominance` are what the system heard as well. `answer` is the raw answer to the
-    recognition prompt and `recognized` the emotion read out of it (None when it names none).
+    `emotion` is the reference. `predicted_emotion` is the choice of the categorical head, and `valence`, `arousal`,
+    `dominance` are the estimate of the dimensional one. `answer` is the raw answer to the recognition prompt and
+    `named_emotion` the emotion read out of it (None when it names none). `source` is a hash of the row that was
+    replied to and of its recording.
     """
 
     system: str
@@ -141,6 +143,7 @@ class ReplyRecord(Dimensional):
     tokens: int | None = None
     finish_reason: str | None = None
     seed: int | None = None
+    source: str | None = None
 
 
 class Score(Record):
@@ -211,32 +214,11 @@ def read_numbered(
 
 def write_records(path: str | os.PathLike[str], records: Iterable[Record]) -> int:
     """Writes a file whole: under a temporary name, renamed when complete. Returns the number of records."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as out:
-            for record in records:
-                out.write(record.to_line())
-                count += 1
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise disk_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):  # the folder may be none
-            temporary.unlink(missing_ok=True)
+    with files.writing(Path(path)) as out:
+        for count, record in enumerate(records, 1):  # noqa: B007
+            out.write(record.to_line().encode())
     return count
-
-
-def disk_error(path: Path, error: OSError) -> RellmError:
-    """The user's view of a failed write (full disk, no permission)."""
-    return RellmError(
-        f"cannot write {path}: {error.strerror or error}",
-        todo="Free space or choose another --out, then run the same command again: finished rows are kept",
-    )
 
 
 class RecordAppender:
@@ -259,9 +241,9 @@ class RecordAppender:
             # Unbuffered: nothing waits in memory that a failed write would try to write again on closing.
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
-            raise disk_error(self.path, error) from error
+            raise files.disk_error(self.path, error) from error
         try:
-            _lock(self._file, self.path)
+            files.lock_file(self._file, self.path)
             self._repair()
         except BaseException:
             self._file.close()
@@ -314,7 +296,7 @@ class RecordAppender:
         except OSError as error:
             whole = bytes(data[:done]).rfind(b"\n") + 1
             os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - (done - whole))
-            raise disk_error(self.path, error) from error
+            raise files.disk_error(self.path, error) from error
         self.keys.update(r.key for r in batch)
         self.rows += len(batch)
 
@@ -331,7 +313,7 @@ class RecordAppender:
         except OSError as error:
             # Pipes and some special files cannot be synchronised, and need not be.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise disk_error(self.path, error) from error
+                raise files.disk_error(self.path, error) from error
         finally:
             self._file.close()
 
@@ -340,25 +322,3 @@ class RecordAppender:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
-
-
-def _lock(file: IO[bytes], path: Path) -> None:
-    """Takes the file for this process.
-
-    Raises:
-        RellmError: another process is writing it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RellmError(
-            f"another process is writing {path}", todo="Wait for it to end, or give another --out"
-        ) from None
-    except OSError as error:
-        # Some network file systems have no locks.
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-            raise

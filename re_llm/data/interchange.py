@@ -20,7 +20,8 @@ from typing import IO, cast
 from re_llm.audio import waveform
 from re_llm.audio.source import locate
 from re_llm.core.errors import MissingExtra, RellmError
-from re_llm.core.records import DIMENSIONS, Continuation, Utterance, disk_error, read_records, write_records
+from re_llm.core.files import disk_error
+from re_llm.core.records import DIMENSIONS, Continuation, Utterance, read_records, write_records
 from re_llm.data.corpora.base import Scan, unit
 from re_llm.data.corpora.columns import KEPT, LOCATION, UNIT
 from re_llm.data.corpora.files import Json, read_json_lines

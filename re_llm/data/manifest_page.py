@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from re_llm.core.files import disk_error
 from re_llm.core.page import Block, Drawing, Heading, Paragraph, Table, html_page, quote
-from re_llm.core.records import DIMENSIONS, disk_error
+from re_llm.core.records import DIMENSIONS
 from re_llm.data.leakage import Leakage
 from re_llm.data.manifest import HISTOGRAM_SECONDS, CheckReport, Summary
 

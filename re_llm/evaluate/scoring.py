@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from re_llm.core.emotions import PROMPT_EMOTIONS, SPELLINGS, canonical, is_label, parse_answer
 from re_llm.core.errors import RellmError
+from re_llm.core.files import file_hash
+from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.core.records import ReplyRecord, Score, read_numbered, write_records
 from re_llm.evaluate.empathy.epitome import MECHANISMS, EmpathyScorer
-from re_llm.evaluate.empathy.loading import load_scorer
+from re_llm.evaluate.empathy.loading import load_scorer, scorer_hash
 from re_llm.evaluate.empathy.readings import choose_readings
 from re_llm.evaluate.empathy.scores import Group, Judgement, empathy_rows, judge, make_score
 from re_llm.evaluate.ser import SerResult, label_order, score_recognition
 
 METRICS = ("ER", "EX", "IP", "SER")
+STAGE = "score 1"  # the number rises when the same replies begin to get other scores
 
 
 @dataclass
-class ScoreReport:
+class ScoreReport(Made):
     """What `score_file` did.
 
     Attributes:
@@ -58,7 +61,8 @@ class ScoreReport:
         how = f"{self.rate:.0f} replies/s, scorer {self.scorer}"
         if self.readings:
             how += f", reading {' and '.join(self.readings)}"
-        lines = [f"{self.replies} replies scored in {self.out} ({how})"]
+        done = "complete: the same replies, scorer and options" if self.skipped else how
+        lines = [f"{self.replies} replies scored in {self.out} ({done})"]
         for group in self.groups:
             name = " ".join(str(group[part]) for part in ("system", "corpus", "seed") if group.get(part) is not None)
             lines.append(f"  {name}: {group['replies']} replies, {_values(group)}")
@@ -190,6 +194,7 @@ def score_file(
     labels: Sequence[str] | None = None,
     reading: str | None = None,
     progress: bool = True,
+    overwrite: Overwrite = Overwrite.NO,
 ) -> ScoreReport:
     """Scores a `replies.jsonl` and writes `scores.jsonl`, whole or not at all.
 
@@ -198,12 +203,57 @@ def score_file(
         scorer: name or folder (`load_scorer`), or a scorer.
         labels: label set of recognition; None for the reference emotions of each corpus in the file.
         reading: `64` (what the original scorer sees of a reply), `whole`, or `both`; None for the scorer's own.
+        overwrite: what happens to scores that were made from something else.
 
     Raises:
-        RellmError: the file, a line of it, a metric, the scorer or the reading is wrong.
+        RellmError: the file, a line of it, a metric, the scorer or the reading is wrong; or there are scores that were
+            made from something else and may not be overwritten.
     """
+    replies, out = Path(replies_path), Path(out_path)
+    if not replies.is_file():
+        raise RellmError(f"no such file: {replies}", todo="Check the path")
+    options = {"metrics": metrics and list(metrics), "labels": labels and list(labels), "reading": reading}
+    product = scores_product(replies, out, scorer, options)
+    with product.making(overwrite) as before:
+        if before.state is State.SAME:
+            return product.stored(ScoreReport)
+        report = _score(replies, out, metrics, scorer, labels, reading, progress)
+        report.remade = before.why
+        product.finish(report)
+    return report
+
+
+def scores_product(replies: Path, out: Path, scorer: str | EmpathyScorer, options: Mapping[str, Any]) -> Product:
+    """The file of scores, and everything that decides them."""
+    name, content = None, None
+    if isinstance(scorer, str):
+        content = scorer_hash(scorer)
+    else:
+        content = getattr(scorer, "content", None)
+        name = scorer.name if content is None else None
+    return Product(
+        out,
+        STAGE,
+        inputs={
+            "replies": file_hash(replies),
+            "scorer": content,
+        },
+        settings={**options, "scorer": name},
+        names={"replies": str(replies), "metrics": "--metric", "reading": "--reading", "scorer": "the scorer"},
+    )
+
+
+def _score(
+    replies: Path,
+    out: Path,
+    metrics: Sequence[str] | None,
+    scorer: str | EmpathyScorer,
+    labels: Sequence[str] | None,
+    reading: str | None,
+    progress: bool,
+) -> ScoreReport:
     began = time.monotonic()
-    rows = _read(Path(replies_path))
+    rows = _read(replies)
     judging = load_scorer(scorer) if isinstance(scorer, str) else scorer
     wanted = choose_metrics(metrics, any(row.emotion and row.answered for row in rows), judging.mechanisms)
     asked = [metric for metric in wanted if metric in MECHANISMS]
@@ -211,7 +261,7 @@ def score_file(
     if asked:
         found = judge([row.reply for row in rows], judging, found.readings, progress)
     report = ScoreReport(
-        Path(out_path), len(rows), wanted, judging.name if asked else "none",
+        out, len(rows), wanted, judging.name if asked else "none",
         readings=found.readings if asked else (),
         cut=sum(found.cut),
         without_text=sum(not (row.reply.text or row.reply.transcript) for row in rows),

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
-from re_llm.core.assets import resolve_component
+from re_llm.core.assets import component_hash, resolve_component
 from re_llm.core.errors import RellmError
-from re_llm.core.provenance import fingerprint
+from re_llm.core.files import hash_of
+from re_llm.core.product import Product
 from re_llm.core.records import DIMENSIONS, ReplyRecord, Utterance
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Prompt, get_prompt
@@ -22,17 +23,18 @@ DEFAULT_PROMPT = "chat-empathetic"
 RECOGNITION_PROMPT = "recognize"
 RECOGNITION_TOKENS = 16  # its answer is one short sentence
 
-# Option of the command line behind a setting, for the message that refuses to resume with another value.
-OPTIONS = {
+STAGE = "respond 1"  # the number rises when the same recordings begin to get other replies
+# What a message calls a setting.
+_NAMES = {
     "model": "--model",
-    "checkpoint": "with another training of the model",
     "system": "--system",
     "prompt": "--prompt",
     "recognize": "--recognize",
-    "wording": "when its prompts had other words",
+    "wording": "the wording of a prompt",
     "max_new_tokens": "--max-new-tokens",
     "dtype": "--dtype",
     "quantized": "--quantize",
+    "seed": "the seed",
 }
 
 
@@ -94,23 +96,32 @@ class ReplyOptions:
     max_new_tokens: int = Decoding.max_new_tokens
     seed: int | None = None
 
-    def settings(self, system: System) -> dict[str, Any]:
-        """Everything that decides the replies, as plain values."""
-        folders = [Path(resolve_component(name)) for name in system.names]
-        prompts = {name: get_prompt(name) for name in (self.prompt, self.recognize) if name}
-        return {
-            # A folder may be moved: it is known by its content, and named without its path.
-            "model": " and ".join(Path(name).resolve().name if Path(name).is_dir() else name for name in system.names),
-            "checkpoint": [fingerprint(folder) if folder.is_dir() else None for folder in folders],
-            "dtype": str(system.dtype).removeprefix("torch."),
-            "quantized": system.quantized,
-            "system": self.system,
-            "prompt": self.prompt,
-            "recognize": self.recognize,
-            "wording": {name: [prompt.system, prompt.before, prompt.after] for name, prompt in prompts.items()},
-            "max_new_tokens": self.max_new_tokens,
-            "seed": self.seed,
-        }
+    def product(self, out: Path, system: Models) -> Product:
+        """The file of replies, and all that decides them but the rows, a hash of which each reply holds itself."""
+        prompts = [get_prompt(name) for name in (self.prompt, self.recognize) if name]
+        named = [name for name in system.names if not Path(resolve_component(name)).is_dir()]
+        return Product(
+            out,
+            STAGE,
+            inputs={
+                **{f"model {number}": component_hash(name) for number, name in enumerate(system.names, 1)},
+                "wording": hash_of(text for each in prompts for text in (each.system, each.before, each.after)),
+            },
+            settings={
+                # A folder is known by its content: it may be moved.
+                "model": named or None,
+                "dtype": str(system.dtype).removeprefix("torch."),
+                "quantized": system.quantized,
+                "system": self.system,
+                "prompt": self.prompt,
+                "recognize": self.recognize,
+                "max_new_tokens": self.max_new_tokens,
+                "seed": self.seed,
+            },
+            names={**_NAMES, **{f"model {n}": f"the model {name}" for n, name in enumerate(system.names, 1)}},
+            beside=(out.with_suffix(".dropped.jsonl"),),
+            grows=True,
+        )
 
     @property
     def prompts(self) -> tuple[tuple[str | None, int], ...]:
@@ -198,26 +209,42 @@ class Reply(Estimate):
 OnBatch = Callable[[list[int], list[Reply]], None]  # indices and replies of a finished batch
 
 
-class System(Protocol):
-    """What answers the utterances of a manifest: an `Engine` (speech) or a `TextSystem` (words).
+class Models(Protocol):
+    """The models of a system, as far as they decide its replies.
 
     Attributes:
-        names: folders or hub ids of its models.
-        needs_audio: whether it takes the recordings or the rows alone.
-        quantized: quantisation of its LLM, or None.
+        names: folders or hub ids.
+        quantized: quantisation of the LLM, or None.
     """
 
     @property
     def names(self) -> tuple[str, ...]: ...
 
     @property
-    def needs_audio(self) -> bool: ...
-
-    @property
     def dtype(self) -> object: ...
 
     @property
     def quantized(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class NamedModels:
+    """The models of a system that is not loaded."""
+
+    names: tuple[str, ...]
+    dtype: object
+    quantized: str | None = None
+
+
+class System(Models, Protocol):
+    """What answers the utterances of a manifest: an `Engine` (speech) or a `TextSystem` (words).
+
+    Attributes:
+        needs_audio: whether it takes the recordings or the rows alone.
+    """
+
+    @property
+    def needs_audio(self) -> bool: ...
 
     def max_seconds(self, *prompts: tuple[str | Prompt | None, int]) -> float:
         """Seconds of speech that a row of its LLM has room for; infinite without a limit.
@@ -243,8 +270,12 @@ class System(Protocol):
         ...
 
 
-def to_record(row: Utterance, reply: Reply, options: ReplyOptions) -> ReplyRecord:
-    """The record of one reply."""
+def to_record(row: Utterance, reply: Reply, options: ReplyOptions, source: str | None = None) -> ReplyRecord:
+    """The record of one reply.
+
+    Args:
+        source: hash of the row and its recording, so that a row that has changed since is noticed.
+    """
     predictions = reply.predictions()
     for name in DIMENSIONS:  # the head is linear and may leave 0..1 by a little; the record's scale ends there
         if predictions[name] is not None:
@@ -268,4 +299,5 @@ def to_record(row: Utterance, reply: Reply, options: ReplyOptions) -> ReplyRecor
         tokens=reply.tokens if options.prompt else None,
         finish_reason=reply.finish_reason if options.prompt else None,
         seed=options.seed,
+        source=source,
     )

@@ -1,25 +1,29 @@
 """`re-llm respond`: a system's reply to every utterance of a manifest, appended to `replies.jsonl` batch by batch.
 
-An interrupted run is resumed with the model and options of its first start, which `NAME.provenance.json` holds. A
-recording that cannot be used is listed with the reason in `NAME.dropped.jsonl` and counted.
+An interrupted run is resumed with the model and options of its first start, which `NAME.provenance.json` holds; each
+reply holds a hash of its row and recording. A recording that cannot be used is listed with the reason in
+`NAME.dropped.jsonl` and counted.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from re_llm.audio import waveform
+from re_llm.audio.content import segment_hash
 from re_llm.audio.source import locate, moved
 from re_llm.core.errors import RellmError
+from re_llm.core.files import hash_of
+from re_llm.core.product import Made, Overwrite, Product, Standing, State, recall
 from re_llm.core.progress import progress_bar
-from re_llm.core.provenance import begin_sidecar, check_same, file_hash, read_sidecar, write_sidecar
 from re_llm.core.records import RecordAppender, ReplyRecord, Utterance, read_records
-from re_llm.inference.reply import OPTIONS, Reply, ReplyOptions, System, to_record
+from re_llm.inference.reply import Reply, ReplyOptions, System, to_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +36,7 @@ CHUNK = 256
 
 
 @dataclass
-class RespondReport:
+class RespondReport(Made):
     """What `respond_rows` did. Unusable recordings are counted in `dropped` and listed in `dropped_file`.
 
     Attributes:
@@ -55,7 +59,8 @@ class RespondReport:
 
     def summary(self) -> str:
         """For a person."""
-        lines = [f"{self.rows} replies in {self.out} ({self.resumed} were there; {self.rate:.1f} utterances/s)"]
+        how = "complete" if self.skipped else f"{self.resumed} were there; {self.rate:.1f} utterances/s"
+        lines = [f"{self.rows} replies in {self.out} ({how})"]
         if self.cut:
             lines.append(f"{self.cut} replies were cut at the token limit (finish_reason `length`)")
         if self.dropped:
@@ -105,24 +110,30 @@ def respond_manifest(
     splits: Iterable[str] | None = None,
     strict: bool = False,
     progress: bool = True,
+    overwrite: Overwrite = Overwrite.NO,
 ) -> RespondReport:
     """Replies to the utterances of a manifest, as records in `out`; keys that `out` already holds are skipped.
 
     Args:
         splits: only these splits; None takes all.
         strict: raise at the first unusable recording instead of listing it.
+        overwrite: what happens to replies that were made from something else.
 
     Raises:
-        RellmError: the manifest is missing or broken, no utterance is in the splits, `out` was started with another
-            model or other options, the disk is full, or (strict) a recording is bad. What is written stays.
+        RellmError: the manifest is missing or broken, no utterance is in the splits, `out` holds replies of another
+            model, with other options, or to rows that have changed; the disk is full, or (strict) a recording is bad.
+            What is written stays.
     """
-    rows = _rows(manifest, splits)
-    about = {"manifest": manifest.name, "sha256": file_hash(manifest), "splits": sorted(splits or [])}
-    return respond_rows(system, rows, manifest.parent, out, options, about=about, strict=strict, progress=progress)
+    rows, known = manifest_rows(manifest, splits)
+    about = {"manifest": manifest.name, "splits": sorted(splits or [])}
+    return respond_rows(
+        system, rows, manifest.parent, out, options,
+        about=about, known=known, strict=strict, progress=progress, overwrite=overwrite,
+    )  # fmt: skip
 
 
-def _rows(manifest: Path, splits: Iterable[str] | None) -> list[Utterance]:
-    """Rows of the splits.
+def manifest_rows(manifest: Path, splits: Iterable[str] | None) -> tuple[list[Utterance], set[str]]:
+    """Rows of the splits, and the keys of all rows.
 
     Raises:
         RellmError: there are none, or two share a key.
@@ -143,7 +154,55 @@ def _rows(manifest: Path, splits: Iterable[str] | None) -> list[Utterance]:
                 todo="Give every utterance its own key; `re-llm prepare check` lists them",
             )
         keys.add(row.key)
-    return rows
+    return rows, {row.key for row in found}
+
+
+def row_sources(rows: Iterable[Utterance], root: Path, *, audio: bool) -> dict[str, str]:
+    """By key, a hash of all that a reply and its record depend on: the row's labels, and its recording if `audio`."""
+    found = {}
+    for row in rows:
+        try:
+            heard = segment_hash(row.audio, row.start, row.duration, root) if audio else ""
+        except RellmError as error:  # it will be listed with this reason, and tried again when it is there
+            heard = error.what
+        labels = (row.text, row.emotion, row.label_set, row.corpus, row.speaker)
+        found[row.key] = hash_of([heard, *map(str, labels)])[:32]
+    return found
+
+
+def standing(product: Product, sources: Mapping[str, str], known: Collection[str] | None = None) -> Standing:
+    """How the replies that are there stand to the rows that are wanted.
+
+    Args:
+        sources: what `row_sources` gave of them.
+        known: keys of all rows that a reply may be to; None for any.
+    """
+    found = product.standing()
+    if found.state not in (State.SAME, State.UNFINISHED):
+        return found
+    kept, dropped = (_written(path) for path in (product.out, *product.beside))
+    foreign = [key for key in kept if known is not None and key not in known]
+    if foreign:
+        return Standing(State.DIFFERENT, (f"it holds a reply to {foreign[0]!r}, which the manifest does not have",))
+    changed = [key for key, source in kept.items() if sources.get(key, source) != source]
+    if changed:
+        more = f" and {len(changed) - 1} more" if changed[1:] else ""
+        return Standing(State.DIFFERENT, (f"{changed[0]!r}{more} changed after the reply: its row or its recording",))
+    pending = any(key not in kept and dropped.get(key) != source for key, source in sources.items())
+    return Standing(State.UNFINISHED) if pending else found
+
+
+def _written(path: Path) -> dict[str, str | None]:
+    """Source by key of the rows in a file; a torn line is none."""
+    if not path.is_file():
+        return {}
+    found: dict[str, str | None] = {}
+    with path.open("rb") as lines:
+        for line in lines:
+            if line.endswith(b"\n"):
+                row = json.loads(line)
+                found[row["key"]] = row.get("source")
+    return found
 
 
 def respond_rows(
@@ -154,27 +213,60 @@ def respond_rows(
     options: ReplyOptions,
     *,
     about: Mapping[str, Any] | None = None,
+    known: Collection[str] | None = None,
     strict: bool = False,
     progress: bool = True,
+    overwrite: Overwrite = Overwrite.NO,
 ) -> RespondReport:
     """As `respond_manifest`, for rows in memory.
 
     Args:
         root: folder that their audio paths are relative to.
         about: where the rows come from, for the provenance of this run.
+        known: keys of all rows that `out` may hold replies to; None for any.
     """
-    report, started = RespondReport(out), time.monotonic()
-    dropped_file = out.with_suffix(".dropped.jsonl")
-    with RecordAppender(out) as kept:
+    started = time.monotonic()
+    recall(out)
+    product = options.product(out, system)
+    sources = row_sources(rows, root, audio=system.needs_audio)
+    run = {**(about or {}), "batch_size": options.batch_size}
+    with product.making(overwrite, run=run, look=lambda: standing(product, sources, known)) as before:
+        if before.state is State.SAME:
+            report = product.stored(RespondReport)
+            report.resumed = report.rows
+            return report
+        report = RespondReport(out=out, remade=before.why)
+        _respond(system, rows, root, options, sources, report, strict=strict, progress=progress)
+        report.seconds = time.monotonic() - started
+        product.finish(report)
+    return report
+
+
+def _respond(
+    system: System,
+    rows: Sequence[Utterance],
+    root: Path,
+    options: ReplyOptions,
+    sources: Mapping[str, str],
+    report: RespondReport,
+    *,
+    strict: bool,
+    progress: bool,
+) -> None:
+    """Replies to the rows that have none, into the files of the report."""
+    dropped_file = report.out.with_suffix(".dropped.jsonl")
+    with RecordAppender(report.out) as kept:
+        if kept.rows != len(kept.keys):
+            raise RellmError(f"{report.out} holds a key twice", todo="Move the file away, or give another --out")
         report.resumed = kept.rows
-        sidecar = _begin(out, options.settings(system), {**(about or {}), "batch_size": options.batch_size}, kept)
         dropped_file.unlink(missing_ok=True)  # a recording that was unusable in an earlier run is tried again
         todo = [row for row in rows if row.key not in kept.keys]
         with (
             RecordAppender(dropped_file) as dropped,
             progress_bar(options.system, len(rows), done=len(rows) - len(todo), show=progress) as advance,
         ):
-            run = _Run(system, root, options, kept, dropped, advance, report, system.max_seconds(*options.prompts))
+            limit = system.max_seconds(*options.prompts)
+            run = _Run(system, root, options, sources, kept, dropped, advance, report, limit)
             for first in range(0, len(todo), CHUNK):
                 run.answer(todo[first : first + CHUNK], strict=strict)
             report.rows, report.dropped = kept.rows, dropped.rows
@@ -182,19 +274,6 @@ def respond_rows(
         report.dropped_file = dropped_file
     else:
         dropped_file.unlink()
-    write_sidecar(out, {**sidecar, "complete": True, "rows": report.rows, "dropped": report.dropped})
-    report.seconds = time.monotonic() - started
-    return report
-
-
-def _begin(out: Path, settings: Mapping[str, Any], about: Mapping[str, Any], kept: RecordAppender) -> dict[str, Any]:
-    """Writes the provenance of this run beside `out`, if the replies in it were made with the same settings."""
-    sidecar = read_sidecar(out) if kept.rows else None
-    if kept.rows:
-        check_same(out, sidecar, settings, OPTIONS)
-    if kept.rows != len(kept.keys):
-        raise RellmError(f"{out} holds a key twice", todo="Move the file away, or give another --out")
-    return begin_sidecar(out, settings, sidecar, about)
 
 
 @dataclass
@@ -204,6 +283,7 @@ class _Run:
     system: System
     root: Path
     options: ReplyOptions
+    sources: Mapping[str, str]
     kept: RecordAppender
     dropped: RecordAppender
     advance: Callable[..., None]
@@ -231,12 +311,13 @@ class _Run:
             except RellmError as error:
                 if strict:
                     raise
-                self.dropped.append([row.model_copy(update={"dropped": str(error)})])
+                about = {"dropped": str(error), "source": self.sources[row.key]}
+                self.dropped.append([row.model_copy(update=about)])
                 self.advance(1)
         return samples
 
     def _save(self, indices: list[int], replies: list[Reply]) -> None:
         pairs = [(self.rows[i], reply) for i, reply in zip(indices, replies, strict=True)]
-        self.kept.append(to_record(row, reply, self.options) for row, reply in pairs)
+        self.kept.append(to_record(row, reply, self.options, self.sources[row.key]) for row, reply in pairs)
         self.report.cut += sum(reply.finish_reason == "length" for reply in replies)
         self.advance(len(indices))

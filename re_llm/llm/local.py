@@ -62,7 +62,7 @@ class ChatLlm:
     @property
     def decoding(self) -> Mapping[str, str | None]:
         """What of this LLM decides an answer, besides its name."""
-        return {"asked": "local", "dtype": str(self.model.dtype).removeprefix("torch."), "tokens": self.tokens}
+        return {"backend": "local", "dtype": str(self.model.dtype).removeprefix("torch."), "tokens": self.tokens}
 
     def _ids(self, prompt: Prompt, content: str) -> list[int]:
         if self.tokens == "pieces":

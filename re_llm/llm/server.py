@@ -37,7 +37,7 @@ class ChatServer:
         retries: requests that had to be sent again, by reason.
     """
 
-    decoding: Mapping[str, str | None] = MappingProxyType({"asked": "server", "dtype": None, "tokens": "joined"})
+    decoding: Mapping[str, str | None] = MappingProxyType({"backend": "server", "dtype": None, "tokens": "joined"})
 
     def __init__(self, options: ServerOptions):
         self.options, self.name = options, options.model

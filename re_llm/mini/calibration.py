@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from re_llm.core.workers import process_pool
 from re_llm.mini.prosody import EMOTIONS, draw, posterior
 from re_llm.mini.voices import SAMPLE_RATE, Synthesizer, generator, voices
 
@@ -110,7 +109,7 @@ def calibrate(*, train: int = 3000, test: int = 1000, condition: str = "room", s
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with process_pool(2) as pool:
         half = pool.submit(_utterances, "train", train, condition, seed)
         x_test, y_test = pool.submit(_utterances, "test", test, condition, seed).result()
         x_train, y_train = half.result()

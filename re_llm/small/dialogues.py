@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from re_llm.core.errors import RellmError
-from re_llm.core.provenance import file_hash
+from re_llm.core.files import file_hash
 from re_llm.core.records import Record
 from re_llm.small.rows import growing
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from re_llm.audio.waveform import RATE, resample
 from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.core.files import file_hash
 from re_llm.core.progress import progress_bar
-from re_llm.core.provenance import file_hash
 from re_llm.core.records import Utterance, read_records
 from re_llm.mini.voices import generator
 from re_llm.small.engines import FEATURE, MAKERS, Engine

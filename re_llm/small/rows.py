@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from re_llm.core.provenance import begin_sidecar, check_same, read_sidecar, write_sidecar
+from re_llm.core.product import Product, State
 from re_llm.core.records import RecordAppender
 
 Setting = str | int | float | bool | None
@@ -28,11 +28,9 @@ def growing(
     Raises:
         RellmError: another process is writing the file, or it was begun with other settings.
     """
-    with RecordAppender(out) as rows:
-        sidecar = read_sidecar(out)
-        if rows.rows:
-            check_same(out, sidecar, settings, {})
-        sidecar = begin_sidecar(out, settings, sidecar if rows.rows else None, {**(made or {}), "rows": rows.rows})
+    product = Product(out, "small build 1", {}, settings, grows=True)
+    with product.making(run=made) as before, RecordAppender(out) as rows:
+        there = rows.rows
         yield rows
-        sidecar["complete"] = True
-        write_sidecar(out, sidecar)
+        if before.state is not State.SAME or rows.rows != there:
+            product.finish()

@@ -5,9 +5,8 @@ B batch, T frames, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.emotion_encoder import make_emotion_encoder
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import EncodedAudio
+from re_llm.model.processing import ReLlmProcessor
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.train.data import Example
 
@@ -29,7 +29,7 @@ class Encoded:
 
     Attributes:
         states: [T, D] float16, real frames only.
-        emotion: [D] float32 pooled, or [T, D] float16, or None without an emotion encoder.
+        emotion: [1, D] float32 pooled, or [T, D] float16, or None without an emotion encoder.
     """
 
     key: str
@@ -43,7 +43,7 @@ class Encoded:
         emotion = batch.emotion_states
         if emotion is None:
             return cls(key, _half(batch.speech_states[row, :n]), None)
-        kept = _half(emotion[row, :n]) if emotion.dim() == 3 else emotion[row].float().cpu().numpy()
+        kept = _half(emotion[row, :n]) if emotion.dim() == 3 else emotion[row : row + 1].float().cpu().numpy()
         return cls(key, _half(batch.speech_states[row, :n]), kept)
 
 
@@ -51,26 +51,32 @@ def _half(tensor: torch.Tensor) -> np.ndarray:
     return tensor.to(torch.float16).cpu().numpy()
 
 
-def encode_examples(examples: list[Example], model: Any, processor: Any, batch_size: int) -> Iterator[list[Encoded]]:
-    """States of utterances, in batches of similar length, longest first.
+def encode_examples(
+    examples: list[Example], model: ReLlmForConditionalGeneration | Encoders, processor: ReLlmProcessor, batch_size: int
+) -> list[Encoded]:
+    """States of utterances, encoded in batches of similar length, longest first.
 
     Raises:
         RellmError: a recording cannot be read (names it).
     """
     samples = [waveform.load(e.audio, start=e.start, duration=e.duration) for e in examples]
+    found = []
     for rows in batches_by_length([len(s) for s in samples], batch_size):
-        encoded = _encode(model, processor, [samples[i] for i in rows])
-        yield [Encoded.of(examples[i].key, encoded, row) for row, i in enumerate(rows)]
+        batch = _encode(model, processor, [samples[i] for i in rows])
+        found += [Encoded.of(examples[i].key, batch, row) for row, i in enumerate(rows)]
+    return found
 
 
 @torch.inference_mode()
-def _encode(model: Any, processor: Any, samples: list[np.ndarray]) -> EncodedAudio:
+def _encode(
+    model: ReLlmForConditionalGeneration | Encoders, processor: ReLlmProcessor, samples: list[np.ndarray]
+) -> EncodedAudio:
     inputs = processor.audio_inputs(samples)
     return model.encode_audio(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
 
 
-class Ears(torch.nn.Module):
-    """The encoders of a model without its LLM: what a worker needs to hear.
+class Encoders(torch.nn.Module):
+    """The encoders of a model without its LLM: what a worker of a cluster needs.
 
     Args:
         weights: of both encoders, by their names in the model.
@@ -78,7 +84,6 @@ class Ears(torch.nn.Module):
     """
 
     _speech_is_trained = False
-    encode_audio = ReLlmForConditionalGeneration.encode_audio
 
     def __init__(self, config: ReLlmConfig, weights: Mapping[str, torch.Tensor], dtypes: Mapping[str, torch.dtype]):
         super().__init__()
@@ -92,6 +97,10 @@ class Ears(torch.nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    def encode_audio(self, **inputs: torch.Tensor) -> EncodedAudio:
+        """See `ReLlmForConditionalGeneration.encode_audio`, which this is."""
+        return ReLlmForConditionalGeneration.encode_audio(self, **inputs)  # type: ignore[arg-type]
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
@@ -104,13 +113,15 @@ class EncodeWork:
     config: ReLlmConfig
     weights: Mapping[str, torch.Tensor]
     dtypes: Mapping[str, torch.dtype]
-    processor: Any
+    processor: ReLlmProcessor
     batch_size: int
     device: str
     folder: None = None
 
     @classmethod
-    def of(cls, model: Any, processor: Any, batch_size: int, device: str) -> EncodeWork:
+    def of(
+        cls, model: ReLlmForConditionalGeneration, processor: ReLlmProcessor, batch_size: int, device: str
+    ) -> EncodeWork:
         """The work that this model's encoders would do."""
         parts = {name: getattr(model, name) for name in ("speech_encoder", "emotion_encoder")}
         parts = {name: part for name, part in parts.items() if part is not None}
@@ -119,6 +130,6 @@ class EncodeWork:
         dtypes = {name: part.dtype for name, part in parts.items()}
         return cls(model.config, weights, dtypes, processor, batch_size, device)
 
-    def start(self) -> Callable[[list[Example]], list[list[Encoded]]]:
-        ears = Ears(self.config, self.weights, self.dtypes).to(pick_device(self.device))
-        return lambda examples: list(encode_examples(examples, ears, self.processor, self.batch_size))
+    def start(self) -> Callable[[list[Example]], list[Encoded]]:
+        encoders = Encoders(self.config, self.weights, self.dtypes).to(pick_device(self.device))
+        return lambda examples: encode_examples(examples, encoders, self.processor, self.batch_size)

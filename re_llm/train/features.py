@@ -1,94 +1,156 @@
-"""States of the frozen encoders, computed once per utterance and kept on disk.
+"""States of the frozen encoders, computed once per recording and kept on disk.
 
-With frozen encoders every epoch, every stage over the same encoders and every ablation reads the same states. Only real
-frames are stored, in float16, one after another: `states.bin` [frames of all utterances, width] with offsets.
-B batch, T frames, D width.
+With frozen encoders every epoch, every stage over the same encoders and every ablation reads the same states. A store
+belongs to one encoder and is found by its content: `speech-HASH/` by the hash of all its weights and of what its input
+is made with, a row in it by the hash of the recording and of its segment. Nothing else can be taken for it, and nothing
+that has been computed is computed again after a kill.
+
+    FOLDER/speech-HASH/  states.bin (rows one after another)  index.txt (id, number of rows)  store.json (width, dtype)
+
+Only real frames are stored. B batch, T frames, D width.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from itertools import chain
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from re_llm.cluster.engines import HERE, Where
 from re_llm.cluster.work import Cluster, batched
+from re_llm.core import files
+from re_llm.core.errors import RellmError
 from re_llm.core.progress import progress_bar
-from re_llm.core.records import disk_error
+from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import EncodedAudio
+from re_llm.model.processing import ReLlmProcessor
+from re_llm.model.shared_emotion import SharedEmotionEncoder
 from re_llm.train.data import Example
 from re_llm.train.encode import Encoded, EncodeWork, encode_examples
 
 READ_AHEAD = 256  # utterances decoded and sorted by length at a time: bounds the memory
+VERSION = 1  # rises when the same encoder begins to give other states for the same recording
+FRAMES_PER_SECOND = 50
 
 
-def fingerprint(encoder: Any, settings: Any) -> str | None:
-    """Hash of an encoder's weights and settings: states of other weights are never mistaken for these."""
-    if encoder is None:
-        return None
-    digest = hashlib.sha256(json.dumps(settings).encode())
+def fingerprint(encoder: torch.nn.Module, settings: object) -> str:
+    """Hash of all of an encoder's weights, their dtypes, and the settings of its input."""
+    digest = hashlib.sha256(json.dumps([VERSION, settings], sort_keys=True, default=str).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
-        flat = tensor.detach().float().flatten()
-        # A stride keeps this to a second at paper size; any real change of weights touches these entries.
-        digest.update(name.encode() + flat[:: max(1, flat.numel() // 4096)].cpu().numpy().tobytes())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
     return digest.hexdigest()
 
 
-def fingerprints(model: Any) -> dict[str, str | None]:
-    """Fingerprints of both encoders; None where the model has none."""
-    frames = model.config.fusion == "frames"
-    return {
-        "speech": fingerprint(model.speech_encoder, model.config.speech_window),
-        "emotion": fingerprint(model.emotion_encoder, "frames" if frames else "pooled"),
-    }
+def fingerprints(model: ReLlmForConditionalGeneration, processor: ReLlmProcessor) -> dict[str, str]:
+    """Fingerprints of the encoders that a model has: `speech`, and `emotion` unless its fusion is none."""
+    window = model.config.speech_window
+    found = {"speech": fingerprint(model.speech_encoder, [window, processor.feature_extractor.to_dict()])}
+    if model.emotion_encoder is not None:
+        how = [model.config.fusion, processor.emotion_input, window if model.config.fusion == "frames" else None]
+        if isinstance(model.emotion_encoder, SharedEmotionEncoder):  # it reads the speech encoder's layers
+            how.append(found["speech"])
+        found["emotion"] = fingerprint(model.emotion_encoder, how)
+    return found
 
 
-class FeatureStore:
-    """Encoder states of a list of utterances, read by key.
-
-    Args:
-        folder: holds `states.bin`, `emotion.npy` or `emotion.bin`, `index.json`.
-    """
+class StateStore:
+    """States of one encoder, by the id of the recording's segment. Several processes may add to it and read it."""
 
     def __init__(self, folder: Path):
-        index = json.loads((folder / "index.json").read_text())
-        self.position = {key: i for i, key in enumerate(index["keys"])}
-        self.offsets = np.asarray(index["offsets"], dtype=np.int64)
-        total, width = int(self.offsets[-1]), int(index["width"])
-        self.states = np.memmap(folder / "states.bin", dtype=np.float16, mode="r", shape=(total, width))
-        self.emotion: np.ndarray | None = None
-        if index["emotion"] == "pooled":
-            self.emotion = np.load(folder / "emotion.npy", allow_pickle=False)
-        elif index["emotion"] == "frames":
-            shape = (total, int(index["emotion_width"]))
-            self.emotion = np.memmap(folder / "emotion.bin", dtype=np.float16, mode="r", shape=shape)
-        self.emotion_kind: str = index["emotion"]
+        self.folder = folder
+        self.rows: dict[str, tuple[int, int]] = {}  # first row and number of rows
+        self._read = self._total = 0
+        self._states: np.ndarray | None = None
+        self._refresh()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.rows
+
+    def _refresh(self) -> None:
+        """Takes over what was added since; a line that is not whole is none."""
+        index, states = self.folder / "index.txt", self.folder / "states.bin"
+        if not (index.is_file() and states.is_file()):
+            return
+        width, dtype = self._shape()
+        there = states.stat().st_size // (width * dtype.itemsize)
+        with index.open("rb") as lines:
+            lines.seek(self._read)
+            for line in lines:
+                key, count = line.decode().split() if line.endswith(b"\n") else ("", "0")
+                if not key or self._total + int(count) > there:  # torn, or its states were lost with the power
+                    break
+                self.rows[key] = (self._total, int(count))
+                self._total += int(count)
+                self._read += len(line)
+
+    def _shape(self) -> tuple[int, np.dtype]:
+        about = json.loads((self.folder / "store.json").read_bytes())
+        return int(about["width"]), np.dtype(about["dtype"])
+
+    def add(self, states: Mapping[str, np.ndarray]) -> None:
+        """Adds states [T, D] by id; those that another process has added meanwhile are left out."""
+        with files.lock(self.folder, folder=True, wait=True):
+            self._refresh()
+            new = {key: each for key, each in states.items() if key not in self.rows}
+            if not new:
+                return
+            first = next(iter(new.values()))
+            if not (self.folder / "store.json").is_file():
+                files.write_json(self.folder / "store.json", {"width": first.shape[1], "dtype": str(first.dtype)})
+            width, dtype = self._shape()
+            for name, end, data in (
+                ("states.bin", self._total * width * dtype.itemsize, b"".join(e.tobytes() for e in new.values())),
+                ("index.txt", self._read, "".join(f"{k} {len(e)}\n" for k, e in new.items()).encode()),
+            ):
+                with (self.folder / name).open("ab") as file:
+                    file.truncate(end)  # what a killed process left behind the last whole line of the index
+                    file.write(data)
+            self._refresh()
+
+    def get(self, key: str) -> np.ndarray:
+        """States [T, D] of a segment, not in memory."""
+        start, count = self.rows[key]
+        if self._states is None or start + count > len(self._states):
+            width, dtype = self._shape()
+            self._states = np.memmap(self.folder / "states.bin", dtype=dtype, mode="r", shape=(self._total, width))
+        return self._states[start : start + count]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Encoder states of a list of utterances, read by key.
+
+    Attributes:
+        ids: of the utterances' segments, by key.
+        pooled: the emotion encoder gives one row for the utterance, and not one for each frame.
+    """
+
+    ids: Mapping[str, str]
+    speech: StateStore
+    emotion: StateStore | None = None
+    pooled: bool = True
 
     def length(self, key: str) -> int:
         """Number of encoder frames of an utterance."""
-        i = self.position[key]
-        return int(self.offsets[i + 1] - self.offsets[i])
+        return self.speech.rows[self.ids[key]][1]
 
-    def batch(self, keys: Sequence[str], *, with_emotion: bool = True) -> EncodedAudio:
+    def batch(self, keys: Sequence[str]) -> EncodedAudio:
         """States of these utterances, padded with zeros to the longest: [B, T, D]."""
-        rows = [self.position[key] for key in keys]
-        spans = [slice(int(self.offsets[i]), int(self.offsets[i + 1])) for i in rows]
-        states = _padded([self.states[s] for s in spans])
+        ids = [self.ids[key] for key in keys]
+        states = [self.speech.get(each) for each in ids]
         emotion = None
-        if with_emotion and self.emotion is not None:
-            if self.emotion_kind == "pooled":
-                emotion = torch.from_numpy(self.emotion[rows].astype(np.float32))
-            else:
-                emotion = _padded([self.emotion[s] for s in spans])
-        lengths = torch.tensor([s.stop - s.start for s in spans])
-        return EncodedAudio(speech_states=states, speech_lengths=lengths, emotion_states=emotion)
+        if self.emotion is not None:
+            found = [self.emotion.get(each) for each in ids]
+            emotion = _padded(found)[:, 0] if self.pooled else _padded(found)
+        lengths = torch.tensor([len(each) for each in states])
+        return EncodedAudio(speech_states=_padded(states), speech_lengths=lengths, emotion_states=emotion)
 
 
 def _padded(parts: Sequence[np.ndarray]) -> torch.Tensor:
@@ -98,113 +160,85 @@ def _padded(parts: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
-def is_complete(folder: Path, wanted: dict[str, str | None], keys: Sequence[str]) -> bool:
-    """Whether `folder` holds the states of all these keys, made by these encoders (it may hold more)."""
-    index = folder / "index.json"
-    if not index.is_file():
-        return False
-    try:
-        found = json.loads(index.read_text(encoding="utf-8"))
-        made_by, held = dict(found["fingerprints"]), set(found["keys"])
-    except (OSError, ValueError, KeyError, TypeError):  # somebody else's index in the folder beside
-        return False
-    return held.issuperset(keys) and all(value is None or made_by.get(name) == value for name, value in wanted.items())
-
-
-class _Writer:
-    """Appends the states of batches to the files of a store, and writes its index when all are there."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "index.json").unlink(missing_ok=True)
-        self.states = (folder / "states.bin").open("wb")
-        self.frames = (folder / "emotion.bin").open("wb")
-        self.keys: list[str] = []
-        self.lengths: list[int] = []
-        self.pooled: list[np.ndarray] = []
-        self.width = self.frames_width = 0
-
-    def add(self, batch: Sequence[Encoded]) -> None:
-        for each in batch:
-            self.width = each.states.shape[-1]
-            self.states.write(each.states.tobytes())
-            if each.emotion is not None and each.emotion.ndim == 2:
-                self.frames_width = each.emotion.shape[-1]
-                self.frames.write(each.emotion.tobytes())
-            elif each.emotion is not None:
-                self.pooled.append(each.emotion)
-            self.keys.append(each.key)
-            self.lengths.append(len(each.states))
-
-    def close(self) -> None:
-        self.states.close()
-        self.frames.close()
-
-    def finish(self, made_by: dict[str, str | None]) -> None:
-        self.close()
-        if self.pooled:
-            np.save(self.folder / "emotion.npy", np.stack(self.pooled))
-        index = {
-            "fingerprints": made_by,
-            "keys": self.keys,
-            "offsets": [0, *np.cumsum(self.lengths).tolist()],
-            "width": self.width,
-            "emotion": "pooled" if self.pooled else "frames" if self.frames_width else "none",
-            "emotion_width": self.frames_width,
-        }
-        temporary = self.folder / "index.json.tmp"
-        temporary.write_text(json.dumps(index), encoding="utf-8")
-        temporary.replace(self.folder / "index.json")
-
-
-def build_store(
+def build_features(
     folder: Path,
     examples: Sequence[Example],
-    model: Any,
-    processor: Any,
+    ids: Mapping[str, str],
+    model: ReLlmForConditionalGeneration,
+    processor: ReLlmProcessor,
     *,
     batch_size: int = 16,
     progress: bool = True,
     where: Where = HERE,
     device: str = "auto",
-) -> FeatureStore:
-    """Encodes every utterance once, batched by length; skips the work when `folder` or one beside it is complete.
+) -> Features:
+    """Encodes every recording that the stores in `folder` do not hold, batched by length.
 
     Args:
+        ids: of the examples' segments, by key (`re_llm.train.identity.segment_ids`).
         where: machines that encode. On a cluster the model's encoders are sent to them, each part of `READ_AHEAD`
             utterances is encoded by one of them, and the files are the same as without.
         device: of the encoders on a cluster; in this process they run where the model is.
 
     Raises:
-        RellmError: a recording cannot be read (names it), or the disk is full.
+        RellmError: a recording cannot be read (names it), or the disk is full, or will be.
     """
-    made_by = fingerprints(model)
-    keys = [e.key for e in examples]
-    # Another stage may have encoded these utterances already, among others.
-    for candidate in (folder, *sorted(folder.parent.glob("*"))):
-        if is_complete(candidate, made_by, keys):
-            return FeatureStore(candidate)
+    stores = {
+        name: StateStore(folder / f"{name}-{found[:16]}") for name, found in fingerprints(model, processor).items()
+    }
+    features = Features(ids, stores["speech"], stores.get("emotion"), pooled=model.config.fusion != "frames")
+    segments = list({ids[e.key]: e for e in examples}.values())
+    # A part is always the same utterances: encoded again after a kill, its batches round as they did.
+    parts = [part for part in batched(segments, READ_AHEAD) if not all(_held(ids[e.key], stores) for e in part)]
+    if not parts:
+        return features
+    missing = [example for part in parts for example in part]
+    _refuse_small_disk(folder, missing, model)
     try:
-        with (
-            where.connect() as cluster,
-            closing(_Writer(folder)) as writer,
-            progress_bar("encode", len(examples), show=progress) as advance,
-        ):
-            for batch in _batches(examples, model, processor, batch_size, cluster, device):
-                writer.add(batch)
-                advance(len(batch))
-            writer.finish(made_by)
+        with where.connect() as cluster, progress_bar("encode", len(missing), show=progress) as advance:
+            for encoded in _encoded(parts, model, processor, batch_size, cluster, device):
+                stores["speech"].add({ids[each.key]: each.states for each in encoded})
+                if "emotion" in stores:
+                    stores["emotion"].add({ids[each.key]: each.emotion for each in encoded if each.emotion is not None})
+                advance(len(encoded))
     except OSError as error:
-        raise disk_error(folder, error) from error
-    return FeatureStore(folder)
+        raise files.disk_error(folder, error) from error
+    return features
 
 
-def _batches(
-    examples: Sequence[Example], model: Any, processor: Any, batch_size: int, cluster: Cluster | None, device: str
+def _held(segment: str, stores: Mapping[str, StateStore]) -> bool:
+    return all(segment in store for store in stores.values())
+
+
+def _refuse_small_disk(folder: Path, examples: Sequence[Example], model: ReLlmForConditionalGeneration) -> None:
+    """Tells before hours of encoding that the states will not fit.
+
+    Raises:
+        RellmError: so it is.
+    """
+    width = model.config.speech_config.d_model
+    if model.emotion_encoder is not None and model.config.fusion == "frames":
+        width += model.config.emotion_config.hidden_size
+    needed = sum(round((e.duration or 0.0) * FRAMES_PER_SECOND) for e in examples) * width * 2
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise RellmError(
+            f"the encoder states of {len(examples)} recordings take {needed / 1e9:.3g} GB, and {folder} has "
+            f"{free / 1e9:.3g} GB free",
+            todo="Give --features on a larger disk, or set the stage's `features` to none",
+        )
+
+
+def _encoded(
+    parts: Sequence[list[Example]],
+    model: ReLlmForConditionalGeneration,
+    processor: ReLlmProcessor,
+    batch_size: int,
+    cluster: Cluster | None,
+    device: str,
 ) -> Iterator[list[Encoded]]:
-    parts = batched(examples, READ_AHEAD)
+    """States of each part."""
     if cluster is None:
-        yield from chain.from_iterable(encode_examples(part, model, processor, batch_size) for part in parts)
-    else:
-        yield from chain.from_iterable(cluster.map(EncodeWork.of(model, processor, batch_size, device), parts))
+        return (encode_examples(part, model, processor, batch_size) for part in parts)
+    return cluster.map(EncodeWork.of(model, processor, batch_size, device), parts)

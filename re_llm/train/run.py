@@ -2,259 +2,205 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from re_llm.audio import waveform
 from re_llm.cluster.engines import HERE, Where
-from re_llm.core.assets import resolve_component
-from re_llm.core.errors import RellmError
-from re_llm.core.parts import PREFIX
-from re_llm.core.provenance import write_provenance
-from re_llm.llm.device import DTYPES, pick_device
+from re_llm.core import files
+from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.core.product import Overwrite, State, recall
+from re_llm.core.provenance import write_resolved
+from re_llm.llm.device import pick_device
+from re_llm.model.hub import locate
 from re_llm.model.modeling import ReLlmForConditionalGeneration
-from re_llm.model.processing import ReLlmProcessor
+from re_llm.model.processing import ReLlmProcessor, load_tokenizer
 from re_llm.model.transfer import Transfer
-from re_llm.recipe.config import Components, StageOptions, unfit
-from re_llm.recipe.options import ModelOptions
 from re_llm.train.collate import Collator
 from re_llm.train.data import BucketedSampler, Example, Loaded, RowMaker, TrainingRows, load_examples
-from re_llm.train.features import FeatureStore, build_store
-from re_llm.train.trainer import ReLlmTrainer, TerminalProgress, tensorboard
+from re_llm.train.features import FRAMES_PER_SECOND, Features, build_features
+from re_llm.train.identity import segment_ids, training_product
+from re_llm.train.plan import Plan, TrainReport, build_model, training_arguments
+from re_llm.train.trainer import ReLlmTrainer, TerminalProgress, cut_log, tensorboard
+
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that decides the outcome of one run.
+class Surroundings:
+    """How a run is carried out; decides nothing about its outcome.
 
     Attributes:
-        components: where the frozen parts come from.
-        model: how they are joined.
-        stage: what is trained, on what, how.
-        start: checkpoint folder to continue from; None = a fresh adapter on the components.
-        data: continuation files.
-
-    Raises:
-        RellmError: the stage's losses do not fit the model.
+        features: folder of cached encoder states to use or fill; None = `features` in the checkpoint's folder.
+        keep_checkpoints: keep what a resume would need.
+        where: machines that fill the store; training itself runs in this process.
+        track: write the curves to `OUT/tensorboard` as well; `OUT/log.jsonl` has them in any case.
     """
 
-    components: Components
-    model: ModelOptions
-    stage: StageOptions
-    emotions: tuple[str, ...]
-    data: tuple[Path, ...]
-    start: str | None = None
-    seed: int = 0
+    features: Path | None = None
+    device: str = "auto"
+    keep_checkpoints: bool = False
+    progress: bool = True
+    where: Where = HERE
+    track: Literal["tensorboard"] | None = None
 
     def __post_init__(self) -> None:
-        wrong = unfit(self.stage, self.model)
-        if wrong:
-            raise RellmError(f"this stage cannot train this model: {wrong}")
+        if self.track and importlib.util.find_spec("tensorboard") is None:
+            raise MissingExtra("tensorboard", "track", "--track tensorboard")
 
 
-@dataclass
-class TrainReport:
-    """What a run did. `start`: what it took over from the checkpoint it continues; `start.json` names every tensor."""
+def train(plan: Plan, out: str | Path, *, overwrite: Overwrite = Overwrite.NO, **surroundings: Any) -> TrainReport:
+    """Trains one stage and writes a checkpoint folder; goes on with an interrupted run of the same plan.
 
-    out: Path
-    steps: int
-    examples: int
-    dropped: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    utterances_per_second: float = 0.0
-    final: dict[str, float] = field(default_factory=dict)
-    start: str = ""
-
-
-def build_model(plan: Plan, *, attention: str | None = None) -> tuple[Any, Any]:
-    """Model and processor to train: fresh from the components, or continued from `plan.start`.
+    A folder that is complete, made from the same rows, recordings and models with the same options, stays as it is.
 
     Args:
-        attention: attention implementation of the LLM, in transformers' names; None = its default.
+        overwrite: what happens to a checkpoint that was made from something else.
+        surroundings: fields of `Surroundings`.
 
-    A checkpoint with another fusion (stage 2 to RE-LLM) hands over its adapter as `init_adapter` says.
+    Raises:
+        RellmError: data, components or options do not fit; `out` holds another run and may not be overwritten (names
+            what differs); another process trains into it.
     """
-    options, parts = plan.model, plan.components
-    llm, speech = _component(parts.llm), _component(parts.speech_encoder)
-    with_emotion = options.fusion != "none" and parts.emotion_encoder is not None
-    emotion = _component(parts.emotion_encoder or "") if with_emotion else None
-    model = ReLlmForConditionalGeneration.from_components(
-        llm,
-        speech,
-        emotion,
-        emotions=plan.emotions,
-        fusion=options.fusion,
-        speech_window=options.speech_window,
-        adapter=options.adapter,
-        lora=options.lora,
-        dtype=DTYPES.get(options.frozen_dtype, "auto"),
-        attn_implementation=attention,
-    )
-    if plan.start:
-        model.continue_from(resolve_component(plan.start), adapter=options.init_adapter)
-    if "lora" in plan.stage.train and options.lora is None:
-        raise RellmError("the stage trains `lora`, but model.lora is null", todo="Give model.lora, or do not train it")
-    if any("adapter_ctc" in (weights or {}) for weights in (plan.stage.losses, plan.stage.warm_losses)):
-        model.add_ctc_blank()
-    model.set_trainable(plan.stage.train, dtype=torch.float32)
-    return model, ReLlmProcessor.from_components(
-        llm, speech, emotion, speech_window=options.speech_window, adapter=model.config.adapter
-    )
+    around, out = Surroundings(**surroundings), Path(out)
+    begun = time.monotonic()
+    home = pick_device(around.device)
+    folders = {role: locate(name) for role, name in plan.parts().items() if name is not None}  # downloads what it must
+    loaded = load_examples(plan.data, plan.stage, plan.emotions, load_tokenizer(folders["llm"]))
+    if plan.model.adapter.kind == "cformer":
+        _refuse_wordless(loaded.examples)
+    recall(out)
+    segments = segment_ids(loaded.examples, around.features or out / "features")
+    product = training_product(plan, out, segments)
+    with product.making(overwrite, run={"device": home.type}) as before:
+        if before.state is State.SAME:
+            report = product.stored(TrainReport)
+        else:
+            report = _train(plan, out, home, loaded, segments, around)
+            report.seconds, report.remade = time.monotonic() - begun, before.why
+            _write_about(out, plan, report)
+            product.finish(report)
+        if not around.keep_checkpoints:
+            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    return report
 
 
-def _component(name: str) -> str:
-    """Folder or hub id; a fetched part keeps its name, by which the checkpoint finds it on any machine."""
-    folder = resolve_component(name)
-    return name if name.startswith(PREFIX) else folder
+def _train(
+    plan: Plan, out: Path, home: torch.device, loaded: Loaded, segments: Mapping[str, str], around: Surroundings
+) -> TrainReport:
+    _write_dropped(out, loaded)
+    set_seed(plan.seed)
+    # On a CPU the backward pass of eager attention is faster than that of the fused kernel.
+    model, processor = build_model(plan, attention="eager" if home.type == "cpu" else None)
+    model.to(home)
+    features = None
+    if "speech_encoder" not in plan.stage.train:
+        features = build_features(
+            around.features or out / "features", loaded.examples, segments, model, processor,
+            progress=around.progress, where=around.where, device=around.device,
+        )  # fmt: skip
+    callbacks: list[TrainerCallback] = [
+        TerminalProgress(plan.stage.batch_size * plan.stage.accumulate, around.progress)
+    ]
+    if around.track:
+        callbacks.append(tensorboard(out / "tensorboard"))
+    report = _run(_trainer(plan, out, home, model, processor, loaded.examples, features, callbacks), plan, out)
+    report.examples, report.dropped = len(loaded.examples), dict(loaded.dropped)
+    processor.save_pretrained(out)
+    report.start = _write_start(out, model.taken_over)
+    return report
+
+
+def _run(trainer: ReLlmTrainer, plan: Plan, out: Path) -> TrainReport:
+    """Trains from the last checkpoint on and saves the model."""
+    last = _last_checkpoint(out / CHECKPOINTS)
+    done = 0 if last is None else int(last.rpartition("-")[2])
+    cut_log(out / "log.jsonl", done)
+    seconds = 0.0
+    if last is not None and done >= trainer.args.max_steps:  # the Trainer would make one more step
+        trainer.restore(last)
+    else:
+        seconds = trainer.train(resume_from_checkpoint=last).metrics["train_runtime"]
+    trainer.bare.save_pretrained(out)
+    steps = trainer.state.global_step
+    final = {k: v for entry in trainer.state.log_history[-2:] for k, v in entry.items() if k != "epoch"}
+    rate = (steps - done) * plan.stage.batch_size * plan.stage.accumulate / seconds if seconds else 0.0
+    return TrainReport(out, steps, 0, utterances_per_second=rate, final=final)
+
+
+def _write_start(out: Path, taken_over: Transfer | None) -> str:
+    """Every tensor of the checkpoint that was started from, taken or left out; returns the short form."""
+    if taken_over is None:
+        return ""
+    files.write_json(out / "start.json", asdict(taken_over))
+    return "; ".join(taken_over.summary())
+
+
+def _write_about(out: Path, plan: Plan, report: TrainReport) -> None:
+    """`report.json` and `recipe.resolved.yaml`: about what is in the folder now, so only when it is."""
+    told = json.loads(json.dumps(asdict(report), default=str))
+    files.write_json(out / "report.json", {name: value for name, value in told.items() if name != "out"})
+    write_resolved(out, _plain(plan))
+
+
+def _plain(plan: Plan) -> dict[str, Any]:
+    value = json.dumps(asdict(plan), default=lambda v: v.model_dump() if hasattr(v, "model_dump") else str(v))
+    return dict(json.loads(value))
+
+
+SpeechInputs = dict[str, Any]
 
 
 def _speech_inputs(
-    model: Any, processor: Any, store: FeatureStore | None
-) -> tuple[Callable[[Sequence[Example]], dict[str, Any]], Callable[[dict[str, Any]], list[int]] | None]:
-    """How a batch gets its speech: from the store, or from the recordings when the speech encoder is trained too.
+    model: ReLlmForConditionalGeneration, processor: ReLlmProcessor, features: Features | None
+) -> tuple[Callable[[Sequence[Example]], SpeechInputs], Callable[[SpeechInputs], list[int]] | None]:
+    """How a batch gets its speech: from the store, or from the recordings.
 
     And how many speech tokens that gives; None when there are as many as the transcript has (CFormer).
     """
-    uses_emotion = model.emotion_encoder is not None
     settings = model.config.adapter
 
-    def cached(examples: Sequence[Example]) -> dict[str, Any]:
-        assert store is not None
-        return {"speech": store.batch([e.key for e in examples], with_emotion=uses_emotion)}
-
-    def raw(examples: Sequence[Example]) -> dict[str, Any]:
+    def raw(examples: Sequence[Example]) -> SpeechInputs:
         return processor.audio_inputs([waveform.load(e.audio, start=e.start, duration=e.duration) for e in examples])
 
-    def counts(speech: dict[str, Any]) -> list[int]:
+    def cached(examples: Sequence[Example]) -> SpeechInputs:
+        assert features is not None
+        return {"speech": features.batch([e.key for e in examples])}
+
+    def counts(speech: SpeechInputs) -> list[int]:
         if "speech" in speech:
             return [settings.token_count(n) for n in speech["speech"].speech_lengths.tolist()]
         return [settings.token_count((frames - 1) // 2 + 1) for frames in speech["feature_lengths"].tolist()]
 
-    return (cached if store else raw), counts if settings.counts_beforehand else None
-
-
-def _arguments(plan: Plan, out: Path, device: torch.device, rows: int) -> TrainingArguments:
-    stage = plan.stage
-    per_epoch = max(1, rows // (stage.batch_size * stage.accumulate))
-    steps = stage.max_steps or max(1, round(stage.epochs * per_epoch))
-    return TrainingArguments(
-        output_dir=str(out / "checkpoints"),
-        per_device_train_batch_size=stage.batch_size,
-        gradient_accumulation_steps=stage.accumulate,
-        max_steps=steps,
-        learning_rate=stage.lr,
-        weight_decay=stage.weight_decay,
-        max_grad_norm=stage.max_grad_norm,
-        warmup_steps=min(stage.warmup, steps // 2),
-        lr_scheduler_type=stage.schedule,
-        bf16=stage.precision == "bf16",
-        logging_steps=10,
-        save_steps=stage.save_every,
-        save_total_limit=1,
-        seed=plan.seed,
-        use_cpu=device.type == "cpu",
-        dataloader_drop_last=rows >= stage.batch_size,
-        dataloader_pin_memory=device.type == "cuda",
-        remove_unused_columns=False,
-        report_to=[],
-        disable_tqdm=True,
-        log_level="error",
-        # Only when asked for: transformers is about to rename the argument, and says so each time.
-        **({"gradient_checkpointing": True} if stage.gradient_checkpointing else {}),
-    )
-
-
-def train(
-    plan: Plan,
-    out: str | Path,
-    *,
-    features: Path | None = None,
-    device: str = "auto",
-    keep_checkpoints: bool = False,
-    progress: bool = True,
-    where: Where = HERE,
-    track: Literal["tensorboard"] | None = None,
-) -> TrainReport:
-    """Trains one stage and writes a checkpoint folder; continues an interrupted run of the same plan.
-
-    Args:
-        features: folder of cached encoder states to use or fill; default `out/features`.
-        where: machines that fill it; training itself runs in this process.
-        track: write the curves to `out/tensorboard` as well; `out/log.jsonl` has them in any case.
-
-    Raises:
-        RellmError: data, components or options do not fit; an interrupted run in `out` had other options.
-    """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
-    home = pick_device(device)
-    set_seed(plan.seed)
-    # On a CPU the backward pass of eager attention is faster than that of the fused kernel.
-    model, processor = build_model(plan, attention="eager" if home.type == "cpu" else None)
-    loaded = load_examples(plan.data, plan.stage, plan.emotions, processor.tokenizer)
-    _write_dropped(out, loaded)
-    _same_plan(out, plan)
-    model.to(home)
-    store = None
-    if "speech_encoder" not in plan.stage.train:
-        store = build_store(
-            features or out / "features",
-            loaded.examples,
-            model,
-            processor,
-            progress=progress,
-            where=where,
-            device=device,
-        )
-    trainer = _trainer(plan, out, home, model, processor, loaded.examples, store, progress)
-    if track == "tensorboard":
-        trainer.add_callback(tensorboard(out / "tensorboard"))
-    last = _last_checkpoint(Path(trainer.args.output_dir))
-    result = trainer.train(resume_from_checkpoint=last)
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
-    steps = trainer.state.global_step
-    seconds = time.monotonic() - begun
-    final = {k: v for entry in trainer.state.log_history[-2:] for k, v in entry.items() if k != "epoch"}
-    rate = steps * plan.stage.batch_size * plan.stage.accumulate / max(result.metrics["train_runtime"], 1e-9)
-    start = _write_start(out, model.taken_over)
-    report = TrainReport(out, steps, len(loaded.examples), dict(loaded.dropped), seconds, rate, final, start)
-    told = {name: value for name, value in _as_json(report).items() if name != "out"}  # a folder may be moved
-    (out / "report.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    if not keep_checkpoints:
-        _remove_checkpoints(Path(trainer.args.output_dir))
-    return report
+    return (cached if features else raw), counts if settings.counts_beforehand else None
 
 
 def _trainer(
     plan: Plan,
     out: Path,
     device: torch.device,
-    model: Any,
-    processor: Any,
+    model: ReLlmForConditionalGeneration,
+    processor: ReLlmProcessor,
     examples: Sequence[Example],
-    store: FeatureStore | None,
-    progress: bool,
+    features: Features | None,
+    callbacks: list[TrainerCallback],
 ) -> ReLlmTrainer:
     stage = plan.stage
-    encode, counts = _speech_inputs(model, processor, store)
+    encode, counts = _speech_inputs(model, processor, features)
     maker = RowMaker(processor.tokenizer, stage)
-    if counts is None:
-        _refuse_wordless(examples)
     named = {*stage.losses, *(stage.warm_losses or {})}
-    lengths = [store.length(e.key) if store else int((e.duration or 1.0) * 50) for e in examples]
+    lengths = [features.length(e.key) if features else int((e.duration or 1.0) * FRAMES_PER_SECOND) for e in examples]
     pad = processor.tokenizer.pad_token_id
     collator = Collator(
         examples,
@@ -267,10 +213,10 @@ def _trainer(
     )
     return ReLlmTrainer(
         model=model,
-        args=_arguments(plan, out, device, len(examples)),
+        args=training_arguments(plan, out, device, len(examples)),
         train_dataset=TrainingRows(examples, maker, seed=plan.seed),
         data_collator=collator,
-        callbacks=[TerminalProgress(stage.batch_size * stage.accumulate, progress)],
+        callbacks=callbacks,
         options=stage,
         sampler=BucketedSampler(lengths, stage.batch_size, seed=plan.seed),
         log_file=out / "log.jsonl",
@@ -288,39 +234,13 @@ def _refuse_wordless(examples: Sequence[Example]) -> None:
         )
 
 
-def _as_json(value: Any) -> Any:
-    return json.loads(
-        json.dumps(asdict(value), default=lambda v: v.model_dump() if hasattr(v, "model_dump") else str(v))
-    )
-
-
-def _same_plan(out: Path, plan: Plan) -> None:
-    """An interrupted run may only be continued with the options it was started with."""
-    file = out / "recipe.resolved.yaml"
-    mine = _as_json(plan)
-    if file.is_file() and (out / "checkpoints").is_dir():
-        theirs = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if theirs != mine:
-            changed = [k for k in mine if theirs.get(k) != mine[k]]
-            raise RellmError(
-                f"{out} holds an interrupted run with other options ({', '.join(changed)} differ)",
-                todo="Run it with its own options, or give another --out",
-            )
-    write_provenance(out, seed=plan.seed, inputs=plan.data, settings=mine)
-
-
 def _write_dropped(out: Path, loaded: Loaded) -> None:
+    """Lists what was left out; a list of an earlier start goes."""
     lines = [json.dumps({"key": key, "dropped": reason}) + "\n" for key, reason in loaded.dropped_keys]
     if lines:
-        (out / "dropped.jsonl").write_text("".join(lines), encoding="utf-8")
-
-
-def _write_start(out: Path, taken_over: Transfer | None) -> str:
-    """Every tensor of the checkpoint that was started from, taken or left out; returns the short form."""
-    if taken_over is None:
-        return ""
-    (out / "start.json").write_text(json.dumps(asdict(taken_over), indent=2) + "\n", encoding="utf-8")
-    return "; ".join(taken_over.summary())
+        files.write_text(out / "dropped.jsonl", "".join(lines))
+    else:
+        (out / "dropped.jsonl").unlink(missing_ok=True)
 
 
 def _last_checkpoint(folder: Path) -> str | None:
@@ -332,7 +252,3 @@ def _last_checkpoint(folder: Path) -> str | None:
         except (OSError, ValueError):
             shutil.rmtree(last)
     return None
-
-
-def _remove_checkpoints(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)

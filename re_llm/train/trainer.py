@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
-from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.core.errors import RellmError
+from re_llm.core.files import write_text
 from re_llm.model import losses
+from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.recipe.config import StageOptions
 from re_llm.train.data import BucketedSampler
 
@@ -132,12 +135,17 @@ class ReLlmTrainer(Trainer):
         """Only what this run trains, in its full precision; everything else is in the components."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        trained = {n: p.detach().cpu().contiguous() for n, p in self._bare().named_parameters() if p.requires_grad}
+        trained = {n: p.detach().cpu().contiguous() for n, p in self.bare.named_parameters() if p.requires_grad}
         save_file(trained, folder / TRAINED)
+
+    def restore(self, checkpoint: str) -> None:
+        """Takes over weights and state of a checkpoint, without training on."""
+        self.state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+        self._load_from_checkpoint(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         trained = load_file(os.path.join(resume_from_checkpoint, TRAINED))
-        parameters = {n: p for n, p in self._bare().named_parameters() if p.requires_grad}
+        parameters = {n: p for n, p in self.bare.named_parameters() if p.requires_grad}
         if trained.keys() != parameters.keys():
             odd = sorted(trained.keys() ^ parameters.keys())[0]
             raise RellmError(
@@ -148,7 +156,9 @@ class ReLlmTrainer(Trainer):
             for name, parameter in parameters.items():
                 parameter.copy_(trained[name])
 
-    def _bare(self) -> Any:
+    @property
+    def bare(self) -> ReLlmForConditionalGeneration:
+        """The model without what the Trainer has put around it."""
         return self.accelerator.unwrap_model(self.model)
 
 
@@ -182,14 +192,23 @@ class TerminalProgress(TrainerCallback):
         self._bar.__exit__(None, None, None)
 
 
-def tensorboard(folder: Path) -> TrainerCallback:
-    """Writes every logged value, each loss term too, for `tensorboard --logdir`.
+def cut_log(path: Path, step: int) -> None:
+    """Removes what a run that goes on from `step` will log again, and a line that a kill has torn."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith("\n") and entry["step"] <= step and "train_runtime" not in entry:
+            kept.append(line)
+    write_text(path, "".join(kept))
 
-    Raises:
-        MissingExtra: tensorboard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtra("tensorboard", "track", "--track tensorboard") from error
+
+def tensorboard(folder: Path) -> TrainerCallback:
+    """Writes every logged value, each loss term too, for `tensorboard --logdir`."""
+    from torch.utils.tensorboard import SummaryWriter
+
     return TensorBoardCallback(SummaryWriter(str(folder)))

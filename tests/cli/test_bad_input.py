@@ -20,7 +20,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from re_llm.cli import app
-from re_llm.core.provenance import write_sidecar
+from re_llm.core.product import write_sidecar
 from re_llm.core.records import Continuation, ReplyRecord, Utterance, read_records, write_records
 from re_llm.inference import engine
 
@@ -333,7 +333,7 @@ def test_a_full_disk_leaves_the_former_scores(tmp_path: Path) -> None:
     assert call("score", replies, "--out", scores).exit_code == 0
     before = scores.read_bytes()
     write_records(replies, rows)
-    told_of_the_disk(limited(8, "score", replies, "--out", scores))
+    told_of_the_disk(limited(8, "score", replies, "--out", scores, "--overwrite"))
     assert scores.read_bytes() == before
     assert not list(tmp_path.glob(".*.tmp"))
 

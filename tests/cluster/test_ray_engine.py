@@ -146,6 +146,9 @@ def test_continue_loses_a_machine_and_nothing_else(dying: Watched, assets: Path,
     assert (tmp_path / "many" / "c.jsonl").read_bytes() == (tmp_path / "alone" / "c.jsonl").read_bytes()
 
 
+IDS = {str(i): f"segment-{i}" for i in range(24)}
+
+
 @pytest.fixture
 def hums(tmp_path: Path) -> list[Example]:
     examples = []
@@ -168,13 +171,15 @@ def test_features_lose_a_machine_and_nothing_else(
             yield dying
 
     for name, where in (("alone", HERE), ("many", There())):
-        store = features.build_store(
-            tmp_path / name / "store", hums, model, processor, batch_size=2, progress=False, where=where, device="cpu"
-        )
+        store = features.build_features(
+            tmp_path / name / "store", hums, IDS, model, processor,
+            batch_size=2, progress=False, where=where, device="cpu",
+        )  # fmt: skip
         assert store.batch(["3", "9"]).speech_states.shape[0] == 2
     dying.check()
     assert files(tmp_path / "many") == files(tmp_path / "alone")
-    assert json.loads((tmp_path / "many" / "store" / "index.json").read_text())["emotion"] == "pooled"
+    (index,) = (tmp_path / "many" / "store").glob("emotion-*/index.txt")
+    assert len(index.read_text().splitlines()) == len(hums)
 
 
 def test_a_recording_that_is_missing_is_the_same_error(
@@ -186,10 +191,12 @@ def test_a_recording_that_is_missing_is_the_same_error(
     told = []
     for where in (HERE, Where("ray")):
         with pytest.raises(RellmError) as raised:
-            features.build_store(tmp_path / "store", hums, model, processor, progress=False, where=where, device="cpu")
+            features.build_features(
+                tmp_path / "store", hums, IDS, model, processor, progress=False, where=where, device="cpu"
+            )
         told.append((raised.value.what, raised.value.todo))
     assert told[0] == told[1] and "5.wav" in told[0][0]
-    assert not (tmp_path / "store" / "index.json").exists()
+    assert not list((tmp_path / "store").glob("*/index.txt"))
 
 
 def test_a_machine_without_the_folder_is_named(cluster: Machines, tmp_path: Path) -> None:

@@ -182,16 +182,16 @@ def test_chunks_are_the_same_after_a_kill(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt": "continue"}, "begun with --prompt continue-emotion, and this run has continue"),
-        ({"max_new_tokens": 12}, "begun with --max-new-tokens 48, and this run has 12"),
-        ({"llm": Echo("bat")}, "begun with --llm/--model echo, and this run has bat"),
-        ({"splits": None}, "begun with --split .*train.*, and this run has None"),
-        ({"splits": ("train", "dev")}, "begun with --split .*train.*, and this run has .*dev.*train"),
-        ({"chunk": 5}, "begun with --chunk 4, and this run has 5"),
-        ({"shard": "0/2"}, "begun with --shard 0/1, and this run has 0/2"),
+        ({"prompt": "continue"}, "--prompt was continue-emotion, and is continue now"),
+        ({"max_new_tokens": 12}, "--max-new-tokens was 48, and is 12 now"),
+        ({"llm": Echo("bat")}, "--llm/--model was echo, and is bat now"),
+        ({"splits": None}, "--split was .*train.*, and is null now"),
+        ({"splits": ("train", "dev")}, "--split was .*train.*, and is .*dev.*train"),
+        ({"chunk": 5}, "--chunk was 4, and is 5 now"),
+        ({"shard": "0/2"}, "--shard was 0/1, and is 0/2 now"),
         (
-            {"llm": Echo(decoding={"asked": "local", "dtype": "bfloat16", "tokens": "joined"})},
-            "begun with --server server, and this run has local",
+            {"llm": Echo(decoding={"backend": "local", "dtype": "bfloat16", "tokens": "joined"})},
+            "--server was server, and is local now",
         ),
     ],
 )
@@ -216,7 +216,7 @@ def test_another_llm_in_the_same_folder_is_noticed(tmp_path: Path) -> None:
     continue_manifest(manifest, out, **options)
     out.write_text(out.read_text().splitlines(keepends=True)[0])
     (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
-    with pytest.raises(RellmError, match="begun with another LLM of this name"):
+    with pytest.raises(RellmError, match="the LLM has changed"):
         continue_manifest(manifest, out, **options)
 
 
@@ -224,14 +224,14 @@ def test_a_changed_manifest_or_a_file_of_unknown_origin_is_refused(tmp_path: Pat
     manifest, out = write_manifest(tmp_path / "m.jsonl", 9), tmp_path / "c.jsonl"
     continue_manifest(manifest, out, llm=Echo())
     write_manifest(manifest, 9, emotion="happy")
-    with pytest.raises(RellmError, match="the manifest has changed"):
+    with pytest.raises(RellmError, match=r"m\.jsonl has changed"):
         continue_manifest(manifest, out, llm=Echo())
     side = out.with_suffix(".provenance.json")
     side.write_text("{}")
     with pytest.raises(RellmError, match=r"c\.provenance\.json does not tell how c\.jsonl was made"):
         continue_manifest(manifest, out, llm=Echo())
     side.unlink()
-    with pytest.raises(RellmError, match=r"c\.provenance\.json, which tells how they were made, is missing"):
+    with pytest.raises(RellmError, match=r"c\.provenance\.json, which tells how it was made, is missing"):
         continue_manifest(manifest, out, llm=Echo())
 
 

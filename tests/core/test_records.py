@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import disk_error
 from re_llm.core.records import (
     MAX_LINE_BYTES,
     RecordAppender,
     Score,
     Utterance,
-    disk_error,
     read_records,
     write_records,
 )

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from corpus_worlds import prepare
 
 from re_llm.audio import waveform
 from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.core.records import Continuation, Utterance, read_records, write_records
 from re_llm.data import interchange
-from re_llm.data.corpora import prepare
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ import pytest
 from reply_world import Keywords, reply, write_replies
 
 from re_llm.core.errors import RellmError
+from re_llm.core.product import Overwrite
 from re_llm.core.records import ReplyRecord, Score, read_records, write_records
 from re_llm.evaluate import load_scorer, score_file
 
 
 def scored(replies: Path, **options) -> tuple[list[Score], object]:
     out = replies.with_suffix(".scores")
-    report = score_file(replies, out, scorer=Keywords(), progress=False, **options)
+    report = score_file(replies, out, scorer=Keywords(), progress=False, overwrite=Overwrite.YES, **options)
     return list(read_records(out, Score)), report
 
 
@@ -149,4 +150,4 @@ def test_a_scorer_of_one_mechanism(tmp_path: Path):
     path = write_replies(tmp_path / "r.jsonl", "s", fraction=1.0)
     assert score_file(path, tmp_path / "s.jsonl", scorer=OnlyEx(), progress=False).metrics == ("EX", "SER")
     with pytest.raises(RellmError, match="not trained for IP"):
-        score_file(path, tmp_path / "s.jsonl", scorer=OnlyEx(), metrics=["IP"], progress=False)
+        score_file(path, tmp_path / "t.jsonl", scorer=OnlyEx(), metrics=["IP"], progress=False)

@@ -12,9 +12,10 @@ import pytest
 import soundfile
 
 from re_llm.core.errors import RellmError
+from re_llm.core.product import Overwrite
 from re_llm.core.records import ReplyRecord, Utterance, read_records, write_records
 from re_llm.inference import engine
-from re_llm.inference.reply import Estimate, Reply, ReplyOptions, System, to_record
+from re_llm.inference.reply import Estimate, Models, Reply, ReplyOptions, System, to_record
 from re_llm.inference.respond import respond_files, respond_manifest, rows_for
 from re_llm.inference.systems import TextSystem
 from re_llm.llm.completion import Completion
@@ -105,29 +106,30 @@ def test_a_file_goes_on_only_with_what_it_was_begun_with(
     respond_manifest(loaded, manifest, out, ReplyOptions(max_new_tokens=3), splits=["train"])
     before = out.read_bytes()
     for changed, told in (
-        ({"prompt": "chat"}, "begun with --prompt chat-empathetic, and this run has chat"),
+        ({"prompt": "chat"}, "--prompt was chat-empathetic, and is chat now"),
         ({"system": "other"}, "--system"),
-        ({"max_new_tokens": 4}, "--max-new-tokens 3"),
-        ({"recognize": "recognize"}, "--recognize None"),
+        ({"max_new_tokens": 4}, "--max-new-tokens was 3"),
+        ({"recognize": "recognize"}, "--recognize was null"),
     ):
         with pytest.raises(RellmError, match=told):
             respond_manifest(loaded, manifest, out, ReplyOptions(**{"max_new_tokens": 3, **changed}))
-    retrained = tmp_path / "re-llm"
-    shutil.copytree(loaded.name, retrained)
+    shutil.copytree(Path(loaded.name).parent, tmp_path / "moved")
+    retrained = tmp_path / "moved" / Path(loaded.name).name
     other = engine.Engine(loaded.model, loaded.processor, str(retrained))
-    (retrained / "report.json").write_text("{}")
-    with pytest.raises(RellmError, match="another training of the model"):
+    weights = (retrained / "model.safetensors").read_bytes()
+    (retrained / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(RellmError, match=r"the model .*re-llm has changed"):
         respond_manifest(other, manifest, out, ReplyOptions(max_new_tokens=3))
     assert out.read_bytes() == before
-    (retrained / "report.json").unlink()
+    (retrained / "model.safetensors").write_bytes(weights)
     assert (
         respond_manifest(other, manifest, out, ReplyOptions(max_new_tokens=3)).resumed == 1
     )  # a copy is the same model
     made = json.loads(out.with_suffix(".provenance.json").read_text())
     assert [run["splits"] for run in made["runs"]] == [["train"], []]
-    assert (made["complete"], made["rows"], made["dropped"]) == (True, 4, 1)
+    assert (made["complete"], made["report"]["rows"], made["report"]["dropped"]) == (True, 4, 1)
     out.with_suffix(".provenance.json").unlink()
-    with pytest.raises(RellmError, match=r"replies\.provenance\.json, which tells how they were made, is missing"):
+    with pytest.raises(RellmError, match=r"replies\.provenance\.json, which tells how it was made, is missing"):
         respond_manifest(loaded, manifest, out, ReplyOptions(max_new_tokens=3))
 
 
@@ -200,7 +202,7 @@ def test_a_prompt_with_the_label_is_not_asked_for_the_emotion() -> None:
 
 
 def test_speech_and_text_systems_have_one_interface(loaded: engine.Engine) -> None:
-    wanted = {name for name in vars(System) if not name.startswith("_")}
+    wanted = {name for kind in (Models, System) for name in vars(kind) if not name.startswith("_")}
     assert {"names", "needs_audio", "dtype", "quantized", "max_seconds", "respond_rows"} == wanted
     for system in (loaded, TextSystem(EchoLlm())):
         assert [name for name in wanted if not hasattr(system, name)] == []
@@ -232,8 +234,35 @@ def test_dimensions_outside_of_the_scale_are_stored_at_its_end() -> None:
 
 def test_a_cascade_is_known_by_both_of_its_models(assets: Path) -> None:
     llm = SimpleNamespace(name="mini:llm", model=SimpleNamespace(dtype="torch.float32"))
-    made = ReplyOptions().settings(TextSystem(llm, transcriber=SimpleNamespace(name="mini:whisper")))
-    assert (made["model"], made["dtype"]) == ("mini:llm and mini:whisper", "float32")
-    assert len(set(made["checkpoint"])) == 2
-    assert None not in made["checkpoint"]
-    assert ReplyOptions().settings(TextSystem(llm))["checkpoint"] == made["checkpoint"][:1]
+    cascade, alone = (
+        ReplyOptions().product(Path("r.jsonl"), TextSystem(llm, transcriber=transcriber))
+        for transcriber in (SimpleNamespace(name="mini:whisper"), None)
+    )
+    models = [cascade.inputs["model 1"], cascade.inputs["model 2"]]
+    assert len(set(models)) == 2 and None not in models
+    assert (alone.inputs["model 1"], cascade.settings["dtype"]) == (models[0], "float32")
+    assert "model 2" not in alone.inputs
+
+
+def test_a_row_or_a_recording_that_changed_is_not_passed_over(
+    loaded: engine.Engine, manifest: Path, tmp_path: Path, recording
+) -> None:
+    """The same keys: the label of one row, the recording of another, and a row that the manifest lost."""
+    out, options = tmp_path / "replies.jsonl", ReplyOptions(max_new_tokens=3)
+    respond_manifest(loaded, manifest, out, options)
+    assert respond_manifest(loaded, manifest, out, options).skipped  # also what could not be used is the same
+    before, text = out.read_bytes(), manifest.read_text()
+    for changed, told in (
+        (text.replace('"sad"', '"angry"'), "'long' changed after the reply"),
+        ("".join(text.splitlines(keepends=True)[1:]), "a reply to 'long', which the manifest does not have"),
+    ):
+        manifest.write_text(changed)
+        with pytest.raises(RellmError, match=told):
+            respond_manifest(loaded, manifest, out, options)
+    manifest.write_text(text)
+    recording("audio/long.wav", 3.0, seed=7)
+    with pytest.raises(RellmError, match="'long' and 2 more changed after the reply"):
+        respond_manifest(loaded, manifest, out, options)
+    assert out.read_bytes() == before
+    report = respond_manifest(loaded, manifest, out, options, overwrite=Overwrite.YES)
+    assert report.rows == 4 and "'long' and 2 more" in report.remade and out.read_bytes() != before

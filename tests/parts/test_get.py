@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from re_llm.core import part_list, parts
 from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.core.files import file_hash
 from re_llm.core.part_list import Part, Wheel
-from re_llm.core.provenance import file_hash
 from re_llm.model.convert.run import convert
 from re_llm.parts import get as module
 from re_llm.parts import hub, wheels

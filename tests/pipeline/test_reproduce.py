@@ -86,13 +86,14 @@ def test_a_recipe_runs_through_and_skips_what_is_complete(recipe: Recipe, tmp_pa
     trained_on = {r.key for r in read_records(out / "continuations" / "esd.continue-emotion.jsonl", Continuation)}
     assert replies and not trained_on & {r.key for r in replies}
     assert all(r.seed == 1 and r.system == "re-llm" and r.valence is not None for r in replies)
-    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and "report" not in p.parts}
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
     said: list[str] = []
     reproduce(recipe, out, say=said.append)
-    changed = {p.name for p, when in before.items() if p.stat().st_mtime_ns != when}
-    assert changed <= {"recipe.resolved.yaml", "provenance.json", "seconds.jsonl"}
-    # One stage; on both corpora three systems that answer once and two that answer once per seed.
-    assert sum("complete" in line for line in said) == 1 + 2 * (3 + 2 * 2)
+    changed = {p.relative_to(out).as_posix() for p, when in before.items() if p.stat().st_mtime_ns != when}
+    assert changed == {"recipe.resolved.yaml", "provenance.json", "seconds.jsonl"}
+    # Two manifests and their continuations, one stage, two systems tuned on both corpora with both seeds; on both
+    # corpora three systems that answer once and two that answer once per seed, and their scores; the report.
+    assert sum("complete" in line for line in said) == 2 * 2 + 1 + 2 * 2 * 2 + 2 * 2 * (3 + 2 * 2) + 1
 
 
 def test_stages_run_after_what_they_start_from(recipe: Recipe, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     scores, replies = world(folder, {"text": 0.0, "blsp-emo-ft": 0.3, "re-llm": 0.9, NASTY: 0.5})
     made = {"seed": 7, "versions": {"torch": "2.9"}, "inputs": {"manifest.jsonl": "abc"}}
-    return write_report(scores, replies, folder / "out", title="Eight systems", provenance=made).parent
+    return write_report(scores, replies, folder / "out", title="Eight systems", provenance=made).out
 
 
 def test_what_must_stand_in_it(report: Path):
@@ -98,7 +98,7 @@ def test_same_words_in_several_emotions_are_the_example(report: Path):
 
 def test_other_systems_without_baseline_and_without_replies(tmp_path: Path):
     scores, _ = world(tmp_path, {"mine": 0.5}, ("calls",))
-    page = write_report(scores, [], tmp_path / "out").with_suffix(".md").read_text()
+    page = write_report(scores, [], tmp_path / "out").page.with_suffix(".md").read_text()
     assert "nothing is tested" in page
     assert "## Gains" not in page and "## Audits" not in page
     assert "| mine |" in page
@@ -111,7 +111,7 @@ def test_missing_cells_are_dashes_and_few_replies_are_said(tmp_path: Path):
     more, _ = world(tmp_path / "more", {"re-llm": 0.9}, ("msp_podcast",))
     kept = more[0].read_text().splitlines()[:20]
     more[0].write_text("\n".join(kept) + "\n")
-    page = write_report(scores + more, replies, tmp_path / "out").with_suffix(".md").read_text()
+    page = write_report(scores + more, replies, tmp_path / "out").page.with_suffix(".md").read_text()
     row = next(line for line in page.splitlines() if line.startswith("| Text + LLM |"))
     assert row.count("—") == 3
     assert "RE-LLM on MSP-Podcast: 20" in page
@@ -123,7 +123,7 @@ def test_seeds_give_a_spread(tmp_path: Path):
         replies = write_replies(tmp_path / f"{seed}.jsonl", "re-llm", fraction=0.5, seed=seed)
         scores.append(tmp_path / f"{seed}.scores.jsonl")
         score_file(replies, scores[-1], scorer=Keywords(), progress=False)
-    page = write_report(scores, [], tmp_path / "out").with_suffix(".md").read_text()
+    page = write_report(scores, [], tmp_path / "out").page.with_suffix(".md").read_text()
     assert "Seeds: 1, 2, 3." in page
     assert re.search(r"\| RE-LLM \| \d\.\d{3} \(\d\.\d\d\) ± \d\.\d{3} \|", page)
 

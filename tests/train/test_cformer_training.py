@@ -18,7 +18,8 @@ from re_llm.recipe.config import Components, StageOptions, TaskOptions
 from re_llm.recipe.files import parse_recipe
 from re_llm.recipe.options import ModelOptions
 from re_llm.train import run
-from re_llm.train.run import Plan, build_model, train
+from re_llm.train.plan import Plan, build_model
+from re_llm.train.run import train
 
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")
 WORDS = ["go", "go on", "go on and", "go on and on", "go on and on now"]

@@ -32,7 +32,7 @@ class Echo:
     """The LLM of `said`, in this process; remembers what it was asked."""
 
     name: str = "echo"
-    decoding: dict[str, Any] = field(default_factory=lambda: {"asked": "server", "dtype": None, "tokens": "joined"})
+    decoding: dict[str, Any] = field(default_factory=lambda: {"backend": "server", "dtype": None, "tokens": "joined"})
     asked: list[str] = field(default_factory=list)
 
     def answer(self, rows: Sequence[tuple[Prompt, str]], *, on_batch: Any = None, **_: object) -> list[Completion]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from re_llm.core.records import disk_error
+from re_llm.core.files import disk_error
 from re_llm.data.corpora.recordings import Checked
 
 EVERY = 16  # recordings between two writes to the disk
@@ -92,23 +92,3 @@ class Journal:
         """The manifest is complete."""
         self.close()
         self.path.unlink(missing_ok=True)
-
-
-def sweep(out: Path) -> None:
-    """Deletes temporary files that killed runs on this machine left beside a manifest."""
-    for path in out.parent.glob(f".{out.name}.*.tmp"):
-        owner = path.name.removesuffix(".tmp").rpartition(".")[2]
-        if owner.isdigit() and not _is_running(int(owner)):
-            path.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    if os.name != "posix":
-        return True  # there, asking would end it
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

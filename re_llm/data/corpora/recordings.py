@@ -34,6 +34,11 @@ class VadEstimator(Protocol):
     def __call__(self, waves: Sequence[waveform.Samples]) -> Sequence[tuple[float, float, float]]: ...
 
 
+def estimator_name(estimate: VadEstimator) -> str:
+    """What `vad_source` calls an estimator; also any function may be one."""
+    return str(getattr(estimate, "name", getattr(estimate, "__name__", "unnamed")))
+
+
 @dataclass(frozen=True)
 class HeaderWork:
     """Adds length, rate and hash of their recordings to utterances (re_llm.cluster.work).
@@ -112,7 +117,7 @@ class PseudoLabelWork:
                     waves[utterance.key] = wave
                 except RellmError as error:
                     unreadable[utterance.key] = error
-        source = f"pseudo:{getattr(self.estimate, 'name', getattr(self.estimate, '__name__', 'unnamed'))}"
+        source = f"pseudo:{estimator_name(self.estimate)}"
         estimated = dict(zip(waves, self.estimate(list(waves.values())), strict=True)) if waves else {}
         for utterance in batch:
             if utterance.key in estimated:

@@ -14,13 +14,16 @@ from typing import Any, Literal
 from re_llm.audio import waveform
 from re_llm.cluster.work import Cluster, batched, run_batches, run_rows
 from re_llm.core.errors import RellmError
+from re_llm.core.files import write_text
 from re_llm.core.norms import with_norm
+from re_llm.core.product import Made, Overwrite, State
 from re_llm.core.progress import progress_bar
-from re_llm.core.records import Utterance, disk_error, write_records
+from re_llm.core.records import Utterance, write_records
 from re_llm.data.corpora.base import CorpusInfo, Filters, Reader, Scan
 from re_llm.data.corpora.files import read_json_lines
-from re_llm.data.corpora.journal import Journal, sweep
-from re_llm.data.corpora.recordings import BATCH, Checked, HeaderWork, PseudoLabelWork, VadEstimator
+from re_llm.data.corpora.journal import Journal
+from re_llm.data.corpora.product import manifest_product, manifest_standing, recordings_stamp
+from re_llm.data.corpora.recordings import BATCH, Checked, HeaderWork, PseudoLabelWork, VadEstimator, estimator_name
 from re_llm.data.corpora.registry import get
 from re_llm.data.manifest import Problem
 
@@ -36,7 +39,7 @@ COMMON_OPTIONS = {
 
 
 @dataclass
-class PrepareReport:
+class PrepareReport(Made):
     """Result of `prepare`.
 
     Attributes:
@@ -79,6 +82,7 @@ def prepare(
     options: Mapping[str, Any] | None = None,
     pseudo_vad: VadEstimator | Literal["norms"] | None = None,
     cluster: Cluster | None = None,
+    overwrite: Overwrite = Overwrite.NO,
 ) -> PrepareReport:
     """Reads a corpus and writes its manifest; `OUT_STEM.problems.jsonl` beside it lists what could not be used.
 
@@ -94,31 +98,57 @@ def prepare(
         pseudo_vad: estimates valence, arousal and dominance where the corpus has none; `norms` takes those of the
             emotion words (re_llm.core.norms).
         cluster: machines that read the recordings (re_llm.cluster.work.Where); None does it in this process.
+        overwrite: what happens to a manifest that was made from something else.
 
     Raises:
-        RellmError: unknown corpus, protocol or option; a root that is not this corpus; not one utterance found.
+        RellmError: unknown corpus, protocol or option; a root that is not this corpus; not one utterance found; `out`
+            was made from something else and may not be overwritten (names what differs).
     """
-    info, reader = get(name)
     root, out, options = Path(root), Path(out), options or {}
-    _check(info, protocol, options, workers)
+    _check(get(name)[0], protocol, options, workers)
     scan = Scan(root, protocol=protocol, seed=seed, options=options, strict=strict)
+    estimator = pseudo_vad if pseudo_vad is None or isinstance(pseudo_vad, str) else estimator_name(pseudo_vad)
+    product = manifest_product(
+        out, name, root, protocol=protocol, seed=seed, hash=hash, options=options, pseudo_vad=estimator
+    )
+    with product.making(overwrite, look=lambda: manifest_standing(product, root, strict=strict)) as before:
+        if before.state is State.SAME:
+            return product.stored(PrepareReport)
+        report = _prepare(name, scan, out, hashed=hash, workers=workers, pseudo_vad=pseudo_vad, cluster=cluster)
+        report.remade = before.why
+        product.finish(report, recordings=recordings_stamp(out, root, [p.file for p in report.problems]))
+    return report
+
+
+def _prepare(
+    name: str,
+    scan: Scan,
+    out: Path,
+    *,
+    hashed: bool,
+    workers: int,
+    pseudo_vad: VadEstimator | Literal["norms"] | None,
+    cluster: Cluster | None,
+) -> PrepareReport:
+    """Reads the corpus and writes the manifest."""
+    info, reader = get(name)
     filters = _filters(info, scan)
     limit = scan.option("limit", 0, int)
     report = PrepareReport(problems=scan.problems, dropped=scan.dropped, notes=scan.notes)
-    report.published = {} if _selects(options) else dict(info.published.get(protocol or "", {}))
-    sweep(out)
+    report.published = {} if _selects(scan.options) else dict(info.published.get(scan.protocol or "", {}))
     journal = Journal(out)
-    work = HeaderWork(root, hash, journal.known)
+    work = HeaderWork(scan.root, hashed, journal.known)
     checked = run_rows(work, _selected(scan, info, reader, filters), cluster=cluster, workers=workers)
-    rows = _kept(scan, filters, journal.keep(checked) if hash else checked)
+    rows = _kept(scan, filters, journal.keep(checked) if hashed else checked)
     if limit > 0:
         rows = itertools.islice(rows, limit)
     if pseudo_vad == "norms":
         rows = map(with_norm, rows)
     elif pseudo_vad is not None:
         rows = _with_pseudo_labels(scan, rows, PseudoLabelWork(pseudo_vad), cluster)
+    total = None if scan.protocol or limit else info.utterances or None
     try:
-        with progress_bar(f"prepare {info.name}", None if protocol or limit else info.utterances or None) as advance:
+        with progress_bar(f"prepare {info.name}", total) as advance:
             rows = _at_least_one(info, scan, _counted(report, _relative(rows, out), advance))
             write_records(out, _and_problems(rows, report, out))
     except RellmError:
@@ -280,14 +310,8 @@ def _at_least_one(info: CorpusInfo, scan: Scan, rows: Iterator[Utterance]) -> It
 
 def _write_problems(out: Path, problems: Sequence[Problem]) -> Path | None:
     path = out.with_name(f"{out.stem}.problems.jsonl")
-    try:
-        if problems:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary.write_text("".join(p.to_line() for p in problems), encoding="utf-8")
-            temporary.replace(path)
-            return path
-        path.unlink(missing_ok=True)  # of an earlier run
-    except OSError as error:
-        raise disk_error(path, error) from error
+    if problems:
+        write_text(path, "".join(p.to_line() for p in problems))
+        return path
+    path.unlink(missing_ok=True)  # of an earlier run
     return None

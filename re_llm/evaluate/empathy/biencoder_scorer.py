@@ -42,6 +42,8 @@ class BiEncoderScorer:
         window: tokens of each text, end marks included (64 in the authors' recipe).
     """
 
+    content: str | None = None  # hash of its files, when it was loaded from some
+
     def __init__(
         self, models: dict[str, BiEncoder], tokenizer: Any, *, window: int = WINDOW, batch_size: int = 32,
         device: str = "cpu",

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import file_hash, hash_of
 from re_llm.evaluate.empathy.epitome import SMALL_NAME, EmpathyScorer
-from re_llm.evaluate.empathy.small_scorer import SmallScorer
+from re_llm.evaluate.empathy.small_scorer import ASSET, SmallScorer
+
+if TYPE_CHECKING:
+    from re_llm.evaluate.empathy.biencoder_scorer import BiEncoderScorer
 
 
 def load_scorer(name: str = "small", *, original: bool = False, device: str = "auto") -> EmpathyScorer:
@@ -20,6 +25,12 @@ def load_scorer(name: str = "small", *, original: bool = False, device: str = "a
     Raises:
         RellmError: there is no such scorer, or `original` was asked of one that is no bi-encoder.
     """
+    scorer = _load(name, original, device)
+    scorer.content = scorer_hash(name, original=original)
+    return scorer
+
+
+def _load(name: str, original: bool, device: str) -> SmallScorer | BiEncoderScorer:
     folder = Path(name)
     small = folder / SMALL_NAME if (folder / SMALL_NAME).is_file() else folder
     if name == "small" or (small.suffix == ".npz" and small.is_file()):
@@ -34,3 +45,10 @@ def load_scorer(name: str = "small", *, original: bool = False, device: str = "a
         f"no such empathy scorer: {name!r}",
         allowed="small; a folder or .npz file that `re-llm score train` or `re-llm score convert` wrote",
     )
+
+
+def scorer_hash(name: str = "small", *, original: bool = False) -> str:
+    """Hash of the files of the scorer that `load_scorer` loads under this name, and of how it reads."""
+    place = ASSET if name == "small" else Path(name)
+    held = sorted(path for path in (place, *place.rglob("*")) if path.is_file())
+    return hash_of([str(original), *(f"{path.relative_to(place).as_posix()} {file_hash(path)}" for path in held)])

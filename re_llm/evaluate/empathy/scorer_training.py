@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import disk_error
 from re_llm.core.progress import progress_bar
 from re_llm.core.provenance import write_provenance
-from re_llm.core.records import disk_error
 from re_llm.evaluate.empathy.biencoder import save_biencoder
 from re_llm.evaluate.empathy.biencoder_start import ScratchOptions, Start, read_start, scratch_start
 from re_llm.evaluate.empathy.biencoder_training import BiEncoderOptions, Trained, judge_pairs, train_biencoder

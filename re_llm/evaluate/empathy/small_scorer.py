@@ -141,6 +141,7 @@ class SmallScorer:
     name = "small"
     window = None
     mechanisms = MECHANISMS
+    content: str | None = None  # hash of its files, when it was loaded from some
 
     def __init__(self, arrays: dict[str, npt.NDArray[Any]], meta: dict[str, Any]):
         self.arrays, self.meta = arrays, meta

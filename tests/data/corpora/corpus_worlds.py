@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
+
+from re_llm.core.product import Overwrite
+from re_llm.data import corpora
+
+
+def prepare(name: str, root: Path, out: Path, **options: Any) -> corpora.PrepareReport:
+    """`re_llm.data.corpora.prepare`, again and again into the same file."""
+    return corpora.prepare(name, root, out, **{"overwrite": Overwrite.YES, **options})
 
 
 def sound(

@@ -2,10 +2,10 @@
 
 import corpus_worlds as worlds
 import pytest
+from corpus_worlds import prepare
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance, read_records
-from re_llm.data.corpora import prepare
 
 
 def test_splits_and_texts(tmp_path):

@@ -1,9 +1,9 @@
 """MELD and CMU-MOSEI: tables beside clips, segments of long recordings."""
 
 import corpus_worlds as worlds
+from corpus_worlds import prepare
 
 from re_llm.core.records import Utterance, read_records
-from re_llm.data.corpora import prepare
 
 
 def rows(path):

@@ -4,9 +4,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from corpus_worlds import prepare
 
 from re_llm.core.errors import RellmError
-from re_llm.data.corpora import names, prepare
+from re_llm.data.corpora import names
 
 # What makes a folder that of a corpus.
 FOLDERS = {

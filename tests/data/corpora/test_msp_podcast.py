@@ -5,10 +5,10 @@ from pathlib import Path
 
 import corpus_worlds as worlds
 import pytest
+from corpus_worlds import prepare
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance, read_records
-from re_llm.data.corpora import prepare
 
 SMALL = {"train": 3, "test": 2}
 

@@ -5,12 +5,12 @@ import json
 import corpus_worlds as worlds
 import numpy as np
 import pytest
+from corpus_worlds import prepare
 
 from re_llm.core.errors import RellmError
 from re_llm.core.norms import norm
 from re_llm.core.records import Utterance, read_records
 from re_llm.data import corpora
-from re_llm.data.corpora import prepare
 
 
 def rows(path):
@@ -127,7 +127,7 @@ def test_a_strict_failure_leaves_the_old_manifest(table, tmp_path):
     with pytest.raises(RellmError, match="no such file"):
         prepare("table", table, out, strict=True)
     left = {p.name for p in tmp_path.iterdir()} - {"clips", "table.csv"}
-    assert out.read_bytes() == before and left == {"m.jsonl", ".m.jsonl.hashes"}
+    assert out.read_bytes() == before and left == {"m.jsonl", "m.provenance.json", ".m.jsonl.hashes"}
     prepare("table", table, out)
     assert not (tmp_path / ".m.jsonl.hashes").exists()
 

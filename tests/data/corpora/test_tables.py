@@ -7,11 +7,11 @@ import zipfile
 import corpus_worlds as worlds
 import numpy as np
 import pytest
+from corpus_worlds import prepare
 
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance, read_records
-from re_llm.data.corpora import prepare
 from re_llm.data.manifest import check
 
 

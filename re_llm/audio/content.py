@@ -1,0 +1,40 @@
+"""What a stretch of a recording holds, whatever its file is called and wherever it lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from re_llm.audio.source import locate
+from re_llm.core.errors import RellmError
+from re_llm.core.files import file_hash, hash_of
+
+
+def segment_hash(
+    source: str | os.PathLike[str],
+    start: float = 0.0,
+    duration: float | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> str:
+    """Hash of a recording's file (or archive) and of the place in it, as 32 hexadecimal digits.
+
+    Raises:
+        RellmError: the file is missing or cannot be read; names it.
+    """
+    member = locate(source, root)
+    place = (member.offset, member.length, start, duration)
+    return hash_of([recording_hash(member.path), *map(str, place)])[:32]
+
+
+def recording_hash(path: Path) -> str:
+    """SHA-256 of a recording's file or archive; see `re_llm.core.files.file_hash`.
+
+    Raises:
+        RellmError: it is missing or cannot be read; names it.
+    """
+    try:
+        return file_hash(path)
+    except FileNotFoundError:
+        raise RellmError(f"no such file: {path}", todo="Check the path") from None
+    except OSError as error:
+        raise RellmError(f"cannot read {path}: {error.strerror or error}") from error

@@ -1,0 +1,195 @@
+"""Encoder states on disk: found by content, added to by several, and never computed twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import tiny_world
+import torch
+
+from re_llm.core.errors import RellmError
+from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
+from re_llm.train import features, identity
+from re_llm.train.data import Example
+from re_llm.train.features import StateStore, build_features, fingerprint
+from re_llm.train.identity import segment_ids
+
+
+def example(key: str, audio: Path, **changes: object) -> Example:
+    base = Example(key, str(audio), 0.0, None, "a hum", {}, "sad", 1, None)
+    return replace(base, **changes)
+
+
+@pytest.fixture
+def hums(tmp_path: Path) -> list[Example]:
+    found = []
+    for i in range(4):
+        soundfile.write(tmp_path / f"{i}.wav", tiny_world.wave(0.5 + 0.1 * i, i), 16_000)
+        found.append(example(str(i), tmp_path / f"{i}.wav"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_checkpoint: Path) -> tuple[ReLlmForConditionalGeneration, ReLlmProcessor]:
+    model = ReLlmForConditionalGeneration.from_pretrained(tiny_checkpoint).eval()
+    return model, ReLlmProcessor.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture
+def build(parts: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Example]], list[str]]:
+    """Fills the store and gives the keys that were encoded."""
+    encoded: list[str] = []
+    real = features.encode_examples
+    monkeypatch.setattr(
+        features, "encode_examples", lambda each, *rest: encoded.extend(e.key for e in each) or real(each, *rest)
+    )
+
+    def run(examples: list[Example]) -> list[str]:
+        encoded.clear()
+        ids = segment_ids(examples, tmp_path / "store")
+        run.made = build_features(tmp_path / "store", examples, ids, *parts, batch_size=2, progress=False)
+        return list(encoded)
+
+    return run
+
+
+def test_recordings_that_changed_places_are_other_recordings(build, hums: list[Example]) -> None:
+    """The same keys and the same files' names: what is in them counts."""
+    assert build(hums) == ["0", "1", "2", "3"] and build(hums) == []
+    before = build.made.batch(["0", "3"]).speech_states
+    first, last = Path(hums[0].audio), Path(hums[3].audio)
+    content = first.read_bytes(), last.read_bytes()
+    first.write_bytes(content[1])
+    last.write_bytes(content[0])
+    assert build(hums) == []  # the states of these recordings are there
+    assert torch.equal(build.made.batch(["3", "0"]).speech_states, before)
+    soundfile.write(first, tiny_world.wave(0.5, 9), 16_000)
+    assert build(hums) == ["0", "1", "2", "3"]  # a part is encoded as a whole, so that it rounds as it did
+    assert not torch.equal(build.made.batch(["0"]).speech_states[0], before[1][: build.made.length("0")])
+
+
+def test_segments_of_one_file_are_told_apart_and_a_moved_corpus_is_the_same(build, hums, tmp_path: Path) -> None:
+    cut = [replace(hums[3], key="a", start=0.1, duration=0.3), replace(hums[3], key="b", start=0.2, duration=0.3)]
+    assert build(cut) == ["a", "b"]
+    assert not torch.equal(build.made.batch(["a"]).speech_states, build.made.batch(["b"]).speech_states)
+    (tmp_path / "moved").mkdir()
+    Path(hums[3].audio).rename(tmp_path / "moved" / "other.wav")
+    assert build([replace(e, audio=str(tmp_path / "moved" / "other.wav")) for e in cut]) == []
+    with pytest.raises(RellmError, match=r"no such file: .*3\.wav"):
+        build(cut)
+
+
+def test_a_change_of_one_weight_is_seen(parts) -> None:
+    model, _ = parts
+    encoder = model.speech_encoder
+    before = fingerprint(encoder, "full")
+    weight = max(encoder.parameters(), key=torch.numel)
+    assert weight.numel() > 2 and fingerprint(encoder, "trimmed") != before
+    value = weight.data.view(-1)[1].clone()
+    try:
+        weight.data.view(-1)[1] += 1e-3  # not the first, which every stride would meet
+        assert fingerprint(encoder, "full") != before
+    finally:
+        weight.data.view(-1)[1] = value
+    assert fingerprint(encoder, "full") == before
+
+
+def test_hashes_of_recordings_are_kept(build, hums, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from re_llm.core import files
+
+    monkeypatch.setattr(files, "FRESH", -1.0)
+    build(hums)
+    assert (tmp_path / "store" / identity.HASHES).is_file()
+    monkeypatch.setattr(files, "_hashes", {})
+    monkeypatch.setattr(files.hashlib, "file_digest", lambda *_: pytest.fail("a recording was read again"))
+    assert build(hums) == []
+    (tmp_path / "store" / identity.HASHES).write_text("broken")
+    monkeypatch.undo()
+    segment_ids(hums, tmp_path / "store")
+
+
+def states(number: int) -> dict[str, np.ndarray]:
+    return {f"{number}-{i}": np.full((i + 1, 3), number, dtype=np.float16) for i in range(3)}
+
+
+def test_several_write_and_read_one_store(tmp_path: Path) -> None:
+    one, two = StateStore(tmp_path / "s"), StateStore(tmp_path / "s")
+    one.add(states(1))
+    assert one.get("1-2").tolist() == [[1, 1, 1]] * 3 and "1-2" not in two
+    two.add({**states(1), **states(2)})
+    assert len(two.rows) == 6 and two.get("1-0").tolist() == [[1, 1, 1]]
+    one.add(states(3))
+    assert one.get("2-1").tolist() == [[2, 2, 2]] * 2 and len(StateStore(tmp_path / "s").rows) == 9
+    assert (tmp_path / "s" / "states.bin").stat().st_size == 9 * 2 * 3 * 2
+
+
+@pytest.mark.parametrize("damage", ["states without a line", "a torn line", "a line whose states are lost"])
+def test_what_a_kill_leaves_is_repaired(tmp_path: Path, damage: str) -> None:
+    store = StateStore(tmp_path / "s")
+    store.add(states(1))
+    binary, index = tmp_path / "s" / "states.bin", tmp_path / "s" / "index.txt"
+    if damage == "states without a line":
+        binary.write_bytes(binary.read_bytes() + b"\1" * 100)
+    elif damage == "a torn line":
+        index.write_text(index.read_text() + "2-0 ")
+    else:
+        binary.write_bytes(binary.read_bytes()[:-6])
+    again = StateStore(tmp_path / "s")
+    assert ("1-2" in again) == (damage != "a line whose states are lost")
+    again.add({**states(1), **states(2)})
+    for key, value in {**states(1), **states(2)}.items():
+        assert np.array_equal(StateStore(tmp_path / "s").get(key), value)
+
+
+WRITES = """
+import sys
+import numpy as np
+from pathlib import Path
+from re_llm.train.features import StateStore
+store, name = StateStore(Path(sys.argv[1])), sys.argv[2]
+print("ready", flush=True)
+for i in range(100_000):
+    store.add({f"{name}-{i}": np.full((i % 5 + 1, 4), i % 1000, dtype=np.float16)})
+"""
+
+
+@pytest.mark.slow
+def test_killed_writers_leave_a_store_that_holds(tmp_path: Path) -> None:
+    """Two processes write at once and are killed at different moments; what the index names is what was written."""
+    for round_ in range(3):
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITES, str(tmp_path / "s"), f"{round_}{name}"],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for name in "ab"
+        ]
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            processes[0].wait(timeout=0.3 + 0.1 * round_)
+        for process in processes:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    store = StateStore(tmp_path / "s")
+    assert len(store.rows) > 100 and len({key.split("-")[0] for key in store.rows}) == 6
+    for key, (_, count) in store.rows.items():
+        i = int(key.split("-")[1])
+        assert count == i % 5 + 1 and np.array_equal(store.get(key), np.full((count, 4), i % 1000, dtype=np.float16))
+
+
+def test_a_disk_that_will_be_full_is_told_before_anything_is_encoded(build, hums, monkeypatch) -> None:
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(RellmError, match=r"the encoder states of 4 recordings take .* GB free"):
+        build([replace(e, duration=0.5) for e in hums])
