@@ -119,7 +119,8 @@ def results(folder: Path) -> dict[str, Any]:
     found["train"] = [[step[name] for name in names] for step in steps]
     run("respond", manifest, "--model", trained, "--out", replies, "--recognize", "--system", "trained")
     run("respond", manifest, "--model", "mini:re-llm", "--out", folder / "other.jsonl", "--recognize", "--system", "a")
-    found["respond"] = values([lines(replies), lines(folder / "other.jsonl")], folder)
+    rows = [*lines(replies), *lines(folder / "other.jsonl")]
+    found["respond"] = values([{k: v for k, v in row.items() if k != "source"} for row in rows], folder)
     run("score", replies, "--out", scores)
     run("score", folder / "other.jsonl", "--out", other)
     found["score"] = values([row["value"] for row in lines(scores) + lines(other)], folder)
