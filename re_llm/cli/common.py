@@ -222,8 +222,8 @@ def print_state(report: object) -> None:
     """Prints whether a stage had nothing to do, or why it has made its output again."""
     if getattr(report, "skipped", False):
         typer.echo("Complete already: made from the same inputs with the same settings. Nothing was done.", err=True)
-    elif getattr(report, "remade", ""):
-        typer.echo(f"Made again: {report.remade}", err=True)
+    elif remade := getattr(report, "remade", ""):
+        typer.echo(f"Made again: {remade}", err=True)
 
 
 def print_report(report: object, as_json: bool) -> None:
