@@ -164,9 +164,16 @@ def load(
         _refuse_truncated(file, size, name)
         wanted = (file, name, start, duration, max_seconds)
         samples, native = _first_that_reads(name, file, lambda: _native_samples(*wanted), lambda: _av_samples(*wanted))
-    if not np.isfinite(samples).all():
-        raise RellmError(f"{name} holds {int((~np.isfinite(samples)).sum())} samples that are not finite (NaN, inf)")
-    return resample(samples, native, rate)
+    _refuse_not_finite(samples, name)
+    resampled = resample(samples, native, rate)
+    _refuse_not_finite(resampled, name)  # huge values overflow
+    return resampled
+
+
+def _refuse_not_finite(samples: Samples, name: str) -> None:
+    wrong = int((~np.isfinite(samples)).sum())
+    if wrong:
+        raise RellmError(f"{name} holds {wrong} samples that are not finite (NaN, inf)")
 
 
 def resample(samples: Samples, rate_in: int, rate_out: int) -> Samples:

@@ -169,6 +169,12 @@ def test_values_that_are_not_finite(tmp_path):
         waveform.load(path)
 
 
+def test_values_that_overflow_when_they_are_resampled(tmp_path):
+    huge = np.where(np.arange(8000) % 2, 3e38, -3e38)
+    with pytest.raises(RellmError, match="not finite"):
+        waveform.load(saved(tmp_path / "a.wav", huge, 8000, subtype="FLOAT"))
+
+
 def test_an_absurd_header_is_refused():
     buffer = io.BytesIO()
     soundfile.write(buffer, tone(), 16_000, format="WAV")
