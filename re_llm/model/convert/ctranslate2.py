@@ -30,6 +30,7 @@ _TYPES = {
 }  # fmt: skip
 _QUANTISED = (torch.int8, torch.int16)
 _EMBEDDINGS, _PROJECTION = "decoder/embeddings/weight", "decoder/projection/weight"
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "begin_suppress_tokens")
 # Module of transformers -> module there, which part of its rows, of how many.
 _MODULES = {
     "conv1": ("conv1", 0, 1),
@@ -185,6 +186,8 @@ def _config(stored: Mapping[str, Stored], path: Path) -> WhisperConfig:
         max_source_positions=shape("encoder/position_encodings/encodings", 2)[0],
         max_target_positions=shape("decoder/position_encodings/encodings", 2)[0],
         tie_word_embeddings=own is None or own is stored[_EMBEDDINGS],
+        decoder_start_token_id=0,  # this and the other ids follow from the tokenizer
+        **dict.fromkeys(_TOKENS),
         architectures=["WhisperForConditionalGeneration"],
     )
 
