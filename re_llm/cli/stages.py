@@ -264,6 +264,9 @@ def reproduce(
     until: Annotated[
         str | None, typer.Option(help="Stop after: world, prepare, continue, train, respond or score.")
     ] = None,
+    convert: Annotated[
+        bool, typer.Option("--convert", help="Convert parts in formats of the original systems first.")
+    ] = False,
     overrides: Overrides = [],
     as_json: JsonFlag = False,
 ) -> None:
@@ -279,7 +282,8 @@ def reproduce(
     from re_llm.recipe.files import load_recipe, parse_overrides
 
     chosen = load_recipe(recipe, parse_overrides(overrides))
-    done = run(chosen, out or Path("runs") / chosen.name, say=partial(typer.echo, err=True), until=until)
+    place, say = out or Path("runs") / chosen.name, partial(typer.echo, err=True)
+    done = run(chosen, place, say=say, until=until, convert=convert)
     print_report(done, as_json)
 
 

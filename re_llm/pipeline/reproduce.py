@@ -27,10 +27,12 @@ from re_llm.core.files import lock
 from re_llm.core.product import Overwrite, State
 from re_llm.core.provenance import RESOLVED, provenance, write_provenance
 from re_llm.pipeline.jobs import RespondJob, TrainJob, respond_job, run_jobs, told, train_job
+from re_llm.pipeline.preflight import preflight
 from re_llm.recipe.config import CorpusOptions, Recipe, StageOptions
 from re_llm.recipe.options import ModelOptions
 
 Say = Callable[[str], None]
+SMALL_SCORER = " (ER, Ex and IP by the small scorer, not the paper's)"
 MINI_ROOTS = {"common_voice": "speech/en"}  # where the miniature world puts a corpus that is not named after its reader
 
 
@@ -220,10 +222,14 @@ def reproduce(
     world: Path | None = None,
     say: Say = lambda line: None,
     until: str | None = None,
+    convert: bool = False,
 ) -> ReproduceReport:
     """Runs a recipe from corpora to the report; everything that is complete is skipped.
 
+    Before anything is made, everything that the recipe names is looked at (`pipeline.preflight`).
+
     Args:
+        convert: convert parts in a format of the original systems into `out/converted` first.
         world: folder with the miniature's corpora, shared by several runs; default `out/world`.
         say: receives one line per finished piece of work.
         until: stop after this stage (`prepare`, `continue`, `train`, `respond`, `score`).
@@ -231,8 +237,10 @@ def reproduce(
     Raises:
         RellmError: something of the recipe is missing or does not fit; what was finished is kept.
     """
+    recipe, found = preflight(recipe, Path(out), convert=convert, say=say)
+    found.check()
     run = Run(recipe, Path(out), say, world)
-    result = ReproduceReport()
+    result = ReproduceReport(notes=found.notes)
     with lock(run.out, folder=True):
         _forget(run)
         for name, work in _stages(run, result).items():
@@ -310,7 +318,7 @@ def _report(run: Run, result: ReproduceReport) -> None:
         replies,
         run.out / "report",
         baseline=run.recipe.baseline,
-        title=run.recipe.title,
+        title=run.recipe.title + (SMALL_SCORER if run.recipe.scorer == "small" else ""),
         provenance={**made, "recipe": run.recipe.name, "seconds": result.seconds},
         overwrite=Overwrite.OUTDATED,
     )
