@@ -110,15 +110,9 @@ def train(
     mechanism: Annotated[
         list[str], typer.Option("--mechanism", help="ER, IP or EX; may be repeated. Default: every file there is.")
     ] = [],
-    encoder: Annotated[
-        str | None, typer.Option(help="RoBERTa to start from: folder or hub id (default: roberta-base).")
-    ] = None,
-    from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="A small encoder with random weights instead.")
-    ] = False,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or hub id. Default: the encoder's, or trained on the data.")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="RoBERTa to start from, folder or hub id (roberta-base).")] = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="A small random encoder instead.")] = False,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id. Default: the encoder's, or trained.")] = None,
     width: Annotated[int | None, typer.Option(help="From scratch: width of the encoders (128).")] = None,
     layers: Annotated[int | None, typer.Option(help="From scratch: layers of each (2).")] = None,
     heads: Annotated[int | None, typer.Option(help="From scratch: attention heads (4).")] = None,
@@ -128,18 +122,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the pairs (4).")] = None,
     window: Annotated[int | None, typer.Option(help="Tokens read of each text (64).")] = None,
     rationale_weight: Annotated[float | None, typer.Option(help="Weight of the rationale loss (0.5).")] = None,
-    train_seeker: Annotated[
-        bool, typer.Option("--train-seeker", help="Train the seeker's encoder too; published: frozen.")
-    ] = False,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop after so many epochs without a better macro-F1 on 5 % development pairs.")
-    ] = None,
-    test_fraction: Annotated[
-        float | None, typer.Option(help="Share of seeker posts held out for testing (0.2).")
-    ] = None,
-    original: Annotated[
-        bool, typer.Option("--original", help="Attend to the seeker's padding, as the authors' code does.")
-    ] = False,
+    train_seeker: Annotated[bool, typer.Option("--train-seeker", help="Train the seeker's encoder too.")] = False,
+    patience: Annotated[int | None, typer.Option(help="Epochs without a better macro-F1 on 5 % of the pairs.")] = None,
+    test_fraction: Annotated[float | None, typer.Option(help="Fraction of seeker posts held out (0.2).")] = None,
+    original: Annotated[bool, typer.Option("--original", help="Attend to padding, as the authors' code.")] = False,
     seed: Annotated[int | None, typer.Option(help="Default: 12 as published; small: 0.")] = None,
     device: Device = "auto",
     as_json: JsonFlag = False,

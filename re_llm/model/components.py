@@ -222,9 +222,8 @@ def build(
     names = {part: name for part, name in given.items() if name is not None}
     folders = {part: locate(name) for part, name in names.items()}
     kinds = {part: _frozen_dtype(folder, dtype, allow_pickle) for part, folder in folders.items()}
-    emotion = None
-    if emotion_encoder is not None:
-        part = "emotion_encoder"
+    part, emotion = "emotion_encoder", None
+    if part in folders:
         emotion = load_emotion_encoder(folders[part], kinds[part], allow_pickle=allow_pickle)
     language_model = load_llm(folders["llm"], dtype=kinds["llm"], attn_implementation=attn_implementation)
     whisper = speech_config(folders["speech_encoder"])

@@ -230,8 +230,7 @@ def load(
     """
     dtype = others.pop("torch_dtype", dtype)
     download = {option: others.pop(option, None) for option in _HUB_OPTIONS}
-    unknown = sorted(set(others) - _PASSED_OVER)
-    if unknown:
+    if unknown := sorted(set(others) - _PASSED_OVER):
         raise RellmError(f"from_pretrained takes no option {unknown[0]!r} here", todo="Leave it out")
     folder, where = locate(name, **download), _device(device_map)
     config = components.checkpoint_config(folder) if config is None else config
@@ -239,10 +238,7 @@ def load(
         raise RellmError(f"{folder} is a {config.model_type} model", allowed="a checkpoint of re-llm")
     if attn_implementation:
         config._attn_implementation = attn_implementation  # transformers hands it to the configs of the parts
-    places = {
-        part: folder if source is None else locate(source, folder, **download)
-        for part, source in config.components.items()
-    }
+    places = {p: folder if s is None else locate(s, folder, **download) for p, s in config.components.items()}
     llm = components.load_llm(
         places["llm"],
         config.text_config,
@@ -254,9 +250,7 @@ def load(
     model = _assemble(cls, config, folder, places, llm, dtype, allow_pickle)
     model.quantized = quantize
     _read_own(model, folder, _LEARNED)
-    if (folder / "generation_config.json").is_file():
-        with reading(folder / "generation_config.json"):
-            model.generation_config = GenerationConfig.from_pretrained(folder)
+    _read_generation_config(model, folder)
     learned = trainable_dtype or _dtype(dtype, config) or components.stored_dtype(folder, _LEARNED[0])
     model.set_trainable(("adapter", "heads", "lora"), dtype=learned)
     model.name_or_path = config.name_or_path = str(name)
@@ -298,6 +292,12 @@ def _assemble(
             named = (folder / source).is_dir()
             model.component_sources[part] = str(places[part].resolve()) if named else source
     return model
+
+
+def _read_generation_config(model: ReLlmForConditionalGeneration, folder: Path) -> None:
+    if (folder / "generation_config.json").is_file():
+        with reading(folder / "generation_config.json"):
+            model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 def load_trained(model: ReLlmForConditionalGeneration, folder: str | os.PathLike[str]) -> None:
