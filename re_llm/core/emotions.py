@@ -1,9 +1,7 @@
-"""Emotion labels: canonical names, other spellings, other label sets, and how a label is read out of an answer."""
+"""Emotion labels: canonical names, other spellings, other label sets."""
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +30,7 @@ SPELLINGS = {
     "boredom": "bored", "anxiety": "anxious", "oth": "other",
 }  # fmt: skip
 
-# The nearest class of labels that corpora use beside the names above. An answer of an LLM is not read with them.
+# The nearest class of labels that corpora use beside the names above. Answers are not parsed with them.
 NEAREST = {
     "worried": "anxious", "worry": "anxious", "nervous": "anxious",
     "annoyed": "angry", "annoyance": "angry", "irritated": "angry",
@@ -96,28 +94,3 @@ def canonical(label: str, allowed: Sequence[str] = CANONICAL, *, where: str = ""
             todo="Correct the label, or add it to `emotions` in the recipe",
         )
     return name
-
-
-_WORDS = {**{name: name for name in CANONICAL if name != "other"}, **{k: v for k, v in SPELLINGS.items() if len(k) > 3}}
-
-
-@functools.lru_cache
-def _names(allowed: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, str]]:
-    """Pattern of the words that name an emotion in an answer, and the label that each of them means."""
-    words = {**_WORDS, **{name: name for name in allowed if name != "other"}}
-    longest_first = sorted(words, key=len, reverse=True)
-    return re.compile(r"\b(" + "|".join(map(re.escape, longest_first)) + r")\b", re.IGNORECASE), words
-
-
-def parse_answer(answer: str, allowed: Sequence[str] = PROMPT_EMOTIONS) -> str | None:
-    """First emotion of `allowed` that a free-text answer names; None when it names none.
-
-    "not angry but sad" counts as "sad": a name right after a negation is passed over.
-    """
-    pattern, words = _names(tuple(allowed))
-    for match in pattern.finditer(answer):
-        name = words[match.group(1).lower()]
-        before = answer[: match.start()].lower().split()[-2:]
-        if name in allowed and not {"not", "no", "never", "neither"} & {w.strip(",.;:'\"") for w in before}:
-            return name
-    return None

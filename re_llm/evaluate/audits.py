@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from re_llm.core.emotions import parse_answer
+from re_llm.core.answer_parser import parse_answer
 from re_llm.evaluate.empathy.readings import cut_words
 from re_llm.evaluate.empathy.text_features import tokens
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from re_llm.core.emotions import PROMPT_EMOTIONS, SPELLINGS, canonical, is_label, parse_answer
+from re_llm.core.answer_parser import parse_answer
+from re_llm.core.emotions import PROMPT_EMOTIONS, SPELLINGS, canonical, is_label
 from re_llm.core.errors import RellmError
 from re_llm.core.files import file_hash
 from re_llm.core.product import Made, Overwrite, Product, State

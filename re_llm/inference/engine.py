@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from re_llm.audio import waveform
+from re_llm.core.answer_parser import parse_answer
 from re_llm.core.assets import mini_assets, resolve_component
-from re_llm.core.emotions import parse_answer
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.inference.reply import (

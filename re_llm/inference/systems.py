@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, is_label, parse_answer
+from re_llm.core.answer_parser import parse_answer
+from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, is_label
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.inference.reply import RECOGNITION_TOKENS, Estimate, OnBatch, Reply, ReplyOptions

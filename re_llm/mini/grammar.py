@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from re_llm.core.emotions import PROMPT_EMOTIONS, canonical, parse_answer
+from re_llm.core.answer_parser import parse_answer
+from re_llm.core.emotions import PROMPT_EMOTIONS, canonical
 from re_llm.core.errors import RellmError
 from re_llm.llm.prompts import EMPATHETIC, EMPATHETIC_PAPER, get_prompt
 from re_llm.mini import answers

@@ -1,4 +1,4 @@
-"""Labels in other spellings, other label sets, and labels in answers."""
+"""Labels in other spellings, and other label sets."""
 
 import pytest
 
@@ -10,7 +10,6 @@ from re_llm.core.emotions import (
     canonical,
     find_label,
     is_label,
-    parse_answer,
     parse_label_set,
 )
 from re_llm.core.errors import RellmError
@@ -56,10 +55,3 @@ def test_sets_of_labels(tmp_path):
 def test_a_label_set_comes_before_the_spellings():
     assert find_label("joyful", EMPATHETIC_DIALOGUES) == "joyful" and find_label("joyful") == "happy"
     assert find_label("surprise", ("happy", "surprised")) is None
-
-
-def test_answers_are_read_in_the_label_set_at_hand():
-    assert parse_answer("The speaker sounds proud, not sad.", EMPATHETIC_DIALOGUES) == "proud"
-    assert parse_answer("They are joyful!", EMPATHETIC_DIALOGUES) == "joyful" and parse_answer("joyful") == "happy"
-    assert parse_answer("Not angry but sad") == "sad" and parse_answer("I am worried about that") is None
-    assert parse_answer("a c++ mood", ("c++ mood", "sad")) == "c++ mood"
