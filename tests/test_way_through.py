@@ -74,7 +74,7 @@ def test_from_a_table_to_a_report(recipe: Path, tmp_path: Path, recording) -> No
 
 
 def test_a_recording_passes_five_folders(tiny_checkpoint: Path, recording) -> None:
-    """A reader follows a recording through `respond` in five folders, with `core` under all of them."""
+    """A reader follows a recording through `respond` in five folders; `core` and `recipe` declare what all of them use."""
     package, entered = Path(re_llm.__file__).parent, set()
 
     def note(frame: FrameType, event: str, _: object) -> None:
@@ -90,4 +90,4 @@ def test_a_recording_passes_five_folders(tiny_checkpoint: Path, recording) -> No
     finally:
         sys.setprofile(None)
     assert result.exit_code == 0, result.output
-    assert entered == {"cli", "inference", "audio", "model", "llm", "core"}
+    assert entered - {"core", "recipe"} == {"cli", "inference", "audio", "model", "llm"}
