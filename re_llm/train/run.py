@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,8 +143,10 @@ def _write_start(out: Path, taken_over: Transfer | None) -> str:
     """Every tensor of the checkpoint that was started from, taken or left out; returns the short form."""
     if taken_over is None:
         return ""
-    files.write_json(out / "start.json", asdict(taken_over))
-    return "; ".join(taken_over.summary())
+    start = Path(taken_over.start)  # a folder without its path: both may be moved
+    named = replace(taken_over, start=start.name if start.is_dir() else taken_over.start)
+    files.write_json(out / "start.json", asdict(named))
+    return "; ".join(named.summary())
 
 
 def _write_about(out: Path, plan: Plan, report: TrainReport) -> None:
