@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+import re_llm
 from re_llm.cli import app
 from re_llm.core.records import Continuation, ReplyRecord, Score, read_records
 
@@ -68,3 +71,23 @@ def test_from_a_table_to_a_report(recipe: Path, tmp_path: Path, recording) -> No
     assert {score.metric for score in read_records(files["scores"], Score)} >= {"ER", "EX", "IP", "SER"}
     made = json.loads(call("report", files["scores"], "--replies", files["replies"], "--out", tmp_path / "r", "--json"))
     assert Path(made["report"]).is_file()
+
+
+def test_a_recording_passes_five_folders(tiny_checkpoint: Path, recording) -> None:
+    """A reader follows a recording through `respond` in five folders; `core` and `recipe` declare what all of them use."""
+    package, entered = Path(re_llm.__file__).parent, set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name != "<module>":
+            path = Path(frame.f_code.co_filename)
+            if path.is_relative_to(package) and path.parent != package:
+                entered.add(path.relative_to(package).parts[0])
+
+    arguments = ["respond", str(recording()), "--model", str(tiny_checkpoint), "--max-new-tokens", "3"]
+    sys.setprofile(note)
+    try:
+        result = CliRunner().invoke(app, arguments)
+    finally:
+        sys.setprofile(None)
+    assert result.exit_code == 0, result.output
+    assert entered - {"core", "recipe"} == {"cli", "inference", "audio", "model", "llm"}

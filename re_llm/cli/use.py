@@ -231,14 +231,7 @@ def serve(
 
     module.require()
     options = ServeOptions(
-        name=name,
-        prompt=prompt,
-        api_key=api_key,
-        max_body_mb=max_body_mb,
-        max_audio_seconds=max_audio_seconds,
-        max_new_tokens=max_new_tokens,
-        queue_size=queue_size,
-        timeout_seconds=timeout,
+        name, prompt, api_key, max_body_mb, max_audio_seconds, max_new_tokens, queue_size, timeout_seconds=timeout
     )
     if host not in module.LOOPBACK and api_key is None:
         typer.echo(f"Anyone who reaches {host} can use this server: set RE_LLM_API_KEY to ask for a key.", err=True)

@@ -52,7 +52,12 @@ SHIPPED_MODEL = "mini:re-llm"
 
 
 class Engine:
-    """A loaded model. Not changed by use: calls may come from several threads, one after another."""
+    """A loaded model. Not changed by use: calls may come from several threads, one after another.
+
+    Attributes:
+        context: longest row of the LLM in tokens, the answer included; None when its config names no limit.
+        names, needs_audio, dtype, quantized: see `System`.
+    """
 
     needs_audio = True
 
@@ -61,30 +66,16 @@ class Engine:
         self.tokenizer = processor.tokenizer
         self.emotions: tuple[str, ...] = tuple(model.config.emotions)
         self.stops = stop_ids(self.tokenizer, model.language_model)
+        text_config = model.config.text_config.get_text_config()
+        self.context: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.names = (name,)
+        self.dtype: torch.dtype = model.dtype
+        self.quantized: str | None = model.quantized
         self._lock = threading.Lock()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The model's folder or hub id; see `System`."""
-        return (self.name,)
 
     @property
     def device(self) -> torch.device:
         return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
-
-    @property
-    def quantized(self) -> str | None:
-        """`8bit` or `4bit` when the LLM is quantised."""
-        return self.model.quantized
-
-    @property
-    def context(self) -> int | None:
-        """Longest row of the LLM in tokens, the answer included; None when its config names no limit."""
-        return getattr(self.model.config.text_config.get_text_config(), "max_position_embeddings", None)
 
     def samples(self, item: Audio, *prompts: tuple[str | Prompt | None, int]) -> np.ndarray:
         """16 kHz mono float32 samples [T] of a path, or of an array that is that already.

@@ -143,8 +143,8 @@ def _write_start(out: Path, taken_over: Transfer | None) -> str:
     """Every tensor of the checkpoint that was started from, taken or left out; returns the short form."""
     if taken_over is None:
         return ""
-    # By its name alone: folders move, and their places are nobody's business.
-    named = replace(taken_over, start=Path(taken_over.start).name)
+    start = Path(taken_over.start)  # a folder without its path: both may be moved
+    named = replace(taken_over, start=start.name if start.is_dir() else taken_over.start)
     files.write_json(out / "start.json", asdict(named))
     return "; ".join(named.summary())
 

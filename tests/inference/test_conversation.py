@@ -92,10 +92,10 @@ def test_a_system_text_replaces_the_prompts_own(loaded: engine.Engine, heard: En
 def test_a_full_context_cuts_the_answer_or_is_refused(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     length = len(conversation.row(loaded, [user("hi")], get_prompt("chat"))[0])
     assert loaded.context == 512
-    monkeypatch.setattr(engine.Engine, "context", length + 3)
+    monkeypatch.setattr(loaded, "context", length + 3)
     cut = conversation.reply(loaded, [user("hi")], prompt="chat", decoding=Decoding(50))
     assert (cut.tokens, cut.finish_reason) == (3, "length")
-    monkeypatch.setattr(engine.Engine, "context", length)
+    monkeypatch.setattr(loaded, "context", length)
     with pytest.raises(RellmError, match="Leave out earlier turns"):
         conversation.reply(loaded, [user("hi")], prompt="chat")
 

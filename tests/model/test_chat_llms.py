@@ -96,7 +96,7 @@ REFUSALS = {
     "": r"has no chat template\. Use a chat LLM",
     "{{ raise_exception('No chats today') }}": "refuses a conversation: No chats today",
     "{{ messages[0]['nothing']['there'] }}": "refuses a conversation: .*nothing",
-    "{{ messages[0]['content'] if messages[0]['role'] == 'system' else 'Hi' }}": "drops what the user says",
+    "{{ messages[0]['content'] if messages[0]['role'] == 'system' else 'Hi' }}": "drops the user's turn",
 }
 
 
