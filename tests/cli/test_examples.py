@@ -136,7 +136,7 @@ def _write_recipe(root: Path, parts: Path) -> None:
     names = {"llm": "llm", "speech_encoder": "whisper", "emotion_encoder": "emotion"}
     recipe = {
         "name": "tiny", "title": "Tiny", "components": {role: str(parts / name) for role, name in names.items()},
-        "model": {"bottleneck": 16, "lora": {"r": 2}, "speech_window": "trimmed"},
+        "model": {"adapter": {"bottleneck": 16}, "lora": {"r": 2}, "speech_window": "trimmed"},
         "stages": {"finetune": {
             "continuation": "continue-emotion", "losses": {"response_ce": 1.0, "input_er": 1.0}, "lr": 1e-3,
             "batch_size": 2, "max_steps": 2, "warmup": 0, "precision": "fp32", "min_seconds": 0.1,
