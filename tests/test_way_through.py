@@ -74,7 +74,7 @@ def test_from_a_table_to_a_report(recipe: Path, tmp_path: Path, recording) -> No
 
 
 def test_a_recording_passes_five_folders(tiny_checkpoint: Path, recording) -> None:
-    """A recording passes five folders on its way through `respond`; `core` and `recipe` declare what all of them use."""
+    """A recording passes five folders on its way through `respond`; `core` and `recipe` declare what they share."""
     package, entered = Path(re_llm.__file__).parent, set()
 
     def note(frame: FrameType, event: str, _: object) -> None:
