@@ -91,8 +91,8 @@ def quality(
         return
     for name, result in found.items():
         for group, rates in (("all", result), *result.by_words.items()):
-            asked = "" if rates.named_emotion is None else f", UA by prompt {rates.named_emotion:.3f}"
-            line = f"{rates.replies} replies, right topic {rates.topic:.3f}, tone UA {rates.tone:.3f}{asked}"
+            named = "" if rates.named_emotion is None else f", UA by prompt {rates.named_emotion:.3f}"
+            line = f"{rates.replies} replies, right topic {rates.topic:.3f}, tone UA {rates.tone:.3f}{named}"
             typer.echo(f"{name}, {group}: {line}")
         if result.of_five:
             five = ", ".join(f"{count} with {fits}" for fits, count in enumerate(result.of_five) if count)

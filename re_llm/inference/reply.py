@@ -1,4 +1,4 @@
-"""What a system is asked about utterances and what it replies: plain values, without torch."""
+"""Options of a system's replies, and the replies: plain values, without torch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Decoding:
     """How a response is decoded.
 
     Attributes:
-        max_new_tokens: longest response; less where the LLM's context ends before.
+        max_new_tokens: most tokens of a response; fewer where the LLM's context ends before.
         temperature: 0 is greedy.
         top_p: sampling keeps the most probable tokens up to this cumulative probability.
         seed: makes sampling repeatable. It seeds torch's global generator: sample from one thread.
@@ -80,7 +80,7 @@ class DecodingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ReplyOptions:
-    """What a system is asked about every utterance of a manifest.
+    """Prompts and limits of the replies to a manifest.
 
     Attributes:
         system: name of the system in the records and in the report.

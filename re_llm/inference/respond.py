@@ -162,11 +162,11 @@ def row_sources(rows: Iterable[Utterance], root: Path, *, audio: bool) -> dict[s
     found = {}
     for row in rows:
         try:
-            heard = segment_hash(row.audio, row.start, row.duration, root) if audio else ""
+            recording = segment_hash(row.audio, row.start, row.duration, root) if audio else ""
         except RellmError as error:  # it will be listed with this reason, and tried again when it is there
-            heard = error.what
+            recording = error.what
         labels = (row.text, row.emotion, row.label_set, row.corpus, row.speaker)
-        found[row.key] = hash_of([heard, *map(str, labels)])[:32]
+        found[row.key] = hash_of([recording, *map(str, labels)])[:32]
     return found
 
 

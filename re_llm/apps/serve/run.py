@@ -11,7 +11,7 @@ from re_llm.apps.serve.options import ServeOptions
 from re_llm.core.errors import MissingExtra, RellmError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-SHUTDOWN_SECONDS = 30  # for requests under way when the server is told to stop
+SHUTDOWN_SECONDS = 30  # for running requests when the server is stopped
 CONNECTIONS = 64  # at once: bounds the memory that bodies on their way in can take
 
 
