@@ -27,7 +27,7 @@ from re_llm.small.speakers import ENGINES
 Say = Callable[[str], None]
 Figures = dict[str, object]
 
-HOURS = 22.5  # rendered for training, so that 20 are left when voices are dropped
+HOURS = 23.0  # rendered for training, so that 20 are left when voices are dropped
 DIALOGUES, FACTS, MINIATURE = 1600, 3000, 1500
 
 
