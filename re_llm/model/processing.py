@@ -45,6 +45,14 @@ if TYPE_CHECKING:
 
 EMOTION_INPUTS = ("raw", "normalized")
 Name = str | os.PathLike[str]
+# In front of the LLM's chat template. A tokenizer alone, as pipeline("text-generation") has it, cannot read a
+# recording: many templates would write its samples into the prompt as text.
+_TEXT_ALONE = (
+    "{%- for message in messages %}{%- if message['content'] is not string and message['content'] is iterable %}"
+    "{%- for part in message['content'] %}{%- if part['type'] == 'audio' %}"
+    """{{- raise_exception('a tokenizer cannot read audio: use pipeline("any-to-any"), or its processor') }}"""
+    "{%- endif %}{%- endfor %}{%- endif %}{%- endfor %}"
+)
 
 
 class ReLlmProcessor(ProcessorMixin):
@@ -74,6 +82,7 @@ class ReLlmProcessor(ProcessorMixin):
             raise RellmError(f"speech_window is {speech_window!r}", allowed=", ".join(WINDOWS))
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
         add_speech_token(self.tokenizer)
+        refuse_audio(self.tokenizer)
         self.emotion_input, self.speech_window = emotion_input, speech_window
         self.adapter = AdapterOptions.read(adapter, "adapter").model_dump(mode="json")
         self.speech_token_id = int(self.tokenizer.convert_tokens_to_ids(SPEECH_TOKEN))
@@ -281,6 +290,13 @@ def add_speech_token(tokenizer: PreTrainedTokenizerBase) -> None:
     """The placeholder as a special token; the LLM's embeddings need not grow, its id is never embedded."""
     if SPEECH_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([SPEECH_TOKEN], special_tokens=True)
+
+
+def refuse_audio(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Lets the tokenizer's chat template refuse recordings; the processor has replaced them before it is asked."""
+    template = tokenizer.chat_template
+    if isinstance(template, str) and not template.startswith(_TEXT_ALONE):
+        tokenizer.chat_template = _TEXT_ALONE + template
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

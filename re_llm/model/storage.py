@@ -60,7 +60,7 @@ def save(
     *,
     self_contained: bool = False,
     state_dict: Mapping[str, Tensor] | None = None,
-    is_main_process: bool = True,
+    is_main_process: bool | None = None,
     max_shard_size: int | str = "50GB",
     push_to_hub: bool = False,
     **hub: Any,
@@ -69,8 +69,9 @@ def save(
 
     Args:
         self_contained: store the named components too, so that the folder stands alone.
-        state_dict: weights to write instead of the model's own, as transformers' Trainer gathers them; its LoRA is
-            then in `model.safetensors` as well, the one file that Trainer resumes from.
+        state_dict: weights to write instead of the model's own, as transformers' Trainer gathers them.
+        is_main_process: False writes nothing. Trainer gives it, and resumes from `model.safetensors` alone: when it is
+            given, LoRA is in that file too.
         push_to_hub: upload the folder afterwards; `hub` goes to `push_to_hub` (repo_id, private, token ...).
     """
     target = Path(folder)
@@ -78,14 +79,14 @@ def save(
         raise RellmError(
             f"a model whose LLM is quantised to {model.quantized} is not saved", todo="Load it without `quantize`"
         )
-    if not is_main_process:
+    if is_main_process is False:
         return
     target.mkdir(parents=True, exist_ok=True)
     state = model.state_dict() if state_dict is None else state_dict
     named = {} if self_contained else {k: v for k, v in model.component_sources.items() if v is not None}
     with tempfile.TemporaryDirectory(dir=target) as new:  # a crash while writing leaves the former files whole
         weights = own_weights(model, state, named)
-        if state_dict is not None:
+        if is_main_process:
             weights |= {name: value.contiguous() for name, value in state.items() if ".lora_" in name}
         save_torch_state_dict(weights, new, max_shard_size=max_shard_size, metadata={"format": "pt"})
         _save_lora(model, state, named, Path(new), target)

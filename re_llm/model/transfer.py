@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +17,7 @@ from re_llm.model.adapter import Subsampler, copy_widened
 from re_llm.model.components import PREFIXES, checkpoint_config
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.hub import locate
+from re_llm.model.shared_emotion import SharedEmotionEncoder, check_hearing
 from re_llm.model.storage import own_weights
 from re_llm.model.weights import (
     Stored,
@@ -85,11 +86,13 @@ def continue_from(
     for part, prefix in PREFIXES.items():
         _take_component(model, part, {k: v for k, v in stored.items() if k.startswith(prefix)}, folder, report)
         _note_other_source(model, config, part, folder, report)
+    if isinstance(model.emotion_encoder, SharedEmotionEncoder):
+        check_hearing(model.emotion_encoder.config, model.speech_encoder)
     learned = {name for name in stored if name.startswith("adapter.") or name == "ctc_blank"}
     if adapter == "fresh":
         report.left_out.update(dict.fromkeys(learned, "init_adapter is fresh"))
     else:
-        weights = {name: stored[name].read() for name in sorted(learned)}
+        weights = _read(stored, sorted(learned), folder)
         _take_adapter(model, config, below(weights, "adapter."), folder, scale)
         if "ctc_blank" in weights:
             model.add_ctc_blank()
@@ -104,15 +107,19 @@ def continue_from(
     return report
 
 
+def _read(stored: Mapping[str, Stored], names: Iterable[str], where: object) -> dict[str, Tensor]:
+    values = {name: stored[name].read() for name in names}
+    refuse_non_finite(values.items(), where)
+    return values
+
+
 @torch.no_grad()
 def _copy(own: Mapping[str, Tensor], stored: Mapping[str, Stored], where: object) -> bool:
     """Values of the same names and shapes, one tensor at a time; whether any of them was another one."""
     check_same(own, {name: each.meta() for name, each in stored.items()}, where)
     changed = False
     for name, tensor in own.items():
-        value = stored[name].read()
-        refuse_non_finite([(name, value)], where)
-        value = value.to(tensor.device, tensor.dtype)
+        value = _read(stored, [name], where)[name].to(tensor.device, tensor.dtype)
         if not torch.equal(tensor, value):
             tensor.copy_(value)
             changed = True
@@ -124,7 +131,8 @@ def _take_component(
 ) -> None:
     """A component that the checkpoint stores; it is stored in the new one as well if it is not that of the recipe."""
     prefix = PREFIXES[part]
-    own = below(own_weights(model, model.state_dict(), {}), prefix)
+    bare, _ = partial_lora.split_weights(model.state_dict())
+    own = below({name: bare[name] for name in own_weights(model, bare, {})}, prefix)
     if not own:
         report.left_out.update(dict.fromkeys(stored, f"this model has no {part.replace('_', ' ')}"))
     elif stored:
@@ -169,7 +177,7 @@ def _take_heads(
     folder: Path,
     report: Transfer,
 ) -> None:
-    weights = {n: each.read() for n, each in stored.items() if n.startswith(("emotion_head.", "dimension_head."))}
+    weights = _read(stored, [name for name in stored if name.startswith(("emotion_head.", "dimension_head."))], folder)
     heads = ["dimension_head"]
     if sorted(config.emotions) == sorted(model.config.emotions):
         heads.append("emotion_head")

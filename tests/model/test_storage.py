@@ -194,71 +194,6 @@ def test_what_is_pushed_stands_alone(world, batch, tmp_path, monkeypatch):
     assert torch.equal(stock.base_model.model.get_parameter(name), model.language_model.get_parameter(name))
 
 
-# --- continuing from an earlier stage ---
-
-
-def stage_two(world, tmp_path):
-    model = world.model(emotion=False)
-    model.save_pretrained(tmp_path / "stage2")
-    return model
-
-
-def test_a_fused_adapter_continues_from_the_earlier_stage(world, tmp_path):
-    earlier = stage_two(world, tmp_path)
-    fused = world.model(start=tmp_path / "stage2")
-    batch = world.processor()(text=TEXTS, audio=WAVES)
-    encoded = fused.encode_audio(**{k: v for k, v in batch.items() if k not in ("input_ids", "attention_mask")})
-    silent = type(encoded)(encoded.speech_states, encoded.speech_lengths, torch.zeros_like(encoded.emotion_states))
-    plain = type(encoded)(encoded.speech_states, encoded.speech_lengths)
-    expected = earlier.encode_speech(plain)
-    torch.testing.assert_close(fused.encode_speech(silent).embeddings, expected.embeddings)
-    assert torch.equal(fused.emotion_head.weight, earlier.emotion_head.weight)
-    fresh = world.model()
-    report = fresh.continue_from(tmp_path / "stage2", adapter="fresh")
-    assert {name.split(".")[0] for name in report.left_out} == {"adapter"} and "fresh" in "".join(report.summary())
-    assert (fresh.encode_speech(silent).embeddings - expected.embeddings).abs().max() > 1e-2
-    assert torch.equal(fresh.dimension_head.weight, earlier.dimension_head.weight)
-
-
-def test_the_blank_of_the_ctc_continues_with_its_adapter(world, tmp_path):
-    model = world.model(emotion=False)
-    model.add_ctc_blank()
-    model.ctc_blank.data.normal_()
-    model.save_pretrained(tmp_path / "words")
-    later = world.model(emotion=False, start=tmp_path / "words")
-    assert torch.equal(later.ctc_blank, model.ctc_blank) and later.config.ctc_blank
-    fresh = world.model(emotion=False)
-    assert "ctc_blank" in fresh.continue_from(tmp_path / "words", adapter="fresh").left_out
-    assert fresh.ctc_blank is None
-
-
-def test_lora_continues_from_the_earlier_stage(world, tmp_path):
-    earlier = stage_two(world, tmp_path)
-    torch.manual_seed(77)
-    later = ReLlmForConditionalGeneration.from_components(
-        world.llm, world.whisper, world.emotion, adapter=tiny_world.ADAPTER, lora={"r": 4}
-    )
-    assert later.continue_from(tmp_path / "stage2").taken["lora"] == 24
-    own = {k: v for k, v in earlier.state_dict().items() if ".lora_" in k}
-    assert own and all(torch.equal(later.state_dict()[key], value) for key, value in own.items())
-    with pytest.raises(RellmError, match=r"lora_A.weight has shape \[4, 32\], the model needs \[8, 32\]"):
-        world.model(lora={"r": 8}, start=tmp_path / "stage2")
-
-
-def test_other_emotions_start_with_a_fresh_head(world, tmp_path):
-    earlier = stage_two(world, tmp_path)
-    later = world.model(emotions=["calm", "angry"], start=tmp_path / "stage2")
-    assert later.emotion_head.weight.shape[0] == 2
-    assert "starts fresh" in later.taken_over.left_out["emotion_head.weight"]
-    assert torch.equal(later.dimension_head.weight, earlier.dimension_head.weight)
-
-
-def test_an_adapter_of_another_kind_is_refused(world, tmp_path):
-    stage_two(world, tmp_path)
-    with pytest.raises(RellmError, match="cannot start an adapter"):
-        world.model(adapter={"bottleneck": 32}, start=tmp_path / "stage2")
-
-
 # --- what is wrong, and where ---
 
 
@@ -396,8 +331,187 @@ def test_auto_classes(world, batch, tmp_path, self_contained):
     assert AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
-def test_emotions_in_another_order_keep_their_rows(world, tmp_path):
-    first = world.model(emotions=["calm", "angry", "sad"])
-    first.save_pretrained(tmp_path / "first")
-    then = world.model(emotions=["sad", "calm", "angry"], start=tmp_path / "first")
-    assert torch.equal(then.emotion_head.weight, first.emotion_head.weight[[2, 0, 1]])
+@torch.no_grad()
+@pytest.mark.parametrize("self_contained", [True, False])
+def test_the_attention_that_was_asked_for_reaches_every_part(world, batch, tmp_path, self_contained):
+    model = world.model()
+    model.save_pretrained(tmp_path, self_contained=self_contained)
+    plain = ReLlmForConditionalGeneration.from_pretrained(tmp_path)
+    eager = ReLlmForConditionalGeneration.from_pretrained(tmp_path, attn_implementation="eager")
+    for each, kind in ((plain, "sdpa"), (eager, "eager")):
+        backbone = each.emotion_encoder.backbone
+        found = (each.language_model, each.speech_encoder.whisper, backbone)
+        assert {part.config._attn_implementation for part in found} == {kind}
+    torch.testing.assert_close(eager(**batch).logits, plain(**batch).logits, atol=1e-4, rtol=1e-3)
+    built = world.model(attn_implementation="eager")
+    assert built.language_model.config._attn_implementation == "eager"
+
+
+def test_a_pipeline_of_text_refuses_recordings_and_names_the_task_that_works(world, tmp_path):
+    from jinja2 import TemplateError
+    from transformers import pipeline
+
+    world.model().save_pretrained(tmp_path)
+    world.processor().save_pretrained(tmp_path)
+    said = [{"role": "user", "content": [{"type": "audio", "audio": WAVES[0]}]}]
+    text = pipeline("text-generation", model=str(tmp_path))
+    with pytest.raises(TemplateError, match=r'cannot read audio: use pipeline\("any-to-any"\)'):
+        text(said, max_new_tokens=3)
+    words = [{"role": "user", "content": "hello"}]
+    assert text(words, max_new_tokens=3)[0]["generated_text"][-1]["role"] == "assistant"
+    processor = ReLlmProcessor.from_pretrained(tmp_path)
+    inputs = processor.apply_chat_template(said, tokenize=True, add_generation_prompt=True)
+    model = ReLlmForConditionalGeneration.from_pretrained(tmp_path)
+    ids = model.generate(**inputs, max_new_tokens=3, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    heard = pipeline("any-to-any", model=str(tmp_path))(
+        text=said, max_new_tokens=3, generate_kwargs={"do_sample": False}
+    )
+    answer = heard[0]["generated_text"][-1]["content"]
+    assert answer == processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapter.convs.0.weight",
+        "speech_encoder.whisper.conv1.weight",
+        "emotion_encoder.classifier.dense.bias",
+        "language_model.model.norm.weight",
+    ],
+)
+def test_weights_that_are_not_finite_are_refused_by_name(world, tmp_path, name, value):
+    world.model().save_pretrained(tmp_path, self_contained=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights[name].view(-1)[-1] = value
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RellmError, match=rf"the tensor {name.split('.', 1)[1]} holds NaN or infinite|{name} holds NaN"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("component", ["llm", "whisper", "emotion"])
+def test_components_that_are_not_finite_are_refused_by_name(world, tmp_path, component):
+    shutil.copytree(world.llm.parent, tmp_path / "parts")
+    path = tmp_path / "parts" / component / "model.safetensors"
+    weights = load_file(path)
+    name = next(key for key in sorted(weights) if "decoder" not in key)
+    weights[name].view(-1)[0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    folders = [tmp_path / "parts" / each for each in ("llm", "whisper", "emotion")]
+    with pytest.raises(RellmError, match=rf"{component}.* the tensor {name} holds NaN or infinite values"):
+        ReLlmForConditionalGeneration.from_components(*folders, adapter=tiny_world.ADAPTER)
+
+
+def test_lora_that_is_not_finite_is_refused_by_name(checkpoint):
+    path = checkpoint / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = sorted(weights)[0]
+    weights[name][0, 0] = float("inf")
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(RellmError, match=rf"adapter_model\.safetensors: the tensor {name} holds NaN"):
+        read(checkpoint)
+
+
+# --- dtypes of frozen and of trained parts ---
+
+
+def as_bfloat16(source, target):
+    """A component stored in bfloat16, as most chat LLMs are."""
+    shutil.copytree(source, target)
+    weights = {name: value.bfloat16() for name, value in load_file(target / "model.safetensors").items()}
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    return target
+
+
+def memory(model):
+    """Bytes of the parameters of each part."""
+    sizes = {}
+    for name, parameter in model.named_parameters():
+        part = model._part_of(name)
+        sizes[part] = sizes.get(part, 0) + parameter.numel() * parameter.element_size()
+    return sizes
+
+
+def test_frozen_parts_stay_as_they_are_stored_and_trained_ones_are_float32(world, tmp_path):
+    parts = (as_bfloat16(world.llm, tmp_path / "llm"), as_bfloat16(world.whisper, tmp_path / "whisper"), world.emotion)
+    options = {"adapter": tiny_world.ADAPTER, "lora": {"r": 4}}
+    auto = ReLlmForConditionalGeneration.from_components(*parts, **options)
+    full = ReLlmForConditionalGeneration.from_components(*parts, **options, dtype=torch.float32)
+    half = ReLlmForConditionalGeneration.from_components(*parts, **options, dtype=torch.bfloat16)
+    sizes = {kind: memory(model) for kind, model in (("auto", auto), ("full", full), ("half", half))}
+    assert sizes["auto"]["llm"] * 2 == sizes["full"]["llm"] and sizes["half"]["llm"] == sizes["auto"]["llm"]
+    assert sizes["auto"]["speech_encoder"] * 2 == sizes["full"]["speech_encoder"]
+    assert sizes["auto"]["emotion_encoder"] == sizes["full"]["emotion_encoder"] == 2 * sizes["half"]["emotion_encoder"]
+    for part in ("adapter", "heads", "lora"):
+        assert len({size[part] for size in sizes.values()}) == 1
+    assert {p.dtype for p in auto.parameters() if p.requires_grad} == {torch.float32}
+    auto.set_trainable(["adapter", "speech_encoder"], dtype=torch.float32)
+    assert {p.dtype for p in auto.speech_encoder.parameters()} == {torch.float32}
+    auto.save_pretrained(tmp_path / "saved")
+    again = ReLlmForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert memory(again) == memory(auto)  # the config says the dtype of each part
+
+
+def test_float16_is_widened_before_gradients_pass_through_it(world, tmp_path):
+    shutil.copytree(world.llm, tmp_path / "llm")
+    weights = {name: value.half() for name, value in load_file(tmp_path / "llm" / "model.safetensors").items()}
+    save_file(weights, tmp_path / "llm" / "model.safetensors", metadata={"format": "pt"})
+    model = ReLlmForConditionalGeneration.from_components(tmp_path / "llm", world.whisper, adapter=tiny_world.ADAPTER)
+    assert {p.dtype for p in model.language_model.parameters()} == {torch.float32}
+
+
+def test_training_steps_over_frozen_bfloat16_agree_with_those_over_float32(world, batch, tmp_path):
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = world.model(dtype=dtype, lora_strength=0.1)
+        optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        labels = batch["input_ids"].masked_fill(batch["input_ids"] == model.config.speech_token_id, -100)
+        found = []
+        for _ in range(4):
+            loss = model(**batch, labels=labels).loss
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            found.append(loss.item())
+        losses[dtype] = torch.tensor(found)
+    assert losses[torch.float32][-1] < losses[torch.float32][0]
+    torch.testing.assert_close(losses[torch.bfloat16], losses[torch.float32], rtol=0.02, atol=0.02)
+
+
+# --- transformers' own Trainer ---
+
+
+def test_stock_trainer_resumes_adapter_heads_and_lora(world, batch, tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    rows = [{name: value[i] for name, value in batch.items()} for i in (0, 1)]
+    token = world.processor().speech_token_id
+    for row in rows:
+        row["labels"] = row["input_ids"].masked_fill(row["input_ids"] == token, -100)
+
+    def run(steps, resume=None):
+        arguments = TrainingArguments(
+            str(tmp_path / "run"), max_steps=steps, save_steps=2, per_device_train_batch_size=1, learning_rate=1e-2,
+            lr_scheduler_type="constant", use_cpu=True, report_to=[], disable_tqdm=True, gradient_accumulation_steps=2,
+        )  # fmt: skip
+        trainer = Trainer(world.model(lora={"r": 4, "dropout": 0.0}), arguments, train_dataset=rows * 4)
+        assert trainer.model_accepts_loss_kwargs is False  # the loss is a mean over the batch
+        trainer.train(resume_from_checkpoint=resume)
+        return {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
+
+    whole = run(4)
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    resumed = run(4, str(tmp_path / "run" / "checkpoint-2"))
+    start = dict(world.model(lora={"r": 4, "dropout": 0.0}).named_parameters())
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+    assert any(".lora_B." in name and not torch.equal(start[name], value) for name, value in whole.items())
+    # What Trainer wrote is a checkpoint like any other.
+    assert same_weights(read(tmp_path / "run" / "checkpoint-4"), whole)
+
+
+def same_weights(model, weights):
+    own = dict(model.named_parameters())
+    return all(torch.equal(own[name], value) for name, value in weights.items())

@@ -125,6 +125,37 @@ def test_stage_by_stage_the_adapter_is_handed_on(plan: Plan, tmp_path: Path) -> 
         )
 
 
+def test_a_trained_speech_encoder_goes_on_and_what_was_taken_is_told(plan: Plan, tmp_path: Path) -> None:
+    short = {"train": ("adapter", "lora", "heads", "speech_encoder"), "max_steps": 2, "lr": 1e-2}
+    heard = replace(plan, stage=plan.stage.model_copy(update=short))
+    train(heard, tmp_path / "first", progress=False)
+    then = replace(
+        plan, stage=plan.stage.model_copy(update={"max_steps": 2}), start=str(tmp_path / "first"),
+        model=plan.model.model_copy(update={"frozen_dtype": "float32"}),
+    )  # fmt: skip
+    report = train(then, tmp_path / "second", progress=False)
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    own = {name: value for name, value in first.items() if name.startswith("speech_encoder.")}
+    assert own and all(torch.equal(second[name], value) for name, value in own.items())
+    told = json.loads((tmp_path / "second" / "start.json").read_text())
+    assert told["taken"]["speech_encoder"] == len(own) and told["left_out"] == {}
+    assert sum(told["taken"].values()) == len(first)
+    assert f"speech_encoder ({len(own)} tensors)" in report.start
+    assert report.start == json.loads((tmp_path / "second" / "report.json").read_text())["start"]
+
+
+def test_frozen_parts_are_held_as_the_recipe_says(plan: Plan) -> None:
+    half, _ = build_model(replace(plan, model=plan.model.model_copy(update={"frozen_dtype": "bfloat16"})))
+    assert {p.dtype for p in half.parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert {p.dtype for p in half.parameters() if p.requires_grad} == {torch.float32}
+    listening = plan.stage.model_copy(update={"train": ("adapter", "speech_encoder", "heads")})
+    model, _ = build_model(
+        replace(plan, stage=listening, model=plan.model.model_copy(update={"frozen_dtype": "bfloat16"}))
+    )
+    assert {p.dtype for p in model.speech_encoder.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.emotion_encoder.parameters()} == {torch.bfloat16}
+
+
 def test_training_lora_without_lora_is_refused(plan: Plan) -> None:
     with pytest.raises(RellmError, match=r"model\.lora is null"):
         build_model(replace(plan, model=plan.model.model_copy(update={"lora": None})))
