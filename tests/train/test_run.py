@@ -11,6 +11,7 @@ import pytest
 import tiny_world
 import torch
 from safetensors.torch import load_file
+from test_resume import weights
 
 from re_llm.core.errors import RellmError
 from re_llm.inference import engine
