@@ -6,6 +6,7 @@ is downloaded. With `convert`, components and checkpoints in the formats of the 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,6 +15,7 @@ from pathlib import Path
 from re_llm.audio import pyav, waveform
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
+from re_llm.core.files import stamp, write_text
 from re_llm.core.records import Utterance
 from re_llm.data import corpora
 from re_llm.data.corpora.base import Scan
@@ -147,10 +149,18 @@ def _convert_all(folders: dict[str, Path], target: Path, found: Preflight, say: 
         from re_llm.model.convert.run import convert
 
         out = target / "-".join(part for part in Path(name).parts[-2:] if part not in ("/", ".", ".."))
-        if not (out / "config.json").is_file():
+        source, told = out.with_name(f"{out.name}.source"), _stamps(folder)
+        if not (out / "config.json").is_file() or not source.is_file() or source.read_text("utf-8") != told:
             say(f"converting {name}")
+            shutil.rmtree(out, ignore_errors=True)  # of another model under the same name
             say(convert(folder, out).summary())
+            write_text(source, told)
         found.converted[name] = str(out)
+
+
+def _stamps(folder: Path) -> str:
+    """Size and time of every file: another model in the same place is told from this one without reading gigabytes."""
+    return "".join(f"{file.name} {stamp(file)}\n" for file in sorted(folder.iterdir()) if file.is_file())
 
 
 def with_converted(recipe: Recipe, converted: dict[str, str]) -> Recipe:

@@ -163,8 +163,12 @@ def test_a_qwen_of_version_one_is_converted_when_asked(
     assert "is a Qwen of version 1; convert it with --convert" in said(given)
     changed, result = preflight(given, tmp_path / "run", convert=True)
     assert result.findings == [] and Path(changed.components.llm).is_relative_to(tmp_path / "run" / "converted")
-    again, _ = preflight(given, tmp_path / "run", convert=True)
-    assert again == changed
+    lines: list[str] = []
+    again, _ = preflight(given, tmp_path / "run", convert=True, say=lines.append)
+    assert again == changed and lines == []
+    save_file({name: tensor.contiguous() + 1 for name, tensor in tensors.items()}, source / "model.safetensors")
+    preflight(given, tmp_path / "run", convert=True, say=lines.append)
+    assert lines[0] == f"converting {source}", "another model under the same name"
 
 
 def test_recordings_are_not_decoded(parts: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
