@@ -25,6 +25,7 @@ from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.mini.training import speech_data
 from re_llm.mini.training.emotion_model import BANDS, DIMENSIONS, STRIDES, EmotionNet, pad_waves
+from re_llm.model.losses import IGNORE_INDEX
 
 HOP = int(np.prod(STRIDES))  # samples a frame
 PITCH_LOW, PITCH_HIGH = 60, 400  # Hz, range of the pitch that the acoustic head learns
@@ -111,7 +112,9 @@ class EmotionTask:
         predicted = predicted.float()
         ccc = 1 - concordance(predicted, reference).mean()
         mse = functional.mse_loss(predicted, reference)
-        ce = functional.cross_entropy(classes.float(), self.classes[chosen], self.class_weights, ignore_index=-100)
+        ce = functional.cross_entropy(
+            classes.float(), self.classes[chosen], self.class_weights, ignore_index=IGNORE_INDEX
+        )
         rows = slice(options.acoustic_rows)
         acoustic = acoustic_loss(acoustic[rows].float(), waves[rows], frames[rows])
         weight = options.acoustic_weight * (1 - 0.8 * step / self.steps)
@@ -149,5 +152,5 @@ def targets(rows: Sequence[Utterance]) -> torch.Tensor:
 
 
 def class_index(row: Utterance) -> int:
-    """Index into `PROMPT_EMOTIONS`, or -100 for an utterance of no such class."""
-    return PROMPT_EMOTIONS.index(row.emotion) if row.emotion in PROMPT_EMOTIONS else -100
+    """Index into `PROMPT_EMOTIONS`, or IGNORE_INDEX for an utterance of no such class."""
+    return PROMPT_EMOTIONS.index(row.emotion) if row.emotion in PROMPT_EMOTIONS else IGNORE_INDEX

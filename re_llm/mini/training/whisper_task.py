@@ -26,6 +26,7 @@ from re_llm.evaluate.word_errors import plain
 from re_llm.mini.training import speech_data
 from re_llm.mini.training.speech_data import MelStore
 from re_llm.mini.training.whisper_model import FULL_FRAMES, WhisperSize, build_model, decode, gather, trimmed_encoder
+from re_llm.model.losses import IGNORE_INDEX
 
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'0123456789"  # 0 is the CTC blank, so the first is 1
 
@@ -156,7 +157,7 @@ class WhisperTask(nn.Module):
             states, lengths = self._encoder(mels, frames)
             char, token = self.heads.losses(states, lengths, [self.texts[i] for i in chosen], tokens)
             logits = decode(self.model, inputs, states, lengths)
-            ce = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+            ce = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
         loss = ce + self.options.char_ctc * char + self.options.token_ctc * token
         return {"loss": loss, "ce": ce, "char_ctc": char, "token_ctc": token}
 
@@ -165,7 +166,7 @@ class WhisperTask(nn.Module):
         end = self.processor.tokenizer.eos_token_id
         width = len(self.prefix) + max(map(len, tokens))
         inputs = torch.full((len(tokens), width), end)
-        labels = torch.full((len(tokens), width), -100)
+        labels = torch.full((len(tokens), width), IGNORE_INDEX)
         for row, ids in enumerate(tokens):
             inputs[row, : len(self.prefix) + len(ids)] = torch.tensor(self.prefix + ids)
             labels[row, len(self.prefix) - 1 : len(self.prefix) + len(ids)] = torch.tensor([*ids, end])
