@@ -1,37 +1,26 @@
-"""`re-llm score`: replies become scores; scorers of one's own are trained, or converted from the authors' files."""
+"""`re-llm score`: replies become scores; custom scorers are trained, or converted from the authors' files."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from re_llm.cli.common import Device, JsonFlag, OverwriteFlag, overwriting, print_report
+from re_llm.cli.common import Command, DefaultGroup, Device, JsonFlag, OverwriteFlag, overwriting, print_report
 from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
     from re_llm.evaluate.empathy.scorer_training import BiEncoderPlan
 
-DEFAULT = "run"
-
-
-class ScoreGroup(TyperGroup):
-    """`re-llm score replies.jsonl ...` means `re-llm score run replies.jsonl ...`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
-            args = [DEFAULT, *args]
-        return super().parse_args(ctx, args)
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(self.commands)
+_scratch = partial(typer.Option, rich_help_panel="More: an encoder from scratch")
+_training = partial(typer.Option, rich_help_panel="More: training")
 
 
 app = typer.Typer(
-    cls=ScoreGroup,
+    cls=DefaultGroup,
     no_args_is_help=True,
     subcommand_metavar="[run] REPLIES [OPTIONS] | train ... | convert ...",
     short_help="Score replies of any system: empathy, recognition, statistics.",
@@ -52,7 +41,7 @@ def _score() -> None:
     """
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     replies: Annotated[Path, typer.Argument(help="replies.jsonl; key, system, text and response are enough.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The scores.jsonl to write.")],
@@ -100,7 +89,7 @@ class Kind(StrEnum):
     SMALL = "small"
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     csv: Annotated[Path, typer.Argument(help="Folder with the EPITOME csv files, or one of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the scorer, for `--scorer`.")],
@@ -112,21 +101,21 @@ def train(
     ] = [],
     encoder: Annotated[str | None, typer.Option(help="RoBERTa to start from, folder or hub id (roberta-base).")] = None,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="A small random encoder instead.")] = False,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id. Default: the encoder's, or trained.")] = None,
-    width: Annotated[int | None, typer.Option(help="From scratch: width of the encoders (128).")] = None,
-    layers: Annotated[int | None, typer.Option(help="From scratch: layers of each (2).")] = None,
-    heads: Annotated[int | None, typer.Option(help="From scratch: attention heads (4).")] = None,
-    vocabulary: Annotated[int | None, typer.Option(help="From scratch: entries of the tokenizer (4000).")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate (2e-5; from scratch 5e-4).")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pairs in a step (32).")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the pairs (4).")] = None,
-    window: Annotated[int | None, typer.Option(help="Tokens read of each text (64).")] = None,
-    rationale_weight: Annotated[float | None, typer.Option(help="Weight of the rationale loss (0.5).")] = None,
-    train_seeker: Annotated[bool, typer.Option("--train-seeker", help="Train the seeker's encoder too.")] = False,
-    patience: Annotated[int | None, typer.Option(help="Epochs without a better macro-F1 on 5 % of the pairs.")] = None,
-    test_fraction: Annotated[float | None, typer.Option(help="Fraction of seeker posts held out (0.2).")] = None,
-    original: Annotated[bool, typer.Option("--original", help="Attend to padding, as the authors' code.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Default: 12 as published; small: 0.")] = None,
+    tokenizer: Annotated[str | None, _scratch(help="Folder or hub id. Default: the encoder's, or trained.")] = None,
+    width: Annotated[int | None, _scratch(help="From scratch: width of the encoders (128).")] = None,
+    layers: Annotated[int | None, _scratch(help="From scratch: layers of each (2).")] = None,
+    heads: Annotated[int | None, _scratch(help="From scratch: attention heads (4).")] = None,
+    vocabulary: Annotated[int | None, _scratch(help="From scratch: entries of the tokenizer (4000).")] = None,
+    lr: Annotated[float | None, _training(help="Learning rate (2e-5; from scratch 5e-4).")] = None,
+    batch_size: Annotated[int | None, _training(help="Pairs in a step (32).")] = None,
+    epochs: Annotated[int | None, _training(help="Passes over the pairs (4).")] = None,
+    window: Annotated[int | None, _training(help="Tokens read of each text (64).")] = None,
+    rationale_weight: Annotated[float | None, _training(help="Weight of the rationale loss (0.5).")] = None,
+    train_seeker: Annotated[bool, _training("--train-seeker", help="Train the seeker's encoder too.")] = False,
+    patience: Annotated[int | None, _training(help="Epochs without a better macro-F1 on 5 % of the pairs.")] = None,
+    test_fraction: Annotated[float | None, _training(help="Fraction of seeker posts held out (0.2).")] = None,
+    original: Annotated[bool, _training("--original", help="Attend to padding, as the authors' code.")] = False,
+    seed: Annotated[int | None, _training(help="Default: 12 as published; small: 0.")] = None,
     device: Device = "auto",
     as_json: JsonFlag = False,
 ) -> None:
@@ -204,7 +193,7 @@ def _plan(csv: Path, mechanisms: list[str], seed: int | None, given: dict[str, A
     )  # fmt: skip
 
 
-@app.command()
+@app.command(cls=Command)
 def convert(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the scorer, for `--scorer`.")],
     tokenizer: Annotated[str, typer.Option(help="Tokenizer of the encoders: folder or hub id.")] = "roberta-base",

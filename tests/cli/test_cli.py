@@ -49,7 +49,7 @@ def _options(text: str) -> dict[str, list[str]]:
     return {title: re.findall(r"^  (?:-\w, )?(--[\w-]+)", body, re.MULTILINE) for title, body in pairs}
 
 
-@pytest.mark.parametrize("path", [path for path in _leaves() if path != ("score", "train")], ids=" ".join)
+@pytest.mark.parametrize("path", _leaves(), ids=" ".join)
 def test_the_first_panel_of_options_is_short(path: tuple[str, ...]) -> None:
     """At most a dozen main options; the others stand behind them in panels of their own, and none is lost."""
     panels = _options(call(*path, "--help").stdout)
