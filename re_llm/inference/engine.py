@@ -186,6 +186,9 @@ class Engine:
                 max_new_tokens=decoding.max_new_tokens,
                 eos_token_id=self.stops,
                 pad_token_id=self.processor.pad_token_id,
+                num_beams=1,  # one answer, whatever the checkpoint's own settings are
+                num_return_sequences=1,
+                return_dict_in_generate=False,
                 streamer=streamer,
                 stopping_criteria=stopping,
             )

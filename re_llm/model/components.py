@@ -16,6 +16,7 @@ from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.errors import RellmError
 from re_llm.model.configuration import SPEECH_TOKEN, ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder, checkpoint_weights, head_outputs, make_emotion_encoder
+from re_llm.model.generation import generation_config, read_generation
 from re_llm.model.hub import locate, read_json, reading
 from re_llm.model.processing import load_tokenizer
 from re_llm.model.quantized import quantization
@@ -48,7 +49,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         )
     read_json(path)
     with reading(path):
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def checkpoint_config(folder: Path) -> ReLlmConfig:
@@ -106,9 +107,10 @@ def load_llm(
             todo=f"Convert it once, and name the result instead: re-llm convert {folder} FOLDER",
         )
     inside = kind == ReLlmConfig.model_type
+    settings = read_generation(folder)
     prefix = PREFIXES["llm"] if inside else ""
     dtype = dtype or stored_dtype(folder, prefix)
-    options: dict[str, object] = {"dtype": dtype, "output_loading_info": True}
+    options: dict[str, object] = {"dtype": dtype, "output_loading_info": True, "trust_remote_code": False}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     where, todo = f"the LLM in {folder}", None
@@ -125,6 +127,8 @@ def load_llm(
     if found["missing_keys"]:
         raise RellmError(f"{where} lacks the tensor {sorted(found['missing_keys'])[0]}")
     refuse_non_finite(model.named_parameters(), where)
+    if settings:
+        model.generation_config = generation_config(folder, settings)
     return model
 
 
@@ -242,7 +246,8 @@ def build(
     if isinstance(emotion, SharedEmotionEncoder):
         check_hearing(emotion.config, speech)
         emotion.config.speech_encoder = None  # in this model it is the speech encoder beside it
-    model = cls(config, language_model=language_model, speech_encoder=speech, emotion_encoder=emotion)
+    with reading(folders["speech_encoder"] / "config.json"):  # its options go into the adapter as well
+        model = cls(config, language_model=language_model, speech_encoder=speech, emotion_encoder=emotion)
     model.component_sources.update({part: _source(names[part], folder) for part, folder in folders.items()})
     adopt_generation_config(model)
     if lora is not None:

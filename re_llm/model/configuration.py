@@ -6,26 +6,43 @@ No torch here: the processor and `re-llm doctor` read it too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+from pydantic import Field, model_validator
 from transformers import AutoConfig, PretrainedConfig, WhisperConfig
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.errors import RellmError
 from re_llm.model.shared_emotion_config import SharedEmotionConfig
-from re_llm.recipe.options import AdapterOptions, LoraOptions
+from re_llm.recipe.options import AdapterOptions, LoraOptions, Options
 
 SPEECH_TOKEN = "<|speech|>"
 # The order of every [.., 3] tensor of emotion dimensions in this package; other orders are mapped by name.
 DIMENSIONS = ("valence", "arousal", "dominance")
 COMPONENTS = ("llm", "speech_encoder", "emotion_encoder")
-FUSIONS = ("pooled", "frames", "none")
 WINDOWS = ("full", "trimmed")
 
 
-def _require(option: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        raise RellmError(f"{option} is {value!r}", allowed=", ".join(map(str, allowed)))
+class _Own(Options):
+    """What a config.json says besides the configs of the components."""
+
+    components: dict[Literal["llm", "speech_encoder", "emotion_encoder"], str | None]
+    adapter: AdapterOptions
+    fusion: Literal["pooled", "frames", "none"]
+    emotions: tuple[str, ...]
+    emotion_outputs: tuple[str, ...] | None
+    speech_token_id: Annotated[int, Field(strict=True, ge=0)] | None
+    speech_window: Literal["full", "trimmed"]
+    lora: LoraOptions | None
+    ctc_blank: bool
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        if len(set(self.emotions)) != len(self.emotions) or not self.emotions:
+            raise ValueError(f"emotions is {self.emotions}; allowed: at least one name, none of them twice")
+        if self.emotion_outputs is not None and sorted(self.emotion_outputs) != sorted(DIMENSIONS):
+            raise ValueError(f"emotion_outputs is {self.emotion_outputs}; allowed: {', '.join(DIMENSIONS)}")
+        return self
 
 
 def _sub_config(value: PretrainedConfig | Mapping[str, object] | None, option: str) -> Any:
@@ -95,22 +112,27 @@ class ReLlmConfig(PretrainedConfig):
         self.text_config = _sub_config(text_config, "text_config")
         self.speech_config = _sub_config(speech_config, "speech_config")
         self.emotion_config = _sub_config(emotion_config, "emotion_config")
-        self.emotion_outputs = list(emotion_outputs) if emotion_outputs is not None else None
-        self.components = {name: (components or {}).get(name) for name in COMPONENTS}
-        self.adapter = AdapterOptions.read(adapter, "adapter")
-        self.fusion = fusion or ("pooled" if self.emotion_config is not None else "none")
-        self.emotions = list(emotions)
-        self.speech_token_id = speech_token_id
-        self.speech_window = speech_window
-        self.lora = LoraOptions.read(lora, "lora") if lora is not None else None
-        self.ctc_blank = ctc_blank
-        self._check(components or {})
+        own = _Own.read(
+            {
+                "components": dict.fromkeys(COMPONENTS) | dict(components or {}),
+                "adapter": AdapterOptions() if adapter is None else adapter,
+                "fusion": fusion or ("pooled" if self.emotion_config is not None else "none"),
+                "emotions": emotions,
+                "emotion_outputs": emotion_outputs,
+                "speech_token_id": speech_token_id,
+                "speech_window": speech_window,
+                "lora": lora,
+                "ctc_blank": ctc_blank,
+            },
+            "the model's config",
+        )
+        self.components, self.adapter, self.fusion, self.lora = own.components, own.adapter, own.fusion, own.lora
+        self.emotions, self.ctc_blank = list(own.emotions), own.ctc_blank
+        self.emotion_outputs = None if own.emotion_outputs is None else list(own.emotion_outputs)
+        self.speech_token_id, self.speech_window = own.speech_token_id, own.speech_window
+        self._check()
 
-    def _check(self, components: Mapping[str, str | None]) -> None:
-        _require("fusion", self.fusion, FUSIONS)
-        _require("speech_window", self.speech_window, WINDOWS)
-        for name in components:
-            _require("a name in components", name, COMPONENTS)
+    def _check(self) -> None:
         if self.text_config is None and self.speech_config is None:
             return  # transformers compares a config with an empty one when it saves
         if (self.fusion == "none") != (self.emotion_config is None):
@@ -123,10 +145,6 @@ class ReLlmConfig(PretrainedConfig):
             raise RellmError(
                 "fusion is 'frames', but the emotion encoder reads the speech encoder's layers", allowed="pooled"
             )
-        if len(set(self.emotions)) != len(self.emotions) or not self.emotions:
-            raise RellmError(f"emotions is {self.emotions}", allowed="at least one name, none of them twice")
-        if self.emotion_outputs is not None and set(self.emotion_outputs) != set(DIMENSIONS):
-            raise RellmError(f"emotion_outputs is {self.emotion_outputs}", allowed=f"the names {', '.join(DIMENSIONS)}")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, without the folders that the components were once read from."""

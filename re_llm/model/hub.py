@@ -16,6 +16,7 @@ _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 MAX_CONFIG_BYTES = 2**22
 # A model is laid out before it is compared with its weights: a config may not ask for one that takes for ever.
 MAX_NUMBER, MAX_LAYERS = 2**31, 1024
+_MOST = {"n_fft": 2**16, "hop_length": 2**16, "feature_size": 2**10, "chunk_length": 3600, "num_mel_bins": 2**10}
 
 
 def locate(
@@ -74,7 +75,7 @@ def read_json(path: Path) -> dict[str, object]:
     """A config.json.
 
     Raises:
-        RellmError: it is missing, too large, or no JSON object; or it asks for a model beyond all measure.
+        RellmError: it is missing, too large, or no JSON object; or it asks for something beyond all measure.
     """
     if not path.is_file():
         raise RellmError(f"there is no {path}", allowed="the folder of a model, with its config.json")
@@ -97,5 +98,11 @@ def _refuse_beyond_measure(given: object, path: Path, key: str = "") -> None:
     elif isinstance(given, list):
         for value in given:
             _refuse_beyond_measure(value, path, key)
-    elif isinstance(given, int) and abs(given) > (limit := MAX_LAYERS if "layers" in key else MAX_NUMBER):
-        raise RellmError(f"{path}: {key} is {given:.6g}", allowed=f"at most {limit}")
+    elif isinstance(given, int) and abs(given) > (
+        limit := MAX_LAYERS if "layers" in key else _MOST.get(key, MAX_NUMBER)
+    ):
+        raise RellmError(f"{path}: {key} is a number of {given.bit_length()} bits", allowed=f"at most {limit}")
+
+
+def _limit(key: str) -> int:
+    return _MOST.get(key, MAX_LAYERS if "layers" in key else MAX_NUMBER)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from transformers import (
     AutoFeatureExtractor,
     AutoProcessor,
@@ -24,7 +25,7 @@ from transformers import (
 from re_llm.core.errors import RellmError
 from re_llm.llm.vocabulary import require_words
 from re_llm.model.configuration import SPEECH_TOKEN, WINDOWS, ReLlmConfig
-from re_llm.model.hub import locate, reading
+from re_llm.model.hub import locate, read_json, reading
 from re_llm.model.recordings import (
     SAMPLE_RATE,
     Message,
@@ -98,8 +99,9 @@ class ReLlmProcessor(ProcessorMixin):
         adapter: AdapterOptions | Mapping[str, object] | None = None,
     ) -> ReLlmProcessor:
         """The processor that goes with `ReLlmForConditionalGeneration.from_components` of the same components."""
+        folder = locate(speech_encoder)
         return cls(
-            WhisperFeatureExtractor.from_pretrained(locate(speech_encoder)),
+            load_extractor(folder),
             load_tokenizer(locate(llm)),
             emotion_input=None if emotion_encoder is None else emotion_input_kind(locate(emotion_encoder)),
             speech_window=speech_window,
@@ -306,8 +308,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         RellmError: the folder has no tokenizer.
     """
     with reading(f"the tokenizer in {folder}"):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         add_speech_token(require_words(tokenizer, folder))
+        tokenizer("A word.")  # some broken files show only when they are used
     return tokenizer
 
 
@@ -319,10 +322,22 @@ def emotion_input_kind(folder: Path) -> str | None:
     if is_shared(folder):
         return None
     with reading(folder / "preprocessor_config.json"):
-        extractor = AutoFeatureExtractor.from_pretrained(folder)
+        extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
     if getattr(extractor, "sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
         raise RellmError(f"the emotion encoder in {folder} wants {extractor.sampling_rate} Hz", allowed="16000 Hz")
     return "normalized" if getattr(extractor, "do_normalize", False) else "raw"
+
+
+def load_extractor(folder: Path) -> WhisperFeatureExtractor:
+    """Whisper's feature extractor from a folder.
+
+    Raises:
+        RellmError: its file is missing or broken.
+    """
+    path = folder / "preprocessor_config.json"
+    with reading(path):
+        read_json(path if path.is_file() else folder / "processor_config.json")
+        return WhisperFeatureExtractor.from_pretrained(folder)
 
 
 def load_processor(folder: Name) -> ReLlmProcessor:
@@ -332,8 +347,12 @@ def load_processor(folder: Name) -> ReLlmProcessor:
         RellmError: a file of it is missing or broken, or its tokenizer knows no words.
     """
     with reading(f"what prepares text and audio in {folder}", "Copy or download the whole folder again"):
+        if (path := Path(folder) / "processor_config.json").is_file():
+            read_json(path)
         processor = ReLlmProcessor.from_pretrained(folder)
         require_words(processor.tokenizer, folder)
+        processor.row(["A word."])  # some broken files show only when they are used
+        processor.audio_inputs([np.zeros(SAMPLE_RATE, np.float32)])
     return processor
 
 

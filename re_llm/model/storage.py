@@ -19,7 +19,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from re_llm.core.errors import RellmError
@@ -27,6 +27,7 @@ from re_llm.llm.device import pick_device
 from re_llm.model import components, partial_lora
 from re_llm.model.components import PREFIXES
 from re_llm.model.configuration import ReLlmConfig
+from re_llm.model.generation import generation_config, read_generation
 from re_llm.model.hub import locate, reading
 from re_llm.model.shared_emotion import SharedEmotionEncoder, check_hearing
 from re_llm.model.weights import (
@@ -251,7 +252,8 @@ def load(
     model = _assemble(cls, config, folder, places, llm, dtype, allow_pickle)
     model.quantized = quantize
     _read_own(model, folder, _LEARNED)
-    _read_generation_config(model, folder)
+    if settings := read_generation(folder):
+        model.generation_config = generation_config(folder, settings)
     learned = trainable_dtype or _dtype(dtype, config) or components.stored_dtype(folder, _LEARNED[0])
     model.set_trainable(("adapter", "heads", "lora"), dtype=learned)
     model.name_or_path = config.name_or_path = str(name)
@@ -293,12 +295,6 @@ def _assemble(
             named = (folder / source).is_dir()
             model.component_sources[part] = str(places[part].resolve()) if named else source
     return model
-
-
-def _read_generation_config(model: ReLlmForConditionalGeneration, folder: Path) -> None:
-    if (folder / "generation_config.json").is_file():
-        with reading(folder / "generation_config.json"):
-            model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 def load_trained(model: ReLlmForConditionalGeneration, folder: str | os.PathLike[str]) -> None:

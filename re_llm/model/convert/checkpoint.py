@@ -21,14 +21,14 @@ from re_llm.model import partial_lora, sizes
 from re_llm.model.components import PREFIXES, read_config
 from re_llm.model.configuration import SPEECH_TOKEN, ReLlmConfig
 from re_llm.model.convert import config as released
-from re_llm.model.convert.generation import generation_config
+from re_llm.model.convert.generation import converted_generation
 from re_llm.model.convert.names import Layout
 from re_llm.model.convert.plan import ConversionPlan, ConvertReport, Target, left_out, pieces
 from re_llm.model.convert.tokenizer import find_tokenizer
 from re_llm.model.emotion_encoder import head_outputs
 from re_llm.model.hub import reading
 from re_llm.model.modeling import ReLlmForConditionalGeneration
-from re_llm.model.processing import ReLlmProcessor, add_speech_token, emotion_input_kind
+from re_llm.model.processing import ReLlmProcessor, add_speech_token, emotion_input_kind, load_extractor
 from re_llm.model.storage import own_weights
 from re_llm.model.weights import Stored, below, stored_tensors
 from re_llm.recipe.options import LoraOptions
@@ -58,7 +58,7 @@ def plan(
     layout = Layout.of(stored, plain_adapter=cformer)
     text = released.qwen2_config(options.qwen_config, f"{where}, qwen_config")
     tokenizer, notes = find_tokenizer(source, tokenizer_folder, text.vocab_size)
-    generation = generation_config(source, tokenizer, text)
+    generation = converted_generation(source, tokenizer, text)
     head = stored.get("hidden2emotion.weight")
     with reading(where):
         config = ReLlmConfig(
@@ -178,8 +178,7 @@ def _finish(
 def feature_extractor(source: Path, whisper: WhisperConfig) -> WhisperFeatureExtractor:
     """Whisper's, from the source or by its config: one window is `max_source_positions` states of 20 ms."""
     if (source / "preprocessor_config.json").is_file():
-        with reading(source / "preprocessor_config.json"):
-            return WhisperFeatureExtractor.from_pretrained(source)
+        return load_extractor(source)
     return WhisperFeatureExtractor(
         feature_size=whisper.num_mel_bins, chunk_length=whisper.max_source_positions * 2 // 100
     )
@@ -196,7 +195,7 @@ def plan_qwen(source: Path, given: Mapping[str, object], tokenizer: Path | None)
     config.architectures = ["Qwen2ForCausalLM"]
     config.dtype = released.intended_dtype(given, stored[layout.find_llm("lm_head.weight").name])
     made, notes = find_tokenizer(source, tokenizer, config.vocab_size)
-    generation = generation_config(source, made, config)
+    generation = converted_generation(source, made, config)
 
     def finish(folder: Path) -> None:
         for part in (config, generation, made):

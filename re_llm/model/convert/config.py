@@ -161,8 +161,9 @@ def kind_of(config: Mapping[str, object], where: Path) -> str:
     if "model_type" not in config and (where.parent / "model.bin").is_file():
         return "ctranslate2"
     found = config.get("model_type") or config.get("architectures") or "no model type"
+    named = ", ".join(map(str, found)) if isinstance(found, list) else str(found)
     raise RellmError(
-        f"{where} is the config of an unknown model ({', '.join(found) if isinstance(found, list) else found})",
+        f"{where} is the config of an unknown model ({named[:200]})",
         allowed="released checkpoints of BLSP-Emo and RE-LLM, Qwen version 1, Whisper of CTranslate2, GGUF files, "
         "checkpoints of re-llm",
     )

@@ -8,14 +8,13 @@ from pathlib import Path
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from re_llm.model.convert.tokenizer import END_OF_TEXT, IM_END, IM_START
-from re_llm.model.hub import read_json, reading
+from re_llm.model.generation import generation_config, read_generation
 
-NAME = "generation_config.json"
 CHAT_FORMAT = "chatml"  # the original code asks for it, and stops without it
 WINDOW = 6144  # tokens of a conversation that the original code keeps, as published with Qwen-7B-Chat
 
 
-def generation_config(
+def converted_generation(
     source: Path, tokenizer: PreTrainedTokenizerBase | None, text: PretrainedConfig
 ) -> GenerationConfig:
     """The source's settings, else greedy; answers end at ChatML's marks. The ids are also set in the LLM's config.
@@ -23,18 +22,12 @@ def generation_config(
     Raises:
         RellmError: the source's file is broken.
     """
-    path = source / NAME
-    given: dict[str, object] = {"do_sample": False}
-    if path.is_file():
-        given = {name: value for name, value in read_json(path).items() if name != "transformers_version"}
+    given = read_generation(source) or {"do_sample": False}
     if tokenizer is not None:
         stops = tokenizer.convert_tokens_to_ids([IM_END, IM_START, END_OF_TEXT])
         text.eos_token_id, text.pad_token_id = stops[0], stops[-1]
         given |= {"eos_token_id": stops, "pad_token_id": stops[-1]}
-    with reading(path):
-        made = GenerationConfig(**given)
-        made.validate(strict=True)
-    return made
+    return generation_config(source, given)
 
 
 def released_generation(
@@ -46,9 +39,7 @@ def released_generation(
         config: the released config.json.
         speech_token: our placeholder, which the original has not.
     """
-    path = source / NAME
-    given: dict[str, object] = read_json(path) if path.is_file() else {"do_sample": False}
-    given.pop("transformers_version", None)
+    given = read_generation(source) or {"do_sample": False}
     suppressed = given.pop("suppress_tokens", None)
     kept = [token for token in suppressed if token != speech_token] if isinstance(suppressed, list) else []
     if kept:

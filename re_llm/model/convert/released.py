@@ -17,10 +17,11 @@ from re_llm.model.components import PREFIXES, checkpoint_config
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.convert import config as convert_config
 from re_llm.model.convert.checkpoint import laid_out
-from re_llm.model.convert.generation import NAME, released_generation
+from re_llm.model.convert.generation import released_generation
 from re_llm.model.convert.names import Layout, Piece, join
 from re_llm.model.convert.plan import ConversionPlan, ConvertReport, Target
 from re_llm.model.convert.tokenizer import TIKTOKEN, write_ranks
+from re_llm.model.generation import NAME
 from re_llm.model.hub import reading
 from re_llm.model.processing import load_processor
 from re_llm.model.storage import own_weights
