@@ -126,7 +126,8 @@ class ReLlmConfig(PretrainedConfig):
             },
             "the model's config",
         )
-        self.components, self.adapter, self.fusion, self.lora = own.components, own.adapter, own.fusion, own.lora
+        self.components: dict[str, str | None] = {**own.components}
+        self.adapter, self.fusion, self.lora = own.adapter, own.fusion, own.lora
         self.emotions, self.ctc_blank = list(own.emotions), own.ctc_blank
         self.emotion_outputs = None if own.emotion_outputs is None else list(own.emotion_outputs)
         self.speech_token_id, self.speech_window = own.speech_token_id, own.speech_window
