@@ -126,7 +126,7 @@ class ReLlmConfig(PretrainedConfig):
             },
             "the model's config",
         )
-        self.components: dict[str, str | None] = {**own.components}
+        self.components: dict[str, str | None] = dict(own.components.items())
         self.adapter, self.fusion, self.lora = own.adapter, own.fusion, own.lora
         self.emotions, self.ctc_blank = list(own.emotions), own.ctc_blank
         self.emotion_outputs = None if own.emotion_outputs is None else list(own.emotion_outputs)
