@@ -15,7 +15,7 @@ from re_llm.llm.device import pick_device
 from re_llm.model.components import load_emotion_encoder
 from re_llm.model.emotion_encoder import EmotionEncoder
 from re_llm.model.hub import locate
-from re_llm.model.processing import emotion_input_kind
+from re_llm.model.inputs import emotion_input_kind
 from re_llm.model.recordings import normalized
 from re_llm.model.shared_emotion import SharedEmotionEncoder
 

@@ -18,10 +18,11 @@ from re_llm.model.configuration import SPEECH_TOKEN, ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder, checkpoint_weights, head_outputs, make_emotion_encoder
 from re_llm.model.generation import generation_config, read_generation
 from re_llm.model.hub import locate, read_json, reading
-from re_llm.model.processing import load_tokenizer
+from re_llm.model.inputs import load_tokenizer
 from re_llm.model.quantized import quantization
 from re_llm.model.shared_emotion import SharedEmotionEncoder, check_hearing
 from re_llm.model.speech_encoder import SpeechEncoder
+from re_llm.model.trainable import LEARNED
 from re_llm.model.weights import below, load_into, read_weights, refuse_non_finite, stored_tensors
 from re_llm.recipe.options import AdapterOptions, LoraOptions
 
@@ -243,17 +244,21 @@ def build(
         speech_window=speech_window,
     )
     speech = load_speech_encoder(folders["speech_encoder"], whisper, speech_window, kinds["speech_encoder"])
-    if isinstance(emotion, SharedEmotionEncoder):
-        check_hearing(emotion.config, speech)
-        emotion.config.speech_encoder = None  # in this model it is the speech encoder beside it
+    _refuse_other_hearing(emotion, speech)
     with reading(folders["speech_encoder"] / "config.json"):  # its options go into the adapter as well
         model = cls(config, language_model=language_model, speech_encoder=speech, emotion_encoder=emotion)
     model.component_sources.update({part: _source(names[part], folder) for part, folder in folders.items()})
     adopt_generation_config(model)
     if lora is not None:
         model.add_lora(LoraOptions.read(lora, "lora"))
-    model.set_trainable(("adapter", "heads", "lora"), dtype=torch.float32)
+    model.set_trainable(LEARNED, dtype=torch.float32)
     return model.eval()
+
+
+def _refuse_other_hearing(emotion: EmotionEncoder | SharedEmotionEncoder | None, speech: SpeechEncoder) -> None:
+    if isinstance(emotion, SharedEmotionEncoder):
+        check_hearing(emotion.config, speech)
+        emotion.config.speech_encoder = None  # in this model it is the speech encoder beside it
 
 
 def _frozen_dtype(folder: Path, dtype: torch.dtype | Literal["auto"], allow_pickle: bool) -> torch.dtype:

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from transformers import (
-    AutoFeatureExtractor,
     AutoProcessor,
-    AutoTokenizer,
     BatchFeature,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -26,7 +24,9 @@ from re_llm.core.errors import RellmError
 from re_llm.llm.vocabulary import require_words
 from re_llm.model.configuration import SPEECH_TOKEN, WINDOWS, ReLlmConfig
 from re_llm.model.hub import locate, read_json, reading
+from re_llm.model.inputs import add_speech_token, emotion_input_kind, load_extractor, load_tokenizer, refuse_audio
 from re_llm.model.recordings import (
+    MIN_SAMPLES,
     SAMPLE_RATE,
     Message,
     Recording,
@@ -38,7 +38,6 @@ from re_llm.model.recordings import (
     samples,
     stack,
 )
-from re_llm.model.shared_emotion_config import is_shared
 from re_llm.recipe.options import AdapterOptions
 
 if TYPE_CHECKING:
@@ -46,14 +45,6 @@ if TYPE_CHECKING:
 
 EMOTION_INPUTS = ("raw", "normalized")
 Name = str | os.PathLike[str]
-# In front of the LLM's chat template. A tokenizer alone, as pipeline("text-generation") has it, cannot read a
-# recording: many templates would write its samples into the prompt as text.
-_TEXT_ALONE = (
-    "{%- for message in messages %}{%- if message['content'] is not string and message['content'] is iterable %}"
-    "{%- for part in message['content'] %}{%- if part['type'] == 'audio' %}"
-    """{{- raise_exception('a tokenizer cannot read audio: use pipeline("any-to-any"), or its processor') }}"""
-    "{%- endif %}{%- endfor %}{%- endif %}{%- endfor %}"
-)
 
 
 class ReLlmProcessor(ProcessorMixin):
@@ -288,58 +279,6 @@ class ReLlmProcessor(ProcessorMixin):
         return names + (["emotion_values", "emotion_lengths"] if self.emotion_input is not None else [])
 
 
-def add_speech_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """The placeholder as a special token; the LLM's embeddings need not grow, its id is never embedded."""
-    if SPEECH_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_tokens([SPEECH_TOKEN], special_tokens=True)
-
-
-def refuse_audio(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Lets the tokenizer's chat template refuse recordings; the processor has replaced them before it is asked."""
-    template = tokenizer.chat_template
-    if isinstance(template, str) and not template.startswith(_TEXT_ALONE):
-        tokenizer.chat_template = _TEXT_ALONE + template
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The LLM's tokenizer with the placeholder.
-
-    Raises:
-        RellmError: the folder has no tokenizer.
-    """
-    with reading(f"the tokenizer in {folder}"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        add_speech_token(require_words(tokenizer, folder))
-        tokenizer("A word.")  # some broken files show only when they are used
-    return tokenizer
-
-
-def emotion_input_kind(folder: Path) -> str | None:
-    """Whether the emotion encoder wants normalised waveforms, from its preprocessor_config.json.
-
-    None for one that reads the speech encoder's layers: it wants none.
-    """
-    if is_shared(folder):
-        return None
-    with reading(folder / "preprocessor_config.json"):
-        extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
-    if getattr(extractor, "sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
-        raise RellmError(f"the emotion encoder in {folder} wants {extractor.sampling_rate} Hz", allowed="16000 Hz")
-    return "normalized" if getattr(extractor, "do_normalize", False) else "raw"
-
-
-def load_extractor(folder: Path) -> WhisperFeatureExtractor:
-    """Whisper's feature extractor from a folder.
-
-    Raises:
-        RellmError: its file is missing or broken.
-    """
-    path = folder / "preprocessor_config.json"
-    with reading(path):
-        read_json(path if path.is_file() else folder / "processor_config.json")
-        return WhisperFeatureExtractor.from_pretrained(folder)
-
-
 def load_processor(folder: Name) -> ReLlmProcessor:
     """The processor of a checkpoint folder, or of one of the hub.
 
@@ -352,7 +291,7 @@ def load_processor(folder: Name) -> ReLlmProcessor:
         processor = ReLlmProcessor.from_pretrained(folder)
         require_words(processor.tokenizer, folder)
         processor.row(["A word."])  # some broken files show only when they are used
-        processor.audio_inputs([np.zeros(SAMPLE_RATE, np.float32)])
+        processor.audio_inputs([np.zeros(MIN_SAMPLES, np.float32)])
     return processor
 
 

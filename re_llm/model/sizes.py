@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -11,6 +11,7 @@ from transformers import Qwen2Config, Wav2Vec2Config, WhisperConfig
 
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.modeling import ReLlmForConditionalGeneration
+from re_llm.model.trainable import LEARNED
 from re_llm.recipe.options import AdapterOptions, LoraOptions, ModelOptions
 
 # Order of the regression head of audeering's model.
@@ -61,15 +62,6 @@ def qwen_7b_config() -> Qwen2Config:
     )
 
 
-@dataclass(frozen=True)
-class PartSize:
-    """Parameters of one part, and how many of them are trained in the paper's last stage."""
-
-    name: str
-    parameters: int
-    trained: int
-
-
 # The components of the papers, by their names on the hub; BLSP-Emo has no emotion encoder.
 PAPER_COMPONENTS = {
     "llm": ("Qwen/Qwen-7B-Chat", "Qwen/Qwen-7B"),
@@ -84,8 +76,8 @@ def paper_sizes(
     lora: LoraOptions | None = LoraOptions(),  # noqa: B008
     *,
     emotion_encoder: bool = True,
-) -> tuple[PartSize, ...]:
-    """The model of RE-LLM section II: Whisper-large-v2, audeering's wav2vec2, fused adapter, heads, Qwen-7B, LoRA.
+) -> dict[str, int]:
+    """Parameters by part of RE-LLM section II: Whisper-large-v2, audeering's wav2vec2, adapter, heads, Qwen-7B, LoRA.
 
     Args:
         adapter, lora: options that differ from the paper's.
@@ -105,14 +97,13 @@ def paper_sizes(
     return part_sizes(model)
 
 
-def part_sizes(model: ReLlmForConditionalGeneration) -> tuple[PartSize, ...]:
-    """Parameters of a model by part, with those that would be trained beside frozen components."""
-    names = {"speech_encoder": 0, "emotion_encoder": 0, "adapter": 0, "heads": 0, "llm": 0, "lora": 0}
+def part_sizes(model: ReLlmForConditionalGeneration) -> dict[str, int]:
+    """Parameters of a model by part."""
+    counts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         part = model._part_of(name)
-        names["speech_encoder" if part == "fixed" else part] += parameter.numel()
-    trained = ("adapter", "heads", "lora")
-    return tuple(PartSize(part, count, count if part in trained else 0) for part, count in names.items() if count)
+        counts["speech_encoder" if part == "fixed" else part] += parameter.numel()
+    return dict(counts)
 
 
 def trained_parameters(components: Mapping[str, str | None], options: ModelOptions) -> dict[str, int]:
@@ -126,4 +117,4 @@ def trained_parameters(components: Mapping[str, str | None], options: ModelOptio
     if any(named.get(part) not in names for part, names in PAPER_COMPONENTS.items()):
         return {}
     found = paper_sizes(options.adapter, options.lora, emotion_encoder=emotion is not None)
-    return {part.name: part.trained for part in found if part.trained}
+    return {part: found[part] for part in LEARNED if part in found}

@@ -30,6 +30,7 @@ from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.generation import generation_config, read_generation
 from re_llm.model.hub import locate, reading
 from re_llm.model.shared_emotion import SharedEmotionEncoder, check_hearing
+from re_llm.model.trainable import LEARNED
 from re_llm.model.weights import (
     LORA_CONFIG,
     LORA_FOLDER,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from re_llm.model.modeling import ReLlmForConditionalGeneration
 
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
-_LEARNED = ("adapter.", "emotion_head.", "dimension_head.", "ctc_blank")  # what no component holds
+_OWN = ("adapter.", "emotion_head.", "dimension_head.", "ctc_blank")  # what no component holds
 _WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json", LORA_CONFIG, LORA_WEIGHTS)
 # What AutoModel passes along and what has no meaning here.
 _PASSED_OVER = {
@@ -251,11 +252,11 @@ def load(
     )
     model = _assemble(cls, config, folder, places, llm, dtype, allow_pickle)
     model.quantized = quantize
-    _read_own(model, folder, _LEARNED)
+    _read_own(model, folder, _OWN)
     if settings := read_generation(folder):
         model.generation_config = generation_config(folder, settings)
-    learned = trainable_dtype or _dtype(dtype, config) or components.stored_dtype(folder, _LEARNED[0])
-    model.set_trainable(("adapter", "heads", "lora"), dtype=learned)
+    learned = trainable_dtype or _dtype(dtype, config) or components.stored_dtype(folder, _OWN[0])
+    model.set_trainable(LEARNED, dtype=learned)
     model.name_or_path = config.name_or_path = str(name)
     return model.to(where).eval()
 

@@ -18,7 +18,8 @@ from re_llm.model.shared_emotion import SharedEmotionEncoder
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.recipe.options import LoraOptions
 
-TRAINABLE = ("adapter", "heads", "lora", "speech_encoder", "llm")
+LEARNED = ("adapter", "heads", "lora")  # what no component brings along
+TRAINABLE = (*LEARNED, "speech_encoder", "llm")
 
 
 class TrainableModel(PreTrainedModel):

@@ -52,7 +52,7 @@ def _open_speech_encoder(folder: Path) -> int:
 
 def _open_emotion_encoder(folder: Path) -> int:
     from re_llm.model.components import read_config
-    from re_llm.model.processing import emotion_input_kind
+    from re_llm.model.inputs import emotion_input_kind
 
     config = read_config(folder)
     emotion_input_kind(folder)

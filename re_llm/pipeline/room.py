@@ -66,7 +66,7 @@ def part_parameters(recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, in
         model = ReLlmForConditionalGeneration(config)
         if options.lora is not None:
             model.add_lora(options.lora)
-    return {part.name: part.parameters for part in part_sizes(model)}
+    return part_sizes(model)
 
 
 def training_bytes(sizes: Mapping[str, int], stage: StageOptions) -> int:

@@ -24,8 +24,9 @@ from re_llm.core.product import Overwrite, State, recall
 from re_llm.core.provenance import write_resolved
 from re_llm.llm.device import pick_device
 from re_llm.model.hub import locate
+from re_llm.model.inputs import load_tokenizer
 from re_llm.model.modeling import ReLlmForConditionalGeneration
-from re_llm.model.processing import ReLlmProcessor, load_tokenizer
+from re_llm.model.processing import ReLlmProcessor
 from re_llm.model.transfer import Transfer
 from re_llm.train.collate import Collator
 from re_llm.train.data import BucketedSampler, Example, Loaded, RowMaker, TrainingRows, load_examples

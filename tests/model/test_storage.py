@@ -301,7 +301,7 @@ def test_options_that_contradict_each_other(world):
         world.model(fusion="none")
     with pytest.raises(RellmError, match="fusion"):
         world.model(emotion=False, fusion="pooled")
-    with pytest.raises(RellmError, match="unknown key 'adapter.kernel'"):
+    with pytest.raises(RellmError, match=r"unknown key 'adapter\.kernel'"):
         world.model(adapter={"kernel": 5})
     with pytest.raises(RellmError, match=r"lora: scope is 'audio'. Allowed: 'speech', 'text' or 'global'"):
         world.model(lora={"scope": "audio"})

@@ -27,8 +27,9 @@ from re_llm.model.convert.plan import ConversionPlan, ConvertReport, Target, lef
 from re_llm.model.convert.tokenizer import find_tokenizer
 from re_llm.model.emotion_encoder import head_outputs
 from re_llm.model.hub import reading
+from re_llm.model.inputs import add_speech_token, emotion_input_kind, load_extractor
 from re_llm.model.modeling import ReLlmForConditionalGeneration
-from re_llm.model.processing import ReLlmProcessor, add_speech_token, emotion_input_kind, load_extractor
+from re_llm.model.processing import ReLlmProcessor
 from re_llm.model.storage import own_weights
 from re_llm.model.weights import Stored, below, stored_tensors
 from re_llm.recipe.options import LoraOptions

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from re_llm.core.errors import RellmError
-from re_llm.model.processing import load_tokenizer
+from re_llm.model.inputs import load_tokenizer
 
 TIKTOKEN = "qwen.tiktoken"
 MAX_BYTES, MAX_TOKEN_BYTES = 64 * 2**20, 4096

@@ -1,0 +1,75 @@
+"""What prepares text and audio, out of the folders of the parts: tokenizer, feature extractor, kind of waveform."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+
+from re_llm.core.errors import RellmError
+from re_llm.llm.vocabulary import require_words
+from re_llm.model.configuration import SPEECH_TOKEN
+from re_llm.model.hub import read_json, reading
+from re_llm.model.recordings import SAMPLE_RATE
+from re_llm.model.shared_emotion_config import is_shared
+
+# In front of the LLM's chat template. A tokenizer alone, as pipeline("text-generation") has it, cannot read a
+# recording: many templates would write its samples into the prompt as text.
+_TEXT_ALONE = (
+    "{%- for message in messages %}{%- if message['content'] is not string and message['content'] is iterable %}"
+    "{%- for part in message['content'] %}{%- if part['type'] == 'audio' %}"
+    """{{- raise_exception('a tokenizer cannot read audio: use pipeline("any-to-any"), or its processor') }}"""
+    "{%- endif %}{%- endfor %}{%- endif %}{%- endfor %}"
+)
+
+
+def add_speech_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """The placeholder as a special token; the LLM's embeddings need not grow, its id is never embedded."""
+    if SPEECH_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_tokens([SPEECH_TOKEN], special_tokens=True)
+
+
+def refuse_audio(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Lets the tokenizer's chat template refuse recordings; the processor has replaced them before it is asked."""
+    template = tokenizer.chat_template
+    if isinstance(template, str) and not template.startswith(_TEXT_ALONE):
+        tokenizer.chat_template = _TEXT_ALONE + template
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The LLM's tokenizer with the placeholder.
+
+    Raises:
+        RellmError: the folder has no tokenizer.
+    """
+    with reading(f"the tokenizer in {folder}"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        add_speech_token(require_words(tokenizer, folder))
+        tokenizer("A word.")  # some broken files show only when they are used
+    return tokenizer
+
+
+def emotion_input_kind(folder: Path) -> str | None:
+    """Whether the emotion encoder wants normalised waveforms, from its preprocessor_config.json.
+
+    None for one that reads the speech encoder's layers: it wants none.
+    """
+    if is_shared(folder):
+        return None
+    with reading(folder / "preprocessor_config.json"):
+        extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+    if getattr(extractor, "sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
+        raise RellmError(f"the emotion encoder in {folder} wants {extractor.sampling_rate} Hz", allowed="16000 Hz")
+    return "normalized" if getattr(extractor, "do_normalize", False) else "raw"
+
+
+def load_extractor(folder: Path) -> WhisperFeatureExtractor:
+    """Whisper's feature extractor from a folder.
+
+    Raises:
+        RellmError: its file is missing or broken.
+    """
+    path = folder / "preprocessor_config.json"
+    with reading(path):
+        read_json(path if path.is_file() else folder / "processor_config.json")
+        return WhisperFeatureExtractor.from_pretrained(folder)
