@@ -214,7 +214,7 @@ def build(
     Args:
         llm, speech_encoder, emotion_encoder: folders or hub ids. Without an emotion encoder the fusion is `none`.
         emotions: classes of the categorical head.
-        dtype: of the components; `auto` = as each is stored, float16 as float32: gradients through it overflow.
+        dtype: of the components; `auto` = as each is stored, float16 as float32, whose range gradients need.
             Adapter, heads and LoRA are always float32.
         allow_pickle: also read an emotion encoder that is only there as `pytorch_model.bin`.
 
