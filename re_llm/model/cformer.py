@@ -87,7 +87,7 @@ class CFormer(nn.Module):
 def integrate(states: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
     """Integrate-and-fire: each state is divided among the tokens whose unit of weight it falls into.
 
-    Laid end to end, the weights of an utterance cover the line from 0 to its number of tokens; token k takes what lies
+    Laid end to end, the weights of an utterance cover the line from 0 to its number of tokens; token k takes what is
     between k and k + 1. What rounding leaves beyond the end goes to the last token.
 
     Args:

@@ -20,7 +20,7 @@ from re_llm.model.generation import generation_config, read_generation
 from re_llm.model.hub import locate, read_json, reading
 from re_llm.model.inputs import load_tokenizer
 from re_llm.model.quantized import quantization
-from re_llm.model.shared_emotion import SharedEmotionEncoder, check_hearing
+from re_llm.model.shared_emotion import SharedEmotionEncoder, check_speech_encoder
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.trainable import LEARNED
 from re_llm.model.weights import below, load_into, read_weights, refuse_non_finite, stored_tensors
@@ -165,7 +165,7 @@ def load_emotion_encoder(
 ) -> EmotionEncoder | SharedEmotionEncoder:
     """An emotion encoder from a folder, with its regression head if it has one in audeering's format.
 
-    One that shares the hearing (`SharedEmotionConfig`) is float32 whatever the dtype.
+    One that shares the speech encoder (`SharedEmotionConfig`) is float32 whatever the dtype.
 
     Args:
         dtype: None = as stored.
@@ -244,7 +244,7 @@ def build(
         speech_window=speech_window,
     )
     speech = load_speech_encoder(folders["speech_encoder"], whisper, speech_window, kinds["speech_encoder"])
-    _refuse_other_hearing(emotion, speech)
+    _refuse_other_whisper(emotion, speech)
     with reading(folders["speech_encoder"] / "config.json"):  # its options go into the adapter as well
         model = cls(config, language_model=language_model, speech_encoder=speech, emotion_encoder=emotion)
     model.component_sources.update({part: _source(names[part], folder) for part, folder in folders.items()})
@@ -255,9 +255,9 @@ def build(
     return model.eval()
 
 
-def _refuse_other_hearing(emotion: EmotionEncoder | SharedEmotionEncoder | None, speech: SpeechEncoder) -> None:
+def _refuse_other_whisper(emotion: EmotionEncoder | SharedEmotionEncoder | None, speech: SpeechEncoder) -> None:
     if isinstance(emotion, SharedEmotionEncoder):
-        check_hearing(emotion.config, speech)
+        check_speech_encoder(emotion.config, speech)
         emotion.config.speech_encoder = None  # in this model it is the speech encoder beside it
 
 

@@ -142,7 +142,7 @@ class ReLlmConfig(PretrainedConfig):
                 f"fusion is {self.fusion!r}, but emotion_config is {state}",
                 allowed="fusion `none` without an emotion encoder; `pooled` or `frames` with one",
             )
-        if self.shares_hearing and self.fusion == "frames":
+        if self.shares_speech_encoder and self.fusion == "frames":
             raise RellmError(
                 "fusion is 'frames', but the emotion encoder reads the speech encoder's layers", allowed="pooled"
             )
@@ -164,7 +164,7 @@ class ReLlmConfig(PretrainedConfig):
         return int(self.speech_config.d_model)
 
     @property
-    def shares_hearing(self) -> bool:
+    def shares_speech_encoder(self) -> bool:
         """Whether the emotion encoder reads the speech encoder's layers instead of the waveform."""
         return isinstance(self.emotion_config, SharedEmotionConfig)
 

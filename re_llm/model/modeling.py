@@ -1,7 +1,7 @@
 """The model: two encoders, an adapter, an LLM with partial LoRA, two emotion heads.
 
 Shapes: B utterances, R rows, F mel frames, N samples, T encoder states, S speech tokens, L row length, D LLM width,
-V vocabulary, E emotions, K positions whose logits were asked for. Usually a row holds one utterance, so B = R.
+V vocabulary, E emotions, K positions whose logits are computed. Usually a row holds one utterance, so B = R.
 """
 
 from __future__ import annotations

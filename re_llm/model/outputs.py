@@ -1,7 +1,7 @@
 """What the model's methods return.
 
 Shapes: B utterances, R rows of a batch, T encoder states, S speech tokens, L row length, D LLM width, V vocabulary,
-E emotions, Ds and De widths of speech and emotion states, K positions whose logits were asked for.
+E emotions, Ds and De widths of speech and emotion states, K positions whose logits are computed.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def expand_rows(
 ) -> tuple[Tensor, Tensor | None]:
     """Rows with one placeholder per recording as rows with one per speech token, padded on the left.
 
-    For adapters that know the number of speech tokens only when they have heard the recording (CFormer).
+    For adapters whose number of speech tokens depends on the recording (CFormer).
 
     Args:
         input_ids: [R, L]; `speech_id` once for each recording, in order. attention_mask: [R, L], or no padding.

@@ -1,4 +1,4 @@
-"""An emotion encoder that reads the layers of the speech encoder, so that hearing the emotion costs no second pass.
+"""An emotion encoder that reads the layers of the speech encoder, so that the emotion costs no second pass.
 
 Whisper's middle layers carry prosody, its last ones words. Weights over the layers are learned; attention over time,
 which starts even, gives mean and standard deviation of every wanted layer (attentive statistics pooling); a small
@@ -138,7 +138,7 @@ def signature(speech: SpeechEncoder) -> list[float]:
     return [round(value, 6) for value in flat[:: max(1, len(flat) // SIGNATURE)][:SIGNATURE].tolist()]
 
 
-def check_hearing(config: SharedEmotionConfig, speech: SpeechEncoder) -> None:
+def check_speech_encoder(config: SharedEmotionConfig, speech: SpeechEncoder) -> None:
     """The encoder of `config` can read the layers of this speech encoder.
 
     Raises:

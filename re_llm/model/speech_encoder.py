@@ -92,9 +92,9 @@ class SpeechEncoder(nn.Module):
         """States of the wanted layers and, unless `only` these are wanted, of the whole encoder; each [B, T, Ds]."""
         counts = lengths.tolist()
         self._check(features, counts)
-        strange = [layer for layer in layers if not 0 <= layer <= len(self.whisper.layers)]
-        if strange:
-            raise RellmError(f"there is no layer {strange[0]}", allowed=f"0 to {len(self.whisper.layers)}")
+        unknown = [layer for layer in layers if not 0 <= layer <= len(self.whisper.layers)]
+        if unknown:
+            raise RellmError(f"there is no layer {unknown[0]}", allowed=f"0 to {len(self.whisper.layers)}")
         windows, real = self._cut(features.to(self.dtype), counts)
         found = self._encode(windows, real, layers, only=only)
         state_lengths = torch.div(lengths - 1, FRAMES_PER_STATE, rounding_mode="floor") + 1

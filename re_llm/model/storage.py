@@ -29,7 +29,7 @@ from re_llm.model.components import PREFIXES
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.generation import generation_config, read_generation
 from re_llm.model.hub import locate, reading
-from re_llm.model.shared_emotion import SharedEmotionEncoder, check_hearing
+from re_llm.model.shared_emotion import SharedEmotionEncoder, check_speech_encoder
 from re_llm.model.trainable import LEARNED
 from re_llm.model.weights import (
     LORA_CONFIG,
@@ -285,7 +285,7 @@ def _assemble(
             allow_pickle=allow_pickle,
         )
     if isinstance(emotion, SharedEmotionEncoder):
-        check_hearing(emotion.config, speech)
+        check_speech_encoder(emotion.config, speech)
     lora, config.lora = config.lora, None
     with reading(folder / "config.json"), no_init_weights():
         model = cls(config, language_model=llm, speech_encoder=speech, emotion_encoder=emotion)

@@ -70,7 +70,7 @@ class TrainableModel(PreTrainedModel):
         unknown = sorted(chosen - set(TRAINABLE))
         if unknown:
             raise RellmError(f"there is no part {unknown[0]!r} to train", allowed=", ".join(TRAINABLE))
-        if "speech_encoder" in chosen and self.config.shares_hearing:
+        if "speech_encoder" in chosen and self.config.shares_speech_encoder:
             raise RellmError(
                 "the speech encoder cannot be trained: the emotion encoder reads its layers as they are",
                 todo="Train it before, without an emotion encoder, or use an emotion encoder of its own",

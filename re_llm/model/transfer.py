@@ -17,7 +17,7 @@ from re_llm.model.adapter import Subsampler, copy_widened
 from re_llm.model.components import PREFIXES, checkpoint_config
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.hub import locate
-from re_llm.model.shared_emotion import SharedEmotionEncoder, check_hearing
+from re_llm.model.shared_emotion import SharedEmotionEncoder, check_speech_encoder
 from re_llm.model.storage import own_weights
 from re_llm.model.weights import (
     Stored,
@@ -87,7 +87,7 @@ def continue_from(
         _take_component(model, part, {k: v for k, v in stored.items() if k.startswith(prefix)}, folder, report)
         _note_other_source(model, config, part, folder, report)
     if isinstance(model.emotion_encoder, SharedEmotionEncoder):
-        check_hearing(model.emotion_encoder.config, model.speech_encoder)
+        check_speech_encoder(model.emotion_encoder.config, model.speech_encoder)
     learned = {name for name in stored if name.startswith("adapter.") or name == "ctc_blank"}
     if adapter == "fresh":
         report.left_out.update(dict.fromkeys(learned, "init_adapter is fresh"))

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from re_llm.core.errors import RellmError
 from re_llm.model.components import load_emotion_encoder
-from re_llm.model.shared_emotion import SharedEmotionEncoder, check_hearing, save, signature
+from re_llm.model.shared_emotion import SharedEmotionEncoder, check_speech_encoder, save, signature
 from re_llm.model.shared_emotion_config import SharedEmotionConfig
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.trainable import TRAINABLE
@@ -125,13 +125,13 @@ def test_a_component_folder_keeps_the_encoder(tmp_path):
 
 def test_another_whisper_is_refused():
     hearing, own = speech("trimmed"), config()
-    check_hearing(own, hearing)
+    check_speech_encoder(own, hearing)
     own.speech_signature = signature(hearing)
-    check_hearing(own, speech("trimmed").bfloat16())  # the same, stored otherwise
+    check_speech_encoder(own, speech("trimmed").bfloat16())  # the same, stored otherwise
     with pytest.raises(RellmError, match="another Whisper of the same size"):
-        check_hearing(own, speech("trimmed", seed=1))
+        check_speech_encoder(own, speech("trimmed", seed=1))
     with pytest.raises(RellmError, match="of width 32"):
-        check_hearing(config(speech_width=32), hearing)
+        check_speech_encoder(config(speech_width=32), hearing)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_model_hears_both_in_one_pass_and_keeps_it(parts, tmp_path, self_conta
     again = ReLlmForConditionalGeneration.from_pretrained(tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(again.encode_audio(**inputs).emotion_states, encoded.emotion_states)
-    assert ("model.safetensors" in {p.name for p in tmp_path.iterdir()}) and again.config.shares_hearing
+    assert ("model.safetensors" in {p.name for p in tmp_path.iterdir()}) and again.config.shares_speech_encoder
 
 
 def test_it_stays_frozen_and_its_whisper_too(parts):

@@ -1,4 +1,4 @@
-"""Where each tensor of a RE-LLM checkpoint is in the released formats of BLSP-Emo and RE-LLM, and how it lies there.
+"""Where each tensor of a RE-LLM checkpoint is in the released formats of BLSP-Emo and RE-LLM, and in which layout.
 
 The LLM of those formats is Qwen version 1. Its fused `c_attn` holds q, k, v one below the other; in its MLP `w1` is the
 up and `w2` the gate projection; a LoRA on the fused layer has one A for all three and B cut like the weight.
@@ -153,7 +153,7 @@ def _renamed(name: str, pairs: Iterable[tuple[str, str]], *, anchored: bool = Fa
 
 
 def join(pieces: Iterable[tuple[Piece, Tensor]]) -> Tensor:
-    """The released tensor from all tensors of ours that lie in it; the inverse of `Piece.cut`."""
+    """The released tensor from all tensors of ours that are parts of it; the inverse of `Piece.cut`."""
     given = sorted(pieces, key=lambda each: each[0].part or 0)
     first, value = given[0]
     if first.part is not None:

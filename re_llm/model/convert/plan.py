@@ -73,7 +73,7 @@ class ConversionPlan:
     """Everything that is decided before the first byte is written.
 
     Attributes:
-        report: what is known beforehand of what will be told.
+        report: as far as it is known before the conversion.
         stored: tensors of the source by name.
         model: name in the new weight file -> how it is made.
         finish: writes what is not weights into the new folder.
