@@ -126,7 +126,7 @@ class EmotionEncoder(nn.Module):
 def make_emotion_encoder(
     config: PretrainedConfig, outputs: Sequence[str] | None = None
 ) -> EmotionEncoder | SharedEmotionEncoder:
-    """The frozen emotion encoder of a config, with random weights: one of its own, or one that shares the speech encoder."""
+    """The frozen emotion encoder of a config, with random weights; it may be one that shares the speech encoder."""
     if isinstance(config, SharedEmotionConfig):
         return SharedEmotionEncoder(config).requires_grad_(False).eval()
     return EmotionEncoder(config, outputs)

@@ -3,59 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field, create_model
 from transformers import GenerationConfig
 
 from re_llm.model.hub import read_json, reading
 from re_llm.recipe.options import Options
 
 NAME = "generation_config.json"
-Count = Annotated[int, Field(strict=True, ge=0)] | None
-Number = Annotated[float, Field(ge=0.0)] | None
-Ids = Annotated[list[Annotated[int, Field(strict=True)]], Field(min_length=1)] | None
-Id = Annotated[int, Field(strict=True)] | Ids
-
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-
-
-class _Settings(Options):
-    """The usual settings; others are checked by transformers."""
-
-    model_config = ConfigDict(extra="allow")
-
-    max_length: Count = None
-    max_new_tokens: Count = None
-    min_length: Count = None
-    min_new_tokens: Count = None
-    num_beams: Count = None
-    num_return_sequences: Count = None
-    no_repeat_ngram_size: Count = None
-    top_k: Count = None
-    max_time: Number = None
-    temperature: Number = None
-    top_p: Number = None
-    min_p: Number = None
-    typical_p: Number = None
-    epsilon_cutoff: Number = None
-    eta_cutoff: Number = None
-    repetition_penalty: Number = None
-    length_penalty: float | None = None
-    do_sample: bool | None = None
-    use_cache: bool | None = None
-    renormalize_logits: bool | None = None
-    remove_invalid_values: bool | None = None
-    return_dict_in_generate: bool | None = None
-    output_attentions: bool | None = None
-    output_hidden_states: bool | None = None
-    output_scores: bool | None = None
-    output_logits: bool | None = None
-    bos_token_id: Id = None
-    eos_token_id: Id = None
-    pad_token_id: Annotated[int, Field(strict=True)] | None = None
-    suppress_tokens: Ids = None
-    begin_suppress_tokens: Ids = None
+_COUNTS = (
+    "max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "num_return_sequences",
+    "no_repeat_ngram_size", "top_k", "pad_token_id",
+)  # fmt: skip
+_NUMBERS = (*(name for name in _SAMPLING if name not in _COUNTS), "max_time", "repetition_penalty")
+_SWITCHES = (
+    "do_sample", "use_cache", "renormalize_logits", "remove_invalid_values", "return_dict_in_generate",
+    "output_attentions", "output_hidden_states", "output_scores", "output_logits",
+)  # fmt: skip
+_IDS = ("bos_token_id", "eos_token_id", "suppress_tokens", "begin_suppress_tokens")
+_Whole = Annotated[int, Field(strict=True, ge=0)]
+_TYPES: dict[tuple[str, ...], object] = {
+    _COUNTS: _Whole | None,
+    _NUMBERS: Annotated[float, Field(ge=0.0)] | None,
+    _SWITCHES: bool | None,
+    _IDS: _Whole | Annotated[list[_Whole], Field(min_length=1)] | None,
+}
+_FIELDS: dict[str, Any] = {name: (kind, None) for names, kind in _TYPES.items() for name in names}
+_Settings = create_model("_Settings", __base__=Options, **_FIELDS)  # the usual ones; transformers checks others
 
 
 def read_generation(folder: Path) -> dict[str, object]:
@@ -69,7 +45,7 @@ def read_generation(folder: Path) -> dict[str, object]:
         return {}
     given = read_json(path)
     given.pop("transformers_version", None)
-    _Settings.read(given, str(path))
+    _Settings.read({name: value for name, value in given.items() if name in _FIELDS}, str(path))
     return given
 
 
