@@ -98,9 +98,7 @@ def _refuse_beyond_measure(given: object, path: Path, key: str = "") -> None:
     elif isinstance(given, list):
         for value in given:
             _refuse_beyond_measure(value, path, key)
-    elif isinstance(given, int) and abs(given) > (
-        limit := MAX_LAYERS if "layers" in key else _MOST.get(key, MAX_NUMBER)
-    ):
+    elif isinstance(given, int) and abs(given) > (limit := _limit(key)):
         raise RellmError(f"{path}: {key} is a number of {given.bit_length()} bits", allowed=f"at most {limit}")
 
 
