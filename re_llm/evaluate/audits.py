@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from re_llm.core.answer_parser import parse_answer
-from re_llm.evaluate.empathy.readings import cut_words
 from re_llm.evaluate.empathy.text_features import tokens
+from re_llm.evaluate.empathy.truncation import cut_words
 
 # A template: what is left when the words that most replies do not share are blanked out.
 TEMPLATE_WORDS = 5

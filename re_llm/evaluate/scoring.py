@@ -21,8 +21,8 @@ from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.core.records import ReplyRecord, Score, read_numbered, write_records
 from re_llm.evaluate.empathy.epitome import MECHANISMS, EmpathyScorer
 from re_llm.evaluate.empathy.loading import load_scorer, scorer_hash
-from re_llm.evaluate.empathy.readings import choose_readings
 from re_llm.evaluate.empathy.scores import Group, Judgement, empathy_rows, judge, make_score
+from re_llm.evaluate.empathy.truncation import choose_readings
 from re_llm.evaluate.ser import SerResult, label_order, score_recognition
 
 METRICS = ("ER", "EX", "IP", "SER")

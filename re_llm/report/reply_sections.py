@@ -11,7 +11,7 @@ from re_llm.core.page import NONE, Block, Heading, Paragraph, Table, Value, perc
 from re_llm.core.records import ReplyRecord, read_records
 from re_llm.evaluate.audits import Audit, audit
 from re_llm.evaluate.empathy.loading import load_scorer
-from re_llm.evaluate.empathy.readings import cut_words
+from re_llm.evaluate.empathy.truncation import cut_words
 from re_llm.report.tables import CORPORA, NO_CORPUS, SYSTEMS, ScoreTable, corpus_title, system_title
 
 EXAMPLE_SENTENCES, EXAMPLE_SYSTEMS, REPLY_CHARACTERS = 3, 4, 400

@@ -8,7 +8,7 @@ from typing import Any
 
 from re_llm.core.page import NONE, Block, Heading, Paragraph, Table, Value, percent, quote
 from re_llm.evaluate.empathy.epitome import MECHANISMS
-from re_llm.evaluate.empathy.readings import CUT, WHOLE
+from re_llm.evaluate.empathy.truncation import CUT, WHOLE
 from re_llm.report.tables import ScoreTable, corpus_title, system_title
 
 TITLES = {"ER": "ER", "IP": "IP", "EX": "Ex"}

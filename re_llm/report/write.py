@@ -20,8 +20,8 @@ from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.evaluate.empathy.epitome import MECHANISMS, WEAKNESSES
 from re_llm.evaluate.empathy.small_scorer import SmallScorer
 from re_llm.evaluate.significance import WilcoxonResult
-from re_llm.report.plot_sections import level_blocks, recognition_blocks
 from re_llm.report.reply_sections import Replies, audit_blocks, example_blocks, read_replies
+from re_llm.report.score_sections import level_blocks, recognition_blocks
 from re_llm.report.tables import (
     CORPORA,
     PAPER,

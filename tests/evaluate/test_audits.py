@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from re_llm.evaluate.audits import audit, named_emotion
-from re_llm.evaluate.empathy.readings import cut_words
+from re_llm.evaluate.empathy.truncation import cut_words
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 from re_llm.core.progress import progress_bar
 from re_llm.core.records import ReplyRecord, Score
 from re_llm.evaluate.empathy.epitome import Empathy, EmpathyScorer, Level
-from re_llm.evaluate.empathy.readings import is_cut, score_reading, window_of
+from re_llm.evaluate.empathy.truncation import is_cut, score_reading, window_of
 
 CHUNK = 512
 # A reply without a word shows no empathy, whatever a model makes of an empty string.
