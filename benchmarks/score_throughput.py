@@ -126,9 +126,9 @@ def main() -> None:
         ("small scorer, replies of 48 words", lambda: time_small(2000, 48)),
         ("re-llm score: read, ER + EX + IP + SER, write; 12 words", lambda: time_stage(4000, 12)),
         ("bi-encoders as the authors run them, padded to 64; 12 words", lambda: time_biencoder(few, 12, original=True)),
-        ("bi-encoders, reading 64; 12 words", lambda: time_biencoder(few, 12)),
-        ("bi-encoders, reading 64; 120 words", lambda: time_biencoder(few, 120)),
-        ("bi-encoders, reading whole; 120 words", lambda: time_biencoder(few, 120, whole=True)),
+        ("bi-encoders, truncation 64; 12 words", lambda: time_biencoder(few, 12)),
+        ("bi-encoders, truncation 64; 120 words", lambda: time_biencoder(few, 120)),
+        ("bi-encoders, truncation none; 120 words", lambda: time_biencoder(few, 120, whole=True)),
     )
     for name, work in rows:
         middle, spread = work()

@@ -235,6 +235,9 @@ def report(
         typer.Option("--replies", help="The replies that were scored: audits and examples; may be repeated."),
     ] = [],
     baseline: Annotated[str | None, typer.Option(help="System that the others are tested against.")] = None,
+    common: Annotated[
+        bool, typer.Option("--common", help="Compare systems on their common items, where they have different ones.")
+    ] = False,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Report",
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
@@ -250,8 +253,9 @@ def report(
 
     made = provenance(inputs=[*scores, *replies])
     report = write_report(
-        scores, replies, out, baseline=baseline, title=title, provenance=made, overwrite=overwriting(overwrite)
-    )
+        scores, replies, out, baseline=baseline, common=common, title=title, provenance=made,
+        overwrite=overwriting(overwrite),
+    )  # fmt: skip
     if as_json:
         print_json({"report": report.page, "skipped": report.skipped})
     else:

@@ -1,4 +1,4 @@
-"""A page of headings, paragraphs, tables and pictures, written as Markdown and as one self-contained HTML file.
+"""A page of headings, paragraphs, tables and plots, written as Markdown and as one self-contained HTML file.
 
 Text of the page's author may hold `code` and **bold**; text of others (replies, names) goes through `quote`, which
 makes it harmless in both forms.
@@ -89,10 +89,11 @@ class Value:
 
 
 NONE = Value("—")
+Cells = list[Value | str]  # one row of a table
 
 
 def percent(fraction: float | None) -> str:
-    """A share (0..1) for a cell."""
+    """A fraction (0..1) for a cell."""
     return "—" if fraction is None else f"{100 * fraction:.0f} %"
 
 
@@ -167,7 +168,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Plot:
     """A PNG file, linked relative to the page in Markdown and held by the page itself in HTML."""
 
     path: Path
@@ -196,7 +197,7 @@ class Drawing:
         return to_markdown(quote(self.alt))
 
 
-Block = Heading | Paragraph | Items | Table | Picture | Drawing
+Block = Heading | Paragraph | Items | Table | Plot | Drawing
 
 
 def markdown_page(blocks: Sequence[Block]) -> str:

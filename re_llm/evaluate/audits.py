@@ -10,7 +10,7 @@ from statistics import fmean
 
 from re_llm.core.answer_parser import parse_answer
 from re_llm.evaluate.empathy.text_features import tokens
-from re_llm.evaluate.empathy.truncation import cut_words
+from re_llm.evaluate.empathy.truncation import truncate
 
 # A template: what is left when the words that most replies do not share are blanked out.
 TEMPLATE_WORDS = 5
@@ -33,16 +33,17 @@ _ABOUT_SEEKER = re.compile(
 
 @dataclass(frozen=True)
 class Audit:
-    """Shares (0..1) and means over the replies of one group.
+    """Fractions (0..1) and means over the replies of one group.
 
     Attributes:
-        asks: share with a question mark; ends_asking: share that ends with one.
-        words: mean length; cut: share that the 64 tokens of the original scorer do not hold.
-        hidden_question: share whose only question marks lie beyond that cut.
-        distinct: different replies divided by replies; most_common: the reply given most often, and its share.
-        openings: different openings (first five words) divided by replies; most_common_opening with its share.
-        named: share of the replies (with a reference emotion) that name an emotion; named_right: share of those whose
-            emotion is the reference. None when nothing can be compared.
+        asks: fraction with a question mark; ends_asking: fraction that ends with one.
+        words: mean length; over_64: fraction with more than the 64 tokens that the original scorer sees.
+        hidden_question: fraction whose only question marks lie beyond them.
+        distinct: different replies divided by replies; most_common: the reply given most often, and its fraction.
+        openings: different openings (first five words) divided by replies; most_common_opening with its
+            fraction.
+        named: fraction of the replies (with a reference emotion) that name an emotion; named_right: fraction
+            of those that name the reference emotion. None when nothing can be compared.
     """
 
     count: int
@@ -50,7 +51,7 @@ class Audit:
     asks: float
     ends_asking: float
     words: float
-    cut: float
+    over_64: float
     hidden_question: float
     distinct: float
     most_common: tuple[str, float]
@@ -96,7 +97,7 @@ def audit(responses: Sequence[str], emotions: Sequence[str | None] | None = None
     """
     if not responses or (emotions is not None and len(emotions) != len(responses)):
         raise ValueError(f"{len(responses)} replies and {len(emotions or [])} emotions")
-    heads = [cut_words(text) for text in responses]
+    heads = [truncate(text) for text in responses]
     openings = [" ".join(tokens(text)[:TEMPLATE_WORDS]) for text in responses]
     known = [(named_emotion(r), e) for r, e in zip(responses, emotions or [], strict=False) if e]
     named = [(found, emotion) for found, emotion in known if found]
@@ -106,7 +107,7 @@ def audit(responses: Sequence[str], emotions: Sequence[str | None] | None = None
         asks=_fraction(["?" in text for text in responses]),
         ends_asking=_fraction([text.rstrip().endswith("?") for text in responses]),
         words=fmean(len(text.split()) for text in responses),
-        cut=_fraction([head != text for head, text in zip(heads, responses, strict=True)]),
+        over_64=_fraction([head != text for head, text in zip(heads, responses, strict=True)]),
         hidden_question=_fraction(
             ["?" in text and "?" not in head for head, text in zip(heads, responses, strict=True)]
         ),

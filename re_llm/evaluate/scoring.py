@@ -1,7 +1,7 @@
 """`re-llm score`: replies of any system in, scores out; scoring again needs no generating again.
 
 A reply needs `key`, `system`, `text` and `response`. Recognition is scored where a reference `emotion` and an answer
-(`recognized`, or the raw `answer`) exist. Rows with key `*` are the group: one system on one corpus with one seed.
+(`named_emotion`, or the raw `answer`) exist. Rows with key `*` are the group: one system on one corpus with one seed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.core.records import ReplyRecord, Score, read_numbered, write_records
 from re_llm.evaluate.empathy.epitome import MECHANISMS, EmpathyScorer
 from re_llm.evaluate.empathy.loading import load_scorer, scorer_hash
-from re_llm.evaluate.empathy.scores import Group, Judgement, empathy_rows, judge, make_score
-from re_llm.evaluate.empathy.truncation import choose_readings
+from re_llm.evaluate.empathy.scores import Group, Judgement, judge, make_score
+from re_llm.evaluate.empathy.truncation import choose_truncations
 from re_llm.evaluate.ser import SerResult, label_order, score_recognition
 
 METRICS = ("ER", "EX", "IP", "SER")
-STAGE = "score 1"  # the number rises when the same replies begin to get other scores
+STAGE = "score 2"  # the number rises when the same replies begin to get other scores
 
 
 @dataclass
@@ -35,17 +35,18 @@ class ScoreReport(Made):
 
     Attributes:
         groups: one entry per system, corpus and seed, with the means of its metrics.
-        readings: how long replies were read; the first gives the values. cut: replies that the cut at 64 shortens.
+        truncations: of long replies; the first gives the values. over_64: replies of more than 64 tokens.
         without_text: replies without the text they answer; their empathy was scored from the response alone.
-        empty: replies without a word, level 0. unparsable: answers that name no emotion, counted as wrong.
+        empty: replies without a word, level 0. unparsable: answers that name no
+            emotion or do not decide for one, counted as wrong.
     """
 
     out: Path
     replies: int = 0
     metrics: tuple[str, ...] = ()
-    scorer: str = ""
-    readings: tuple[str, ...] = ()
-    cut: int = 0
+    scorer: str = "none"
+    truncations: tuple[str, ...] = ()
+    over_64: int = 0
     groups: list[dict[str, Any]] = field(default_factory=list)
     without_text: int = 0
     empty: int = 0
@@ -60,20 +61,18 @@ class ScoreReport(Made):
     def summary(self) -> str:
         """For a person."""
         how = f"{self.rate:.0f} replies/s, scorer {self.scorer}"
-        if self.readings:
-            how += f", reading {' and '.join(self.readings)}"
+        if self.truncations:
+            how += f", truncation {' and '.join(self.truncations)}"
         done = "complete: the same replies, scorer and options" if self.skipped else how
         lines = [f"{self.replies} replies scored in {self.out} ({done})"]
         for group in self.groups:
             name = " ".join(str(group[part]) for part in ("system", "corpus", "seed") if group.get(part) is not None)
             lines.append(f"  {name}: {group['replies']} replies, {_values(group)}")
-            for reading, means in group.get("readings", {}).items():
-                lines.append(f"    reading {reading}: {_values(means)}")
-        if self.cut:
-            fraction = 100 * self.cut / self.replies
-            lines.append(f"  {self.cut} replies ({fraction:.0f} %) are longer than the original scorer's 64 tokens")
+            for truncation, means in group.get("truncations", {}).items():
+                lines.append(f"    truncation {truncation}: {_values(means)}")
         for count, what in (
-            (self.unparsable, "answers name no emotion; they count as wrong"),
+            (self.over_64, f"replies ({100 * self.over_64 / max(1, self.replies):.0f} %) are longer than 64 tokens"),
+            (self.unparsable, "answers name no emotion or do not decide; they count as wrong"),
             (self.empty, "replies are empty; their levels are 0"),
             (self.without_text, "replies lack the text they answer; scored from the response alone"),
         ):
@@ -88,7 +87,7 @@ def _values(means: dict[str, Any]) -> str:
 
 @dataclass
 class _Row:
-    """A reply with the reference emotion and the named one in canonical spelling. `answered`: it was asked at all."""
+    """A reply with the reference emotion and the named one in canonical spelling. `answered`: there is an answer."""
 
     reply: ReplyRecord
     emotion: str | None
@@ -98,6 +97,10 @@ class _Row:
     @property
     def group(self) -> Group:
         return self.reply.system, self.reply.corpus, self.reply.seed
+
+    @property
+    def recognizable(self) -> bool:
+        return bool(self.emotion and self.answered)
 
 
 def _read(path: Path) -> list[_Row]:
@@ -126,7 +129,7 @@ def _read(path: Path) -> list[_Row]:
 def named_emotion(reply: ReplyRecord, allowed: Sequence[str] = PROMPT_EMOTIONS) -> str | None:
     """The emotion that a reply's answer names, canonical; None when it names none of `allowed`.
 
-    `recognized` counts as given, in whatever spelling; without it the raw `answer` is read.
+    `named_emotion` counts as given, in whatever spelling; without it the raw `answer` is read.
     """
     if reply.named_emotion is not None:
         name = reply.named_emotion.strip().lower()
@@ -156,33 +159,22 @@ def choose_metrics(
             raise RellmError(f"the scorer was not trained for {metric}", allowed=", ".join(known))
     if "SER" in wanted and not recognizable:
         raise RellmError(
-            "SER needs replies with a reference `emotion` and with `recognized` or `answer`; there is none",
+            "SER needs replies with a reference `emotion` and with `named_emotion` or `answer`; there is none",
             todo="Answer the recognition prompt as well (re-llm respond --recognize), or leave SER out",
         )
     return tuple(metric for metric in METRICS if metric in wanted)
 
 
 def _recognition_scores(group: Group, rows: list[_Row], labels: Sequence[str]) -> tuple[list[Score], SerResult]:
-    """A row that has a reference but was not asked is wrong as well, if the others of its group were."""
+    """A row with a reference but without an answer is wrong as well, if others of its group have one."""
     known = [(row, row.emotion) for row in rows if row.emotion]
     result = score_recognition([emotion for _, emotion in known], [row.named for row, _ in known], labels=labels)
     out = [
-        make_score(group, "SER", float(row.named == emotion), row.reply.key, {"reference": emotion, "named": row.named})
-        for row, emotion in known
-    ]
-    common: dict[str, Any] = {"count": result.count, "labels": list(result.labels)}
-    details: dict[str, Any] = {
-        "interval": [round(x, 6) for x in result.interval],
-        "confusion": result.confusion.tolist(),
-        "recalls": result.recalls(),
-        "outside": result.outside,
-    }
-    out += [
-        make_score(group, "UA", result.ua, "*", {**common, **details}),
-        make_score(group, "WA", result.wa, "*", common),
-        make_score(group, "F1", result.macro_f1, "*", common),
-        make_score(group, "UNPARSABLE", result.unparsable_fraction, "*", {**common, "number": result.unparsable}),
-    ]
+        make_score(group, "SER", row.reply.key, {
+            "value": float(row.named == emotion), "reference": emotion, "named": row.named,
+        }) for row, emotion in known
+    ]  # fmt: skip
+    out += [make_score(group, metric, "*", fields) for metric, fields in result.rows()]
     return out, result
 
 
@@ -193,7 +185,7 @@ def score_file(
     metrics: Sequence[str] | None = None,
     scorer: str | EmpathyScorer = "small",
     labels: Sequence[str] | None = None,
-    reading: str | None = None,
+    truncation: str | None = None,
     progress: bool = True,
     overwrite: Overwrite = Overwrite.NO,
 ) -> ScoreReport:
@@ -203,22 +195,22 @@ def score_file(
         metrics: of ER, EX, IP, SER; None for all that the replies allow.
         scorer: name or folder (`load_scorer`), or a scorer.
         labels: label set of recognition; None for the reference emotions of each corpus in the file.
-        reading: `64` (what the original scorer sees of a reply), `whole`, or `both`; None for the scorer's own.
+        truncation: of long replies: `64` (what the original scorer sees), `none`, or `both`; None for the scorer's own.
         overwrite: what happens to scores that were made from something else.
 
     Raises:
-        RellmError: the file, a line of it, a metric, the scorer or the reading is wrong; or there are scores that were
-            made from something else and may not be overwritten.
+        RellmError: the file, a line of it, a metric, the scorer or the truncation is wrong; or there are scores that
+            were made from something else and may not be overwritten.
     """
     replies, out = Path(replies_path), Path(out_path)
     if not replies.is_file():
         raise RellmError(f"no such file: {replies}", todo="Check the path")
-    options = {"metrics": metrics and list(metrics), "labels": labels and list(labels), "reading": reading}
+    options = {"metrics": metrics and list(metrics), "labels": labels and list(labels), "truncation": truncation}
     product = scores_product(replies, out, scorer, options)
     with product.making(overwrite) as before:
         if before.state is State.SAME:
             return product.stored(ScoreReport)
-        report = _score(replies, out, metrics, scorer, labels, reading, progress)
+        report = _score(replies, out, metrics, scorer, labels, truncation, progress)
         report.remade = before.why
         product.finish(report)
     return report
@@ -240,7 +232,7 @@ def scores_product(replies: Path, out: Path, scorer: str | EmpathyScorer, option
             "scorer": content,
         },
         settings={**options, "scorer": name},
-        names={"replies": str(replies), "metrics": "--metric", "reading": "--reading", "scorer": "the scorer"},
+        names={"replies": str(replies), "metrics": "--metric", "truncation": "--truncation", "scorer": "the scorer"},
     )
 
 
@@ -250,51 +242,43 @@ def _score(
     metrics: Sequence[str] | None,
     scorer: str | EmpathyScorer,
     labels: Sequence[str] | None,
-    reading: str | None,
+    truncation: str | None,
     progress: bool,
 ) -> ScoreReport:
     began = time.monotonic()
     rows = _read(replies)
     judging = load_scorer(scorer) if isinstance(scorer, str) else scorer
-    wanted = choose_metrics(metrics, any(row.emotion and row.answered for row in rows), judging.mechanisms)
+    wanted = choose_metrics(metrics, any(row.recognizable for row in rows), judging.mechanisms)
     asked = [metric for metric in wanted if metric in MECHANISMS]
-    found = Judgement(judging, choose_readings(judging, reading))
+    found = Judgement(judging, choose_truncations(judging, truncation))
+    report = ScoreReport(out, len(rows), wanted)
     if asked:
-        found = judge([row.reply for row in rows], judging, found.readings, progress)
-    report = ScoreReport(
-        out, len(rows), wanted, judging.name if asked else "none",
-        readings=found.readings if asked else (),
-        cut=sum(found.cut),
-        without_text=sum(not (row.reply.text or row.reply.transcript) for row in rows),
-        empty=sum(not row.reply.response.strip() for row in rows),
-    )  # fmt: skip
+        found = judge([row.reply for row in rows], judging, found.truncations, progress)
+        report.scorer, report.truncations, report.over_64 = judging.name, found.truncations, sum(found.over_64)
+        report.without_text = sum(not (row.reply.text or row.reply.transcript) for row in rows)
+        report.empty = sum(not row.reply.response.strip() for row in rows)
     groups: dict[Group, list[int]] = {}
     names: dict[str | None, set[str]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(row.group, []).append(index)
+    for i, row in enumerate(rows):
+        groups.setdefault(row.group, []).append(i)
         names.setdefault(row.reply.corpus, set()).update([row.emotion] if row.emotion else [])
     scores: list[Score] = []
     for group, members in groups.items():
         own = [rows[i] for i in members]
         entry: dict[str, Any] = {"system": group[0], "corpus": group[1], "seed": group[2], "replies": len(own)}
         for metric in asked:
-            scores += empathy_rows(group, [row.reply.key for row in own], members, metric, found)
-            _note(entry, metric, scores[-1])
-        if "SER" in wanted and any(row.emotion and row.answered for row in own):
-            rows_found, result = _recognition_scores(group, own, labels or label_order(names[group[1]]))
-            scores += rows_found
+            scores += [make_score(group, metric, rows[i].reply.key, found.row(i, metric)) for i in members]
+            mean = found.group_row(members, metric)
+            scores.append(make_score(group, metric, "*", mean))
+            entry |= {metric: mean["value"], "over_64": mean["over_64"]}
+            for each, values in (mean["truncations"] or {}).items():
+                entry.setdefault("truncations", {}).setdefault(each, {})[metric] = values["mean"]
+        if "SER" in wanted and any(row.recognizable for row in own):
+            recognized, result = _recognition_scores(group, own, labels or label_order(names[group[1]]))
+            scores += recognized
             entry["UA"] = result.ua
             report.unparsable += result.unparsable
         report.groups.append(entry)
     write_records(report.out, scores)
     report.seconds = time.monotonic() - began
     return report
-
-
-def _note(entry: dict[str, Any], metric: str, row: Score) -> None:
-    """Puts the mean of a group into its entry of the report, and of both readings where there are two."""
-    more = row.model_extra or {}
-    entry[metric] = row.value
-    for reading, each in more.get("readings", {}).items():
-        entry.setdefault("readings", {}).setdefault(reading, {})[metric] = each["mean"]
-    entry["cut"] = more["cut"]

@@ -1,14 +1,15 @@
 """Speech emotion recognition: how often the emotion that a system named is the right one.
 
-UA (unweighted accuracy) is the mean of the recalls of the emotions, WA (weighted accuracy) the share of right answers.
+UA (unweighted accuracy) is the mean of the recalls of the emotions, WA (weighted accuracy) the plain accuracy.
 An answer that names no emotion of the label set is wrong, never left out, and is counted beside the score.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,9 +52,23 @@ class SerResult:
     def recalls(self) -> dict[str, float]:
         """Recall of every label that has references."""
         totals = self.confusion.sum(axis=1)
-        return {
-            name: float(self.confusion[i, i] / totals[i]) for i, name in enumerate(self.labels) if totals[i]
-        }  # fmt: skip
+        return {name: float(self.confusion[i, i] / totals[i]) for i, name in enumerate(self.labels) if totals[i]}
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Metric and fields of the rows that a group of replies has in scores.jsonl."""
+        details = {
+            "interval": [round(x, 6) for x in self.interval],
+            "confusion": self.confusion.tolist(),
+            "recalls": self.recalls(),
+            "outside": self.outside,
+        }
+        for metric, value, more in (
+            ("UA", self.ua, details),
+            ("WA", self.wa, {}),
+            ("F1", self.macro_f1, {}),
+            ("UNPARSABLE", self.unparsable_fraction, {"number": self.unparsable}),
+        ):
+            yield metric, {"value": value, "count": self.count, "labels": list(self.labels), **more}
 
 
 def label_order(names: set[str]) -> tuple[str, ...]:

@@ -8,37 +8,67 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from re_llm.evaluate.ser import _ua, encode
+Floats = npt.NDArray[np.float64]
 
-# Pairs without a difference are left out before ranking (Wilcoxon's own treatment, and the one the paper's tools use).
-ZERO_METHOD = "wilcox"
-RESAMPLES = 4000
-DRAWS_AT_ONCE = 4_000_000
+MIN_PAIRS = 6  # fewer can never reach p < .05 with every difference of one sign (2 / 2**5 = .0625)
+EXACT_PAIRS = 50  # up to so many differing pairs the distribution over all sign patterns is computed, ties or not
+RESAMPLES = 10_000
+# The smallest p of a bootstrap, times the number of tests, shall be this far below the level of .05.
+FLOOR_OF_HOLM = 0.01
 
 
 @dataclass(frozen=True)
-class WilcoxonResult:
-    """Wilcoxon signed-rank test of paired scores.
+class PairedTest:
+    """A difference between two systems on the same items, first minus second.
 
     Attributes:
         p: two-sided; 1.0 when no pair differs.
-        effect: matched-pairs rank-biserial correlation, -1..1; positive when the first system is higher.
-        difference: mean of first minus second.
-        pairs: all pairs; nonzero: those that differ, which alone decide the test.
+        difference: of the means, or of UA.
+        pairs: different items; fewer than `MIN_PAIRS` decide nothing.
     """
 
     p: float
-    effect: float
     difference: float
     pairs: int
+
+    @property
+    def decides(self) -> bool:
+        return self.pairs >= MIN_PAIRS
+
+
+@dataclass(frozen=True)
+class WilcoxonResult(PairedTest):
+    """Wilcoxon signed-rank test of paired scores.
+
+    Attributes:
+        effect: matched-pairs rank-biserial correlation, -1..1; positive when the first system is higher.
+        nonzero: pairs that differ, which alone decide the test.
+    """
+
+    effect: float
     nonzero: int
+
+
+def _exact_p(ranks: npt.NDArray[np.int64], positive: int) -> float:
+    """Two-sided p of a sum of ranks when every pattern of signs is equally likely.
+
+    Args:
+        ranks: [N] twice the mean ranks, which makes those of ties whole numbers. positive: their sum over plus signs.
+    """
+    ways = np.zeros(int(ranks.sum()) + 1)
+    ways[0] = 1.0
+    for rank in ranks:
+        ways[rank:] += ways[: len(ways) - rank].copy()
+    tail = ways[: min(positive, int(ranks.sum()) - positive) + 1].sum()
+    return min(1.0, float(2 * tail / 2.0 ** len(ranks)))
 
 
 def wilcoxon(first: Sequence[float], second: Sequence[float]) -> WilcoxonResult:
     """Tests whether paired scores differ, two-sided.
 
-    EPITOME levels tie often: scipy's normal approximation with tie correction is used above 50 differing pairs and
-    whenever there are ties; the exact distribution else.
+    Pairs without a difference are left out before ranking (Wilcoxon's own treatment, scipy's zero_method `wilcox`). The
+    distribution is exact up to `EXACT_PAIRS` differing pairs, also where differences tie, as those of levels mostly do;
+    beyond, it is scipy's normal approximation with its correction for ties.
 
     Raises:
         ValueError: the sequences differ in length or are empty.
@@ -48,89 +78,74 @@ def wilcoxon(first: Sequence[float], second: Sequence[float]) -> WilcoxonResult:
 
     if len(first) != len(second) or not len(first):
         raise ValueError(f"paired scores are needed, got {len(first)} and {len(second)}")
-    differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    # Means over three seeds that should be equal differ in their last bit.
+    differences = np.round(np.asarray(first, np.float64) - np.asarray(second, np.float64), 9)
     changed = differences[differences != 0]
     if not len(changed):
-        return WilcoxonResult(1.0, 0.0, 0.0, len(differences), 0)
+        return WilcoxonResult(1.0, 0.0, len(differences), 0.0, 0)
     ranks = rankdata(np.abs(changed))
     effect = float((ranks * np.sign(changed)).sum() / ranks.sum())
-    exact = len(changed) <= 50 and len(np.unique(np.abs(changed))) == len(changed)
-    p = signed_rank(changed, zero_method=ZERO_METHOD, method="exact" if exact else "approx").pvalue
-    return WilcoxonResult(float(p), effect, float(differences.mean()), len(differences), len(changed))
+    if len(changed) <= EXACT_PAIRS:
+        doubled = np.rint(2 * ranks).astype(np.int64)
+        p = _exact_p(doubled, int(doubled[changed > 0].sum()))
+    else:
+        p = float(signed_rank(changed, method="approx").pvalue)
+    return WilcoxonResult(p, float(differences.mean()), len(differences), effect, len(changed))
 
 
 @dataclass(frozen=True)
-class UaDifference:
-    """Difference in UA of two systems on the same items, first minus second.
+class UaDifference(PairedTest):
+    """Difference in UA. `interval`: 95 % interval of a bootstrap over items."""
 
-    Attributes:
-        interval: 95 % interval of a bootstrap over items.
-        p: two-sided, twice the smaller share of resamples on either side of zero.
-        pairs: different items.
-    """
-
-    difference: float
     interval: tuple[float, float]
-    p: float
-    pairs: int
+
+
+def enough_resamples(tests: int) -> int:
+    """Resamples with which the smallest p that a bootstrap can give holds in so many tests together."""
+    return max(RESAMPLES, round(2 * tests / FLOOR_OF_HOLM))
 
 
 def ua_difference(
     references: Sequence[str],
-    first: Sequence[str | None],
-    second: Sequence[str | None],
-    labels: Sequence[str],
+    first: Sequence[float],
+    second: Sequence[float],
     *,
-    items: Sequence[str] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> UaDifference:
-    """Paired bootstrap: the same items are drawn for both systems.
+    """Paired bootstrap over items: the same ones are drawn for both systems.
+
+    p is twice the smaller fraction of resamples on either side of zero, counting one more on each: a bootstrap of n
+    resamples cannot tell a smaller p from 2 / (n + 1).
 
     Args:
-        items: name of each item; those of one name (one utterance, several training seeds) are drawn together, for
-            they are no independent evidence.
+        references: emotion of each item.
+        first, second: how often each item was named rightly, 0..1: the mean over training seeds, which are no
+            independent evidence.
 
     Raises:
-        RellmError: a reference is not in the label set.
         ValueError: the sequences differ in length or are empty.
     """
     if not (len(references) == len(first) == len(second) > 0):
         raise ValueError(f"paired answers are needed, got {len(references)}, {len(first)} and {len(second)}")
-    truth, one = encode(references, first, labels)
-    _, two = encode(references, second, labels)
-    size, width = len(labels), len(labels) + 1
-    cells = (truth * width + one) * width + two
-    shape = (size, width, width)
-    cube = np.bincount(cells, minlength=size * width * width).reshape(shape)
-    rng = np.random.default_rng(seed)
-    if items is None or len(set(items)) == len(items):
-        # Items with the same reference and the same two answers are alike: drawing their counts draws the items.
-        draws = rng.multinomial(len(cells), cube.ravel() / len(cells), size=resamples)
-    else:
-        draws = _draw_together(cells, items, cube.size, rng, resamples)
-    cubes = draws.reshape(resamples, *shape)
-    gaps = _ua(cubes.sum(axis=3)) - _ua(cubes.sum(axis=2))
-    low, high = np.quantile(gaps, [0.025, 0.975])
-    p = min(1.0, 2 * float(min((gaps <= 0).mean(), (gaps >= 0).mean())))
-    difference = float(_ua(cube.sum(axis=2)) - _ua(cube.sum(axis=1)))
-    # A bootstrap of n resamples cannot tell a p below 1/n from 1/n.
-    count = len(truth) if items is None else len(set(items))
-    return UaDifference(difference, (float(low), float(high)), max(p, 1 / resamples), count)
+    labels, truth = np.unique(np.asarray(references), return_inverse=True)
+    gaps = np.round(np.asarray(first, np.float64) - np.asarray(second, np.float64), 9)
+    # Items of one emotion with one gap are alike: drawing their counts draws the items.
+    cells, counts = np.unique(np.stack([truth, gaps]), axis=1, return_counts=True)
+    member = (cells[0][:, None] == np.arange(len(labels))).astype(np.float64)
 
+    def difference(draws: npt.NDArray[np.int64]) -> Floats:
+        """[..., cells] counts -> mean over the emotions of the mean gap; emotions that were not drawn are left out."""
+        totals = draws @ member
+        means = (draws @ (member * cells[1][:, None])) / np.maximum(totals, 1)
+        return np.asarray(means.sum(-1) / (totals > 0).sum(-1))
 
-def _draw_together(
-    cells: npt.NDArray[np.int64], items: Sequence[str], width: int, rng: np.random.Generator, resamples: int
-) -> npt.NDArray[np.int64]:
-    """Counts of the cells when whole items are drawn: [resamples, width]."""
-    names, index = np.unique(np.asarray(items), return_inverse=True)
-    block = max(1, DRAWS_AT_ONCE // len(names))
-    out = []
-    for start in range(0, resamples, block):
-        count = min(block, resamples - start)
-        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count)
-        out += [np.bincount(cells, row[index], minlength=width) for row in times]
-    return np.stack(out).astype(np.int64)
+    draws = np.random.default_rng(seed).multinomial(len(gaps), counts / len(gaps), size=resamples)
+    found = np.round(difference(draws), 12)
+    low, high = np.quantile(found, [0.025, 0.975])
+    beyond = min(int((found <= 0).sum()), int((found >= 0).sum()))
+    p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
+    return UaDifference(p, float(difference(counts)), len(gaps), (float(low), float(high)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

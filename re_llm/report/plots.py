@@ -1,19 +1,24 @@
-"""Pictures of a report, as PNG files: confusion matrices, and how the levels are spread."""
+"""Plots of a report, as PNG files: confusion matrices, and how the levels are spread."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Counts = npt.NDArray[np.int64]
 
 COLUMNS = 4
 LEVEL_COLORS = ("#d4dae3", "#8fb2ff", "#2458c5")
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, npt.NDArray[Any]]:
+def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, npt.NDArray[Any]]:
     """A figure that needs no display and leaves matplotlib's global state alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -28,17 +33,15 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _save(figure: Any, path: Path) -> Path:
+def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # No date and no version: the same scores give the same file.
     figure.savefig(path, metadata={"Software": None})
     return path
 
 
-def confusion_picture(
-    path: Path, matrices: Mapping[str, npt.NDArray[np.int64]], labels: Sequence[str], title: str
-) -> Path:
-    """One panel per system: shares of the reference emotion, in % of the row; counts [C, C + 1] as in `SerResult`."""
+def confusion_plot(path: Path, matrices: Mapping[str, Counts], labels: Sequence[str], title: str) -> Path:
+    """One panel per system: what the reference emotions were named as, in %; counts [C, C + 1] as in `SerResult`."""
     columns = min(COLUMNS, len(matrices))
     rows = -(-len(matrices) // columns)
     size = 0.55 * len(labels) + 1.3
@@ -62,8 +65,8 @@ def confusion_picture(
     return _save(figure, path)
 
 
-def level_picture(path: Path, fractions: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Path:
-    """How many replies stand at level 0, 1, 2: metric -> system -> three shares (0..1); one panel per metric."""
+def level_plot(path: Path, fractions: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Path:
+    """How many replies stand at level 0, 1, 2: metric -> system -> three fractions (0..1); one panel per metric."""
     systems = max((list(each) for each in fractions.values()), key=len)
     alike = all(list(each) == systems for each in fractions.values())
     figure, axes = _figure(1, len(fractions), 4.2 * len(fractions) + 1.5, 0.34 * len(systems) + 1.4)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from re_llm.core.page import NONE, Block, Heading, Paragraph, Table, Value, percent, quote
+from re_llm.core.page import NONE, Block, Cells, Heading, Paragraph, Table, Value, percent, quote
 from re_llm.core.records import ReplyRecord, read_records
 from re_llm.evaluate.audits import Audit, audit
 from re_llm.evaluate.empathy.loading import load_scorer
-from re_llm.evaluate.empathy.truncation import cut_words
+from re_llm.evaluate.empathy.truncation import truncate
 from re_llm.report.tables import CORPORA, NO_CORPUS, SYSTEMS, ScoreTable, corpus_title, system_title
 
 EXAMPLE_SENTENCES, EXAMPLE_SYSTEMS, REPLY_CHARACTERS = 3, 4, 400
@@ -36,20 +36,20 @@ def _sorted(keys: Mapping[tuple[str, str], Any]) -> list[tuple[str, str]]:
     return sorted(keys, key=lambda key: (rank(CORPORA, key[1]), rank(SYSTEMS, key[0])))
 
 
-def _cut_effect(replies: Sequence[ReplyRecord]) -> str:
-    """By how much mean Ex falls when only the part is read that the original scorer sees."""
-    long = [reply for reply in replies if cut_words(reply.response) != reply.response]
+def _truncation_effect(replies: Sequence[ReplyRecord]) -> str:
+    """Change of mean Ex when only the first 64 tokens of the replies are scored."""
+    long = [reply for reply in replies if truncate(reply.response) != reply.response]
     if not long:
         return "0"
     scorer = load_scorer("small")
     seekers = [reply.text or "" for reply in long]
     whole = scorer.score(seekers, [reply.response for reply in long])
-    heads = scorer.score(seekers, [cut_words(reply.response) for reply in long])
+    heads = scorer.score(seekers, [truncate(reply.response) for reply in long])
     change = sum(h["EX"].level - w["EX"].level for h, w in zip(heads, whole, strict=True)) / len(replies)
     return f"{change:+.3f}"
 
 
-def _audit_row(corpus: str, system: str, found: Audit, replies: Sequence[ReplyRecord]) -> list[Value | str]:
+def _audit_row(corpus: str, system: str, found: Audit, replies: Sequence[ReplyRecord]) -> Cells:
     named = (
         NONE if found.named is None else Value(percent(found.named_right), f"of {percent(found.named)} that name one")
     )
@@ -57,7 +57,8 @@ def _audit_row(corpus: str, system: str, found: Audit, replies: Sequence[ReplyRe
     names = [quote(corpus_title(corpus)), quote(system_title(system))]
     return [
         *names, str(found.count), percent(found.asks), percent(found.ends_asking),
-        f"{found.words:.1f}", percent(found.cut), _cut_effect(replies), percent(found.distinct), common, named,
+        f"{found.words:.1f}", percent(found.over_64), _truncation_effect(replies), percent(found.distinct), common,
+        named,
     ]  # fmt: skip
 
 
@@ -69,14 +70,14 @@ def audit_blocks(spoken: Replies) -> list[Block]:
         rows.append(_audit_row(corpus, system, found, replies))
     if not rows:
         return []
-    header = ["corpus", "system", "replies", "ask", "end asking", "words", "cut at 64", "Ex by the cut", "distinct",
+    header = ["corpus", "system", "replies", "ask", "end asking", "words", "over 64", "Ex by truncation", "distinct",
               "commonest opening", "named emotion right"]  # fmt: skip
     return [
         Heading(2, "Audits"),
         Table(header, rows, (0, 1, 9)),
         Paragraph(
-            "ask: with a question mark; end asking: last sign is one. cut at 64: longer than the 64 tokens (about 48 "
-            "words) that the original scorer reads; Ex by the cut: change of mean Ex when only those are read. "
+            "ask: with a question mark; end asking: last sign is one. over 64: longer than the 64 tokens (about 48 "
+            "words) that the original scorer sees; Ex by truncation: change of mean Ex when only those are scored. "
             "distinct: different replies. named emotion right: of the replies that ascribe an emotion to the speaker "
             "(`you sound angry`), how many name the reference emotion."
         ),
@@ -89,15 +90,15 @@ def _shorten(text: str) -> str:
 
 
 def _chosen_sentences(spoken: Replies, systems: Sequence[str]) -> list[tuple[str, str]]:
-    """(corpus, text) to show: first those heard in most emotions by most systems; ties fall by a hash."""
+    """(corpus, text) to show: first those spoken in most emotions and answered by most systems; ties fall by a hash."""
     emotions: dict[tuple[str, str], set[str]] = {}
-    heard: dict[tuple[str, str], set[str]] = {}
+    answered: dict[tuple[str, str], set[str]] = {}
     for (system, corpus), replies in spoken.items():
         for reply in replies:
             if reply.text and system in systems:
                 emotions.setdefault((corpus, reply.text), set()).add(reply.emotion or "")
-                heard.setdefault((corpus, reply.text), set()).add(system)
-    ranked = sorted(emotions, key=lambda k: (-len(emotions[k]), -len(heard[k]), zlib.crc32(k[1].encode())))
+                answered.setdefault((corpus, reply.text), set()).add(system)
+    ranked = sorted(emotions, key=lambda k: (-len(emotions[k]), -len(answered[k]), zlib.crc32(k[1].encode())))
     # One sentence of every corpus before a second one of any.
     first = [next(k for k in ranked if k[0] == corpus) for corpus in dict.fromkeys(k[0] for k in ranked)]
     return (first + [k for k in ranked if k not in first])[:EXAMPLE_SENTENCES]
@@ -113,7 +114,7 @@ def example_blocks(table: ScoreTable, spoken: Replies, baseline: str | None) -> 
     systems = _example_systems(spoken, baseline)
     blocks: list[Block] = []
     for corpus, text in _chosen_sentences(spoken, systems):
-        rows: list[list[Value | str]] = []
+        rows: list[Cells] = []
         seen: set[tuple[str, str | None]] = set()
         matching = [(s, r) for s in systems for r in spoken.get((s, corpus), ()) if r.text == text]
         for system, reply in sorted(matching, key=lambda pair: (pair[1].emotion or "", systems.index(pair[0]))):

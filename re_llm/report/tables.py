@@ -1,4 +1,4 @@
-"""Scores of many files as one table: systems by corpora by metrics, paired items, spread over seeds.
+"""Scores as one table: systems by corpora by metrics, spread over seeds, tests on paired items.
 
 The names of the systems of Table I live here; systems of any other name stand after them.
 """
@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from re_llm.core.errors import RellmError
 from re_llm.core.page import Value
-from re_llm.core.records import Score, read_numbered
+from re_llm.core.records import Score
 from re_llm.evaluate.empathy.epitome import MECHANISMS
-from re_llm.evaluate.ser import label_order
-from re_llm.evaluate.significance import UaDifference, WilcoxonResult, holm, ua_difference, wilcoxon
+from re_llm.evaluate.significance import (
+    UaDifference,
+    WilcoxonResult,
+    enough_resamples,
+    holm,
+    ua_difference,
+    wilcoxon,
+)
 
 SYSTEMS = {
     "text": "Text + LLM",
@@ -29,6 +34,15 @@ SYSTEMS = {
     "re-llm-no-encoder": "RE-LLM w/o emotion encoder",
 }
 DEFAULT_BASELINE = "blsp-emo-ft"
+METRIC_TITLES = {
+    "ER": "ER",
+    "EX": "Ex",
+    "IP": "IP",
+    "UA": "UA",
+    "WA": "WA",
+    "F1": "macro-F1",
+    "UNPARSABLE": "unparsable",
+}
 CORPORA = {"iemocap": "IEMOCAP", "esd": "ESD", "msp_podcast": "MSP-Podcast"}
 NO_CORPUS = "replies"
 GROUP_KEY = "*"
@@ -93,26 +107,37 @@ def show_cell(cell: Cell, *, best: bool = False, test: str = "") -> Value:
 
 @dataclass(frozen=True)
 class Gain:
-    """A system against the baseline on one corpus and metric, paired by item; `holm_p` holds for all gains together."""
+    """A system against the baseline on one corpus and metric, paired by item.
+
+    `holm_p` holds for all gains together; None where there are too few pairs to decide anything.
+    """
 
     system: str
     corpus: str
     metric: str
     baseline: str
     test: WilcoxonResult | UaDifference
-    holm_p: float
+    holm_p: float | None
 
 
-Items = dict[tuple[str, int | None], float]
+Item = tuple[str, int | None]  # key, seed
 
 
 @dataclass
 class ScoreTable:
-    """All scores. `items`: by (system, corpus, metric), value of every (key, seed); `groups`: rows with key `*`."""
+    """All scores.
 
-    items: dict[tuple[str, str, str], Items] = field(default_factory=dict)
-    answers: dict[tuple[str, str], dict[tuple[str, int | None], tuple[str, str | None]]] = field(default_factory=dict)
+    Attributes:
+        items: by (system, corpus, metric), value of every (key, seed).
+        answers: by (system, corpus), reference and named emotion of every (key, seed).
+        groups: rows with key `*`, by (system, corpus, seed, metric).
+        common: by (corpus, metric), how many items all systems have, and how many there are; where some were left out.
+    """
+
+    items: dict[tuple[str, str, str], dict[Item, float]] = field(default_factory=dict)
+    answers: dict[tuple[str, str], dict[Item, tuple[str, str | None]]] = field(default_factory=dict)
     groups: dict[tuple[str, str, int | None, str], Score] = field(default_factory=dict)
+    common: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     @property
     def systems(self) -> list[str]:
@@ -124,8 +149,18 @@ class ScoreTable:
         names = {key[1] for key in self.items} | {key[1] for key in self.groups}
         return _order(names, list(CORPORA))
 
+    @property
+    def groups_present(self) -> list[tuple[str, str]]:
+        """Every (corpus, system) that has scores, in the order of the tables."""
+        present = {(corpus, system) for system, corpus, *_ in (*self.items, *self.groups)}
+        return [(c, s) for c in self.corpora for s in self.systems if (c, s) in present]
+
+    def extras(self, system: str, corpus: str, metric: str) -> list[dict[str, Any]]:
+        """The further fields of the group rows of one cell, by seed."""
+        return [row.model_extra or {} for row in self.groups_of(system, corpus, metric)]
+
     def seeds(self) -> list[int]:
-        """Seeds that the scores were made with, where they say so."""
+        """Seeds that the scores were made with, where they are known."""
         found = {seed for values in self.items.values() for _, seed in values}
         return sorted(seed for seed in found if seed is not None)
 
@@ -161,49 +196,35 @@ class ScoreTable:
         means = {system: round(cell.mean, 3) for system, cell in cells.items() if cell}
         return {system for system, mean in means.items() if mean == max(means.values())} if len(means) > 1 else set()
 
-    def paired(self, system: str, baseline: str, corpus: str, metric: str) -> tuple[list[float], list[float]]:
-        """Scores of both systems on the items that both have; an item's seeds are averaged first."""
-        sides = []
-        for name in (system, baseline):
-            by_key: dict[str, list[float]] = {}
-            for (key, _), value in self.items.get((name, corpus, metric), {}).items():
-                by_key.setdefault(key, []).append(value)
-            sides.append({key: fmean(values) for key, values in by_key.items()})
-        shared = [key for key in sides[0] if key in sides[1]]
-        return [sides[0][key] for key in shared], [sides[1][key] for key in shared]
+    def means(self, system: str, corpus: str, metric: str) -> dict[str, float]:
+        """Score of every item, the seeds of an item averaged."""
+        by_key: dict[str, list[float]] = {}
+        for (key, _), value in self.items.get((system, corpus, metric), {}).items():
+            by_key.setdefault(key, []).append(value)
+        return {key: fmean(values) for key, values in by_key.items()}
 
-    def _ua_gain(self, system: str, baseline: str, corpus: str) -> UaDifference | None:
-        ours, theirs = self.answers.get((system, corpus), {}), self.answers.get((baseline, corpus), {})
-        shared = [item for item in ours if item in theirs and ours[item][0] == theirs[item][0]]
-        if not shared:
+    def _test(
+        self, system: str, baseline: str, corpus: str, metric: str, resamples: int
+    ) -> WilcoxonResult | UaDifference | None:
+        """None where one of the two was not scored."""
+        ours, theirs = (self.means(name, corpus, "SER" if metric == "UA" else metric) for name in (system, baseline))
+        if not ours or not theirs:
             return None
-        references = [ours[item][0] for item in shared]
-        return ua_difference(
-            references,
-            [ours[item][1] for item in shared],
-            [theirs[item][1] for item in shared],
-            label_order(set(references)),
-            items=[key for key, _ in shared],
-        )
+        keys = sorted(ours)
+        first, second = [ours[key] for key in keys], [theirs[key] for key in keys]
+        if metric != "UA":
+            return wilcoxon(first, second)
+        references = {key: reference for (key, _), (reference, _) in self.answers[system, corpus].items()}
+        return ua_difference([references[key] for key in keys], first, second, resamples=resamples)
 
     def gains(self, baseline: str, metrics: Sequence[str] = ("ER", "EX", "UA")) -> list[Gain]:
         """Every system against the baseline, on every corpus and metric that both have; p-values Holm-corrected."""
-        found: list[tuple[str, str, str, WilcoxonResult | UaDifference]] = []
-        for corpus in self.corpora:
-            for metric in metrics:
-                for system in self.systems:
-                    if system == baseline:
-                        continue
-                    test: WilcoxonResult | UaDifference | None
-                    if metric == "UA":
-                        test = self._ua_gain(system, baseline, corpus)
-                    else:
-                        ours, theirs = self.paired(system, baseline, corpus, metric)
-                        test = wilcoxon(ours, theirs) if ours else None
-                    if test:
-                        found.append((system, corpus, metric, test))
-        corrected = holm([test.p for *_, test in found])
-        return [Gain(s, c, m, baseline, test, p) for (s, c, m, test), p in zip(found, corrected, strict=True)]
+        wanted = [(s, c, m) for c in self.corpora for m in metrics for s in self.systems if s != baseline]
+        resamples = enough_resamples(len(wanted))
+        tests = [(s, c, m, self._test(s, baseline, c, m, resamples)) for s, c, m in wanted]
+        found = [(s, c, m, test) for s, c, m, test in tests if test]
+        corrected = iter(holm([test.p for *_, test in found if test.decides]))
+        return [Gain(s, c, m, baseline, test, next(corrected) if test.decides else None) for s, c, m, test in found]
 
 
 def choose_baseline(table: ScoreTable, baseline: str | None) -> str | None:
@@ -217,40 +238,3 @@ def choose_baseline(table: ScoreTable, baseline: str | None) -> str | None:
     if baseline not in table.systems:
         raise RellmError(f"the baseline {baseline!r} has no scores", allowed=", ".join(table.systems))
     return baseline
-
-
-def read_scores(paths: Sequence[Path]) -> ScoreTable:
-    """All scores of some files.
-
-    Raises:
-        RellmError: a file or a line is broken, nothing is in them, or two lines score the same item; names the line.
-    """
-    table = ScoreTable()
-    for path in paths:
-        for number, row in read_numbered(path, Score):
-            corpus = row.corpus or NO_CORPUS
-            if row.key == GROUP_KEY:
-                where: dict[Any, Any] = table.groups
-                place: Any = (row.system, corpus, row.seed, row.metric)
-                what: Any = row
-            else:
-                where = table.items.setdefault((row.system, corpus, row.metric), {})
-                place, what = (row.key, row.seed), row.value
-            if place in where:
-                raise RellmError(
-                    f"{path}:{number}: {row.metric} of {row.key!r} was read before "
-                    f"(system {row.system}, corpus {corpus}, seed {row.seed})",
-                    todo="Give every scores file once; scores of other seeds need their `seed`",
-                )
-            if what is not None:
-                where[place] = what
-            if row.metric == "SER" and row.key != GROUP_KEY:
-                extra = row.model_extra or {}
-                if "reference" in extra:
-                    answers = table.answers.setdefault((row.system, corpus), {})
-                    answers[(row.key, row.seed)] = (extra["reference"], extra.get("named"))
-    if not table.items and not table.groups:
-        raise RellmError(
-            "the scores files hold no scores", todo="Score replies first: re-llm score REPLIES --out SCORES"
-        )
-    return table

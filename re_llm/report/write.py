@@ -1,4 +1,4 @@
-"""`re-llm report`: scores and replies in, Table I with its tests, audits, pictures and examples out.
+"""`re-llm report`: scores and replies in, Table I with its tests, audits, plots and examples out.
 
 Writes `report.html` (one self-contained file), `report.md`, `figures/` and `results.json` (the numbers, for machines).
 Every gain states its baseline, and the known weaknesses of the scores stand beside them.
@@ -15,31 +15,29 @@ from typing import Any
 from re_llm.core import page
 from re_llm.core.errors import RellmError
 from re_llm.core.files import disk_error, file_hash, write_text
-from re_llm.core.page import NONE, Block, Heading, Items, Paragraph, Table, Value, quote
+from re_llm.core.page import NONE, Block, Cells, Heading, Items, Paragraph, Table, quote
 from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.evaluate.empathy.epitome import MECHANISMS, WEAKNESSES
-from re_llm.evaluate.empathy.small_scorer import SmallScorer
-from re_llm.evaluate.significance import WilcoxonResult
+from re_llm.evaluate.significance import EXACT_PAIRS, MIN_PAIRS, WilcoxonResult
 from re_llm.report.reply_sections import Replies, audit_blocks, example_blocks, read_replies
-from re_llm.report.score_sections import level_blocks, recognition_blocks
+from re_llm.report.score_files import read_scores
+from re_llm.report.score_sections import level_blocks, recognition_blocks, truncation_blocks
 from re_llm.report.tables import (
     CORPORA,
+    METRIC_TITLES,
     PAPER,
     SYSTEMS,
     Gain,
     ScoreTable,
     choose_baseline,
     corpus_title,
-    read_scores,
     show_cell,
     system_title,
 )
-from re_llm.report.truncation_sections import reading_blocks
 
 TABLE_I = ("ER", "EX", "UA")
-TITLES = {"ER": "ER", "EX": "Ex", "IP": "IP", "UA": "UA", "WA": "WA", "F1": "macro-F1", "UNPARSABLE": "unparsable"}
 MIN_ITEMS = 30
-STAGE = "report 1"  # the number rises when the same scores begin to give another report
+STAGE = "report 2"  # the number rises when the same scores begin to give another report
 PARTS = ("report.html", "report.md", "results.json", "figures")
 
 
@@ -60,6 +58,7 @@ def write_report(
     out_dir: Path,
     *,
     baseline: str | None = None,
+    common: bool = False,
     title: str = "Report",
     provenance: Mapping[str, Any] | None = None,
     overwrite: Overwrite = Overwrite.NO,
@@ -69,12 +68,13 @@ def write_report(
     Args:
         replies: may be empty; then the report has no audits and no examples.
         baseline: system that the others are tested against; None for the fine-tuned BLSP-Emo if it was scored.
+        common: compare systems on the items that all of them have, where they have different ones.
         provenance: what the reader needs to make the numbers again (`re_llm.core.provenance.provenance`).
         overwrite: what happens to a report that was made from something else.
 
     Raises:
-        RellmError: a file is broken or holds nothing, the baseline has no scores, or there is a report that was made
-            from something else and may not be overwritten.
+        RellmError: a file is broken or holds nothing, the baseline has no scores, the systems have different items, or
+            there is a report that was made from something else and may not be overwritten.
     """
     out = Path(out_dir)
     missing = next((path for path in [*scores, *replies] if not Path(path).is_file()), None)
@@ -84,14 +84,14 @@ def write_report(
         out,
         STAGE,
         inputs={f"{number} {_name(path)}": file_hash(Path(path)) for number, path in enumerate([*scores, *replies])},
-        settings={"baseline": baseline, "title": title},
-        names={"baseline": "--baseline", "title": "--title"},
+        settings={"baseline": baseline, "common": common, "title": title},
+        names={"baseline": "--baseline", "common": "--common", "title": "--title"},
         parts=PARTS,
     )
     with product.making(overwrite) as before:
         if before.state is State.SAME:
             return product.stored(WrittenReport)
-        _write_pages(scores, replies, out, baseline, title, provenance or {})
+        _write_pages(scores, replies, out, baseline, common, title, provenance or {})
         report = WrittenReport(out=out, remade=before.why)
         product.finish(report)
     return report
@@ -102,10 +102,11 @@ def _write_pages(
     replies: Sequence[Path],
     out: Path,
     baseline: str | None,
+    common: bool,
     title: str,
     provenance: Mapping[str, Any],
 ) -> None:
-    table = read_scores([Path(path) for path in scores])
+    table = read_scores([Path(path) for path in scores], common=common)
     against = choose_baseline(table, baseline)
     spoken = read_replies(replies)
     gains = table.gains(against) if against else []
@@ -117,7 +118,7 @@ def _write_pages(
             *_table_one(table, gains, against),
             *_gains(gains, against),
             *_weaknesses(table),
-            *reading_blocks(table),
+            *truncation_blocks(table),
             *recognition_blocks(table, out),
             *level_blocks(table, out),
             *audit_blocks(spoken),
@@ -154,35 +155,41 @@ def _introduction(table: ScoreTable, baseline: str | None) -> list[Block]:
     spread = (
         f"Seeds: {', '.join(map(str, seeds))}." if len(seeds) > 1 else "One seed: no spread over trainings is known."
     )
-    return [Paragraph(text), Paragraph(f"{test} {spread}")]
+    blocks: list[Block] = [Paragraph(text), Paragraph(f"{test} {spread}")]
+    if table.common:
+        each = ((f"{m} on {corpus_title(c)}", *sizes) for (c, m), sizes in table.common.items())
+        counts = "; ".join(f"{what}: {shared} of {every}" for what, shared, every in each)
+        note = f"The systems were scored on different items. Compared are those that all of them have: {counts}. "
+        blocks.append(Paragraph(note + "Truncation, audits and examples are of all replies.", aside=True))
+    return blocks
 
 
-def _main_rows(table: ScoreTable, metrics: Sequence[str], gains: Sequence[Gain]) -> list[list[Value | str]]:
+def _main_rows(table: ScoreTable, metrics: Sequence[str], gains: Sequence[Gain]) -> list[Cells]:
     tests = {(gain.system, gain.corpus, gain.metric): gain for gain in gains}
     best = {(metric, corpus): table.best(corpus, metric) for metric in metrics for corpus in table.corpora}
-    rows: list[list[Value | str]] = []
+    rows: list[Cells] = []
     for system in table.systems:
-        row: list[Value | str] = [quote(system_title(system))]
+        row: Cells = [quote(system_title(system))]
         for metric in metrics:
             for corpus in table.corpora:
                 cell = table.cell(system, corpus, metric)
                 gain = tests.get((system, corpus, metric))
-                p = _p(gain.test.p) if gain else ""
+                p = _p(gain.test.p) if gain and gain.test.decides else ""
                 row.append(show_cell(cell, best=system in best[metric, corpus], test=p) if cell else NONE)
         rows.append(row)
     return rows
 
 
 def _metric_header(table: ScoreTable, metrics: Sequence[str]) -> list[str]:
-    return ["system", *(quote(f"{TITLES[m]} {corpus_title(c)}") for m in metrics for c in table.corpora)]
+    return ["system", *(quote(f"{METRIC_TITLES[m]} {corpus_title(c)}") for m in metrics for c in table.corpora)]
 
 
 def _table_one(table: ScoreTable, gains: Sequence[Gain], baseline: str | None) -> list[Block]:
     small = [
         f"{system_title(s)} on {corpus_title(c)}: {cell.items}"
-        for c in table.corpora for s in table.systems
+        for c, s in table.groups_present
         if (cell := table.cell(s, c, "ER") or table.cell(s, c, "UA")) and cell.items < MIN_ITEMS
-    ]  # fmt: skip
+    ]
     tests = "p: Wilcoxon signed-rank (ER, Ex) and paired bootstrap (UA) against "
     against = f"{tests}{system_title(baseline)}; " if baseline else ""
     blocks: list[Block] = [
@@ -195,7 +202,7 @@ def _table_one(table: ScoreTable, gains: Sequence[Gain], baseline: str | None) -
     ]
     if small:
         blocks.append(Paragraph(f"Fewer than {MIN_ITEMS} replies, hardly a measurement: " + "; ".join(small) + "."))
-    if any(table.cell(s, c, "IP") for s in table.systems for c in table.corpora):
+    if any(metric == "IP" for _, _, metric in table.items):
         blocks += [Heading(3, "Interpretations"), Table(_metric_header(table, ["IP"]), _main_rows(table, ["IP"], []))]
     return blocks
 
@@ -203,28 +210,32 @@ def _table_one(table: ScoreTable, gains: Sequence[Gain], baseline: str | None) -
 def _gains(gains: Sequence[Gain], baseline: str | None) -> list[Block]:
     if not baseline or not gains:
         return []
-    rows: list[list[Value | str]] = []
+    rows: list[Cells] = []
     for gain in gains:
         test = gain.test
         if isinstance(test, WilcoxonResult):
             detail, size = f"{test.nonzero} of {test.pairs} differ", f"r = {test.effect:+.2f}"
         else:
             detail, size = f"{test.pairs} pairs", f"[{test.interval[0]:+.3f}, {test.interval[1]:+.3f}]"
-        sure = "yes" if gain.holm_p < 0.05 else "no"
-        rows.append([quote(corpus_title(gain.corpus)), TITLES[gain.metric], quote(system_title(gain.system)),
-                     f"{test.difference:+.3f}", size, detail, _p(test.p), _p(gain.holm_p), sure])  # fmt: skip
+        corrected, sure = "—", f"fewer than {MIN_PAIRS} pairs"
+        if gain.holm_p is not None:
+            corrected, sure = _p(gain.holm_p), "yes" if gain.holm_p < 0.05 else "no"
+        rows.append([quote(corpus_title(gain.corpus)), METRIC_TITLES[gain.metric], quote(system_title(gain.system)),
+                     f"{test.difference:+.3f}", size, detail, _p(test.p), corrected, sure])  # fmt: skip
     header = ["corpus", "metric", "system", "difference", "effect", "pairs", "one test", "Holm, all tests", "below .05"]
     return [
         Heading(2, "Gains and their baseline"),
         Paragraph(
-            f"Every difference is **system minus {system_title(baseline)}**, absolute, on the utterances that both "
-            "answered; an utterance's seeds are averaged first."
+            f"Every difference is **system minus {system_title(baseline)}**, absolute, on the same utterances; an "
+            "utterance's seeds are averaged first, on either side."
         ),
         Table(header, rows, (0, 1, 2, 5)),
         Paragraph(
             "ER and Ex: Wilcoxon signed-rank, two-sided; pairs without a difference are left out before ranking "
-            "(zero_method `wilcox`), the effect is the matched-pairs rank-biserial correlation. UA: paired bootstrap "
-            "over utterances with its 95 % interval. Holm's correction covers all rows of this table together."
+            f"(zero_method `wilcox`), the distribution is exact up to {EXACT_PAIRS} pairs that differ, the effect is "
+            "the matched-pairs rank-biserial correlation. UA: paired bootstrap over utterances with its 95 % interval. "
+            f"Fewer than {MIN_PAIRS} pairs decide nothing. Holm's correction covers all other rows of this table "
+            "together."
         ),
     ]
 
@@ -239,10 +250,12 @@ def _weaknesses(table: ScoreTable) -> list[Block]:
 
 def _skill(scorers: Sequence[str]) -> str:
     """How good the shipped scorer is, from the cross-validation that its file carries."""
-    if SmallScorer.name not in scorers:
+    if "small" not in scorers:
         return ""
+    from re_llm.evaluate.empathy.small_scorer import SmallScorer
+
     measured = SmallScorer.load().meta["cross_validation"]
-    each = ", ".join(f"{TITLES[m]} {100 * measured[m]['macro_f1']:.1f}" for m in MECHANISMS)
+    each = ", ".join(f"{METRIC_TITLES[m]} {100 * measured[m]['macro_f1']:.1f}" for m in MECHANISMS)
     return f"The small scorer's macro-F1 in cross-validation on EPITOME's Reddit pairs, in %: {each}."
 
 
@@ -250,11 +263,11 @@ def _skill(scorers: Sequence[str]) -> str:
 
 
 def _paper() -> list[Block]:
-    rows: list[list[Value | str]] = []
+    rows: list[Cells] = []
     for system, blocks in PAPER.items():
         cells = [f"{value:.3f}" if block else NONE for block in blocks for value in (block or (0.0,) * 3)]
         rows.append([SYSTEMS[system], *cells])
-    header = ["system", *(f"{TITLES[m]} {name}" for m in TABLE_I for name in CORPORA.values())]
+    header = ["system", *(f"{METRIC_TITLES[m]} {name}" for m in TABLE_I for name in CORPORA.values())]
     return [
         Heading(2, "The paper's Table I, for orientation"),
         Paragraph(
@@ -274,7 +287,7 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
 
 
 def _prompts(spoken: Replies) -> dict[str, str]:
-    """Which prompt every system answered, where its replies say so: ER and Ex depend on it."""
+    """Which prompt every system answered, where its replies name it: ER and Ex depend on it."""
     found: dict[str, set[str]] = {}
     for (system, _), replies in spoken.items():
         found.setdefault(system, set()).update(reply.prompt for reply in replies if reply.prompt)
@@ -288,19 +301,18 @@ def _name(path: Path) -> str:
 
 def _provenance(given: dict[str, Any], files: Sequence[Path]) -> list[Block]:
     hashes = {_name(path): file_hash(Path(path)) for path in files}
-    rows: list[list[Value | str]] = [[quote(name), quote(text)] for name, text in _flat(given) if text != "None"]
-    told = {text for _, text in _flat(given)}
-    rows += [[quote(f"sha256 of {name}"), f"`{digest}`"] for name, digest in hashes.items() if digest not in told]
+    rows: list[Cells] = [[quote(name), quote(text)] for name, text in _flat(given) if text != "None"]
+    given_texts = {text for _, text in _flat(given)}
+    rows += [[quote(f"sha256 of {name}"), f"`{each}`"] for name, each in hashes.items() if each not in given_texts]
     return [Heading(2, "How this was made"), Table(["what", "value"], rows, (0, 1))]
 
 
 def _numbers(table: ScoreTable, gains: Sequence[Gain], baseline: str | None, title: str) -> dict[str, Any]:
     """Every number of the report, for machines."""
-    cells = []
-    for corpus in table.corpora:
-        for system in table.systems:
-            for metric in (*MECHANISMS, "UA", "WA", "F1", "UNPARSABLE"):
-                cell = table.cell(system, corpus, metric)
-                if cell:
-                    cells.append({"system": system, "corpus": corpus, "metric": metric, **asdict(cell)})
+    cells = [
+        {"system": system, "corpus": corpus, "metric": metric, **asdict(cell)}
+        for corpus, system in table.groups_present
+        for metric in METRIC_TITLES
+        if (cell := table.cell(system, corpus, metric))
+    ]
     return {"title": title, "baseline": baseline, "cells": cells, "gains": [asdict(gain) for gain in gains]}

@@ -152,7 +152,8 @@ def _write_scorer(root: Path) -> None:
     from re_llm.evaluate.empathy.biencoder import load_biencoder
 
     corpus = epitome_world.write_corpus(root / "epitome")
-    tiny = ["--epochs", "1", "--width", "16", "--layers", "1", "--heads", "2", "--vocabulary", "500"]
+    sizes = ("epochs=1", "width=16", "layers=1", "heads=2", "vocabulary=500")
+    tiny = [part for size in sizes for part in ("--set", size)]
     done("score", "train", corpus, "--out", root / "FOLDER", "--from-scratch", "--device", "cpu", *tiny)
     trained = load_biencoder(root / "FOLDER" / "ER")
     settings = RobertaConfig(**trained.config if isinstance(trained.config, dict) else vars(trained.config))

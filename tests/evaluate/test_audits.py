@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from re_llm.evaluate.audits import audit, named_emotion
-from re_llm.evaluate.empathy.truncation import cut_words
+from re_llm.evaluate.empathy.truncation import truncate
 
 
 @pytest.mark.parametrize(
@@ -31,16 +31,16 @@ def test_audit_counts():
     assert got.most_common == ("Fine.", 0.5)
     assert (got.named, got.named_right) == (pytest.approx(2 / 3), 0.5)
     assert got.words == pytest.approx((5 + 4 + 1 + 1) / 4)
-    assert got.cut == got.hidden_question == got.empty == 0
+    assert got.over_64 == got.hidden_question == got.empty == 0
 
 
-def test_question_beyond_the_cut():
+def test_question_beyond_64_tokens():
     long = "word " * 60 + "what happened?"
     got = audit([long, "What happened?"])
-    assert (got.cut, got.hidden_question, got.asks) == (0.5, 0.5, 1.0)
+    assert (got.over_64, got.hidden_question, got.asks) == (0.5, 0.5, 1.0)
     assert got.named is None
-    assert cut_words(long).split() == ["word"] * 48
-    assert cut_words("a  b c", 2) == "a  b"
+    assert truncate(long).split() == ["word"] * 48
+    assert truncate(long).endswith("word") and truncate("a  b ") == "a  b "
 
 
 def test_openings_show_templates():

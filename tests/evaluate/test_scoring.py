@@ -106,7 +106,7 @@ def test_mistakes_name_the_place(tmp_path: Path):
 
 
 class Short(Keywords):
-    """Sees a window and cannot read on."""
+    """Sees a window and nothing beyond it."""
 
     window = 64
 
@@ -114,33 +114,33 @@ class Short(Keywords):
 LONG = "You could go for a walk and drink some water. " * 8 + "What happened?"
 
 
-def test_both_readings_of_a_long_reply(tmp_path: Path):
+def test_both_truncations_of_a_long_reply(tmp_path: Path):
     path = tmp_path / "r.jsonl"
     write_records(
         path, [reply("s", "1", "sad", hears=True), ReplyRecord(key="2", system="s", text="Hi.", response=LONG)]
     )
-    for reading, levels in ((None, {"1": 2, "2": 2}), ("whole", {"1": 2, "2": 2}), ("64", {"1": 2, "2": 0})):
-        got, report = scored(path, metrics=["EX"], reading=reading)
+    for truncation, levels in ((None, {"1": 2, "2": 2}), ("none", {"1": 2, "2": 2}), ("64", {"1": 2, "2": 0})):
+        got, report = scored(path, metrics=["EX"], truncation=truncation)
         assert {row.key: row.value for row in got if row.key != "*"} == levels
-        assert {row.model_extra["reading"] for row in got} == {reading or "whole"} == set(report.readings)
-    got, report = scored(path, metrics=["EX"], reading="both")
+        assert {row.model_extra["truncation"] for row in got} == {truncation or "none"} == set(report.truncations)
+    got, report = scored(path, metrics=["EX"], truncation="both")
     both = {row.key: row.model_extra["levels"] for row in got if row.key != "*"}
-    assert both == {"1": {"64": 2, "whole": 2}, "2": {"64": 0, "whole": 2}}
+    assert both == {"1": {"64": 2, "none": 2}, "2": {"64": 0, "none": 2}}
     (first,) = [row.model_extra for row in got if row.key == "*" and row.corpus is None]
-    assert (first["cut"], first.get("window"), report.cut) == (1.0, None, 1)
-    assert {r: each["mean"] for r, each in first["readings"].items()} == {"64": 0, "whole": 2}
-    assert "reading 64: EX 0.000" in report.summary()
+    assert (first["over_64"], first.get("window"), report.over_64) == (1.0, None, 1)
+    assert {t: each["mean"] for t, each in first["truncations"].items()} == {"64": 0, "none": 2}
+    assert "truncation 64: EX 0.000" in report.summary()
     assert "1 replies (50 %) are longer" in report.summary()
 
 
-def test_readings_that_cannot_be_made(tmp_path: Path):
+def test_truncations_that_cannot_be_done(tmp_path: Path):
     path = write_replies(tmp_path / "r.jsonl", "s", fraction=1.0)
-    with pytest.raises(RellmError, match=r"no such reading: '32'.*64, whole, both"):
-        scored(path, reading="32")
+    with pytest.raises(RellmError, match=r"unknown truncation: '32'.*64, none, both"):
+        scored(path, truncation="32")
     with pytest.raises(RellmError, match="sees 64 tokens only"):
-        score_file(path, tmp_path / "s.jsonl", scorer=Short(), reading="both", progress=False)
+        score_file(path, tmp_path / "s.jsonl", scorer=Short(), truncation="both", progress=False)
     done = score_file(path, tmp_path / "s.jsonl", scorer=Short(), progress=False)
-    assert done.readings == ("64",)
+    assert done.truncations == ("64",)
 
 
 def test_a_scorer_of_one_mechanism(tmp_path: Path):

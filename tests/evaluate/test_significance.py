@@ -1,13 +1,27 @@
-"""Paired tests: against exact values, power and level, Holm."""
+"""Paired tests: against exact values, scipy and hand computations, power and level, Holm."""
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn.metrics import balanced_accuracy_score
 
-from re_llm.evaluate.significance import holm, ua_difference, wilcoxon
+from re_llm.evaluate.significance import enough_resamples, holm, ua_difference, wilcoxon
 
 LABELS = ["happy", "sad"]
+
+
+def brute_force(differences: list[float]) -> float:
+    """Two-sided p of the signed-rank sum over all sign patterns."""
+    ranks = stats.rankdata(np.abs(differences))
+    total, observed = ranks.sum(), ranks[np.array(differences) > 0].sum()
+    tail = min(observed, total - observed) + 1e-9
+    sums = [np.dot(signs, ranks) for signs in itertools.product((0, 1), repeat=len(ranks))]
+    return min(1.0, 2 * float(np.mean([each <= tail for each in sums])))
 
 
 def test_wilcoxon_exact_by_hand():
@@ -18,9 +32,46 @@ def test_wilcoxon_exact_by_hand():
     assert got.difference == pytest.approx(15 / 6)
 
 
+def test_wilcoxon_is_exact_where_differences_tie():
+    got = wilcoxon([1, 1, 1, 1], [0, 0, 0, 0])
+    assert got.p == pytest.approx(0.125)
+    assert not got.decides
+    rng = np.random.default_rng(0)
+    for size in range(1, 12):
+        first, second = rng.integers(0, 3, (2, size))
+        changed = (first - second)[first != second].astype(float)
+        expected = brute_force(changed.tolist()) if len(changed) else 1.0
+        assert wilcoxon(first, second).p == pytest.approx(expected), (first, second)
+
+
+def test_wilcoxon_agrees_with_scipy():
+    rng = np.random.default_rng(1)
+    for size in (6, 12, 25):
+        first, second = rng.normal(size=(2, size))
+        expected = stats.wilcoxon(first, second, method="exact").pvalue
+        assert wilcoxon(first, second).p == pytest.approx(expected)
+    many = rng.integers(0, 3, (2, 400))
+    assert wilcoxon(*many).p == pytest.approx(stats.wilcoxon(*many, method="approx").pvalue)
+
+
+def test_wilcoxon_exact_and_approximation_meet():
+    rng = np.random.default_rng(2)
+    first = rng.integers(0, 3, 60)
+    second = np.where(rng.random(60) < 0.4, np.minimum(2, first + 1), rng.integers(0, 3, 60))
+    assert 25 < np.count_nonzero(first - second) <= 50
+    got = wilcoxon(first, second).p
+    assert 0.01 < got < 0.5
+    assert got == pytest.approx(stats.wilcoxon(first, second, method="approx").pvalue, abs=0.02)
+
+
 def test_wilcoxon_without_differences():
     got = wilcoxon([1, 2], [1, 2])
     assert (got.p, got.effect, got.nonzero) == (1.0, 0.0, 0)
+
+
+def test_means_of_seeds_that_are_equal_do_not_differ():
+    got = wilcoxon([(0.1 + 0.2 + 0.3) / 3], [(0.3 + 0.2 + 0.1) / 3])
+    assert got.nonzero == 0
 
 
 def test_wilcoxon_sign_and_ties():
@@ -34,43 +85,78 @@ def test_wilcoxon_sign_and_ties():
         wilcoxon([1], [1, 2])
 
 
-def test_ua_difference_finds_a_better_system():
+def hits(truth: list[str], right: float, rng: np.random.Generator) -> np.ndarray:
+    return (rng.random(len(truth)) < right).astype(float)
+
+
+def test_ua_difference_is_that_of_the_two_ua():
     rng = np.random.default_rng(1)
-    truth = rng.choice(LABELS, 200).tolist()
-    good = [t if rng.random() < 0.9 else None for t in truth]
-    poor = [t if rng.random() < 0.6 else "sad" for t in truth]
-    got = ua_difference(truth, good, poor, LABELS)
+    truth = rng.choice(LABELS, 200, p=[0.8, 0.2]).tolist()
+    other = {"happy": "sad", "sad": "happy"}
+    good, poor = hits(truth, 0.9, rng), hits(truth, 0.6, rng)
+    ua = [balanced_accuracy_score(truth, [t if h else other[t] for t, h in zip(truth, x, strict=True)])
+          for x in (good, poor)]  # fmt: skip
+    got = ua_difference(truth, good, poor)
+    assert got.difference == pytest.approx(ua[0] - ua[1])
     assert got.p < 0.01
     assert got.interval[0] < got.difference < got.interval[1]
-    back = ua_difference(truth, poor, good, LABELS)
+    back = ua_difference(truth, poor, good)
     assert back.difference == pytest.approx(-got.difference)
+    assert got.pairs == 200
+
+
+def test_ua_interval_is_that_of_a_plain_bootstrap():
+    rng = np.random.default_rng(3)
+    truth = np.array(["happy"] * 60 + ["sad"] * 30)
+    gaps = hits(truth.tolist(), 0.8, rng) - hits(truth.tolist(), 0.6, rng)
+    drawn = []
+    for _ in range(4000):
+        picked = rng.integers(0, 90, 90)
+        drawn.append(np.mean([gaps[picked][truth[picked] == label].mean() for label in LABELS]))
+    got = ua_difference(truth.tolist(), np.maximum(gaps, 0), np.maximum(-gaps, 0))
+    assert got.interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
 
 
 def test_ua_difference_of_equal_systems_is_nothing():
     truth = ["happy", "sad"] * 30
-    got = ua_difference(truth, truth, truth, LABELS)
+    got = ua_difference(truth, [1.0] * 60, [1.0] * 60)
     assert (got.difference, got.p) == (0.0, 1.0)
 
 
-def test_repeated_items_are_no_new_evidence():
-    rng = np.random.default_rng(2)
-    truth = rng.choice(LABELS, 60).tolist()
-    one = [t if rng.random() < 0.8 else None for t in truth]
-    two = [t if rng.random() < 0.7 else None for t in truth]
-    single = ua_difference(truth, one, two, LABELS)
-    items = [str(i) for i in range(60)] * 5
-    together = ua_difference(truth * 5, one * 5, two * 5, LABELS, items=items)
-    apart = ua_difference(truth * 5, one * 5, two * 5, LABELS)
+def test_a_planted_absence_is_found_in_one_of_twenty():
+    found = {"ua": 0, "wilcoxon": 0}
+    for number in range(200):
+        rng = np.random.default_rng(number)
+        truth = rng.choice(LABELS, 100).tolist()
+        first, second = hits(truth, 0.7, rng), hits(truth, 0.7, rng)
+        found["ua"] += ua_difference(truth, first, second, resamples=500).p < 0.05
+        found["wilcoxon"] += wilcoxon(*rng.integers(0, 3, (2, 30))).p < 0.05
+    # 99.9 % of binomial draws of 200 at .05 are at most 20.
+    assert max(found.values()) <= 20, found
 
-    def width(result) -> float:
-        return result.interval[1] - result.interval[0]
 
-    assert together.difference == pytest.approx(single.difference)
-    assert width(together) == pytest.approx(width(single), rel=0.15)
-    assert width(apart) < 0.6 * width(single)
+def test_holm_over_a_whole_table_can_pass():
+    truth = ["happy", "sad"] * 100
+    tests = 63
+    clear = ua_difference(truth, [1.0] * 200, [0.0, 1.0] * 100, resamples=enough_resamples(tests))
+    assert max(holm([clear.p] * tests)) < 0.05
+
+
+def test_the_tests_of_table_one_take_seconds():
+    rng = np.random.default_rng(0)
+    truth = rng.choice(["neutral", "happy", "angry", "sad", "surprise"], 400).tolist()
+    began = time.process_time()
+    for _ in range(21):
+        first, second = (rng.binomial(3, p, 400) / 3 for p in (0.8, 0.7))
+        ua_difference(truth, first, second, resamples=enough_resamples(63))
+        wilcoxon(first, second)
+        wilcoxon(second, first)
+    assert time.process_time() - began < 4  # 1.3 s of one core
 
 
 def test_holm():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+    # statsmodels.stats.multitest.multipletests(..., method="holm"), by hand: 4 x .005, 3 x .01, then the maximum.
+    assert holm([0.04, 0.005, 0.03, 0.01]) == pytest.approx([0.06, 0.02, 0.06, 0.03])

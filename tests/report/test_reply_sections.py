@@ -19,7 +19,7 @@ def cells(blocks: list, number: int = 0) -> list[list[str]]:
     return [[cell.text if isinstance(cell, Value) else cell for cell in row] for row in table.rows]
 
 
-def test_the_cut_costs_what_stands_behind_it():
+def test_truncation_costs_what_stands_behind_it():
     long = "You could go for a walk and drink some water. " * 7
     replies = [
         ReplyRecord(key="1", system="s", response=long + "Why do you feel that nobody cares about you?"),

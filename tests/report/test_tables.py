@@ -10,7 +10,8 @@ from reply_world import Keywords, write_replies
 
 from re_llm.core.errors import RellmError
 from re_llm.evaluate import score_file
-from re_llm.report.tables import choose_baseline, read_scores
+from re_llm.report.score_files import read_scores
+from re_llm.report.tables import choose_baseline
 
 
 def world(folder: Path, **systems: float) -> list[Path]:
@@ -51,12 +52,6 @@ def test_gains_name_their_baseline_and_pair_by_item(tmp_path: Path):
     assert gains["EX"].test.pairs == 80
     assert gains["EX"].test.difference == pytest.approx(difference)
     assert all(gain.test.difference > 0 and gain.test.p <= gain.holm_p < 0.05 for gain in gains.values())
-
-
-def test_pairs_are_the_shared_items(tmp_path: Path):
-    table = read_scores(world(tmp_path, a=0.5, b=0.5))
-    del table.items["b", "esd", "ER"]["esd-0-sad-0", 0], table.items["b", "esd", "ER"]["esd-0-sad-0", 1]
-    assert len(table.paired("a", "b", "esd", "ER")[0]) == 79
 
 
 def test_choice_of_the_baseline(tmp_path: Path):

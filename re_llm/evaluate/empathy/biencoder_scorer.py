@@ -1,8 +1,8 @@
-"""Scores replies with trained bi-encoders, in batches, by either reading of long replies.
+"""Scores replies with trained bi-encoders, in batches, truncated to a window or whole.
 
-The authors cut a reply at 64 tokens and judge what is left. `score_whole` moves a window of that size over the whole
-reply, each a quarter of it over the one before, so that the last one is never a mere word; the level of the reply is
-the highest of its windows. W windows of all replies.
+The authors truncate a reply at 64 tokens. `score_whole` moves a window of that size over the whole reply; a window
+overlaps the one before by a quarter, so that the last one is never a single word. The level of the reply is the highest
+of its windows. W windows of all replies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from re_llm.core.errors import RellmError
 from re_llm.evaluate.empathy.biencoder import WINDOW, BiEncoder, load_biencoder
@@ -22,7 +22,7 @@ from re_llm.evaluate.empathy.rationales import Spans, merge
 from re_llm.evaluate.empathy.scorer_files import stored_window
 from re_llm.llm.device import pick_device
 
-OVERLAP = 4  # a window begins a 1/OVERLAP of itself before the end of the one before
+OVERLAP = 4  # a window starts 1/OVERLAP of its length before the end of the one before
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class BiEncoderScorer:
     content: str | None = None  # hash of its files, when it was loaded from some
 
     def __init__(
-        self, models: dict[str, BiEncoder], tokenizer: Any, *, window: int = WINDOW, batch_size: int = 32,
-        device: str = "cpu",
+        self, models: dict[str, BiEncoder], tokenizer: PreTrainedTokenizerFast, *,
+        window: int = WINDOW, batch_size: int = 32, device: str = "cpu",
     ):  # fmt: skip
         if not models:
             raise RellmError("there is no bi-encoder to score with", allowed=", ".join(MECHANISMS))
@@ -59,7 +59,15 @@ class BiEncoderScorer:
         self._full = original
 
     @classmethod
-    def load(cls, folder: Path, *, original: bool = False, **options: Any) -> BiEncoderScorer:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        original: bool = False,
+        window: int | None = None,
+        batch_size: int = 32,
+        device: str = "cpu",
+    ) -> BiEncoderScorer:
         """From a folder with the tokenizer of the encoders and a folder for each of ER, IP, EX that was trained.
 
         Raises:
@@ -79,8 +87,8 @@ class BiEncoderScorer:
             raise RellmError(
                 f"{folder} holds no tokenizer: {error}", todo="Put the tokenizer files of the encoder there"
             ) from error
-        options.setdefault("window", stored_window(folder))
-        return cls(models, tokenizer, **options)
+        window = window or stored_window(folder)
+        return cls(models, tokenizer, window=window, batch_size=batch_size, device=device)
 
     def score(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
         """Levels with probabilities and rationales of what the window holds of each reply.
@@ -93,7 +101,7 @@ class BiEncoderScorer:
     def score_whole(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
         """The same of the whole reply: the window with the highest level, and the rationales of all that have any.
 
-        The seeker's text stays cut, as it was in training.
+        The seeker's text stays truncated, as it was in training.
 
         Raises:
             ValueError: the two lists differ in length.
@@ -101,7 +109,7 @@ class BiEncoderScorer:
         scored = self._score_windows(seekers, responses, whole=True)
         return [{m: _highest([window[m] for window in windows]) for m in self.mechanisms} for windows in scored]
 
-    def is_cut(self, responses: Sequence[str]) -> list[bool]:
+    def exceeds(self, responses: Sequence[str]) -> list[bool]:
         """Which replies have more tokens than the window holds."""
         encoded = self.tokenizer(list(responses), return_token_type_ids=False) if responses else {"input_ids": []}
         return [len(ids) > self.window for ids in encoded["input_ids"]]
@@ -120,14 +128,14 @@ class BiEncoderScorer:
         if len(seekers) != len(responses):
             raise ValueError(f"{len(seekers)} seekers but {len(responses)} responses")
         windows = self._windows(responses, whole)
-        heard = [window.ids for window in self._windows(seekers, whole=False)]
+        posts = [window.ids for window in self._windows(seekers, whole=False)]
         found: list[Empathy] = [{} for _ in windows]
         # Alike lengths share a batch: padding costs as much as text.
-        order = sorted(range(len(windows)), key=lambda w: len(windows[w].ids) + len(heard[windows[w].member]))
+        order = sorted(range(len(windows)), key=lambda w: len(windows[w].ids) + len(posts[windows[w].member]))
         for start in range(0, len(order), self.batch_size):
             members = order[start : start + self.batch_size]
             batch = [windows[w] for w in members]
-            scored = self._score_batch([heard[each.member] for each in batch], batch)
+            scored = self._score_batch([posts[each.member] for each in batch], batch)
             for w, empathy in zip(members, scored, strict=True):
                 found[w] = empathy
         by_reply: list[list[Empathy]] = [[] for _ in responses]
@@ -142,14 +150,14 @@ class BiEncoderScorer:
         return [padded["input_ids"].to(self.device), padded["attention_mask"].to(self.device)]
 
     @torch.inference_mode()
-    def _score_batch(self, heard: list[list[int]], windows: list[_Window]) -> list[Empathy]:
-        said = self._pad([window.ids for window in windows])
-        inputs = [*self._pad(heard), *said]
+    def _score_batch(self, posts: list[list[int]], windows: list[_Window]) -> list[Empathy]:
+        response = self._pad([window.ids for window in windows])
+        inputs = [*self._pad(posts), *response]
         found: list[Empathy] = [{} for _ in windows]
         for mechanism, model in self.models.items():
             output = model(*inputs)
             probabilities = output.empathy_logits.float().softmax(-1).cpu().tolist()
-            marked = (output.rationale_logits.argmax(-1).bool() & said[1].bool()).cpu().tolist()
+            marked = (output.rationale_logits.argmax(-1).bool() & response[1].bool()).cpu().tolist()
             for row, window in enumerate(windows):
                 p = probabilities[row]
                 level = p.index(max(p))

@@ -1,4 +1,4 @@
-"""Where a bi-encoder's two encoders start: a RoBERTa checkpoint, or a small one from nothing with its own tokenizer."""
+"""Options of a bi-encoder's training, and what both encoders start from: a RoBERTa checkpoint, or random weights."""
 
 from __future__ import annotations
 
@@ -8,50 +8,91 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field, ValidationError, model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
 from re_llm.core.errors import RellmError
+from re_llm.evaluate.empathy.biencoder import WINDOW
+from re_llm.recipe.options import Options
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+BYTES = 256
+SCRATCH = {"width", "layers", "heads", "vocabulary"}
+SCRATCH_LR = 5e-4  # an encoder with random weights learns nothing at the published 2e-5
 
 
-@dataclass(frozen=True)
-class ScratchOptions:
-    """Sizes of an encoder from nothing: width, layers, heads, and entries of a tokenizer trained on the data."""
+class BiEncoderOptions(Options):
+    """The published recipe. Losses: empathy_weight * level + rationale_weight * rationale.
 
-    width: int = 128
-    layers: int = 2
-    heads: int = 4
-    vocabulary: int = 4000
+    Attributes:
+        window: tokens of each text, special tokens included.
+        freeze_seeker: the seeker's encoder keeps the weights it starts with.
+        patience: epochs without a better macro-F1 on the development pairs until training stops; 0 for all epochs.
+        original: attend to the seeker's padding, as the authors' code does.
+        test_fraction, dev_fraction: of the seeker posts; development pairs are held out for early stopping only.
+        width, layers, heads, vocabulary: of encoders from scratch, and entries of a tokenizer trained on the data.
+    """
 
-    def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads"):
-            if getattr(self, name) <= 0:
-                raise RellmError(f"{name} = {getattr(self, name)} must be above 0")
+    lr: float = Field(default=2e-5, gt=0)
+    batch_size: int = Field(default=32, gt=0)
+    epochs: int = Field(default=4, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    seed: int = 12
+    window: int = Field(default=WINDOW, ge=8)
+    empathy_weight: float = Field(default=1.0, ge=0)
+    rationale_weight: float = Field(default=0.5, ge=0)
+    freeze_seeker: bool = True
+    patience: int = Field(default=0, ge=0)
+    original: bool = False
+    test_fraction: float = Field(default=0.2, gt=0, lt=0.5)
+    dev_fraction: float = Field(default=0.05, gt=0, lt=0.5)
+    width: int = Field(default=128, gt=0)
+    layers: int = Field(default=2, gt=0)
+    heads: int = Field(default=4, gt=0)
+    vocabulary: int = Field(default=4000, ge=BYTES + len(SPECIAL))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BiEncoderOptions:
         if self.width % self.heads:
-            raise RellmError(f"width = {self.width} is no multiple of heads = {self.heads}")
-        if self.vocabulary < 256 + len(SPECIAL):
-            raise RellmError(
-                f"vocabulary = {self.vocabulary} is too small", allowed=f"{256 + len(SPECIAL)} (all bytes) or more"
-            )
+            raise ValueError(f"width = {self.width} is no multiple of heads = {self.heads}")
+        return self
+
+    @classmethod
+    def checked(cls, given: dict[str, Any], *, scratch: bool) -> BiEncoderOptions:
+        """Options from names and values; what is not given keeps its default.
+
+        Raises:
+            RellmError: an unknown name, a wrong value, or sizes of an encoder that is not trained from scratch.
+        """
+        if not scratch and (unused := sorted(SCRATCH & given.keys())):
+            raise RellmError(f"{unused[0]} has no meaning with a trained encoder", todo="Add --from-scratch")
+        try:
+            return cls(**({"lr": SCRATCH_LR} if scratch else {}) | given)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                raise RellmError(f"unknown option: {name}", allowed=", ".join(cls.model_fields)) from None
+            what = f"{name} = {given.get(name)}: " if name else ""
+            raise RellmError(what + first["msg"].removeprefix("Value error, ")) from None
 
 
 @dataclass(frozen=True)
 class Start:
-    """What both encoders begin with. `weights`: of a RobertaModel without pooler; None for random ones."""
+    """What both encoders start from. `weights`: of a RobertaModel without pooler; None for random ones."""
 
     config: RobertaConfig
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerFast
     weights: dict[str, Tensor] | None = None
 
 
-def read_tokenizer(where: str) -> Any:
+def read_tokenizer(where: str) -> PreTrainedTokenizerFast:
     """Tokenizer of a folder or hub id.
 
     Raises:
-        RellmError: there is none, or it does not say which characters its tokens are of.
+        RellmError: there is none, or it gives no character offsets.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=Path(where).is_dir())
@@ -98,12 +139,11 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )  # fmt: skip
 
 
-def scratch_start(texts: Sequence[str], window: int, options: ScratchOptions, tokenizer: str | None = None) -> Start:
+def scratch_start(texts: Sequence[str], options: BiEncoderOptions, tokenizer: str | None = None) -> Start:
     """A small RoBERTa with random weights.
 
     Args:
         texts: of the training data; the tokenizer is trained on them.
-        window: longest text in tokens.
         tokenizer: folder or hub id of a finished one, in place of training it.
 
     Raises:
@@ -113,7 +153,7 @@ def scratch_start(texts: Sequence[str], window: int, options: ScratchOptions, to
     config = RobertaConfig(
         vocab_size=len(own), hidden_size=options.width, num_hidden_layers=options.layers,
         num_attention_heads=options.heads, intermediate_size=4 * options.width, type_vocab_size=1,
-        max_position_embeddings=window + own.pad_token_id + 1, layer_norm_eps=1e-5, pad_token_id=own.pad_token_id,
-        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id,
+        max_position_embeddings=options.window + own.pad_token_id + 1, layer_norm_eps=1e-5,
+        pad_token_id=own.pad_token_id, bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id,
     )  # fmt: skip
     return Start(config, own)

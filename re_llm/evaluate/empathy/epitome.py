@@ -28,6 +28,7 @@ COLUMNS = ("sp_id", "rp_id", "seeker_post", "response_post", "level", "rationale
 # Accuracy and macro-F1 that the authors report for RoBERTa-base, on their own test split (EMNLP 2020, table 3).
 PUBLISHED = {"ER": (0.794, 0.745), "IP": (0.840, 0.626), "EX": (0.926, 0.726)}
 SMALL_NAME = "empathy_small.npz"
+ASSET = Path(__file__).parent / "assets" / SMALL_NAME
 # The longest post of the corpus has about 10,000 characters; a cell of this size is not one of it.
 MAX_CELL = 2**20
 
@@ -36,9 +37,9 @@ WEAKNESSES = (
     "EX is close to a question-mark detector: on EPITOME's Reddit pairs the rule `a question mark -> level 2` is right "
     "in 87.5 % of the pairs.",
     "ER does not ask whether the emotion that a reply names is the right one; the audit `named emotion right` does.",
-    "The original RoBERTa scorer cuts texts at 64 tokens: a question at the end of a longer reply is never seen. The "
-    "shipped small scorer reads the whole reply; `re-llm score --reading both` gives both readings side by side; the "
-    "audits `cut at 64` and `Ex by the cut` say how much the cut changes.",
+    "The original RoBERTa scorer truncates texts at 64 tokens: a question at the end of a longer reply is never seen. "
+    "The shipped small scorer sees the whole reply; `re-llm score --truncation both` gives both scores side by side; "
+    "the audits `over 64` and `Ex by truncation` say how much truncation changes.",
     "All EPITOME scorers learned from English posts on mental health, not from spoken dialogue; levels are for "
     "comparing systems on the same items, not for grading one reply.",
 )

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from re_llm.core.errors import RellmError
 from re_llm.core.files import file_hash, hash_of
-from re_llm.evaluate.empathy.epitome import SMALL_NAME, EmpathyScorer
-from re_llm.evaluate.empathy.small_scorer import ASSET, SmallScorer
+from re_llm.evaluate.empathy.epitome import ASSET, SMALL_NAME, EmpathyScorer
 
 if TYPE_CHECKING:
     from re_llm.evaluate.empathy.biencoder_scorer import BiEncoderScorer
+    from re_llm.evaluate.empathy.small_scorer import SmallScorer
 
 
 def load_scorer(name: str = "small", *, original: bool = False, device: str = "auto") -> EmpathyScorer:
-    """The scorer `small` (shipped, numpy only), or one that `re-llm score train` wrote.
+    """The scorer `small` (shipped), or one that `re-llm score train` wrote.
 
     Args:
         name: `small`; a small scorer's file (.npz) or the folder with it; a folder of bi-encoders.
@@ -23,7 +23,7 @@ def load_scorer(name: str = "small", *, original: bool = False, device: str = "a
         device: of bi-encoders; `auto` for the GPU if there is one.
 
     Raises:
-        RellmError: there is no such scorer, or `original` was asked of one that is no bi-encoder.
+        RellmError: there is no such scorer, or `original` with one that is no bi-encoder.
     """
     scorer = _load(name, original, device)
     scorer.content = scorer_hash(name, original=original)
@@ -35,7 +35,9 @@ def _load(name: str, original: bool, device: str) -> SmallScorer | BiEncoderScor
     small = folder / SMALL_NAME if (folder / SMALL_NAME).is_file() else folder
     if name == "small" or (small.suffix == ".npz" and small.is_file()):
         if original:
-            raise RellmError("the small scorer has no original behaviour", allowed="bi-encoders have")
+            raise RellmError("--original has no meaning with the small scorer", todo="Leave it out")
+        from re_llm.evaluate.empathy.small_scorer import SmallScorer
+
         return SmallScorer.load(None if name == "small" else small)
     if folder.is_dir():
         from re_llm.evaluate.empathy.biencoder_scorer import BiEncoderScorer
@@ -48,7 +50,7 @@ def _load(name: str, original: bool, device: str) -> SmallScorer | BiEncoderScor
 
 
 def scorer_hash(name: str = "small", *, original: bool = False) -> str:
-    """Hash of the files of the scorer that `load_scorer` loads under this name, and of how it reads."""
+    """Hash of the files of the scorer that `load_scorer` loads under this name, and of its options."""
     place = ASSET if name == "small" else Path(name)
     held = sorted(path for path in (place, *place.rglob("*")) if path.is_file())
     return hash_of([str(original), *(f"{path.relative_to(place).as_posix()} {file_hash(path)}" for path in held)])

@@ -1,25 +1,27 @@
-"""How well levels of empathy are found, and the trivial rules that every scorer has to beat. numpy only."""
+"""How well a scorer finds levels of empathy, beside the trivial rules that it has to beat; the report of a training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from re_llm.evaluate.empathy.epitome import LEVELS, Pair
-from re_llm.evaluate.empathy.text_features import Floats, Ints
+from re_llm.evaluate.empathy.epitome import LEVELS, PUBLISHED
+from re_llm.evaluate.empathy.text_features import Ints
 
 
-def level_f1(truth: Ints, found: Ints) -> Floats:
-    """F1 of each level, 0 for a level that is neither true nor found: [3]."""
-    confusion = np.bincount(truth * LEVELS + found, minlength=LEVELS**2).reshape(LEVELS, LEVELS)
-    return 2 * np.diag(confusion) / np.maximum(1, confusion.sum(0) + confusion.sum(1))
+def _level_f1(truth: Ints, found: Ints) -> list[float]:
+    from sklearn.metrics import f1_score
+
+    return [float(f1) for f1 in f1_score(truth, found, labels=range(LEVELS), average=None, zero_division=0)]
 
 
 def macro_f1(truth: Ints, found: Ints) -> float:
-    """Mean of the F1 of the levels."""
-    return float(np.mean(level_f1(truth, found)))
+    """Mean of the F1 of the levels; 0 for a level that is neither true nor found."""
+    return float(np.mean(_level_f1(truth, found)))
 
 
 def measures(truth: Ints, found: Ints) -> dict[str, Any]:
@@ -27,11 +29,11 @@ def measures(truth: Ints, found: Ints) -> dict[str, Any]:
 
     The authors average each of them over batches, which is neither the accuracy nor the F1 of the test set.
     """
-    each = level_f1(truth, found)
+    each = _level_f1(truth, found)
     return {
         "accuracy": round(float((truth == found).mean()), 4),
-        "macro_f1": round(float(each.mean()), 4),
-        "level_f1": [round(float(f), 4) for f in each],
+        "macro_f1": round(float(np.mean(each)), 4),
+        "level_f1": [round(f1, 4) for f1 in each],
     }
 
 
@@ -49,7 +51,7 @@ RULES: dict[str, Callable[[str], bool]] = {
 
 
 def trivial_levels(train: Ints, responses: Sequence[str]) -> dict[str, Ints]:
-    """Levels by the majority of the training levels [N] and by each rule: name -> [R]."""
+    """Levels of responses by the majority of the training levels [N] and by each rule: name -> [R]."""
     majority = int(np.bincount(train, minlength=LEVELS).argmax())
     found = {"majority": np.full(len(responses), majority)}
     for name, rule in RULES.items():
@@ -57,8 +59,31 @@ def trivial_levels(train: Ints, responses: Sequence[str]) -> dict[str, Ints]:
     return found
 
 
-def beside_trivial(name: str, found: Ints, train: Sequence[Pair], held: Sequence[Pair]) -> dict[str, Any]:
-    """Measures of a scorer on held pairs, with the majority and the rules beside it."""
-    truth = np.array([pair.level for pair in held])
-    levels = trivial_levels(np.array([pair.level for pair in train]), [pair.response for pair in held])
-    return {each: measures(truth, got) for each, got in {name: found, **levels}.items()}
+@dataclass
+class TrainReport:
+    """What training a scorer gave.
+
+    Attributes:
+        out: the scorer's folder. judged_on: on what the measures were taken.
+        metrics: of each mechanism: `measures` of the scorer and of what it has to beat, and more.
+    """
+
+    out: Path
+    judged_on: str
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def rows(self) -> Iterator[tuple[str, str, str, str, str]]:
+        """Mechanism, scorer, accuracy, macro-F1 and the F1 of the levels, in %; the published scorer last."""
+        for mechanism, found in self.metrics.items():
+            for name, got in found["measures"].items():
+                levels = " / ".join(f"{100 * f:.1f}" for f in got["level_f1"])
+                yield mechanism, name, f"{100 * got['accuracy']:.1f}", f"{100 * got['macro_f1']:.1f}", levels
+            accuracy, f1 = PUBLISHED[mechanism]
+            yield mechanism, "RoBERTa, published, another split", f"{100 * accuracy:.1f}", f"{100 * f1:.1f}", ""
+
+    def summary(self) -> str:
+        """For a person."""
+        table = [("", "", "accuracy", "macro-F1", "F1 of level 0 / 1 / 2"), *self.rows()]
+        lines = [f"scorer: {self.out}; measured on {self.judged_on}"]
+        lines += [f"  {m:3} {name:33} {a:>8} {f1:>8}   {levels}".rstrip() for m, name, a, f1, levels in table]
+        return "\n".join([*lines, f"use it: re-llm score replies.jsonl --out scores.jsonl --scorer {self.out}"])

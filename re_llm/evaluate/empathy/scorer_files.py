@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
 from re_llm.core.errors import RellmError
 from re_llm.evaluate.empathy.biencoder import WINDOW, convert_checkpoint
 from re_llm.evaluate.empathy.biencoder_start import read_tokenizer
@@ -22,13 +24,13 @@ from re_llm.evaluate.empathy.epitome import MECHANISMS
 SCORER_FILE = "scorer.json"
 
 
-def _settings(tokenizer: Any, window: int) -> dict[str, Any]:
+def _settings(tokenizer: PreTrainedTokenizerFast, window: int) -> dict[str, Any]:
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=False)
     digest = hashlib.sha256(vocabulary.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return {"kind": "biencoder", "window": window, "tokenizer": digest}
 
 
-def check_folder(folder: Path, tokenizer: Any, window: int) -> None:
+def check_folder(folder: Path, tokenizer: PreTrainedTokenizerFast, window: int) -> None:
     """Refuses a folder whose mechanisms have another tokenizer or window.
 
     Raises:
@@ -45,14 +47,14 @@ def check_folder(folder: Path, tokenizer: Any, window: int) -> None:
             )
 
 
-def write_shared(folder: Path, tokenizer: Any, window: int) -> None:
-    """Writes what the mechanisms of a folder share."""
+def write_shared(folder: Path, tokenizer: PreTrainedTokenizerFast, window: int) -> None:
+    """Writes tokenizer and settings, which the mechanisms of a folder have in common."""
     tokenizer.save_pretrained(folder)
     write_json(folder / SCORER_FILE, _settings(tokenizer, window))
 
 
 def stored_window(folder: Path) -> int:
-    """Tokens that the bi-encoders of a folder read; the published number where the folder does not say.
+    """Window of the bi-encoders of a folder in tokens; the published one where the folder has no settings.
 
     Raises:
         RellmError: scorer.json is broken.
@@ -76,7 +78,7 @@ def _read(path: Path) -> dict[str, Any]:
     return stored
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

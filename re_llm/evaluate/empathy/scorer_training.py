@@ -1,4 +1,4 @@
-"""`re-llm score train`: a scorer of the user's own from EPITOME's csv files, measured on pairs that it has not seen.
+"""`re-llm score train`: a custom scorer from EPITOME's csv files, measured on pairs that it has not seen.
 
 Writes a folder that `re-llm score --scorer FOLDER` reads:
     scorer.json  tokenizer*  metrics.json  provenance.json  recipe.resolved.yaml
@@ -11,24 +11,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from re_llm.core.errors import RellmError
 from re_llm.core.files import disk_error
 from re_llm.core.progress import progress_bar
 from re_llm.core.provenance import write_provenance
 from re_llm.evaluate.empathy.biencoder import save_biencoder
-from re_llm.evaluate.empathy.biencoder_start import ScratchOptions, Start, read_start, scratch_start
-from re_llm.evaluate.empathy.biencoder_training import BiEncoderOptions, Trained, judge_pairs, train_biencoder
+from re_llm.evaluate.empathy.biencoder_start import SCRATCH, BiEncoderOptions, Start, read_start, scratch_start
+from re_llm.evaluate.empathy.biencoder_training import Trained, judge_pairs, train_biencoder
 from re_llm.evaluate.empathy.epitome import CSV_NAMES, MECHANISMS, PUBLISHED, Pair, read_pairs, seeker_post
-from re_llm.evaluate.empathy.measures import beside_trivial
+from re_llm.evaluate.empathy.measures import TrainReport, measures, trivial_levels
 from re_llm.evaluate.empathy.scorer_files import check_folder, write_json, write_shared
-from re_llm.evaluate.empathy.train_report import TrainReport
 
 OURS = "bi-encoder"
-SCRATCH_LR = 5e-4  # a small encoder from nothing learns nothing at the published 2e-5
 
 
 @dataclass(frozen=True)
@@ -37,34 +37,43 @@ class BiEncoderPlan:
 
     Attributes:
         csvs: file of each mechanism.
-        encoder: folder or hub id of a RoBERTa; None for one from nothing (`scratch`).
+        encoder: folder or hub id of a RoBERTa; None for one from scratch.
         tokenizer: folder or hub id, when it is not the encoder's own (or not to be trained).
-        test_share, dev_share: of the seeker posts; development pairs are held out for early stopping only.
     """
 
     csvs: dict[str, Path]
     encoder: str | None = None
     tokenizer: str | None = None
-    scratch: ScratchOptions = field(default_factory=ScratchOptions)
     options: BiEncoderOptions = field(default_factory=BiEncoderOptions)
-    test_fraction: float = 0.2
-    dev_fraction: float = 0.05
 
-    def __post_init__(self) -> None:
-        for name in ("test_fraction", "dev_fraction"):
-            if not 0 < getattr(self, name) < 0.5:
-                raise RellmError(f"{name} = {getattr(self, name)}", allowed="between 0 and 0.5")
+    def settings(self) -> dict[str, Any]:
+        """What the result depends on."""
+        unused = SCRATCH if self.encoder else set()
+        named = {"mechanisms": list(self.csvs), "encoder": self.encoder, "tokenizer": self.tokenizer}
+        return {**named, **self.options.model_dump(exclude=unused)}
+
+
+def make_plan(
+    csv: Path, mechanisms: Sequence[str], encoder: str | None, tokenizer: str | None, options: dict[str, Any]
+) -> BiEncoderPlan:
+    """The plan of a command line; options that are not given keep their published values.
+
+    Raises:
+        RellmError: there is no such csv file, mechanism or option, or options contradict each other.
+    """
+    checked = BiEncoderOptions.checked(options, scratch=encoder is None)
+    return BiEncoderPlan(find_csvs(csv, mechanisms), encoder, tokenizer, checked)
 
 
 def find_csvs(where: Path, mechanisms: Sequence[str] = ()) -> dict[str, Path]:
     """The csv file of each wanted mechanism.
 
     Args:
-        where: folder with files of the published names, or one file; its mechanism is told by its name or wanted.
+        where: folder with files of the published names, or one file, whose name or the wanted mechanism decides.
         mechanisms: None of them for all that are there.
 
     Raises:
-        RellmError: an unknown mechanism, no such file, or a file whose mechanism nothing tells.
+        RellmError: an unknown mechanism, no such file, or a file whose mechanism is not known.
     """
     wanted = [mechanism.upper() for mechanism in mechanisms]
     for mechanism in wanted:
@@ -80,7 +89,7 @@ def find_csvs(where: Path, mechanisms: Sequence[str] = ()) -> dict[str, Path]:
         raise RellmError(f"no such file: {where}", todo="Give the folder of the EPITOME csv files, or one of them")
     named = [m for m, name in CSV_NAMES.items() if name == where.name]
     if len(wanted or named) != 1:
-        raise RellmError(f"{where} is of which mechanism?", allowed="one --mechanism ER, IP or EX")
+        raise RellmError(f"the mechanism of {where} is not known", allowed="one --mechanism ER, IP or EX")
     return {(wanted or named)[0]: where}
 
 
@@ -90,7 +99,7 @@ def split_pairs(pairs: Sequence[Pair], dev_fraction: float, test_fraction: float
     Posts are ranked by a hash, so the files of the three mechanisms are split alike.
 
     Raises:
-        RellmError: there are too few posts for the shares.
+        RellmError: there are too few posts for the fractions.
     """
     posts = {seeker_post(pair) for pair in pairs}
     ranked = sorted(posts, key=lambda post: hashlib.sha256(f"{seed}:{post}".encode()).digest())
@@ -112,10 +121,12 @@ def train_biencoders(plan: BiEncoderPlan, out: Path, *, device: str = "cpu", pro
         RellmError: a csv file, the encoder or an option is wrong; nothing is written then.
     """
     options = plan.options
-    pairs = {mechanism: read_pairs(path) for mechanism, path in plan.csvs.items()}
-    dev_fraction = plan.dev_fraction if options.patience else 0.0
-    parts = {m: split_pairs(each, dev_fraction, plan.test_fraction, options.seed) for m, each in pairs.items()}
-    start = _start(plan, [train for train, _, _ in parts.values()])
+    dev_fraction = options.dev_fraction if options.patience else 0.0
+    parts = {
+        mechanism: split_pairs(read_pairs(path), dev_fraction, options.test_fraction, options.seed)
+        for mechanism, path in plan.csvs.items()
+    }
+    start = _start(plan, next(iter(parts.values()))[0])
     check_folder(out, start.tokenizer, options.window)
     report = TrainReport(out, "held-out pairs")
     total = options.epochs * sum(len(train) for train, _, _ in parts.values())
@@ -127,45 +138,36 @@ def train_biencoders(plan: BiEncoderPlan, out: Path, *, device: str = "cpu", pro
                 save_biencoder(trained.model, out / mechanism)
                 write_json(out / mechanism / "metrics.json", report.metrics[mechanism])
                 write_shared(out, start.tokenizer, options.window)
-        write_json(out / "metrics.json", _all_metrics(out))
-        write_provenance(out, seed=options.seed, inputs=plan.csvs.values(), settings=_settings(plan, dev_fraction))
+        # An earlier run may have trained other mechanisms of the folder.
+        files = {mechanism: out / mechanism / "metrics.json" for mechanism in MECHANISMS}
+        known = {m: json.loads(path.read_text(encoding="utf-8")) for m, path in files.items() if path.is_file()}
+        write_json(out / "metrics.json", known)
+        write_provenance(out, seed=options.seed, inputs=plan.csvs.values(), settings=plan.settings())
     except OSError as error:
         raise disk_error(out, error) from error
     return report
 
 
-def _all_metrics(out: Path) -> dict[str, Any]:
-    """Of every mechanism in the folder, also of those that an earlier run trained."""
-    paths = {mechanism: out / mechanism / "metrics.json" for mechanism in MECHANISMS}
-    return {m: json.loads(path.read_text(encoding="utf-8")) for m, path in paths.items() if path.is_file()}
-
-
-def _settings(plan: BiEncoderPlan, dev_fraction: float) -> dict[str, Any]:
-    start = {"encoder": plan.encoder} if plan.encoder else {"scratch": asdict(plan.scratch)}
-    fractions = {"test_fraction": plan.test_fraction, "dev_fraction": dev_fraction}
-    return {"mechanisms": list(plan.csvs), **start, "tokenizer": plan.tokenizer, **fractions, **asdict(plan.options)}
-
-
-def _start(plan: BiEncoderPlan, trains: Sequence[Sequence[Pair]]) -> Start:
+def _start(plan: BiEncoderPlan, train: Sequence[Pair]) -> Start:
+    """`train`: pairs of the first csv file; the others hold the same texts, and no test post is among them."""
     if plan.encoder:
         return read_start(plan.encoder, plan.tokenizer)
-    # The three files hold the same texts: the first is enough, and test posts are in none of them.
-    texts = [text for pair in trains[0] for text in (pair.seeker, pair.response)]
-    return scratch_start(texts, plan.options.window, plan.scratch, plan.tokenizer)
+    texts = [text for pair in train for text in (pair.seeker, pair.response)]
+    return scratch_start(texts, plan.options, plan.tokenizer)
 
 
 def _measure(
     mechanism: str, trained: Trained, start: Start, options: BiEncoderOptions, parts: tuple[list[Pair], ...]
 ) -> dict[str, Any]:
     train, dev, test = parts
-    levels, agreement = judge_pairs(
-        trained.model, start.tokenizer, test, window=options.window, batch_size=options.batch_size
-    )
+    levels, agreement = judge_pairs(trained.model, start.tokenizer, test, options)
+    truth = np.array([pair.level for pair in test])
+    rules = trivial_levels(np.array([pair.level for pair in train]), [pair.response for pair in test])
     accuracy, f1 = PUBLISHED[mechanism]
     return {
         "mechanism": mechanism,
         "pairs": {"train": len(train), "development": len(dev), "test": len(test)},
-        "measures": beside_trivial(OURS, levels, train, test),
+        "measures": {name: measures(truth, found) for name, found in {OURS: levels, **rules}.items()},
         "rationales": agreement,
         "rationales_not_located": sum(pair.lost_rationales for part in parts for pair in part),
         "epochs": max(len(trained.dev_macro_f1), trained.best_epoch + 1),

@@ -24,11 +24,10 @@ import numpy.typing as npt
 
 from re_llm.core.errors import RellmError
 from re_llm.evaluate.empathy import text_features as tf
-from re_llm.evaluate.empathy.epitome import LEVELS, MECHANISMS, Empathy, Level
+from re_llm.evaluate.empathy.epitome import ASSET, LEVELS, MECHANISMS, Empathy, Level
 from re_llm.evaluate.empathy.small_features import Batch, take_apart
 from re_llm.evaluate.empathy.text_features import Floats, Ints
 
-ASSET = Path(__file__).parent / "assets" / "empathy_small.npz"
 FORMAT = 2
 MAX_BYTES = 64 * 2**20
 # How much characters and dense features count against words; every n-gram block has length 1.

@@ -21,7 +21,7 @@ import numpy as np
 
 from re_llm.core.progress import progress_bar
 from re_llm.evaluate.empathy.epitome import CSV_NAMES, LEVELS, MECHANISMS, PUBLISHED, SMALL_NAME, Pair, read_pairs
-from re_llm.evaluate.empathy.measures import measures, trivial_levels
+from re_llm.evaluate.empathy.measures import TrainReport, measures, trivial_levels
 from re_llm.evaluate.empathy.small_fitting import FOLDS, Design, Fitted, Vocabulary, fit
 from re_llm.evaluate.empathy.small_scorer import FORMAT, SmallScorer
 from re_llm.evaluate.empathy.text_features import Ints
@@ -116,15 +116,14 @@ def _check_agreement(scorer: SmallScorer, designs: dict[str, Design], fitted: di
 
 def train_small(
     csv_dir: str | os.PathLike[str], out: str | os.PathLike[str], seed: int = 0, *, progress: bool = False
-) -> dict[str, Any]:
+) -> TrainReport:
     """Trains the scorer on all pairs and writes it with its cross-validation.
 
     Args:
         csv_dir: holds the three EPITOME csv files (`CSV_NAMES`).
         out: folder; gets `empathy_small.npz`, `empathy_small.json`, `empathy_small.md`.
 
-    Returns:
-        The report, as in the json file. The same csv files and seed give the same files.
+            The same csv files and seed give the same files.
 
     Raises:
         RellmError: a file is missing or broken.
@@ -145,7 +144,7 @@ def train_small(
     report["seconds"] = round(time.monotonic() - began)
     _write(Path(out), scorer, report)
     _check_agreement(SmallScorer.load(Path(out) / SMALL_NAME), designs, fitted)
-    return report
+    return TrainReport(Path(out), f"{FOLDS}-fold cross-validation", report["mechanisms"])
 
 
 def _write(out: Path, scorer: SmallScorer, report: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ from re_llm.evaluate.empathy.biencoder import (
     save_biencoder,
 )
 from re_llm.evaluate.empathy.biencoder_scorer import BiEncoderScorer, token_spans
-from re_llm.evaluate.empathy.biencoder_start import read_start
-from re_llm.evaluate.empathy.biencoder_training import BiEncoderOptions, train_biencoder
+from re_llm.evaluate.empathy.biencoder_start import BiEncoderOptions, read_start
+from re_llm.evaluate.empathy.biencoder_training import train_biencoder
 from re_llm.evaluate.empathy.epitome import MECHANISMS, EmpathyScorer, Pair
 from re_llm.evaluate.empathy.loading import load_scorer
 from re_llm.evaluate.empathy.rationales import rationale_measures
@@ -180,7 +180,7 @@ def test_whole_replies_are_read_in_windows(scorer_folder: Path):
     scorer = BiEncoderScorer.load(scorer_folder, window=16)
     dull, sorry = "What happened to you? " * 6, TEXTS[0]
     texts = [dull + sorry, sorry, ""]
-    assert scorer.is_cut(texts) == [True, False, False]
+    assert scorer.exceeds(texts) == [True, False, False]
     cut, whole = scorer.score([TEXTS[3]] * 3, texts), scorer.score_whole([TEXTS[3]] * 3, texts)
     assert (cut[0]["ER"].level, whole[0]["ER"].level) == (0, 2)
     assert any("sorry" in texts[0][a:b] for a, b in whole[0]["ER"].rationale)
@@ -269,5 +269,5 @@ def test_rationale_measures_count_rows_not_batches():
 
 
 def test_options_refuse_nonsense():
-    with pytest.raises(RellmError, match="epochs"):
-        BiEncoderOptions(epochs=0)
+    with pytest.raises(RellmError, match="epochs = 0"):
+        BiEncoderOptions.checked({"epochs": 0}, scratch=False)

@@ -9,9 +9,9 @@ import pytest
 from epitome_world import write_rows
 
 from re_llm.core.errors import RellmError
-from re_llm.evaluate.empathy.epitome import COLUMNS, Pair, read_pairs
+from re_llm.evaluate.empathy.epitome import COLUMNS, read_pairs
 from re_llm.evaluate.empathy.loading import load_scorer
-from re_llm.evaluate.empathy.measures import beside_trivial, measures
+from re_llm.evaluate.empathy.measures import TrainReport, measures, trivial_levels
 from re_llm.evaluate.empathy.rationales import locate, merge
 
 HEAD = ",".join(COLUMNS)
@@ -95,7 +95,7 @@ def test_missing_files_and_scorers(tmp_path: Path):
         load_scorer("large")
     with pytest.raises(RellmError, match="holds no empathy scorer"):
         load_scorer(str(tmp_path))
-    with pytest.raises(RellmError, match="no original behaviour"):
+    with pytest.raises(RellmError, match="--original has no meaning with the small scorer"):
         load_scorer("small", original=True)
 
 
@@ -109,12 +109,15 @@ def test_measures_are_of_the_whole_set():
     assert abs(np.mean(halves) - got["macro_f1"]) > 0.1
 
 
-def test_trivial_rules_stand_beside_every_scorer():
-    def pair(response: str, level: int) -> Pair:
-        return Pair("a", "hello", response, level, ())
-
-    held = [pair("What?", 2), pair("I\u2019m so sorry.", 2), pair("No.", 0), pair("I understand.", 1)]
-    got = beside_trivial("ours", np.array([2, 2, 0, 1]), [pair("x", 0)] * 3 + [pair("y", 2)], held)
+def test_trivial_rules_and_the_published_scorer_stand_beside_every_scorer():
+    held = ["What?", "I\u2019m so sorry.", "No.", "I understand."]
+    got = {"ours": np.array([2, 2, 0, 1]), **trivial_levels(np.array([0, 0, 0, 2]), held)}
     assert list(got) == ["ours", "majority", "rule: a question mark -> 2", 'rule: "I\'m sorry" -> 2',
                          'rule: "understand" -> 2']  # fmt: skip
-    assert [each["accuracy"] for each in got.values()] == [1.0, 0.25, 0.5, 0.5, 0.25]
+    each = {name: measures(np.array([2, 2, 0, 1]), levels) for name, levels in got.items()}
+    assert [found["accuracy"] for found in each.values()] == [1.0, 0.25, 0.5, 0.5, 0.25]
+    report = TrainReport(Path("out"), "these", {"EX": {"measures": each}})
+    rows = list(report.rows())
+    assert rows[0] == ("EX", "ours", "100.0", "100.0", "100.0 / 100.0 / 100.0")
+    assert rows[-1] == ("EX", "RoBERTa, published, another split", "92.6", "72.6", "")
+    assert "measured on these" in report.summary()

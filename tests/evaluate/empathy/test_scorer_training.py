@@ -14,14 +14,22 @@ from typer.testing import CliRunner
 from re_llm.cli import app
 from re_llm.core.errors import RellmError
 from re_llm.core.records import ReplyRecord, Score, read_records, write_records
-from re_llm.evaluate.empathy.biencoder_start import ScratchOptions, scratch_start, train_tokenizer
-from re_llm.evaluate.empathy.biencoder_training import BiEncoderOptions, encode_pairs, judge_pairs, train_biencoder
+from re_llm.evaluate.empathy.biencoder_start import BiEncoderOptions, scratch_start, train_tokenizer
+from re_llm.evaluate.empathy.biencoder_training import encode_pairs, judge_pairs, train_biencoder
 from re_llm.evaluate.empathy.epitome import CSV_NAMES, read_pairs, seeker_post
 from re_llm.evaluate.empathy.loading import load_scorer
 from re_llm.evaluate.empathy.scorer_training import BiEncoderPlan, find_csvs, split_pairs, train_biencoders
 
-TINY = ScratchOptions(width=16, layers=1, heads=2, vocabulary=300)
-FLAGS = ["--width", "16", "--layers", "1", "--heads", "2", "--vocabulary", "300", "--batch-size", "8"]
+SIZES = {"width": 16, "layers": 1, "heads": 2, "vocabulary": 300}
+TINY = BiEncoderOptions(**SIZES, window=32, batch_size=8)
+
+
+def changed(**options: object) -> BiEncoderOptions:
+    return BiEncoderOptions(**{**TINY.model_dump(), **options})
+
+
+def settings(**options: object) -> list[str]:
+    return [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
 
 
 def call(*arguments: object):
@@ -36,7 +44,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("scorer") / "all"
-    done = call("score", "train", corpus, "--out", out, "--from-scratch", "--lr", "5e-3", "--epochs", "12", *FLAGS)
+    done = call("score", "train", corpus, "--out", out, "--from-scratch",
+                *settings(lr=5e-3, epochs=12, batch_size=8, **SIZES))  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "rule: a question mark -> 2" in done.stdout
     return out
@@ -59,7 +68,7 @@ def test_the_folder_says_how_it_was_made_and_how_good_it_is(trained: Path):
     assert "rationale_weight: 0.5" in (trained / "recipe.resolved.yaml").read_text()
 
 
-def test_the_folder_scores_replies_by_both_readings(trained: Path, tmp_path: Path):
+def test_the_folder_scores_replies_under_both_truncations(trained: Path, tmp_path: Path):
     dull = "Here is the number. Do it step by step. " * 8
     replies = [
         ReplyRecord(key="1", system="s", text="Post 1.", response=PARTS["EX"][2]),
@@ -68,26 +77,25 @@ def test_the_folder_scores_replies_by_both_readings(trained: Path, tmp_path: Pat
     ]
     write_records(tmp_path / "r.jsonl", replies)
     out = tmp_path / "s.jsonl"
-    done = call("score", tmp_path / "r.jsonl", "--out", out, "--scorer", trained, "--reading", "both")
+    done = call("score", tmp_path / "r.jsonl", "--out", out, "--scorer", trained, "--truncation", "both")
     assert done.exit_code == 0, done.output
-    assert "reading 64 and whole" in done.stdout
+    assert "truncation 64 and none" in done.stdout
     assert "2 replies (67 %) are longer" in done.stdout
     rows = {row.key: row for row in read_records(out, Score) if row.metric == "EX"}
-    assert rows["1"].model_extra["levels"] == {"64": 2, "whole": 2}
-    assert rows["2"].model_extra["levels"] == {"64": 0, "whole": 2}
-    assert (rows["2"].value, rows["2"].model_extra["cut"], "cut" in rows["1"].model_extra) == (0, True, False)
+    assert rows["1"].model_extra["levels"] == {"64": 2, "none": 2}
+    assert rows["2"].model_extra["levels"] == {"64": 0, "none": 2}
+    assert (rows["2"].value, rows["2"].model_extra["over_64"], "over_64" in rows["1"].model_extra) == (0, True, False)
     group = rows["*"].model_extra
-    assert (group["reading"], group["window"], group["cut"]) == ("64", 64, pytest.approx(2 / 3, abs=1e-4))
-    assert group["readings"]["whole"]["mean"] > group["readings"]["64"]["mean"] == rows["*"].value
+    assert (group["truncation"], group["window"], group["over_64"]) == ("64", 64, pytest.approx(2 / 3, abs=1e-4))
+    assert group["truncations"]["none"]["mean"] > group["truncations"]["64"]["mean"] == rows["*"].value
 
 
 def test_the_same_seed_gives_the_same_weights(corpus: Path, tmp_path: Path):
     pairs = read_pairs(corpus / CSV_NAMES["EX"])[:20]
     states = []
     for seed in (1, 1, 2):
-        options = BiEncoderOptions(seed=seed, epochs=1, batch_size=8, window=32)
         torch.manual_seed(99 + len(states))
-        trained = train_biencoder(pairs, scratch_start([p.response for p in pairs], 32, TINY), options)
+        trained = train_biencoder(pairs, scratch_start([p.response for p in pairs], TINY), changed(seed=seed, epochs=1))
         states.append(trained.model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
@@ -95,31 +103,28 @@ def test_the_same_seed_gives_the_same_weights(corpus: Path, tmp_path: Path):
 
 def test_the_seeker_encoder_is_frozen_unless_asked(corpus: Path):
     pairs = read_pairs(corpus / CSV_NAMES["EX"])[:16]
-    start = scratch_start([p.response for p in pairs], 32, TINY)
+    start = scratch_start([p.response for p in pairs], TINY)
     for freeze in (True, False):
-        options = BiEncoderOptions(
-            epochs=2, batch_size=8, window=32, lr=1e-2, freeze_seeker=freeze, max_grad_norm=100.0
-        )
-        trained = train_biencoder(pairs, start, options)
-        before = BiEncoderOptions(epochs=1, batch_size=16, window=32, lr=1e-12, freeze_seeker=freeze)
+        trained = train_biencoder(pairs, start, changed(epochs=2, lr=1e-2, freeze_seeker=freeze, max_grad_norm=100.0))
+        before = changed(epochs=1, batch_size=16, lr=1e-12, freeze_seeker=freeze)
         initial = train_biencoder(pairs, start, before).model.seeker_encoder.state_dict()
-        changed = [
+        moved = [
             name for name, tensor in trained.model.seeker_encoder.state_dict().items()
             if not torch.allclose(tensor, initial[name], atol=1e-6)
         ]  # fmt: skip
-        assert bool(changed) != freeze
+        assert bool(moved) != freeze
 
 
 def test_early_stopping_keeps_the_best_epoch(corpus: Path):
     pairs = read_pairs(corpus / CSV_NAMES["ER"])
     train, dev, test = split_pairs(pairs, 0.2, 0.2, seed=0)
-    options = BiEncoderOptions(epochs=40, batch_size=8, window=32, lr=5e-3, patience=2)
-    start = scratch_start([p.response for p in train], 32, TINY)
+    options = changed(epochs=40, lr=5e-3, patience=2)
+    start = scratch_start([p.response for p in train], TINY)
     trained = train_biencoder(train, start, options, dev=dev)
     seen = trained.dev_macro_f1
     assert len(seen) < 40
     assert trained.best_epoch == int(np.argmax(seen)) == len(seen) - 1 - options.patience
-    levels, _ = judge_pairs(trained.model, start.tokenizer, dev, window=32)
+    levels, _ = judge_pairs(trained.model, start.tokenizer, dev, options)
     assert (levels == [pair.level for pair in dev]).mean() > 0.5
     with pytest.raises(RellmError, match="development pairs"):
         train_biencoder(train, start, options)
@@ -128,9 +133,9 @@ def test_early_stopping_keeps_the_best_epoch(corpus: Path):
 
 def test_measures_do_not_depend_on_the_batch(corpus: Path):
     pairs = read_pairs(corpus / CSV_NAMES["ER"])[:21]
-    start = scratch_start([p.response for p in pairs], 32, TINY)
-    model = train_biencoder(pairs, start, BiEncoderOptions(epochs=3, batch_size=8, window=32, lr=5e-3)).model
-    one, many = (judge_pairs(model, start.tokenizer, pairs, window=32, batch_size=size) for size in (4, 21))
+    start = scratch_start([p.response for p in pairs], TINY)
+    model = train_biencoder(pairs, start, changed(epochs=3, lr=5e-3)).model
+    one, many = (judge_pairs(model, start.tokenizer, pairs, changed(batch_size=size)) for size in (4, 21))
     assert one[0].tolist() == many[0].tolist()
     assert one[1] == many[1]
 
@@ -166,8 +171,8 @@ def test_responses_to_one_post_stay_together(corpus: Path):
 
 def test_one_mechanism_at_a_time(corpus: Path, tmp_path: Path):
     out = tmp_path / "scorer"
-    tiny = {"scratch": TINY, "options": BiEncoderOptions(epochs=1, batch_size=16, lr=1e-3)}
-    train_biencoders(BiEncoderPlan(find_csvs(corpus, ["ex"]), **tiny), out)
+    options = changed(epochs=1, batch_size=16, lr=1e-3, window=64)
+    train_biencoders(BiEncoderPlan(find_csvs(corpus, ["ex"]), options=options), out)
     scorer = load_scorer(str(out))
     assert (scorer.mechanisms, scorer.window) == (("EX",), 64)
     assert set(scorer.score(["a"], ["b"])[0]) == {"EX"}
@@ -176,9 +181,8 @@ def test_one_mechanism_at_a_time(corpus: Path, tmp_path: Path):
     assert done.exit_code == 2
     assert "not trained for ER" in done.stderr
     with pytest.raises(RellmError, match="another window"):
-        train_biencoders(BiEncoderPlan(find_csvs(corpus, ["ER"]), tokenizer=str(out), scratch=TINY,
-                                       options=BiEncoderOptions(window=32)), out)  # fmt: skip
-    train_biencoders(BiEncoderPlan(find_csvs(corpus, ["ER"]), tokenizer=str(out), **tiny), out)
+        train_biencoders(BiEncoderPlan(find_csvs(corpus, ["ER"]), tokenizer=str(out), options=TINY), out)
+    train_biencoders(BiEncoderPlan(find_csvs(corpus, ["ER"]), tokenizer=str(out), options=options), out)
     assert load_scorer(str(out)).mechanisms == ("ER", "EX")
     assert set(json.loads((out / "metrics.json").read_text())) == {"ER", "EX"}
 
@@ -191,7 +195,9 @@ def test_a_checkpoint_folder_is_a_start(trained: Path, corpus: Path, tmp_path: P
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "roberta" / name).write_bytes((trained / name).read_bytes())
     file = corpus / CSV_NAMES["IP"]
-    done = call("score", "train", file, "--out", tmp_path / "out", "--encoder", tmp_path / "roberta", "--epochs", 1)
+    done = call(
+        "score", "train", file, "--out", tmp_path / "out", "--encoder", tmp_path / "roberta", "--set", "epochs=1"
+    )
     assert done.exit_code == 0, done.output
     assert load_scorer(str(tmp_path / "out")).mechanisms == ("IP",)
 
@@ -199,14 +205,16 @@ def test_a_checkpoint_folder_is_a_start(trained: Path, corpus: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--kind", "small", "--epochs", "3"], "--epochs has no meaning with --kind small"),
+        (["--kind", "small", "--set", "epochs=3"], "--set has no meaning with --kind small"),
+        (["--kind", "small", "--mechanism", "ER"], "--mechanism has no meaning with --kind small"),
         (["--encoder", "x", "--from-scratch"], "--encoder has no meaning with --from-scratch"),
-        (["--encoder", "nowhere/x", "--width", "8"], "--width has no meaning with a trained encoder"),
-        (["--from-scratch", "--width", "10", "--heads", "4"], "no multiple of heads"),
-        (["--from-scratch", "--vocabulary", "100"], "vocabulary = 100 is too small"),
+        (["--encoder", "nowhere/x", "--set", "width=8"], "width has no meaning with a trained encoder"),
+        (["--from-scratch", "--set", "width=10", "--set", "heads=4"], "no multiple of heads"),
+        (["--from-scratch", "--set", "vocabulary=100"], "vocabulary = 100: Input should be greater"),
         (["--from-scratch", "--mechanism", "UX"], "no such mechanism: 'UX'"),
-        (["--from-scratch", "--epochs", "0"], "epochs = 0 must be above 0"),
-        (["--from-scratch", "--test-fraction", "0.9"], "test_fraction = 0.9"),
+        (["--from-scratch", "--set", "epochs=0"], "epochs = 0: Input should be greater than 0"),
+        (["--from-scratch", "--set", "test_fraction=0.9"], "test_fraction = 0.9"),
+        (["--from-scratch", "--set", "rate=1"], "unknown option: rate"),
     ],
 )
 def test_contradictions_are_refused_before_anything_is_written(flags, message, corpus: Path, tmp_path: Path):
@@ -221,7 +229,7 @@ def test_which_csv_files(corpus: Path, tmp_path: Path):
     (tmp_path / "mine.csv").write_bytes((corpus / CSV_NAMES["ER"]).read_bytes())
     assert find_csvs(tmp_path / "mine.csv", ["er"]) == {"ER": tmp_path / "mine.csv"}
     for where, mechanisms, message in (
-        (tmp_path / "mine.csv", [], "of which mechanism"),
+        (tmp_path / "mine.csv", [], "the mechanism of"),
         (tmp_path, [], "holds no EPITOME csv file"),
         (tmp_path / "none", [], "no such file"),
     ):

@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 from re_llm.cli import app
 from re_llm.core.errors import RellmError
 from re_llm.evaluate import EmpathyScorer, load_scorer
-from re_llm.evaluate.empathy.epitome import CSV_NAMES, MECHANISMS, read_pairs
+from re_llm.evaluate.empathy.epitome import ASSET, CSV_NAMES, MECHANISMS, read_pairs
 from re_llm.evaluate.empathy.small_scorer import (
-    ASSET,
     SmallScorer,
     count_grams,
     decision_features,

@@ -1,0 +1,110 @@
+"""Reads scores of many files into one table, and refuses systems that were not scored on the same items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Score, read_numbered
+from re_llm.evaluate.empathy.epitome import MECHANISMS
+from re_llm.evaluate.ser import score_recognition
+from re_llm.report.tables import GROUP_KEY, NO_CORPUS, ScoreTable
+
+NAMED_ITEMS = 5
+
+
+def read_scores(paths: Sequence[Path], *, common: bool = False) -> ScoreTable:
+    """All scores of some files.
+
+    Args:
+        common: compare the systems on the items that all of them have, where they have different ones.
+
+    Raises:
+        RellmError: a file or a line is broken, nothing is in them, two lines score the same item or name different
+            reference emotions of it, or the systems have different items of a corpus; names line or items.
+    """
+    table = ScoreTable()
+    references: dict[tuple[str, str], str] = {}
+    for path in paths:
+        for number, row in read_numbered(path, Score):
+            _add(table, row, references, f"{path}:{number}")
+    if not table.items and not table.groups:
+        raise RellmError(
+            "the scores files hold no scores", todo="Score replies first: re-llm score REPLIES --out SCORES"
+        )
+    for corpus in table.corpora:
+        for metric in (*MECHANISMS, "SER"):
+            _check_items(table, corpus, metric, common)
+    return table
+
+
+def _add(table: ScoreTable, row: Score, references: dict[tuple[str, str], str], where: str) -> None:
+    corpus = row.corpus or NO_CORPUS
+    group = row.key == GROUP_KEY
+    place = (row.system, corpus, row.seed, row.metric)
+    values = table.items.get((row.system, corpus, row.metric), {})
+    if place in table.groups if group else (row.key, row.seed) in values:
+        raise RellmError(
+            f"{where}: {row.metric} of {row.key!r} was read before "
+            f"(system {row.system}, corpus {corpus}, seed {row.seed})",
+            todo="Give every scores file once; scores of other seeds need their `seed`",
+        )
+    if group:
+        table.groups[place] = row
+    elif row.value is not None:
+        table.items.setdefault((row.system, corpus, row.metric), {})[row.key, row.seed] = row.value
+        extra = row.model_extra or {}
+        if row.metric == "SER" and "reference" in extra:
+            first = references.setdefault((corpus, row.key), extra["reference"])
+            if first != extra["reference"]:
+                raise RellmError(
+                    f"{where}: the reference emotion of {row.key!r} is {extra['reference']}, elsewhere {first}",
+                    todo="Answer the same manifest with every system",
+                )
+            answers = table.answers.setdefault((row.system, corpus), {})
+            answers[row.key, row.seed] = (extra["reference"], extra.get("named"))
+
+
+def _check_items(table: ScoreTable, corpus: str, metric: str, common: bool) -> None:
+    """Every system, with every seed, must have the same items; else they are refused, or reduced to the common ones."""
+    have: dict[tuple[str, int | None], set[str]] = {}
+    for system in table.systems:
+        for key, seed in table.items.get((system, corpus, metric), {}):
+            have.setdefault((system, seed), set()).add(key)
+    if len({frozenset(keys) for keys in have.values()}) < 2:
+        return
+    every, shared = set().union(*have.values()), set.intersection(*have.values())
+    if not common or not shared:
+        (system, seed), least = min(have.items(), key=lambda each: len(each[1]))
+        lacking = sorted(every - least)
+        named = ", ".join(lacking[:NAMED_ITEMS]) + (
+            f" and {len(lacking) - NAMED_ITEMS} more" if len(lacking) > NAMED_ITEMS else ""
+        )
+        which = system if seed is None else f"{system} (seed {seed})"
+        way_out = f", or compare the {len(shared)} common items with --common" if shared else "; none is common to all"
+        raise RellmError(
+            f"the systems were not scored on the same items of {corpus}: {which} lacks {metric} of {len(lacking)} of "
+            f"{len(every)} items: {named}",
+            todo=f"Answer the same manifest with every system{way_out}",
+        )
+    table.common[corpus, metric] = len(shared), len(every)
+    for system in table.systems:
+        _reduce(table, system, corpus, metric, shared)
+
+
+def _reduce(table: ScoreTable, system: str, corpus: str, metric: str, keys: set[str]) -> None:
+    """Leaves the scores of other items out, and scores recognition again on those that stay."""
+    values = table.items.get((system, corpus, metric), {})
+    table.items[system, corpus, metric] = {item: value for item, value in values.items() if item[0] in keys}
+    if metric != "SER":
+        return
+    answers = {item: each for item, each in table.answers.get((system, corpus), {}).items() if item[0] in keys}
+    table.answers[system, corpus] = answers
+    for seed in {seed for _, seed in answers}:
+        rows = [each for (_, own), each in answers.items() if own == seed]
+        result = score_recognition([reference for reference, _ in rows], [named for _, named in rows])
+        for name, fields in result.rows():
+            table.groups[system, corpus, seed, name] = Score(
+                key=GROUP_KEY, system=system, metric=name, corpus=corpus, seed=seed, **fields
+            )
