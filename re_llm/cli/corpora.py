@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,9 +29,9 @@ from re_llm.cluster.engines import Where
 from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
+    from re_llm.data.check import CheckReport
     from re_llm.data.corpora import CorpusInfo, PrepareReport
     from re_llm.data.leakage import Leakage
-    from re_llm.data.manifest import CheckReport
     from re_llm.data.pseudo_vad import DimensionEstimator
 
 SHOWN_EXAMPLES = 2  # of each kind of leakage
@@ -132,18 +133,17 @@ def check(
 
         re-llm prepare check manifest.jsonl --against other.jsonl --page check.html
     """
-    from re_llm.data.leakage import leakage_against
-    from re_llm.data.manifest import check as run_check
+    from re_llm.data.check import check as run_check
 
     with Where(engine, ray_address).connect() as cluster:
-        report = run_check(manifest, decode=not no_audio, workers=workers, cluster=cluster)
-    other = leakage_against(against, manifest, report.summary.splits) if against else None
+        report = run_check(manifest, decode=not no_audio, workers=workers, cluster=cluster, against=against)
+    other = report.against
     if page:
         from re_llm.data.manifest_page import write_page
 
         write_page(report, page, other)
     if as_json:
-        print_json({"check": report, "against": other})
+        print_json({"check": replace(report, against=None), "against": other})
     else:
         _show_check(report)
         _show_leakage(report.leakage, "this manifest")
@@ -272,11 +272,15 @@ def _show_leakage(found: Leakage | None, where: str) -> None:
             rows = f"{overlap.test_rows} test rows, {overlap.train_rows} training rows"
             typer.echo(f"  leak      {overlap.shared} x {kind} shared with the training data of {where} ({rows})")
             for value, trained, tested in overlap.examples[:SHOWN_EXAMPLES]:
-                typer.echo(f"              {trained} and {tested}" + ("" if kind == "audio" else f": {value}"))
-        elif overlap.unknown:
-            typer.echo(f"  unknown   {overlap.unknown} test rows could not be compared by {kind} with {where}")
-    if found and not found.any:
-        typer.echo(f"  no recording, speaker or sentence is shared with the training data of {where}")
+                typer.echo(f"              {trained} and {tested}: {value}")
+    if found is None:
+        return
+    missing = found.not_compared()
+    for sentence in missing:
+        typer.echo(f"  unknown   {sentence} with {where}")
+    if not found.any:
+        known = "of what could be compared, nothing" if missing else "no recording, speaker or sentence"
+        typer.echo(f"  {known} is shared with the training data of {where}")
 
 
 def _show_check(report: CheckReport) -> None:

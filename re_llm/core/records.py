@@ -10,7 +10,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -181,12 +181,14 @@ def read_numbered(
     model: type[R],
     *,
     on_error: Callable[[int, RellmError], None] | None = None,
+    only: Collection[int] | None = None,
 ) -> Iterator[tuple[int, R]]:
     """(line number, record) of a JSON-lines file, one at a time (memory stays flat in the number of rows).
 
     Args:
         on_error: called with the line number for every broken line, which is then passed over; without it the
             first broken line raises.
+        only: numbers of the lines that are wanted; None takes all.
 
     Raises:
         RellmError: the file is missing, or a line is not a valid record; names file and line.
@@ -198,7 +200,7 @@ def read_numbered(
         number = 0
         while line := lines.readline(MAX_LINE_BYTES + 1):
             number += 1
-            if not line.strip():
+            if not line.strip() or (only is not None and number not in only):
                 continue
             try:
                 if len(line) > MAX_LINE_BYTES:

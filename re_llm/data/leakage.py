@@ -1,23 +1,31 @@
-"""Leakage: recordings (by content), speakers and sentences that training and test data share.
+"""Leakage: recordings, speakers and sentences that training and test data share.
 
 BLSP-Emo trains on ESD and RE-LLM is tested on it: a result on ESD by a model that was trained on ESD says little, and
-so does one where the same sentence is on both sides. The overlap is counted and reported, not forbidden.
+so does one where the same sentence is on both sides. The overlap is counted and reported, not forbidden; so is what
+could not be compared.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from re_llm.core.errors import RellmError
-from re_llm.core.records import Utterance, read_records
+from re_llm.core.records import Utterance, read_numbered
+from re_llm.data.identity import sentence, speaker_identity
+from re_llm.data.traces import Manifests, Rows, Traces, rows_by_id
 
 KINDS = ("audio", "speaker", "sentence")
-MIN_WORDS = 4  # shorter sentences ("yes", "I don't know") are common to all corpora
 EXAMPLES = 5
+MIN_SHARED = 0.05  # s that two segments of one file have in common
+# How a recording is found on both sides, the surest first.
+FILE, SAMPLES, SOUND = "the same file", "the same samples", "the same sound"
+
+Fetch = Callable[[Iterable[int]], Mapping[int, Utterance]]
 
 
 def is_test(split: str) -> bool:
@@ -32,8 +40,10 @@ class Overlap:
     Attributes:
         shared: number of different recordings, speakers or sentences on both sides.
         train_rows, test_rows: rows that hold one of them.
-        unknown: test rows that could not be compared (no hash, no speaker, no text or a very short one).
-        examples: up to five of them, as (value, key of a training row, key of a test row).
+        unknown, train_unknown: test and training rows that could not be compared (no hash and no samples, no speaker,
+            no text or a very short one).
+        examples: up to five of them, as (value, key of a training row, key of a test row); the value of a recording
+            is how it was found.
     """
 
     kind: str
@@ -41,84 +51,178 @@ class Overlap:
     train_rows: int = 0
     test_rows: int = 0
     unknown: int = 0
+    train_unknown: int = 0
     examples: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 @dataclass
 class Leakage:
-    """Overlap by kind; `test_rows` is the size of the test set."""
+    """Overlap by kind; `test_rows` and `train_rows` are the sizes of the two sides.
+
+    Attributes:
+        decoded: whether recordings were compared by their samples as well, not by their hashes alone.
+    """
 
     test_rows: int
     train_rows: int
     overlaps: dict[str, Overlap]
+    decoded: bool = False
 
     @property
     def any(self) -> bool:
         return any(overlap.shared for overlap in self.overlaps.values())
 
+    def not_compared(self) -> list[str]:
+        """What says nothing about leakage, one sentence each; an empty list when all was compared."""
+        found = []
+        for overlap in self.overlaps.values():
+            sides = ((overlap.unknown, self.test_rows, "test"), (overlap.train_unknown, self.train_rows, "training"))
+            missing = [f"{n} of {rows} {side} rows" for n, rows, side in sides if n]
+            if missing:
+                found.append(f"{overlap.kind}: {' and '.join(missing)} could not be compared")
+        if not self.decoded:
+            found.append("audio: compared by hashes alone; copies in another format are not found")
+        return found
 
-def _traces(utterance: Utterance) -> dict[str, str | None]:
-    """Identifiers of the recording, the speaker and the sentence of an utterance; None if unknown."""
-    hashed = utterance.sha256 and f"{utterance.sha256}@{utterance.start:.3f}"
-    speaker = utterance.speaker and f"{utterance.corpus}:{utterance.speaker}"
-    return {"audio": hashed or None, "speaker": speaker or None, "sentence": sentence(utterance.text)}
 
+def compare(
+    train: Traces,
+    test: Traces,
+    train_rows: Fetch,
+    test_rows: Fetch,
+    *,
+    sounds: Iterable[tuple[int, int]] = (),
+    decoded: bool = False,
+) -> Leakage:
+    """The overlap of two sides.
 
-def sentence(text: str | None) -> str | None:
-    """The words of a transcript without case and punctuation; None when there are too few to show a leak.
-
-    Chinese, Japanese and Thai have no blanks: there the number of letters counts.
+    Args:
+        train_rows, test_rows: give utterances by their numbers, for the examples.
+        sounds: (place in `train`, place in `test`) of recordings with the same sound (re_llm.data.fingerprint).
     """
-    words = ["".join(c for c in word if c.isalnum()) for word in (text or "").casefold().split()]
-    words = [word for word in words if word]
-    plain = " ".join(words)
-    unspaced = sum(c > "\u0e00" for c in plain) > len(plain) // 2
-    return plain if (len(plain) if unspaced else len(words)) >= MIN_WORDS else None
+    overlaps = {"audio": _shared_audio(train, test, list(sounds))}
+    overlaps |= {kind: _shared_ids(kind, train.of(kind), test.of(kind)) for kind in ("speaker", "sentence")}
+    found = {}
+    for kind, (overlap, examples) in overlaps.items():
+        overlap.unknown, overlap.train_unknown = test.unknown(kind), train.unknown(kind)
+        pairs = [(how, train.lines[i], test.lines[j]) for how, i, j in examples]
+        trained, tested = train_rows(i for _, i, _ in pairs), test_rows(j for _, _, j in pairs)
+        for how, i, j in pairs:
+            value = how or _value(kind, tested[j])
+            overlap.examples.append((value, trained[i].key, tested[j].key))
+        found[kind] = overlap
+    return Leakage(len(test), len(train), found, decoded)
 
 
-@dataclass
-class _Seen:
-    """An identifier in the training data: number of rows, key of the first, and whether a test row has it, too."""
+def _value(kind: str, utterance: Utterance) -> str:
+    if kind == "sentence":
+        return sentence(utterance.text) or ""
+    return speaker_identity(utterance.corpus, utterance.speaker or "")
 
-    rows: int
-    key: str
-    met: bool = False
+
+Example = tuple[str, int, int]  # how it was found, place of a training row, place of a test row
+
+
+def _shared_ids(kind: str, train: Rows, test: Rows) -> tuple[Overlap, list[Example]]:
+    common = np.intersect1d(train[train != 0], test[test != 0])
+    if not len(common):
+        return Overlap(kind), []
+    trained, tested = (int(np.isin(side, common).sum()) for side in (train, test))
+    examples = _first_of(common, train, test)
+    return Overlap(kind, len(common), trained, tested), [("", i, j) for i, j in examples]
+
+
+def _first_of(common: Rows, train: Rows, test: Rows) -> list[tuple[int, int]]:
+    """First rows of some common identities, in the order of the test rows."""
+    first = []
+    for side in (train, test):
+        values, places = np.unique(side, return_index=True)
+        first.append(places[np.searchsorted(values, common)])
+    order = np.argsort(first[1], kind="stable")[:EXAMPLES]
+    return list(zip(first[0][order].tolist(), first[1][order].tolist(), strict=True))
+
+
+def _shared_audio(train: Traces, test: Traces, sounds: Sequence[tuple[int, int]]) -> tuple[Overlap, list[Example]]:
+    """Recordings on both sides: segments of one file that overlap, the same samples, the same sound."""
+    groups = _Groups()
+    for name in ("hash", "path"):
+        for i, j in _overlapping(train, test, train.of(name), test.of(name)):
+            groups.join(FILE, i, j)
+    for i, j in _equal(train.of("samples"), test.of("samples")):
+        groups.join(SAMPLES, i, j)
+    for i, j in sounds:
+        groups.join(SOUND, i, j)
+    return Overlap("audio", groups.count(), len(groups.train), len(groups.test)), groups.examples()
+
+
+class _Groups:
+    """Rows of both sides that are one recording, joined step by step."""
+
+    def __init__(self) -> None:
+        self.train: dict[int, int] = {}
+        self.test: dict[int, int] = {}
+        self._parents: list[int] = []
+        self._examples: dict[int, Example] = {}  # by test row
+
+    def join(self, how: str, train: int, test: int) -> None:
+        """Notes that two rows are one recording."""
+        one, other = (self._root(self._node(rows, row)) for rows, row in ((self.train, train), (self.test, test)))
+        self._parents[max(one, other)] = min(one, other)
+        self._examples.setdefault(test, (how, train, test))
+
+    def count(self) -> int:
+        """Number of different recordings."""
+        return sum(parent == node for node, parent in enumerate(self._parents))
+
+    def examples(self) -> list[Example]:
+        """The first recordings in the order of the test rows."""
+        by_group = {self._root(self.test[row]): self._examples[row] for row in sorted(self.test, reverse=True)}
+        return sorted(by_group.values(), key=lambda example: example[2])[:EXAMPLES]
+
+    def _node(self, rows: dict[int, int], row: int) -> int:
+        if row not in rows:
+            rows[row] = len(self._parents)
+            self._parents.append(rows[row])
+        return rows[row]
+
+    def _root(self, node: int) -> int:
+        while self._parents[node] != node:
+            self._parents[node] = node = self._parents[self._parents[node]]
+        return node
+
+
+def _equal(train: Rows, test: Rows) -> Iterator[tuple[int, int]]:
+    """Pairs of rows that join all rows of one value."""
+    common = np.intersect1d(train[train != 0], test[test != 0])
+    trained, tested = rows_by_id(train, common), rows_by_id(test, common)
+    for value, rows in tested.items():
+        yield from ((int(trained[value][0]), int(j)) for j in rows)
+        yield from ((int(i), int(rows[0])) for i in trained[value][1:])
+
+
+def _overlapping(train: Traces, test: Traces, trained: Rows, tested: Rows) -> Iterator[tuple[int, int]]:
+    """Pairs of rows of one file whose segments overlap."""
+    common = np.intersect1d(trained[trained != 0], tested[tested != 0])
+    starts, ends = np.frombuffer(train.start), np.frombuffer(train.end)
+    by_file = rows_by_id(trained, common)
+    for value, rows in rows_by_id(tested, common).items():
+        others = by_file[value]
+        for j in rows.tolist():
+            shared = np.minimum(ends[others], test.end[j]) - np.maximum(starts[others], test.start[j])
+            yield from ((int(i), j) for i in others[shared > MIN_SHARED])
 
 
 def find_leakage(train: Iterable[Utterance], test: Iterable[Utterance]) -> Leakage:
-    """Recordings (by content), speakers and sentences that two sets of utterances share."""
-    seen: dict[str, dict[bytes, _Seen]] = {kind: {} for kind in KINDS}
-    train_rows = 0
-    for utterance in train:
-        train_rows += 1
-        for kind, value in _traces(utterance).items():
-            if value is not None:
-                seen[kind].setdefault(_digest(value), _Seen(0, utterance.key)).rows += 1
-    overlaps = {kind: Overlap(kind) for kind in KINDS}
-    test_rows = 0
-    for utterance in test:
-        test_rows += 1
-        for kind, value in _traces(utterance).items():
-            if value is None:
-                overlaps[kind].unknown += 1
-            elif (trace := seen[kind].get(_digest(value))) is not None:
-                _count(overlaps[kind], trace, value, utterance.key)
-    return Leakage(test_rows, train_rows, overlaps)
+    """Recordings (by hash), speakers and sentences that two sets of utterances share."""
+    (trained, train_rows), (tested, test_rows) = (_in_memory(side) for side in (train, test))
+    return compare(trained, tested, train_rows, test_rows)
 
 
-def _count(overlap: Overlap, trace: _Seen, value: str, key: str) -> None:
-    overlap.test_rows += 1
-    if not trace.met:
-        trace.met = True
-        overlap.shared += 1
-        overlap.train_rows += trace.rows
-        if len(overlap.examples) < EXAMPLES:
-            overlap.examples.append((value, trace.key, key))
-
-
-def _digest(value: str) -> bytes:
-    # 16 bytes in place of a sentence keep millions of rows in memory.
-    return hashlib.blake2b(value.encode(), digest_size=16).digest()
+def _in_memory(utterances: Iterable[Utterance]) -> tuple[Traces, Fetch]:
+    rows, traces = list(utterances), Traces()
+    for number, utterance in enumerate(rows):
+        traces.add(number, utterance, "")
+    return traces, lambda numbers: {number: rows[number] for number in numbers}
 
 
 def leakage(
@@ -128,7 +232,7 @@ def leakage(
     train_splits: Iterable[str] | None = None,
     test_splits: Iterable[str] | None = None,
 ) -> Leakage:
-    """Overlap of training manifests and a test manifest.
+    """Overlap of training manifests and a test manifest, by their rows; `check` compares the recordings as well.
 
     Args:
         train_splits, test_splits: which splits of the manifests count; None takes every row, so for one manifest
@@ -137,65 +241,19 @@ def leakage(
     Raises:
         RellmError: a manifest is missing or broken, or a side is empty.
     """
-    train_splits, test_splits = (None if s is None else tuple(s) for s in (train_splits, test_splits))
-    rows = (u for path in train for u in _rows(path, _among(train_splits)))
-    found = find_leakage(rows, _rows(test, _among(test_splits)))
-    for side, count, splits in (("training", found.train_rows, train_splits), ("test", found.test_rows, test_splits)):
-        if not count:
-            raise RellmError(
-                f"the {side} side of the leakage check has no rows"
-                + (f" of split {', '.join(splits)}" if splits else ""),
-                todo="Check the manifests and the names of their splits",
-            )
-    return found
-
-
-def _among(splits: tuple[str, ...] | None) -> Callable[[str], bool]:
-    return lambda split: splits is None or split in splits
-
-
-def _rows(path: str | os.PathLike[str], wanted: Callable[[str], bool]) -> Iterator[Utterance]:
-    """Rows of the wanted splits; broken lines raise."""
-    return (u for u in read_records(path, Utterance) if wanted(u.split))
-
-
-def leakage_against(
-    train: Sequence[str | os.PathLike[str]], test: str | os.PathLike[str], splits: Iterable[str]
-) -> Leakage:
-    """Overlap of other manifests, without their test splits, with the test rows of this one.
-
-    Args:
-        splits: the splits of `test`; when none of them is for testing, all of its rows are compared.
-
-    Raises:
-        RellmError: a manifest is missing or broken, or there is nothing to train on in the others.
-    """
-    any_test = any(is_test(split) for split in splits)
-    rows = (u for path in train for u in _rows(path, lambda split: not is_test(split)))
-    found = find_leakage(rows, (u for u in _readable(test) if is_test(u.split) or not any_test))
-    if not found.train_rows:
-        names = ", ".join(str(path) for path in train)
-        raise RellmError(f"nothing in {names} can be trained on: all rows are of test splits", todo="Check --against")
-    return found
-
-
-def own_leakage(path: Path, splits: Iterable[str], hashes: Mapping[str, str]) -> Leakage | None:
-    """Overlap of training and test rows of one manifest; None with one side only. Broken lines are skipped.
-
-    Args:
-        hashes: of recordings by key, for rows without one.
-    """
-    if len({is_test(split) for split in splits}) < 2:
-        return None
-
-    def rows() -> Iterator[Utterance]:
-        for utterance in _readable(path):
-            utterance.sha256 = utterance.sha256 or hashes.get(utterance.key)
-            yield utterance
-
-    return find_leakage((u for u in rows() if not is_test(u.split)), (u for u in rows() if is_test(u.split)))
-
-
-def _readable(path: str | os.PathLike[str]) -> Iterator[Utterance]:
-    """All valid rows: a check has listed the others."""
-    return read_records(path, Utterance, on_error=lambda _n, _e: None)
+    sides = []
+    for name, paths, splits in (("training", list(train), train_splits), ("test", [test], test_splits)):
+        wanted = None if splits is None else frozenset(splits)
+        traces, manifests = Traces(), Manifests(paths)
+        for place, path in enumerate(paths):
+            folder = os.path.abspath(Path(path).parent)
+            for line, utterance in read_numbered(path, Utterance):
+                if wanted is None or utterance.split in wanted:
+                    traces.add(manifests.number(line, place), utterance, folder)
+        if not len(traces):
+            of = f" of split {', '.join(sorted(wanted))}" if wanted else ""
+            what = f"the {name} side of the leakage check has no rows{of}"
+            raise RellmError(what, todo="Check the manifests and the names of their splits")
+        sides.append((traces, manifests))
+    (trained, train_rows), (tested, test_rows) = sides
+    return compare(trained, tested, train_rows, test_rows)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from re_llm.core.files import disk_error
-from re_llm.core.page import Block, Drawing, Heading, Paragraph, Table, html_page, quote
+from re_llm.core.page import Block, Drawing, Heading, Items, Paragraph, Table, html_page, quote
 from re_llm.core.records import DIMENSIONS
+from re_llm.data.check import CheckReport
 from re_llm.data.leakage import Leakage
-from re_llm.data.manifest import HISTOGRAM_SECONDS, CheckReport, Summary
+from re_llm.data.manifest import HISTOGRAM_SECONDS, Summary
 
 SHOWN = 200  # rows of a table; the count is always that of all
 LAST_BAR = 60  # of the histogram of lengths; it counts everything longer as well
@@ -126,16 +127,11 @@ def _histograms(summary: Summary) -> str:
 def _leakage(title: str, found: Leakage | None) -> list[Block]:
     if found is None:
         return [Heading(2, title), Paragraph("The manifest has either training rows or test rows only.")]
-    header = ("what", "different ones shared", "training rows", "test rows", "not comparable", "such as")
+    header = ("what", "different ones shared", "training rows", "test rows", "such as")
     rows = [
-        (
-            o.kind,
-            o.shared,
-            o.train_rows,
-            o.test_rows,
-            o.unknown,
-            "; ".join(value[:60] for value, _, _ in o.examples[:2]),
-        )
+        (o.kind, o.shared, o.train_rows, o.test_rows, "; ".join(value[:60] for value, _, _ in o.examples[:2]))
         for o in found.overlaps.values()
     ]
-    return _section(title, header, rows, text=(0, 5))
+    missing = found.not_compared()
+    listed: list[Block] = [Items([quote(sentence) for sentence in missing])] if missing else []
+    return [*_section(title, header, rows, text=(0, 4)), *listed]

@@ -29,8 +29,8 @@ from re_llm.continuations.work import ContinueWork
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance, write_records
 from re_llm.data import corpora
+from re_llm.data.check import check
 from re_llm.data.corpora import recordings
-from re_llm.data.manifest import check
 from re_llm.data.pseudo_vad import DimensionEstimator
 from re_llm.llm.prompts import get_prompt
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor

@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 from re_llm.core.records import Utterance, write_records
-from re_llm.data.manifest import check
+from re_llm.data.check import check
 from re_llm.data.manifest_page import LAST_BAR, SHOWN, page, write_page
 
 

@@ -10,7 +10,7 @@ import soundfile
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import RecordAppender, read_records, write_records
-from re_llm.data.manifest import check
+from re_llm.data.check import check
 from re_llm.small import render
 from re_llm.small.render import Spoken, finished, shaped
 from re_llm.small.speakers import Speaker

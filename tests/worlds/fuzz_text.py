@@ -21,7 +21,7 @@ from re_llm.core.records import (
     read_records,
     write_records,
 )
-from re_llm.data.manifest import check
+from re_llm.data.check import check
 from re_llm.recipe.files import load_recipe, parse_overrides, parse_recipe
 
 DEEP = 3_000

@@ -9,7 +9,7 @@ import soundfile
 from corpus_worlds import prepare
 
 from re_llm.core.errors import RellmError
-from re_llm.core.records import Utterance, read_records
+from re_llm.core.records import Utterance, read_records, write_records
 from re_llm.data.corpora.files import recordings
 
 CASES = {
@@ -257,10 +257,29 @@ REAL = Path(os.environ.get("RE_LLM_RAVDESS", "../shared/data/ravdess"))
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="RAVDESS is not here (set RE_LLM_RAVDESS to its folder)")
 def test_the_real_ravdess(tmp_path):
-    from re_llm.data.manifest import check
+    from re_llm.data.check import check
 
     report = prepare("ravdess", REAL, tmp_path / "m.jsonl", protocol="blsp-emo", workers=2)
     actors = len(list(REAL.glob("Actor_*")))
     assert report.problems == [] and report.rows == 36 * actors
     found = check(tmp_path / "m.jsonl", decode=False)
     assert [sorted(k[-10:] for k in keys) for keys in found.duplicates] == [["1-02-01-07", "1-02-02-07"]] or actors < 20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="RAVDESS is not here (set RE_LLM_RAVDESS to its folder)")
+def test_sentences_of_other_actors_and_other_takes_are_not_the_same_recording(tmp_path):
+    from re_llm.data.check import check
+
+    actors = sorted(path.name[-2:] for path in REAL.glob("Actor_*"))
+    prepare("ravdess", REAL, tmp_path / "m.jsonl", options={"test_speakers": ",".join(actors[::3])}, workers=2)
+    found = check(tmp_path / "m.jsonl", workers=2).leakage
+    assert found.decoded and found.overlaps["audio"].shared == found.overlaps["speaker"].shared == 0
+    assert found.overlaps["sentence"].shared == 2
+    # The same actors on both sides: the takes of one sentence in one emotion are two recordings.
+    rows = list(read_records(tmp_path / "m.jsonl", Utterance))
+    for row in rows:
+        row.split = "test" if row.model_extra["repetition"] == 2 else "train"
+    write_records(tmp_path / "m.jsonl", [row for row in rows if row.speaker != "07"])  # who has one recording twice
+    found = check(tmp_path / "m.jsonl", workers=2).leakage
+    assert found.overlaps["audio"].shared == 0 and found.overlaps["speaker"].shared == len(actors) - ("07" in actors)

@@ -12,7 +12,7 @@ from corpus_worlds import prepare
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance, read_records
-from re_llm.data.manifest import check
+from re_llm.data.check import check
 
 
 def rows(path):
@@ -185,7 +185,11 @@ def test_label_sets(tmp_path):
     report = prepare("table", table, tmp_path / "m.jsonl", options=options)
     assert [u.emotion for u in rows(tmp_path / "m.jsonl")] == ["proud", "joyful", "surprised", None, None]
     assert {u.label_set for u in rows(tmp_path / "m.jsonl")} == {"empathetic_dialogues"} and len(report.problems) == 2
-    assert check(tmp_path / "m.jsonl", decode=False).ok
+    found = check(tmp_path / "m.jsonl", decode=False).problems
+    assert [p.what for p in found] == [
+        "Joyful: labelled joyful, the same recording as proud, labelled proud",
+        "surprised: labelled surprised, the same recording as proud, labelled proud",
+    ]
     report = prepare(
         "table", table, tmp_path / "m.jsonl", options={"label_set": "proud,grumpy", "labels": "happy:proud"}
     )
