@@ -47,7 +47,7 @@ ServerModel = Annotated[str | None, _remote("--model", help="Name of the model a
 Concurrency = Annotated[int, _remote(min=1, help="Requests at once.")]
 Rate = Annotated[float | None, _remote(help="Requests a minute, at most.")]
 Timeout = Annotated[float, _remote(help="Seconds for one request.")]
-Tries = Annotated[int, _remote(min=1, help="Tries of a row before the run stops.")]
+Tries = Annotated[int, _remote(min=1, help="Tries of a row before it is dropped, or the run stops.")]
 KeyEnv = Annotated[str | None, _remote(metavar="NAME", help="Environment variable with the key: OPENAI_API_KEY, ...")]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from re_llm.audio import source as audio_source
-from re_llm.continuations.cleaning import refusal
+from re_llm.continuations.cleaning import REASONING, refusal, without_reasoning
 from re_llm.core.emotions import is_label
 from re_llm.core.records import Continuation, Utterance
 from re_llm.llm.completion import Completion, TextLlm
@@ -37,10 +37,12 @@ class Outcome:
         record: the continuation; the utterance itself when it could not be asked (`no-text`, `no-emotion`,
             `unknown-emotion`).
         dropped: why the row is left out, or None.
+        detail: what a server wrote about that.
     """
 
     record: Continuation | Utterance
     dropped: str | None = None
+    detail: str | None = None
 
     @property
     def key(self) -> str:
@@ -48,7 +50,9 @@ class Outcome:
 
     def filed(self) -> Continuation | Utterance:
         """The record as it is written: a dropped one says why, in the field `dropped`."""
-        return self.record.model_copy(update={"dropped": self.dropped}) if self.dropped else self.record
+        if self.dropped is None:
+            return self.record
+        return self.record.model_copy(update={"dropped": self.dropped, "dropped_detail": self.detail})
 
 
 def moved(row: Utterance, old: Path, new: Path) -> Utterance:
@@ -77,18 +81,21 @@ def outcome(row: Utterance, prompt: Prompt, llm: str, answer: Completion | None)
     if answer is None:
         return Outcome(row, unusable(row, prompt))
     known = row.model_dump(exclude_none=True)
+    text = without_reasoning(answer.text)
     record = Continuation(
         key=row.key,
         audio=row.audio,
         text=row.text or "",
         instruction=prompt.with_emotion(row.emotion).before,
-        output=answer.text,
+        output=answer.text if text is None else text,
         early_stop=answer.finish_reason == "length",
         llm=llm,
+        served_model=answer.model if answer.model != llm else None,
         prompt=prompt.id,
         **{name: known[name] for name in _CARRIED if name in known},
     )
-    return Outcome(record, answer.refused or refusal(answer.text))
+    dropped = answer.refused or (REASONING if text is None else refusal(text))
+    return Outcome(record, dropped, answer.detail)
 
 
 def continue_rows(

@@ -43,6 +43,7 @@ class ContinueReport(Made):
         dropped: rows left out, by reason; a refusal is counted under the first pattern that it matches.
         dropped_file: where they are listed, or None when there are none.
         retries: requests to a server that had to be sent again, by reason.
+        models: continuations by the model that wrote them, as a server names it.
     """
 
     rows: int = 0
@@ -52,6 +53,7 @@ class ContinueReport(Made):
     dropped: Counter[str] = field(default_factory=Counter)
     dropped_file: Path | None = None
     retries: Counter[str] = field(default_factory=Counter)
+    models: Counter[str] = field(default_factory=Counter)
 
     @property
     def rate(self) -> float:
@@ -279,8 +281,10 @@ def reasons(out: Path) -> Counter[str]:
 def count(out: Path, report: ContinueReport) -> None:
     """Fills in what the finished files of `out` hold; an empty file of dropped rows is removed."""
     with out.open(encoding="utf-8") as lines:
-        stops = [json.loads(line)["early_stop"] for line in lines]
-    report.rows, report.early_stops = len(stops), sum(stops)
+        for row in map(json.loads, lines):
+            report.rows += 1
+            report.early_stops += row["early_stop"]
+            report.models[row.get("served_model") or row["llm"]] += 1
     report.dropped = reasons(out)
     if report.dropped:
         report.dropped_file = dropped_file(out)

@@ -99,7 +99,8 @@ class Utterance(Dimensional):
 class Continuation(Dimensional):
     """One row of `continuations.jsonl`: what the LLM answered to the transcript, the target of training.
 
-    The fields of the utterance that training needs (split, speaker, start, duration, text) travel along.
+    The fields of the utterance that training needs (split, speaker, start, duration, text) travel along. `served_model`
+    is the model that a server named in its answer, when it is not `llm`.
     """
 
     audio: str
@@ -110,6 +111,7 @@ class Continuation(Dimensional):
     output: str
     early_stop: bool
     llm: str
+    served_model: str | None = None
     prompt: str | None = None
     corpus: str | None = None
     split: str | None = None

@@ -16,12 +16,16 @@ class Completion:
     Attributes:
         finish_reason: "stop", or "length" when it ended at the token limit.
         refused: why there is no answer to this row (a server's context length, its content filter); else None.
+        detail: what the server wrote about that.
+        model: name of the model that a server gives with its answer, which may be more precise than the one asked for.
     """
 
     text: str = ""
     tokens: int = 0
     finish_reason: str = "stop"
     refused: str | None = None
+    detail: str | None = None
+    model: str | None = None
 
 
 class TextLlm(Protocol):

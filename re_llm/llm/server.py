@@ -49,7 +49,8 @@ class ChatServer:
         Rows are taken as they are needed, at most twice `concurrency` ahead.
 
         Raises:
-            RellmError: the server refuses, or gives no answer to a row after `tries`.
+            RellmError: the server refuses, or answers nothing any more. A row that alone gets no answer after `tries`
+                is refused (`server-failed`, `server-rejected`).
         """
         _refuse_running_loop()
         waiting = iter(rows)

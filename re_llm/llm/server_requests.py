@@ -37,6 +37,7 @@ _EXTRAS = {
     "system": re.compile(r"system.{0,20}role|role.{0,20}system|roles must alternate", re.IGNORECASE),
     "template options": re.compile(r"chat_template_kwargs|extra (fields|inputs)", re.IGNORECASE),
 }
+_PROBE = Prompt("probe")
 _TODO = "Rows that were answered are kept: run the same command again to go on"
 
 
@@ -46,6 +47,10 @@ class _Retry(Exception):
     def __init__(self, kind: str, what: str, after: float | None = None, *, busy: bool = False):
         super().__init__(what)
         self.kind, self.after, self.busy = kind, after, busy
+
+
+class _Rejected(Exception):
+    """A request that the server will not answer, however often it is sent."""
 
 
 class _WithoutExtra(Exception):
@@ -100,27 +105,34 @@ class Requests:
         await self._client.aclose()
 
     async def answer(self, prompt: Prompt, content: str, max_new_tokens: int) -> Completion:
-        """The server's answer to one row.
+        """The server's answer to one row; `refused` when it fails or is rejected and other rows are answered.
 
         Raises:
-            RellmError: the server refuses, or has failed `tries` times.
+            RellmError: the server refuses, or has failed `tries` times and answers no other row either.
         """
         attempt, answered = 0, -1
         while True:
+            before = self._answered
             try:
                 async with self._free:
                     await self._pace.wait()
                     return await self._once(prompt, content, max_new_tokens)
             except _WithoutExtra:
                 continue
+            except _Rejected as rejected:
+                if await self._answers_others(before):
+                    return Completion("", 0, "refused", refused="server-rejected", detail=str(rejected))
+                raise RellmError(str(rejected)) from None
             except _Retry as failure:
                 # 429 while other rows are answered: the server is busy, it does not fail.
                 attempt = 1 if failure.busy and self._answered > answered else attempt + 1
                 answered = self._answered
                 if attempt == self.options.tries:
                     last = self._shown(str(failure))
+                    if await self._answers_others(before):
+                        return Completion("", 0, "refused", refused="server-failed", detail=last)
                     raise RellmError(
-                        f"{self.options.url} failed {attempt} times for one row, the last time with: {last}",
+                        f"{self.options.url} failed {attempt} times for one row, and answers no other: {last}",
                         todo=_TODO,
                     ) from None
                 self.retries[failure.kind] += 1
@@ -129,6 +141,19 @@ class Requests:
                     self._pace.hold(failure.after)
                     pause = max(0.0, pause - failure.after)
             await asyncio.sleep(pause)
+
+    async def _answers_others(self, before: int) -> bool:
+        """Whether another row was answered during the last try, when `before` had been, or a short one is now."""
+        for _ in range(1 + len(_EXTRAS)):
+            if self._answered > before:
+                return True
+            try:
+                await self._once(_PROBE, "Hello.", 1)
+            except _WithoutExtra:
+                continue
+            except (_Retry, _Rejected, RellmError):
+                return False
+        return self._answered > before
 
     async def _once(self, prompt: Prompt, content: str, max_new_tokens: int) -> Completion:
         without = frozenset(self._without)
@@ -168,11 +193,11 @@ class Requests:
             async for piece in response.aiter_raw():
                 got += piece
                 if len(got) > MAX_ANSWER_BYTES:
-                    raise RellmError(f"{url} answers with more than {MAX_ANSWER_BYTES} bytes")
+                    raise _Rejected(f"{url} answers with more than {MAX_ANSWER_BYTES} bytes")
         return response.status_code, response.headers, bytes(got)
 
     def _refused(self, status: int, message: str, without: frozenset[str]) -> Completion:
-        """A refused request: the row is dropped, or sent again without an extra, or the run ends."""
+        """A refused request: the row is dropped, or sent again without an extra, or rejected."""
         for extra, error in _EXTRAS.items():
             if extra not in without and error.search(message):
                 self._without.add(extra)
@@ -181,7 +206,7 @@ class Requests:
             return Completion("", 0, "refused", refused="server-context-length")
         if _FILTERED.search(message):
             return Completion("", 0, "refused", refused="server-content-filter")
-        raise RellmError(f"{self.options.url} refuses the request with status {status}: {message}")
+        raise _Rejected(f"{self.options.url} refuses the request with status {status}: {message}")
 
     async def _refusal(self, status: int, message: str, location: str | None) -> RellmError:
         where = self.options.url
@@ -209,7 +234,7 @@ class Requests:
             async with asyncio.timeout(self.options.timeout):
                 _, _, raw = await self._send("GET", "/models")
             names = [self._shown(model["id"]) for model in json.loads(raw)["data"]]
-        except (TimeoutError, httpx2.RequestError, RellmError):
+        except (TimeoutError, httpx2.RequestError, _Rejected):
             return None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # whatever JSON it is
             return None
@@ -272,7 +297,13 @@ def read_answer(raw: bytes) -> Completion:
         raise _Retry("unreadable", f"an answer that ended with finish_reason {reason!r}")
     # Half a character, where the token limit cut one, cannot be written as UTF-8.
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
-    return Completion(whole, used if isinstance(used, int) else 0, "length" if reason == "length" else "stop")
+    model = document.get("model")
+    return Completion(
+        whole,
+        used if isinstance(used, int) else 0,
+        "length" if reason == "length" else "stop",
+        model=model if isinstance(model, str) and model else None,
+    )
 
 
 def retry_after(value: str | None) -> float | None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from re_llm.cli import app
 from re_llm.continuations import continue_manifest, continue_rows, refusal
+from re_llm.continuations.cleaning import without_reasoning
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, Record, RecordAppender, Utterance, read_records, write_records
 from re_llm.llm.completion import Completion
@@ -97,6 +98,24 @@ def test_a_killed_run_goes_on_and_equals_a_whole_one(manifest: Path, tmp_path: P
 )
 def test_refusals_are_recognised(output: str, name: str | None) -> None:
     assert refusal(output) == name
+
+
+@pytest.mark.parametrize(
+    ("output", "answer"),
+    [
+        ("It ended.", "It ended."),
+        ("<think>a</think> <think>b</think>\nIt ended.", "It ended."),
+        ("a </THINKING>It ended. ", "It ended."),
+        ("[THINK]a[/THINK]It ended.", "It ended."),
+        ("<reasoning>\na", None),
+        ("a</think><think>b", None),
+        (" I <think> so.", " I <think> so."),
+        ("<thinker> he was.", "<thinker> he was."),
+        ("a</think>", ""),
+    ],
+)
+def test_reasoning_is_cut_off(output: str, answer: str | None) -> None:
+    assert without_reasoning(output) == answer
 
 
 def test_refusals_are_kept_aside_and_counted(manifest: Path, tmp_path: Path) -> None:

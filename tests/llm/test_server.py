@@ -150,7 +150,8 @@ def test_what_cannot_pass_stops_at_once(world: ChatServerWorld, fault: Fault, me
     with pytest.raises(RellmError, match=message) as raised:
         ask(server, ["a"])
     assert "sk-secret" not in str(raised.value)
-    assert len(world.asked) == 1 and not server.retries
+    # A row that is rejected may be the only one: another is asked before the run ends.
+    assert len(world.asked) == 1 + (fault.status in (200, 400)) and not server.retries
 
 
 def test_an_address_where_nothing_listens_is_told_at_once() -> None:
@@ -164,9 +165,10 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
 def test_the_run_stops_after_the_tries_and_keeps_what_is_done(world: ChatServerWorld, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", 40)
     continue_manifest(manifest, tmp_path / "whole.jsonl", llm=Echo(), chunk=8)
-    world.fault = lambda number, text: Fault(503) if text.startswith("Line 25 ") else None
+    lost = [f"Line {i} of 40" for i in range(25, 40)]
+    world.fault = lambda number, text: Fault(503) if text in lost or not text else None
     out = tmp_path / "c.jsonl"
-    with pytest.raises(RellmError, match=r"failed 3 times for one row.*status 503.*same command again"):
+    with pytest.raises(RellmError, match=r"failed 3 times for one row, and answers no other.*503.*same command again"):
         continue_manifest(manifest, out, llm=client(world, tries=3, concurrency=4), chunk=8)
     before = [row.key for row in read_records(out, Continuation)]
     assert before == [f"u{i}" for i in range(25) if i % 9 != 4]
@@ -177,6 +179,55 @@ def test_the_run_stops_after_the_tries_and_keeps_what_is_done(world: ChatServerW
     dropped = [(tmp_path / name).with_suffix(".dropped.jsonl").read_bytes() for name in ("c.jsonl", "whole.jsonl")]
     assert dropped[0] == dropped[1]
     assert report.resumed == len(before) and not {f"Line {i} of 40" for i in range(25)} & set(world.texts())
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize(
+    ("fault", "reason", "detail"),
+    [
+        (Fault(500, error("CUDA error in this row")), "server-failed", "status 500: CUDA error in this row"),
+        (Fault(None), "server-failed", "the connection broke"),
+        (Fault(200, b"not JSON"), "server-failed", "no chat completion"),
+        (Fault(400, error("odd character")), "server-rejected", "status 400: odd character"),
+        (Fault(200, b" " * (MAX_ANSWER_BYTES + 1)), "server-rejected", "more than 1048576 bytes"),
+    ],
+)
+def test_a_row_that_always_fails_is_dropped_and_the_others_are_kept(
+    world: ChatServerWorld, tmp_path: Path, concurrency: int, fault: Fault, reason: str, detail: str
+) -> None:
+    bad = {"Line 3 of 12", "Line 11 of 12"}  # in the middle, and the last one
+    world.fault = lambda number, text: fault if text in bad else None
+    manifest = write_manifest(tmp_path / "m.jsonl", 12)
+    server = client(world, tries=2, concurrency=concurrency)
+    report = continue_manifest(manifest, tmp_path / "c.jsonl", llm=server)
+    assert dict(report.dropped) == {reason: 2, "no-text": 1} and report.rows == 9
+    assert report.dropped_file is not None
+    dropped = [row.model_dump() for row in read_records(report.dropped_file, Record)]
+    assert [row["key"] for row in dropped] == ["u3", "u4", "u11"] and detail in dropped[0]["dropped_detail"]
+    world.asked.clear()
+    continue_manifest(manifest, tmp_path / "c.jsonl", llm=client(world))
+    assert world.asked == [], "the run is complete"
+
+
+def test_the_model_that_answered_is_recorded(world: ChatServerWorld, tmp_path: Path) -> None:
+    world.model = "echo-2030-01-31"
+    report = continue_manifest(write_manifest(tmp_path / "m.jsonl", 4), tmp_path / "c.jsonl", llm=client(world))
+    rows = list(read_records(tmp_path / "c.jsonl", Continuation))
+    assert {(row.llm, row.served_model) for row in rows} == {("echo", "echo-2030-01-31")}
+    assert report.models == {"echo-2030-01-31": 4} and "echo-2030-01-31" in (tmp_path / "c.provenance.json").read_text()
+    world.model = "echo"
+    report = continue_manifest(tmp_path / "m.jsonl", tmp_path / "d.jsonl", llm=client(world))
+    assert {row.served_model for row in read_records(tmp_path / "d.jsonl", Continuation)} == {None}
+    assert report.models == {"echo": 4}
+
+
+def test_reasoning_is_no_target(tmp_path: Path) -> None:
+    answers = ["<think>\nHm.\n</think>\n\nAnd so it ended.", "Hm.</think>It ended.", "<think>\nHm, the", "I think so."]
+    with serving(lambda messages, _: (answers.pop(0), "stop")) as world:
+        server = client(world, concurrency=1)
+        report = continue_manifest(write_manifest(tmp_path / "m.jsonl", 4), tmp_path / "c.jsonl", llm=server)
+    outputs = [row.output for row in read_records(tmp_path / "c.jsonl", Continuation)]
+    assert outputs == ["And so it ended.", "It ended.", "I think so."] and dict(report.dropped) == {"reasoning": 1}
 
 
 def test_rows_that_the_server_cannot_take_are_left_out_with_the_reason(world: ChatServerWorld, tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ class ChatServerWorld(ThreadingHTTPServer):
     Attributes:
         asked: bodies of the requests, in order of their arrival; `headers`, `times` and `peers` beside them.
         finished: transcripts in the order in which their answers were sent.
+        model: name of the model in the answers, or None.
         most: requests that were under way at once, at most.
     """
 
@@ -83,6 +84,7 @@ class ChatServerWorld(ThreadingHTTPServer):
         self.times: list[float] = []
         self.peers: set[str] = set()
         self.finished: list[str] = []
+        self.model: str | None = None
         self.busy = self.most = 0
         self.lock = threading.Lock()
 
@@ -133,7 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(self.server.delay(text))
             content, reason = self.server.reply(body["messages"], body["max_tokens"])
             choice = {"message": {"role": "assistant", "content": content}, "finish_reason": reason}
-            self._send(200, {"choices": [choice], "usage": {"completion_tokens": 5}})
+            model = {"model": self.server.model} if self.server.model else {}
+            self._send(200, {"choices": [choice], "usage": {"completion_tokens": 5}, **model})
             with self.server.lock:
                 self.server.finished.append(text)
             return
