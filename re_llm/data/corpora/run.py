@@ -142,10 +142,7 @@ def _prepare(
     rows = _kept(scan, filters, journal.keep(checked) if hashed else checked)
     if limit > 0:
         rows = itertools.islice(rows, limit)
-    if pseudo_vad == "norms":
-        rows = map(with_norm, rows)
-    elif pseudo_vad is not None:
-        rows = _with_pseudo_labels(scan, rows, PseudoLabelWork(pseudo_vad), cluster)
+    rows = _with_pseudo_labels(scan, rows, pseudo_vad, cluster)
     total = None if scan.protocol or limit else info.utterances or None
     try:
         with progress_bar(f"prepare {info.name}", total) as advance:
@@ -268,9 +265,12 @@ def _kept(scan: Scan, filters: Filters, checked: Iterable[Checked]) -> Iterator[
 
 
 def _with_pseudo_labels(
-    scan: Scan, rows: Iterable[Utterance], work: PseudoLabelWork, cluster: Cluster | None
+    scan: Scan, rows: Iterable[Utterance], source: VadEstimator | Literal["norms"] | None, cluster: Cluster | None
 ) -> Iterator[Utterance]:
-    for labelled in run_batches(work, batched(rows, BATCH), cluster):
+    if source is None or source == "norms":
+        yield from rows if source is None else map(with_norm, rows)
+        return
+    for labelled in run_batches(PseudoLabelWork(source), batched(rows, BATCH), cluster):
         for utterance, error in labelled:
             if error is None:
                 yield utterance
