@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
+from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from re_llm.audio import waveform
 from re_llm.core.answer_parser import parse_answer
@@ -149,7 +150,7 @@ class Engine:
 
         Args:
             history: earlier turns of text, in chat-message form.
-            decoding: `max_new_tokens`, `temperature`, `top_p`, `seed`; see `Decoding`.
+            decoding: `max_new_tokens`, `temperature`, `top_p`, `seed`, `repetition_penalty`; see `Decoding`.
         """
         before, after = split_chat(self.tokenizer, get_prompt(prompt), history)
         rows = [self.processor.row([before, len(each.embeddings), after]) for each in encoded]
@@ -172,6 +173,7 @@ class Engine:
             speech: embeddings [S, D] of each row, one for every placeholder; empty for rows of text alone.
         """
         inputs = self.processor.pad_rows(rows)
+        prompt_length = inputs["input_ids"].shape[1]
         tokens = None
         if speech:
             lengths = torch.tensor([len(each) for each in speech], device=self.device)
@@ -191,8 +193,19 @@ class Engine:
                 return_dict_in_generate=False,
                 streamer=streamer,
                 stopping_criteria=stopping,
+                logits_processor=self._penalty(decoding, prompt_length),
+                repetition_penalty=1.0,  # transformers' own counts the prompt, speech placeholders included
             )
-        return read_completions(self.tokenizer, out[:, inputs["input_ids"].shape[1] :], self.stops)
+        return read_completions(self.tokenizer, out[:, prompt_length:], self.stops)
+
+    def _penalty(self, decoding: Decoding, prompt_length: int) -> LogitsProcessorList:
+        """The repetition penalty over the response alone: the released code gives the LLM no ids of the prompt."""
+        penalty = decoding.repetition_penalty or self.model.generation_config.repetition_penalty or 1.0
+        if penalty == 1.0:
+            return LogitsProcessorList()
+        return LogitsProcessorList(
+            [RepetitionPenaltyLogitsProcessor(float(penalty), prompt_ignore_length=prompt_length)]
+        )
 
     def respond(
         self,
@@ -215,14 +228,23 @@ class Engine:
         (completion,) = self.answer(encoded, prompt, history=history, **decoding)
         return Reply.of(encoded[0].estimate, completion)
 
-    def recognize(self, item: Audio, *, prompt: str = RECOGNITION_PROMPT) -> Estimate:
+    def recognize(
+        self,
+        item: Audio,
+        *,
+        prompt: str = RECOGNITION_PROMPT,
+        max_new_tokens: int = RECOGNITION_TOKENS,
+        repetition_penalty: float | None = None,
+    ) -> Estimate:
         """The emotion of one recording: what the heads predict, and what the LLM names when it is asked."""
-        encoded = self.encode([self.samples(item, (prompt, RECOGNITION_TOKENS))])
-        return self._named(encoded, prompt)[0]
+        encoded = self.encode([self.samples(item, (prompt, max_new_tokens))])
+        return self._named(encoded, prompt, max_new_tokens, repetition_penalty)[0]
 
-    def _named(self, encoded: Sequence[EncodedSpeech], prompt: str) -> list[Estimate]:
+    def _named(
+        self, encoded: Sequence[EncodedSpeech], prompt: str, tokens: int, penalty: float | None
+    ) -> list[Estimate]:
         """Estimates with the emotion that the LLM names in answer to a recognition prompt."""
-        answers = self.answer(encoded, prompt, max_new_tokens=RECOGNITION_TOKENS)
+        answers = self.answer(encoded, prompt, max_new_tokens=tokens, repetition_penalty=penalty)
         return [
             replace(speech.estimate, named_emotion=parse_answer(answer.text, self.emotions), answer=answer.text)
             for speech, answer in zip(encoded, answers, strict=True)
@@ -249,6 +271,7 @@ class Engine:
         *,
         prompt: str | Prompt | None = DEFAULT_PROMPT,
         recognize: str | None = None,
+        recognize_tokens: int = RECOGNITION_TOKENS,
         batch_size: int = 16,
         on_batch: OnBatch | None = None,
         **decoding: Unpack[DecodingOptions],
@@ -258,6 +281,7 @@ class Engine:
         Args:
             prompt: None to recognise only.
             recognize: id of a recognition prompt; its answer goes to `named_emotion` and `answer`.
+            recognize_tokens: most tokens of that answer.
             on_batch: called with the indices and replies of every finished batch.
             decoding: see `answer`.
 
@@ -267,12 +291,16 @@ class Engine:
         Raises:
             RellmError: a recording cannot be used, or is too long for the LLM; nothing has been answered then.
         """
-        prompts = (prompt, Decoding(**decoding).max_new_tokens), (recognize, RECOGNITION_TOKENS)
-        samples = [self.samples(item, *prompts) for item in items]
+        options = Decoding(**decoding)
+        samples = [
+            self.samples(item, (prompt, options.max_new_tokens), (recognize, recognize_tokens)) for item in items
+        ]
         replies: dict[int, Reply] = {}
         for batch in batches_by_length([len(each) for each in samples], batch_size):
             encoded = self.encode([samples[i] for i in batch])
-            estimates = self._named(encoded, recognize) if recognize else [speech.estimate for speech in encoded]
+            estimates = [speech.estimate for speech in encoded]
+            if recognize:
+                estimates = self._named(encoded, recognize, recognize_tokens, options.repetition_penalty)
             completions = self.answer(encoded, prompt, **decoding) if prompt else [Completion()] * len(encoded)
             done = list(map(Reply.of, estimates, completions))
             replies.update(zip(batch, done, strict=True))
@@ -293,8 +321,10 @@ class Engine:
             samples,
             prompt=options.prompt,
             recognize=options.recognize,
+            recognize_tokens=options.recognize_tokens,
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
+            repetition_penalty=options.repetition_penalty,
             on_batch=on_batch,
         )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPT = "chat-empathetic"
 RECOGNITION_PROMPT = "recognize"
-RECOGNITION_TOKENS = 16  # its answer is one short sentence
+RECOGNITION_TOKENS = 128  # as in the released code; an answer ends by itself long before
 
 STAGE = "respond 1"  # the number rises when the same recordings begin to get other replies
 # What a message calls a setting.
@@ -32,6 +32,8 @@ _NAMES = {
     "recognize": "--recognize",
     "wording": "the wording of a prompt",
     "max_new_tokens": "--max-new-tokens",
+    "recognize_tokens": "the length of the answer to --recognize",
+    "repetition_penalty": "the repetition penalty",
     "dtype": "--dtype",
     "quantized": "--quantize",
     "seed": "the seed",
@@ -47,12 +49,15 @@ class Decoding:
         temperature: 0 is greedy.
         top_p: sampling keeps the most probable tokens up to this cumulative probability.
         seed: makes sampling repeatable. It seeds torch's global generator: sample from one thread.
+        repetition_penalty: divides the logits of tokens that the response holds already; 1 is none. None takes that of
+            the checkpoint's generation_config.json, as the released code does.
     """
 
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -61,6 +66,8 @@ class Decoding:
             raise RellmError(f"temperature is {self.temperature}", allowed="0 (greedy) to 2")
         if not 0 < self.top_p <= 1:
             raise RellmError(f"top_p is {self.top_p}", allowed="above 0, up to 1")
+        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
+            raise RellmError(f"repetition_penalty is {self.repetition_penalty}", allowed="above 0; 1 is none")
 
     def generation_options(self) -> dict[str, bool | float]:
         """Arguments of `generate` besides the length."""
@@ -76,6 +83,7 @@ class DecodingOptions(TypedDict, total=False):
     temperature: float
     top_p: float
     seed: int | None
+    repetition_penalty: float | None
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,8 @@ class ReplyOptions:
         system: name of the system in the records and in the report.
         prompt: id of the prompt to answer; None to recognise the emotion only.
         recognize: id of the recognition prompt; None to leave it out.
+        recognize_tokens: most tokens of the answer to it.
+        repetition_penalty: see `Decoding`.
         seed: of the training, for the report.
     """
 
@@ -94,6 +104,8 @@ class ReplyOptions:
     recognize: str | None = None
     batch_size: int = 16
     max_new_tokens: int = Decoding.max_new_tokens
+    recognize_tokens: int = RECOGNITION_TOKENS
+    repetition_penalty: float | None = None
     seed: int | None = None
 
     def product(self, out: Path, system: Models) -> Product:
@@ -116,6 +128,8 @@ class ReplyOptions:
                 "prompt": self.prompt,
                 "recognize": self.recognize,
                 "max_new_tokens": self.max_new_tokens,
+                "recognize_tokens": self.recognize_tokens,
+                "repetition_penalty": self.repetition_penalty,
                 "seed": self.seed,
             },
             names={**_NAMES, **{f"model {n}": f"the model {name}" for n, name in enumerate(system.names, 1)}},
@@ -126,7 +140,7 @@ class ReplyOptions:
     @property
     def prompts(self) -> tuple[tuple[str | None, int], ...]:
         """Its prompts, each with the tokens that the answer may have: arguments of `System.max_seconds`."""
-        return (self.prompt, self.max_new_tokens), (self.recognize, RECOGNITION_TOKENS)
+        return (self.prompt, self.max_new_tokens), (self.recognize, self.recognize_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

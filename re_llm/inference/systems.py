@@ -16,7 +16,7 @@ from re_llm.core.answer_parser import parse_answer
 from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, is_label
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
-from re_llm.inference.reply import RECOGNITION_TOKENS, Estimate, OnBatch, Reply, ReplyOptions
+from re_llm.inference.reply import Estimate, OnBatch, Reply, ReplyOptions
 from re_llm.inference.transcribe import Transcriber
 from re_llm.llm.completion import Completion
 from re_llm.llm.local import ChatLlm
@@ -83,7 +83,7 @@ class TextSystem:
         estimates = [Estimate()] * len(rows)
         if options.recognize and not (prompt and prompt.needs_emotion):
             question = get_prompt(options.recognize)
-            named = self._answer([(question, text) for text in texts], RECOGNITION_TOKENS, options)
+            named = self._answer([(question, text) for text in texts], options.recognize_tokens, options)
             estimates = [
                 Estimate(named_emotion=parse_answer(each.text, PROMPT_EMOTIONS), answer=each.text) for each in named
             ]
@@ -94,7 +94,12 @@ class TextSystem:
         return replies
 
     def _answer(self, pairs: Sequence[tuple[Prompt, str]], tokens: int, options: ReplyOptions) -> list[Completion]:
-        return self.llm.answer(pairs, max_new_tokens=tokens, batch_size=options.batch_size)
+        return self.llm.answer(
+            pairs,
+            max_new_tokens=tokens,
+            batch_size=options.batch_size,
+            repetition_penalty=options.repetition_penalty,
+        )
 
     def _texts(self, rows: Sequence[Utterance], samples: Sequence[np.ndarray] | None, batch_size: int) -> list[str]:
         if self.transcriber:

@@ -71,8 +71,10 @@ class ChatLlm:
         return list(self.tokenizer(before + content + after, add_special_tokens=False)["input_ids"])
 
     @torch.inference_mode()
-    def generate(self, rows: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[Completion]:
-        """Answers to one batch of token rows, padded on the left."""
+    def generate(
+        self, rows: Sequence[Sequence[int]], *, max_new_tokens: int, repetition_penalty: float | None = None
+    ) -> list[Completion]:
+        """Answers to one batch of token rows, padded on the left; see `answer`."""
         ids, mask = pad_rows(rows, self.pad, "left")
         out = self.model.generate(
             input_ids=ids.to(self.model.device),
@@ -81,6 +83,7 @@ class ChatLlm:
             do_sample=False,
             eos_token_id=self.stops,
             pad_token_id=self.pad,
+            **({} if repetition_penalty is None else {"repetition_penalty": repetition_penalty}),
         )
         return read_completions(self.tokenizer, out[:, ids.shape[1] :], self.stops)
 
@@ -91,16 +94,21 @@ class ChatLlm:
         max_new_tokens: int = 128,
         batch_size: int = 16,
         on_batch: Callable[[int], None] | None = None,
+        repetition_penalty: float | None = None,
     ) -> list[Completion]:
         """Answers to (prompt, content) rows, in their order; batched by length.
 
         Args:
+            repetition_penalty: over prompt and answer, as transformers counts; None = that of the LLM's
+                generation_config.json.
             on_batch: called with the number of rows of every finished batch.
         """
         tokens = [self._ids(prompt, content) for prompt, content in rows]
         answers: dict[int, Completion] = {}
         for batch in batches_by_length([len(ids) for ids in tokens], batch_size):
-            completions = self.generate([tokens[i] for i in batch], max_new_tokens=max_new_tokens)
+            completions = self.generate(
+                [tokens[i] for i in batch], max_new_tokens=max_new_tokens, repetition_penalty=repetition_penalty
+            )
             answers.update(zip(batch, completions, strict=True))
             if on_batch:
                 on_batch(len(batch))

@@ -24,12 +24,18 @@ _OPTIONS = "Select from the following options: neutral, sad, angry, happy, or su
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt. `before` and `after` surround the content inside the user's turn."""
+    """One prompt. `before` and `after` surround the content inside the user's turn.
+
+    Attributes:
+        role_newline: whether the newline behind the role name stands in front of the answer, as in training. The
+            released code leaves it out when it generates.
+    """
 
     id: str
     system: str = SYSTEM
     before: str = ""
     after: str = ""
+    role_newline: bool = True
 
     @property
     def needs_emotion(self) -> bool:
@@ -91,7 +97,15 @@ _ALL = (
         after='", conveys a {emotion} emotion tone. Please provide a response.',
     ),
 )
-PROMPTS: dict[str, Prompt] = {p.id: p for p in _ALL}
+_BY_ID = {p.id: p for p in _ALL}
+# Whole rows of the released code (docs/fidelity.md): its words with its system prompt, and its end of the prompt.
+RELEASED = (
+    replace(_BY_ID["continue-emotion-code"], id="continue-emotion-released", system=EMPATHETIC),
+    replace(_BY_ID["continue-speech-blsp"], id="continue-speech-released", system=EMPATHETIC),
+    replace(_BY_ID["recognize-speech"], id="recognize-released", role_newline=False),
+    replace(_BY_ID["chat-empathetic"], id="chat-released", role_newline=False),
+)
+PROMPTS: dict[str, Prompt] = _BY_ID | {p.id: p for p in RELEASED}
 
 
 def get_prompt(name: str | Prompt) -> Prompt:
@@ -139,7 +153,7 @@ def split_chat(
     prefix, found, suffix = text.partition(_CONTENT)
     if not found:
         raise RellmError(f"the chat template of {_name(tokenizer)} drops the user's turn: {text[:200]!r}")
-    return prefix, suffix
+    return prefix, suffix if prompt.role_newline else suffix.removesuffix("\n")
 
 
 def _laid_out(

@@ -16,6 +16,8 @@ import re_llm
 from re_llm.core.errors import RellmError
 from re_llm.inference import engine
 from re_llm.inference.reply import Decoding, DecodingOptions, Estimate
+from re_llm.llm.prompts import get_prompt, split_chat
+from re_llm.model.outputs import SpeechTokens
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +101,10 @@ def test_the_emotion_is_the_named_one_when_asked_and_else_the_predicted_one(load
 
 
 def test_options_of_decoding_are_named_and_checked(loaded: engine.Engine) -> None:
-    """The same four everywhere, as an IDE shows them; a misspelt one is an error, not ignored."""
+    """The same everywhere, as an IDE shows them; a misspelt one is an error, not ignored."""
     fields = {field.name for field in dataclasses.fields(Decoding)}
-    assert set(DecodingOptions.__annotations__) == fields == {"max_new_tokens", "temperature", "top_p", "seed"}
+    assert set(DecodingOptions.__annotations__) == fields
+    assert fields == {"max_new_tokens", "temperature", "top_p", "seed", "repetition_penalty"}
     encoded = loaded.encode([WAVES[0]])
     calls = {
         "respond": lambda **options: loaded.respond(WAVES[0], **options).response,
@@ -117,6 +120,51 @@ def test_options_of_decoding_are_named_and_checked(loaded: engine.Engine) -> Non
             call(temprature=1.0)
         with pytest.raises(RellmError, match="top_p is 0"):
             call(top_p=0)
+        with pytest.raises(RellmError, match=r"repetition_penalty is 0\.0"):
+            call(repetition_penalty=0.0)
+
+
+def greedy_with_penalty(
+    loaded: engine.Engine, encoded: engine.EncodedSpeech, penalty: float, steps: int
+) -> tuple[list[int], int]:
+    """Response ids by one plain pass per token, and how many tokens of the prompt came again; divides by hand."""
+    before, after = split_chat(loaded.tokenizer, get_prompt("chat"))
+    row = loaded.processor.row([before, len(encoded.embeddings), after])
+    speech = SpeechTokens(encoded.embeddings[None], torch.tensor([len(encoded.embeddings)]))
+    forbidden = loaded.model.generation_config.suppress_tokens or []
+    made: list[int] = []
+    for _ in range(steps):
+        with torch.no_grad():
+            logits = loaded.model(torch.tensor([[*row, *made]]), speech=speech).logits[0, -1]
+        for token in set(made):
+            logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
+        logits[forbidden] = -torch.inf
+        made.append(int(logits.argmax()))
+        if made[-1] in loaded.stops:
+            break
+    return made, len(set(made) & set(row))
+
+
+def test_the_repetition_penalty_of_the_checkpoint_counts_the_response_alone(
+    loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = loaded.encode([WAVES[1]])[0]
+    texts = {}
+    for penalty in (1.0, 3.0):
+        ids, again = greedy_with_penalty(loaded, encoded, penalty, 12)
+        texts[penalty] = loaded.tokenizer.decode([i for i in ids if i not in loaded.stops]).strip()
+        assert loaded.answer([encoded], "chat", max_new_tokens=12, repetition_penalty=penalty)[0].text == texts[penalty]
+    assert texts[1.0] != texts[3.0] and again, "the penalty decides, and tokens of the prompt come without one"
+    assert loaded.answer([encoded], "chat", max_new_tokens=12)[0].text == texts[1.0]
+    monkeypatch.setattr(loaded.model.generation_config, "repetition_penalty", 3.0)
+    assert loaded.answer([encoded], "chat", max_new_tokens=12)[0].text == texts[3.0]
+
+
+def test_the_answer_to_the_recognition_prompt_has_as_many_tokens_as_asked_for(loaded: engine.Engine) -> None:
+    short = loaded.recognize(WAVES[1], max_new_tokens=2).answer
+    (reply,) = loaded.respond_many([WAVES[1]], prompt=None, recognize="recognize", recognize_tokens=2)
+    whole = loaded.recognize(WAVES[1]).answer
+    assert reply.answer == short and short != whole and whole.startswith(short)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,8 @@ def test_a_file_goes_on_only_with_what_it_was_begun_with(
         ({"system": "other"}, "--system"),
         ({"max_new_tokens": 4}, "--max-new-tokens was 3"),
         ({"recognize": "recognize"}, "--recognize was null"),
+        ({"recognize_tokens": 16}, "the length of the answer to --recognize was 128"),
+        ({"repetition_penalty": 1.1}, "the repetition penalty was null"),
     ):
         with pytest.raises(RellmError, match=told):
             respond_manifest(loaded, manifest, out, ReplyOptions(**{"max_new_tokens": 3, **changed}))
@@ -171,9 +173,11 @@ class EchoLlm:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
+        self.decoding: list[tuple[int, float | None]] = []
 
-    def answer(self, rows, *, max_new_tokens, batch_size):
+    def answer(self, rows, *, max_new_tokens, batch_size, repetition_penalty):
         self.seen += [(prompt.id, text) for prompt, text in rows]
+        self.decoding.append((max_new_tokens, repetition_penalty))
         return [Completion(text, 1) for _, text in rows]
 
 
@@ -188,6 +192,14 @@ def test_a_text_system_needs_no_recordings(manifest: Path, tmp_path: Path) -> No
     assert (head.response, head.system, head.seed) == ("the head one", "text", 3)
     assert (head.predicted_emotion, head.probabilities, head.transcript) == (None, None, None)
     assert (head.named_emotion, head.answer) == (None, "the head one")
+
+
+def test_a_text_system_is_asked_with_the_same_limits() -> None:
+    row = Utterance(key="a", corpus="c", split="test", audio="a.wav", text="I won.")
+    options = {"max_new_tokens": 9, "recognize_tokens": 4, "repetition_penalty": 1.1}
+    llm = EchoLlm()
+    TextSystem(llm).respond_rows([row], None, ReplyOptions("s", "chat", "recognize", **options))
+    assert llm.decoding == [(9, 1.1), (4, 1.1)]
 
 
 def test_a_prompt_with_the_label_is_not_asked_for_the_emotion() -> None:

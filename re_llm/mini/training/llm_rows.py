@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
-from re_llm.llm.prompts import PROMPTS, Prompt, get_prompt, split_chat
+from re_llm.llm.prompts import PROMPTS, RELEASED, Prompt, get_prompt, split_chat
 from re_llm.mini.grammar import Sentence, respond_to
 from re_llm.mini.lexicon import CUES, TOPICS
 
 END = "<|im_end|>"
 END_OF_TEXT = "<|endoftext|>"
-TAUGHT = tuple(name for name in PROMPTS if name != "label")  # came after the miniature's LLM
+# The others came after the miniature's LLM.
+TAUGHT = tuple(name for name, prompt in PROMPTS.items() if name != "label" and prompt not in RELEASED)
 # How often each prompt is trained: the ones the alignment stages lean on most come most often.
 PROMPT_WEIGHTS = {"chat-empathetic": 2.0, "continue": 2.0, "continue-emotion": 2.0, "recognize": 1.5}
 
