@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from re_llm.cli.common import JsonFlag, Seed, print_json
+from re_llm.cli.common import Device, JsonFlag, Seed, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Make the small model from real parts: text, speech. Needs the extra `small-build`.",
+    help="Make the small model from real parts: text, speech, the LLM. Needs the extra `small-build`.",
     short_help="Make the small model from real parts.",
 )
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `build` a command of its own while it is the only one."""
 
 
 @app.command()
@@ -32,9 +28,12 @@ def build(
     ] = [],
     seed: Seed = 0,
     scale: Annotated[float, typer.Option(min=0.001, max=4.0, help="Size of the build; below 1 to try it.")] = 1.0,
+    copies: Annotated[int, typer.Option(min=1, help="Times each recording is disturbed, in different ways.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that disturb the recordings.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write and speak the text that the small model learns words from: stages text, speech, voices, rooms.
+    """Write and speak the text that the small model learns words from: stages text, speech, voices, rooms,
+    drawn.
 
     Takes some hours on one core; stopped at any moment, the same command goes on. Needs the parts (`re-llm parts get
     all`). Example:
@@ -44,7 +43,7 @@ def build(
     from re_llm.small.build import STAGES, Job, choose_engines
     from re_llm.small.build import build as run
 
-    job = Job(out, epitome, choose_engines(without), scale, seed)
+    job = Job(out, epitome, choose_engines(without), scale, seed, copies, workers)
     found = run(job, stages=stage or tuple(STAGES), say=partial(typer.echo, err=True))
     if as_json:
         print_json(found)
@@ -52,3 +51,58 @@ def build(
     for name, figures in found.items():
         shown = {figure: value for figure, value in figures.items() if isinstance(value, int | float)}
         typer.echo(f"{name}: " + ", ".join(f"{figure} {value}" for figure, value in shown.items()))
+
+
+@app.command()
+def llm(
+    text: Annotated[Path, typer.Option(help="Sentences of a build: text/sentences.jsonl.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the LoRA, the merged LLM, and a report.")],
+    base: Annotated[str, typer.Option(help="Chat LLM that is taught.")] = "small:llm-base",
+    rows: Annotated[int, typer.Option(min=10, help="Rows of training text.")] = 12_000,
+    epochs: Annotated[int, typer.Option(min=1)] = 2,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Teach a small chat LLM to answer kindly and to the point, on text alone; OUT/llm is the component small:llm.
+
+    About an hour on two cores, a minute on a GPU. Example:
+
+        re-llm small llm --text runs/small/text/sentences.jsonl --out runs/small-llm
+    """
+    from re_llm.core.assets import resolve_component
+    from re_llm.small.llm import Kindness, teach
+
+    options = Kindness(rows=rows, epochs=epochs, seed=seed)
+    figures = teach(
+        Path(resolve_component(base)), text, out, options, device=device, say=partial(typer.echo, err=True)
+    )  # fmt: skip
+    typer.echo(", ".join(f"{name} {value}" for name, value in figures.items()))
+
+
+@app.command("check-llm")
+def check_llm(
+    text: Annotated[Path, typer.Option(help="Sentences of a build: text/sentences.jsonl; the test split is asked.")],
+    llm: Annotated[str, typer.Option(help="Chat LLM to ask.")] = "small:llm",
+    sentences: Annotated[int, typer.Option(min=1, help="Sentences, each in five emotions.")] = 100,
+    show: Annotated[int, typer.Option(min=0, help="Replies to print, drawn at random.")] = 0,
+    prompt: Annotated[str, typer.Option(help="Prompt that names the emotion.")] = "cascade",
+    device: Device = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """How kindly an LLM answers held-out sentences in five emotions: topic named, tone fits, no two replies the same.
+
+    Example:
+
+        re-llm small check-llm --text runs/small/text/sentences.jsonl --llm small:llm --show 10
+    """
+    import random
+
+    from re_llm.small.check_replies import check
+
+    figures, said = check(llm, text, sentences=sentences, prompt=prompt, device=device)
+    if as_json:
+        print_json(asdict(figures))
+        return
+    typer.echo(figures.summary())
+    for sentence, emotion, reply in random.Random(0).sample(said, min(show, len(said))):
+        typer.echo(f"{emotion}: {sentence} -> {reply}")

@@ -91,6 +91,7 @@ _ALL = (
         after='", conveys a {emotion} emotion tone. Please provide a response.',
     ),
     Prompt("label", system=EMPATHETIC, before="<{emotion}> "),  # P section III-C: the label in front of the transcript
+    Prompt("repeat", before="Repeat the following sentence word by word: "),  # ours: whether the words arrive
     Prompt(
         "cascade-dialogue",
         before="The user's speech input, transcribed as \"",

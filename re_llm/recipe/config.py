@@ -26,12 +26,12 @@ class Components(Options):
 class TaskOptions(Options):
     """One kind of training row: the student answers `prompt` on speech.
 
-    target: the LLM's answer to the transcript (`output`), or the name of the emotion.
+    target: the LLM's answer to the transcript (`output`), the name of the emotion, or the transcript itself.
     continuation: the prompt that answer was given to; None = the stage's.
     """
 
     prompt: str
-    target: Literal["output", "emotion"] = "output"
+    target: Literal["output", "emotion", "transcript"] = "output"
     fraction: float = Field(default=1.0, gt=0.0)
     continuation: str | None = None
     teacher_prompt: str | None = None  # the text pass of response_kl; None = `prompt`
@@ -50,6 +50,10 @@ class StageOptions(Options):
     start: what it continues from: `components` (fresh adapter), another stage of the recipe, or a checkpoint folder.
     model: changes to the recipe's `model`, e.g. `{fusion: pooled}` where the emotion encoder joins.
     data: names of the corpora whose continuations it reads.
+    exchange: corpora whose recordings have no emotion of their own: each row takes the emotion embedding, and valence,
+        arousal and dominance, of a recording with its label, drawn anew every epoch from the other corpora. So words
+        without emotion and emotion in few words are learnt together.
+    donors: corpora that serve that alone, and are no rows themselves.
     losses: weight by name. warm_losses with warm_steps: used instead during the first optimiser steps.
     epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
     """
@@ -57,6 +61,8 @@ class StageOptions(Options):
     start: str = "components"
     model: dict[str, Any] = Field(default={})
     data: tuple[str, ...] = ()
+    exchange: tuple[str, ...] = ()
+    donors: tuple[str, ...] = ()
     continuation: str = "continue"  # prompt with which the LLM wrote the targets
     tasks: tuple[TaskOptions, ...] = (TaskOptions(prompt="continue"),)
     losses: dict[str, float]
@@ -103,6 +109,12 @@ class StageOptions(Options):
         taught = sorted({"response_kl", "input_kl"} & names)
         if taught and len(self.tasks) == 1 and self.tasks[0].target == "emotion":
             raise ValueError(f"{taught[0]} needs a teacher, but the only task answers with the label")
+        both = sorted(set(self.exchange) & set(self.donors))
+        if both or (self.donors and not self.exchange):
+            what = f"{both[0]} is in exchange and in donors" if both else "donors are for exchange, which is not set"
+            raise ValueError(what)
+        if self.exchange and "speech_encoder" in self.train:
+            raise ValueError("exchange reads the states of a frozen speech encoder: take it out of `train`")
         if self.min_seconds >= self.max_seconds:
             raise ValueError("min_seconds must be below max_seconds")
         return self
@@ -111,6 +123,8 @@ class StageOptions(Options):
 def unfit(stage: StageOptions, model: ModelOptions) -> str | None:
     """Why a stage cannot train a model that is joined like this; None when it can."""
     losses = {*stage.losses, *(stage.warm_losses or {})}
+    if stage.exchange and model.fusion != "pooled":
+        return f"exchange moves the embedding of an utterance: set model.fusion to pooled, it is {model.fusion}"
     paired = sorted({"input_kl", "cif"} & losses)
     if paired and model.adapter.kind != "cformer":
         return f"{paired[0]} needs one speech token per transcript token: set model.adapter.kind to cformer, or drop it"
@@ -215,6 +229,9 @@ class Recipe(Options):
             for corpus in stage.data:
                 if corpus not in self.corpora:
                     raise ValueError(f"stage {name!r} reads {corpus!r}, which is not under `corpora`")
+            for corpus in (*stage.exchange, *stage.donors):
+                if corpus not in stage.data:
+                    raise ValueError(f"stage {name!r} names {corpus!r}, which is not in its `data`")
         for name, system in self.systems.items():
             if system.stage and system.stage not in self.stages and not _is_checkpoint(system.stage):
                 raise ValueError(f"system {name!r} names stage {system.stage!r}, which is not under `stages`")

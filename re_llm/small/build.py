@@ -6,6 +6,7 @@ OUT/speech/rendered.jsonl   what has been rendered so far, OUT/speech/SPEAKER/KE
 OUT/speech/voices.jsonl     how well Whisper understands each voice
 OUT/speech/manifest.jsonl   the recordings of the voices that it understands
 OUT/rooms/manifest.jsonl    the same, most of the training with rooms, noise, bands, codecs: what training reads
+OUT/drawn/manifest.jsonl    its training rows, each with an emotion in which it is to be answered
 OUT/build.json              figures of every stage, and what they were checked against
 """
 
@@ -42,6 +43,10 @@ class Job:
     scale: float = 1.0
     """Size; below 1 to try the build."""
     seed: int = 0
+    copies: int = 3
+    """Of each recording of the training, disturbed in different ways."""
+    workers: int = 1
+    """Processes that disturb."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +110,20 @@ def disturb_speech(job: Job, say: Say) -> Figures:
     from re_llm.small.rooms import Disturbed, disturb_all
 
     manifest = job.out / "rooms" / "manifest.jsonl"
-    disturb_all(job.out / "speech" / "manifest.jsonl", manifest, seed=job.seed, say=say)
+    spoken = job.out / "speech" / "manifest.jsonl"
+    disturb_all(spoken, manifest, seed=job.seed, copies=job.copies, workers=job.workers, say=say)
     trained = [row.disturbed for row in read_records(manifest, Disturbed) if row.split == "train"]
     dry = sum(what == "dry" for what in trained)
     return {"train_hours": _figures_of(manifest)["train_hours"], "disturbed": round(1 - dry / max(1, len(trained)), 3)}
+
+
+def draw(job: Job, say: Say) -> Figures:
+    """Stage `drawn`: an emotion for every recording of the training."""
+    from re_llm.small.drawn import draw_emotions
+
+    return {
+        "rows": draw_emotions(job.out / "rooms" / "manifest.jsonl", job.out / "drawn" / "manifest.jsonl", seed=job.seed)
+    }
 
 
 def _figures_of(manifest: Path) -> Figures:
@@ -138,6 +153,7 @@ STAGES: Mapping[str, tuple[Callable[[Job, Say], Figures], tuple[Gate, ...]]] = {
         ),
     ),
     "rooms": (disturb_speech, (Gate("train_hours", 20), Gate("disturbed", 0.5, scaled=False))),
+    "drawn": (draw, (Gate("rows", 10_000),)),
 }  # fmt: skip
 
 

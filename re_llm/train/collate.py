@@ -33,7 +33,8 @@ class Collator:
 
     Args:
         examples: what the rows' `index` points into.
-        encode: examples of a batch -> keyword inputs of the speech branch: encoder states as `speech`, or raw features.
+        encode: examples of a batch, and those whose emotion they have -> keyword inputs of the speech branch: encoder
+            states as `speech`, or raw features.
         token_counts: those inputs -> number of speech tokens of each row; None = as many as its transcript has, which
             the model is then told (CFormer).
         teacher: whether a loss needs the text pass.
@@ -43,7 +44,7 @@ class Collator:
     def __init__(
         self,
         examples: Sequence[Example],
-        encode: Callable[[Sequence[Example]], dict[str, Any]],
+        encode: Callable[[Sequence[Example], Sequence[Example]], dict[str, Any]],
         token_counts: Callable[[dict[str, Any]], list[int]] | None,
         *,
         speech_token: int,
@@ -58,7 +59,8 @@ class Collator:
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         chosen = [self.examples[row.index] for row in rows]
-        speech = self.encode(chosen)
+        felt = [self.examples[row.index if row.donor is None else row.donor] for row in rows]
+        speech = self.encode(chosen, felt)
         if self.token_counts is None:
             counts = [len(r.transcript) for r in rows]
             speech = {**speech, "token_lengths": torch.tensor(counts)}
@@ -76,7 +78,7 @@ class Collator:
             "logits_at": predicting(before, [len(r.response) for r in rows], input_ids.shape[1]),
             "targets": torch.tensor([i for r in rows for i in r.response]),
             "emotions": torch.tensor([e.emotion for e in chosen]),
-            "dimensions": torch.tensor([e.dimensions or (float("nan"),) * 3 for e in chosen]),
+            "dimensions": torch.tensor([e.dimensions or (float("nan"),) * 3 for e in felt]),
             "transcripts": pad_rows([r.transcript for r in rows], self.pad_token)[0],
             "transcript_lengths": torch.tensor([len(r.transcript) for r in rows]),
         }

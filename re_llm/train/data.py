@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from re_llm.core.emotions import canonical
 from re_llm.core.errors import RellmError
@@ -34,6 +34,7 @@ class Example:
         targets: the LLM's answers by the id of the prompt that they answer.
         emotion: index into the recipe's emotions, or IGNORE_INDEX.
         dimensions: (valence, arousal, dominance) on 0..1, or None.
+        role: `row`; `exchanged`, a row that takes the emotion of a donor; `donor`, which is no row.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Example:
     emotion_name: str | None
     emotion: int
     dimensions: tuple[float, float, float] | None
+    role: Literal["row", "exchanged", "donor"] = "row"
 
 
 @dataclass
@@ -74,7 +76,9 @@ def _too_long(row: Continuation, options: StageOptions, tokenizer: Any) -> str |
     return None
 
 
-def _check_labels(row: Continuation, losses: set[str], where: str) -> None:
+def _check_labels(row: Continuation, losses: set[str], exchange: bool, where: str) -> None:
+    if exchange and row.emotion is None:
+        raise RellmError(f"{where}: no emotion, by which a stage with `exchange` finds donors", todo="Give it a label")
     if row.emotion is None and "input_er" in losses:
         raise RellmError(f"{where}: no emotion, which the loss input_er needs", todo="Remove the row or the loss")
     if row.dimensions() is None and "input_er_avd" in losses:
@@ -84,7 +88,8 @@ def _check_labels(row: Continuation, losses: set[str], where: str) -> None:
         )
 
 
-def _example(row: Continuation, file: Path, emotions: Sequence[str], where: str) -> Example:
+def _example(row: Continuation, file: Path, emotions: Sequence[str], options: StageOptions, where: str) -> Example:
+    corpus = file.name.partition(".")[0]
     return Example(
         key=_key(row, file),
         audio=str((file.parent / row.audio).resolve()),
@@ -95,6 +100,7 @@ def _example(row: Continuation, file: Path, emotions: Sequence[str], where: str)
         emotion_name=row.emotion,
         emotion=emotions.index(canonical(row.emotion, emotions, where=where)) if row.emotion else IGNORE_INDEX,
         dimensions=row.dimensions(),
+        role="exchanged" if corpus in options.exchange else "donor" if corpus in options.donors else "row",
     )
 
 
@@ -134,9 +140,9 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
             if reason:
                 too_long.setdefault(key, (row.key, reason))
                 continue
-            _check_labels(row, losses, where)
+            _check_labels(row, losses, bool(options.exchange), where)
             if key not in found:
-                found[key] = (_example(row, file, emotions, where), {})
+                found[key] = (_example(row, file, emotions, options, where), {})
             example, targets = found[key]
             if prompt in targets:
                 raise RellmError(f"{where}: a second answer of {key!r} to the prompt {prompt!r}", todo="Remove one")
@@ -163,6 +169,7 @@ class Row:
     Attributes:
         response: target ids, with the end marks `<|im_end|>\\n<|endoftext|>` unless the continuation was cut.
         teacher_prefix, teacher_suffix: what stands around the transcript in the teacher's text pass.
+        donor: index of the example whose emotion this row has; None = its own.
     """
 
     index: int
@@ -173,6 +180,7 @@ class Row:
     teacher_prefix: tuple[int, ...]
     teacher_suffix: tuple[int, ...]
     has_teacher: bool
+    donor: int | None = None
 
 
 def end_ids(tokenizer: Any) -> list[int]:
@@ -210,8 +218,9 @@ class RowMaker:
         """The row of one task."""
         prefix, suffix = self._prompt(task.prompt, example.emotion_name)
         teacher = self._prompt(task.teacher_prompt or task.prompt, example.emotion_name)
-        if task.target == "emotion":
-            response = self._ids(example.emotion_name or "") + self.end
+        if task.target != "output":
+            answer = example.emotion_name if task.target == "emotion" else example.text
+            response = self._ids(answer or "") + self.end
         else:
             target = example.targets[task.continuation or self.continuation]
             response = self._ids(target.output) + (() if target.early_stop else self.end)
@@ -223,36 +232,49 @@ class RowMaker:
             transcript=self._ids(example.text),
             teacher_prefix=teacher[0],
             teacher_suffix=teacher[1],
-            has_teacher=task.target == "output",
+            has_teacher=task.target != "emotion",
         )
 
 
 class TrainingRows:
-    """Map-style data set of (epoch, index) -> Row. Every epoch draws each example's task anew from the shares.
+    """Map-style data set of (epoch, place) -> Row. Every epoch draws each example's task anew from the shares.
 
-    The draw depends on (seed, epoch, index) alone, so a resumed run sees the rows an uninterrupted one would.
+    The draw, and that of an exchanged row's donor, depends on (seed, epoch, index) alone, so a resumed run sees the
+    rows an uninterrupted one would.
+
+    Attributes:
+        places: indices of the examples that are rows.
 
     Raises:
-        RellmError: a task answers with the emotion and an example has none.
+        RellmError: a task answers with the emotion and an example has none, or an exchanged row finds no donor.
     """
 
     def __init__(self, examples: Sequence[Example], maker: RowMaker, *, seed: int):
         self.examples, self.maker, self.seed = examples, maker, seed
+        self.places = [index for index, example in enumerate(examples) if example.role != "donor"]
         labelled = [task for task in maker.tasks if task.target == "emotion"]
         if labelled and any(e.emotion_name is None for e in examples):
             raise RellmError(f"task {labelled[0].prompt!r} answers with the emotion, but some rows have none")
+        self.donors: dict[int, list[int]] = defaultdict(list)
+        for index, example in enumerate(examples):
+            if example.role != "exchanged":
+                self.donors[example.emotion].append(index)
+        lonely = next((e for e in examples if e.role == "exchanged" and e.emotion not in self.donors), None)
+        if lonely:
+            raise RellmError(f"{lonely.key}: no recording of another corpus is {lonely.emotion_name}, to exchange with")
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.places)
 
     def __getitem__(self, place: tuple[int, int]) -> Row:
-        epoch, index = place
-        tasks = self.maker.tasks
+        epoch, index = place[0], self.places[place[1]]
+        tasks, example = self.maker.tasks, self.examples[index]
+        draw = random.Random(f"{self.seed}/{epoch}/{index}")
         task = tasks[0]
         if len(tasks) > 1:
-            draw = random.Random(f"{self.seed}/{epoch}/{index}")
             task = draw.choices(tasks, weights=[t.fraction for t in tasks])[0]
-        return self.maker.make(index, self.examples[index], task)
+        row = self.maker.make(index, example, task)
+        return replace(row, donor=draw.choice(self.donors[example.emotion])) if example.role == "exchanged" else row
 
 
 class BucketedSampler:

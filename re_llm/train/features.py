@@ -141,13 +141,17 @@ class Features:
         """Number of encoder frames of an utterance."""
         return self.speech.rows[self.ids[key]][1]
 
-    def batch(self, keys: Sequence[str]) -> EncodedAudio:
-        """States of these utterances, padded with zeros to the longest: [B, T, D]."""
+    def batch(self, keys: Sequence[str], felt: Sequence[str] | None = None) -> EncodedAudio:
+        """States of these utterances, padded with zeros to the longest: [B, T, D].
+
+        Args:
+            felt: utterances whose pooled emotion stands in for theirs.
+        """
         ids = [self.ids[key] for key in keys]
         states = [self.speech.get(each) for each in ids]
         emotion = None
         if self.emotion is not None:
-            found = [self.emotion.get(each) for each in ids]
+            found = [self.emotion.get(self.ids[key]) for key in felt or keys]
             emotion = _padded(found)[:, 0] if self.pooled else _padded(found)
         lengths = torch.tensor([len(each) for each in states])
         return EncodedAudio(speech_states=_padded(states), speech_lengths=lengths, emotion_states=emotion)

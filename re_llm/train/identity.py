@@ -87,6 +87,7 @@ def training_product(plan: Plan, out: Path, segments: Mapping[str, str]) -> Prod
 
 def plan_settings(plan: Plan) -> dict[str, Any]:
     """The options that decide the outcome, as plain values."""
-    stage = json.loads(plan.stage.model_dump_json(exclude=_NOT_DECIDING))
+    unset = {name for name in ("exchange", "donors") if not getattr(plan.stage, name)}  # as before there were any
+    stage = json.loads(plan.stage.model_dump_json(exclude=_NOT_DECIDING | unset))
     model = json.loads(plan.model.model_dump_json())
     return {"stage": stage, "model": model, "emotions": list(plan.emotions), "seed": plan.seed}

@@ -167,19 +167,19 @@ SpeechInputs = dict[str, Any]
 
 def _speech_inputs(
     model: ReLlmForConditionalGeneration, processor: ReLlmProcessor, features: Features | None
-) -> tuple[Callable[[Sequence[Example]], SpeechInputs], Callable[[SpeechInputs], list[int]] | None]:
+) -> tuple[Callable[[Sequence[Example], Sequence[Example]], SpeechInputs], Callable[[SpeechInputs], list[int]] | None]:
     """How a batch gets its speech: from the store, or from the recordings.
 
     And how many speech tokens that gives; None when there are as many as the transcript has (CFormer).
     """
     settings = model.config.adapter
 
-    def raw(examples: Sequence[Example]) -> SpeechInputs:
+    def raw(examples: Sequence[Example], felt: Sequence[Example]) -> SpeechInputs:
         return processor.audio_inputs([waveform.load(e.audio, start=e.start, duration=e.duration) for e in examples])
 
-    def cached(examples: Sequence[Example]) -> SpeechInputs:
+    def cached(examples: Sequence[Example], felt: Sequence[Example]) -> SpeechInputs:
         assert features is not None
-        return {"speech": features.batch([e.key for e in examples])}
+        return {"speech": features.batch([e.key for e in examples], [e.key for e in felt])}
 
     def counts(speech: SpeechInputs) -> list[int]:
         if "speech" in speech:
@@ -203,7 +203,9 @@ def _trainer(
     encode, counts = _speech_inputs(model, processor, features)
     maker = RowMaker(processor.tokenizer, stage)
     named = {*stage.losses, *(stage.warm_losses or {})}
-    lengths = [features.length(e.key) if features else int((e.duration or 1.0) * FRAMES_PER_SECOND) for e in examples]
+    rows = TrainingRows(examples, maker, seed=plan.seed)
+    spoken = [examples[index] for index in rows.places]
+    lengths = [features.length(e.key) if features else int((e.duration or 1.0) * FRAMES_PER_SECOND) for e in spoken]
     pad = processor.tokenizer.pad_token_id
     collator = Collator(
         examples,
@@ -216,8 +218,8 @@ def _trainer(
     )
     return ReLlmTrainer(
         model=model,
-        args=training_arguments(plan, out, device, len(examples)),
-        train_dataset=TrainingRows(examples, maker, seed=plan.seed),
+        args=training_arguments(plan, out, device, len(rows)),
+        train_dataset=rows,
         data_collator=collator,
         callbacks=callbacks,
         options=stage,

@@ -1,7 +1,7 @@
 """Every example in the help of a command runs, in a folder that holds tiny things under the names it uses.
 
-What takes hours (`mini build`, `small build`, `reproduce`), wants 500 MB (`score convert`) or never ends (`serve`) is
-run up to the function behind it.
+What takes hours (`mini build`, `small build`, `small llm`, `reproduce`), wants 500 MB (`score convert`) or never ends
+(`serve`) is run up to the function behind it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from re_llm.cli import app
+from re_llm.core import parts as parts_home
 from re_llm.core.records import Continuation, ReplyRecord, Utterance, write_records
 from re_llm.evaluate.empathy import scorer_files
 from re_llm.mini.training import build as mini_build
 from re_llm.parts import get as parts
 from re_llm.pipeline import reproduce
 from re_llm.small import build as small_build
+from re_llm.small import check_replies
+from re_llm.small import llm as small_llm
 
 ROOT = Path(__file__).parents[2]
 LLM = "Qwen/Qwen2.5-7B-Instruct"
@@ -173,6 +176,9 @@ def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+LONG = ("mini build", "small build", "small llm", "small check-llm", "reproduce", "score convert", "serve")
+
+
 @pytest.fixture
 def stubs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The functions behind commands that are too long; the list tells which were called."""
@@ -184,6 +190,10 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     report = SimpleNamespace(summary=lambda: "done")
     monkeypatch.setattr(mini_build, "build", stub("mini build", Path("assets")))
     monkeypatch.setattr(small_build, "build", stub("small build", {}))
+    monkeypatch.setattr(small_llm, "teach", stub("small llm", {}))
+    monkeypatch.setattr(parts_home, "resolve_part", lambda name: Path(name))
+    figures = check_replies.ReplyFigures(1, 1.0, 1.0, 1.0, 1.0, 1.0)
+    monkeypatch.setattr(check_replies, "check", stub("small check-llm", (figures, [])))
     monkeypatch.setattr(reproduce, "reproduce", stub("reproduce", report))
     monkeypatch.setattr(scorer_files, "convert_files", stub("score convert", report))
     monkeypatch.setattr(uvicorn.Server, "run", stub("serve", None))
@@ -205,7 +215,7 @@ def test_the_example_runs(command: str, line: str, here: Path, stubs: list[str])
         result = call(*words, stdin="question.wav\nhello\n/quit\n" if command == "chat" else "")
     # Something is missing for the paper's recipe, and the two manifests share a recording.
     assert result.exit_code == (1 if command in ("doctor", "prepare check") else 0), result.output
-    if command in ("mini build", "small build", "reproduce", "score convert", "serve"):
+    if command in LONG:
         assert stubs == [command]
     else:
         assert [path for path in made if not path.exists()] == []

@@ -77,7 +77,7 @@ def test_overrides_reach_any_depth_and_are_checked() -> None:
         parse_overrides(["seeds=[1, 2"])
 
 
-@pytest.mark.parametrize("name", ["mini", "mini_components", "re_llm", "blsp", "blsp_emo"])
+@pytest.mark.parametrize("name", ["mini", "mini_components", "small_components", "re_llm", "blsp", "blsp_emo"])
 def test_shipped_recipes_parse_and_begin_with_their_command(name: str) -> None:
     path = find_recipe(f"{name}.yaml")
     assert load_recipe(path).name == name

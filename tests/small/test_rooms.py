@@ -60,3 +60,20 @@ def test_a_stopped_run_goes_on(manifest: Path, tmp_path: Path, monkeypatch: pyte
     assert len(again.read_text().splitlines()) == 10
     disturb_all(manifest, again, seed=0)
     assert again.read_text() == whole
+
+
+def test_copies_are_spoken_at_another_speed_by_as_many_processes_as_wanted(manifest: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one" / "manifest.jsonl", tmp_path / "two" / "manifest.jsonl"
+    assert disturb_all(manifest, one, seed=0, copies=3) == 4 + 3 * 20
+    disturb_all(manifest, two, seed=0, copies=3, workers=2)
+    assert one.read_text() == two.read_text()
+    rows = list(read_records(one, Disturbed))
+    assert len({row.key for row in rows}) == len({row.audio for row in rows if row.disturbed != "dry"} | {
+        row.audio for row in rows if row.disturbed == "dry"}) == len(rows)  # fmt: skip
+    for row in rows:
+        length = len(load(row.audio, root=one.parent)) / RATE
+        assert length == pytest.approx(row.duration or 0, abs=2e-3)
+        assert ("speed" in row.disturbed) == ("+" in row.key)
+        if "+" in row.key:
+            assert 0.25 / 1.18 < length < 0.25 / 0.84
+    assert {key.partition("+")[2] for key in (row.key for row in rows)} == {"", "1", "2"}
