@@ -31,6 +31,7 @@ from re_llm.core.errors import RellmError
 if TYPE_CHECKING:
     from re_llm.llm.server import ChatServer
     from re_llm.recipe.config import Recipe, StageOptions
+    from re_llm.recipe.emotion import EmotionRecipe
     from re_llm.recipe.options import ModelOptions
 
 NAME_AN_LLM = "Name the LLM: --llm NAME, or --server URL --model NAME"
@@ -146,9 +147,14 @@ def continue_merge(
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe: file, or name of a shipped one.")],
-    stage: Annotated[str, typer.Option(help="Stage of the recipe to train.")],
-    data: Annotated[list[Path], typer.Option("--data", help="continuations.jsonl; may be repeated.")],
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", help="continuations.jsonl, or manifests for an emotion encoder; may be repeated."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint folder; a second run goes on where it ended.")],
+    stage: Annotated[
+        str | None, typer.Option(help="Stage of the recipe to train; of an emotion encoder: encoder or folds.")
+    ] = None,
     start: Annotated[
         str | None, typer.Option(help="Checkpoint to continue from, when the stage starts from another stage.")
     ] = None,
@@ -170,22 +176,31 @@ def train(
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train one stage of a recipe on continuations.
+    """Train one stage of a recipe on continuations, or an emotion encoder on labelled recordings.
 
     A complete checkpoint of the same data, models and options stays as it is; another one is refused.
 
-    Example:
+    Examples:
 
         re-llm train re_llm --stage finetune --data continuations.jsonl --out runs/finetune
+
+        re-llm train emotion --data ravdess.jsonl --data emodb.jsonl --out encoders/mine
     """
     from re_llm.core.product import read_sidecar
-    from re_llm.recipe.files import load_recipe, parse_overrides
+    from re_llm.recipe.emotion import EmotionRecipe
+    from re_llm.recipe.files import load_any, parse_overrides
 
     where = Where(engine, ray_address)
-    chosen = load_recipe(recipe, parse_overrides(overrides))
+    chosen = load_any(recipe, parse_overrides(overrides))
+    missing = next((path for path in data if not path.is_file()), None)
+    if isinstance(chosen, EmotionRecipe):
+        given = {"--start": start, "--system": system, "--track": track, "--engine": where.engine != "local"}
+        _train_emotion(chosen, data, out, stage or "encoder", features, seed, device, overwrite, given, as_json)
+        return
+    if stage is None:
+        raise RellmError("--stage is missing", allowed=", ".join(chosen.stages))
     model, options = _stage(chosen, stage, system)
     begin = _start(chosen, options, start)
-    missing = next((path for path in data if not path.is_file()), None)
     if missing:
         raise RellmError(f"no such file: {missing}", todo="Write it with: re-llm continue MANIFEST --out FILE")
     for path in data:
@@ -199,6 +214,30 @@ def train(
     report = run(
         plan, out, overwrite=overwriting(overwrite), features=features, device=device,
         keep_checkpoints=keep_checkpoints, where=where, track=track,
+    )  # fmt: skip
+    print_report(report, as_json)
+
+
+def _train_emotion(
+    recipe: EmotionRecipe,
+    data: list[Path],
+    out: Path,
+    stage: str,
+    states: Path | None,
+    seed: int,
+    device: str,
+    overwrite: bool,
+    foreign: Mapping[str, object],
+    as_json: bool,
+) -> None:
+    for name, given in foreign.items():
+        if given:
+            raise RellmError(f"{name} is no option of an emotion encoder's training", todo="Leave it out")
+    from re_llm.train.emotion.run import train_emotion
+
+    report = train_emotion(
+        recipe, data, out, stage=stage, states=states, seed=seed, device=device, overwrite=overwriting(overwrite),
+        say=partial(typer.echo, err=True),
     )  # fmt: skip
     print_report(report, as_json)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from re_llm.core.product import Overwrite
     from re_llm.core.records import ReplyRecord
     from re_llm.inference.engine import Engine
+    from re_llm.inference.recognizer import EmotionRecognizer
     from re_llm.inference.reply import ReplyOptions
 
 _limit = partial(typer.Option, rich_help_panel="More: limits")
@@ -154,13 +155,15 @@ def recognize(
     """Recognise the emotion of recordings.
 
     `named_emotion` is what the LLM names when asked; `predicted_emotion`, probabilities, valence, arousal and dominance
-    come from the model's heads. Example:
+    come from the model's heads. With an emotion encoder as --model there is no LLM, and nothing is asked. Examples:
 
         re-llm recognize question.wav --json
-    """
-    from re_llm.inference.reply import ReplyOptions
 
-    options = ReplyOptions(system, None, prompt, batch_size)
+        re-llm recognize question.wav --model encoders/mine
+    """
+    from re_llm.inference.reply import ReplyOptions, is_recognizer
+
+    options = ReplyOptions(system, None, None if is_recognizer(model) else prompt, batch_size)
     _respond(inputs, options, _Checkpoint(model, device, dtype, quantize), out, split, overwriting(overwrite), as_json)
 
 
@@ -253,6 +256,14 @@ class _Checkpoint:
 
         return load(self.name, device=self.device, dtype=self.dtype, quantize=self.quantize)
 
+    def load_system(self, options: ReplyOptions) -> Engine | EmotionRecognizer:
+        """What answers; an emotion encoder where nothing is asked."""
+        from re_llm.inference.recognizer import EmotionRecognizer
+
+        if options.prompt or options.recognize:
+            return self.load()
+        return EmotionRecognizer.load(self.name, device=self.device, dtype=self.dtype)
+
 
 def _respond(
     inputs: list[str],
@@ -271,7 +282,7 @@ def _respond(
     # Wrong paths are reported before the model is loaded, which takes seconds.
     manifest = _manifest(inputs, out, splits)
     rows = [] if manifest else rows_for(inputs)
-    engine = checkpoint.load()
+    engine = checkpoint.load_system(options)
     if manifest and out:
         report = respond_manifest(engine, manifest, out, options, splits=splits or None, overwrite=overwrite)
         print_report(report, as_json)

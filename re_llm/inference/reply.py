@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_PROMPT = "chat-empathetic"
 RECOGNITION_PROMPT = "recognize"
 RECOGNITION_TOKENS = 128  # as in the released code; an answer ends by itself long before
+SHARED_EMOTION = "re_llm_shared_emotion"  # model type of an emotion encoder that reads Whisper's layers
 
 STAGE = "respond 1"  # the number rises when the same recordings begin to get other replies
 # What a message calls a setting.
@@ -282,6 +284,24 @@ class System(Models, Protocol):
             on_batch: called with the indices and replies of every finished batch.
         """
         ...
+
+
+class SpeechSystem(System, Protocol):
+    """A system that takes recordings: an `Engine`, or an emotion encoder alone (`EmotionRecognizer`)."""
+
+    def samples(self, item: str, *prompts: tuple[str | Prompt | None, int]) -> np.ndarray:
+        """16 kHz mono samples of a recording; see `Engine.samples`."""
+        ...
+
+
+def is_recognizer(name: str) -> bool:
+    """Whether a name means an emotion encoder instead of a RE-LLM, by its config.json; false for what is not here."""
+    try:
+        config = json.loads((Path(resolve_component(name)) / "config.json").read_bytes())
+        heads = config.get("architectures") or []
+        return config["model_type"] == SHARED_EMOTION or any(head.endswith("SequenceClassification") for head in heads)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # whoever loads it says what is wrong
 
 
 def to_record(row: Utterance, reply: Reply, options: ReplyOptions, source: str | None = None) -> ReplyRecord:

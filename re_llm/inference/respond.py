@@ -23,12 +23,11 @@ from re_llm.core.files import hash_of
 from re_llm.core.product import Made, Overwrite, Product, Standing, State, recall
 from re_llm.core.progress import progress_bar
 from re_llm.core.records import RecordAppender, ReplyRecord, Utterance, read_records
-from re_llm.inference.reply import Reply, ReplyOptions, System, to_record
+from re_llm.inference.reply import Reply, ReplyOptions, SpeechSystem, System, to_record
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from re_llm.inference.engine import Engine
 
 # Utterances decoded to samples at once: half an hour of speech is about 100 MB, and batches are sorted by length
 # within it. Also what a kill can cost a text system; a speech system writes every batch.
@@ -86,7 +85,7 @@ def rows_for(files: Iterable[str | os.PathLike[str]]) -> list[Utterance]:
     return list(rows.values())
 
 
-def respond_files(engine: Engine, rows: Sequence[Utterance], options: ReplyOptions) -> list[ReplyRecord]:
+def respond_files(system: SpeechSystem, rows: Sequence[Utterance], options: ReplyOptions) -> list[ReplyRecord]:
     """Replies to recordings, kept in memory.
 
     Raises:
@@ -95,8 +94,8 @@ def respond_files(engine: Engine, rows: Sequence[Utterance], options: ReplyOptio
     records: list[ReplyRecord] = []
     for first in range(0, len(rows), CHUNK):
         chunk = rows[first : first + CHUNK]
-        samples = [engine.samples(row.audio, *options.prompts) for row in chunk]
-        replies = engine.respond_rows(chunk, samples, options)
+        samples = [system.samples(row.audio, *options.prompts) for row in chunk]
+        replies = system.respond_rows(chunk, samples, options)
         records += [to_record(row, reply, options) for row, reply in zip(chunk, replies, strict=True)]
     return records
 

@@ -24,6 +24,11 @@ _MASKED = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
 WEIGHT_NORM_NAMES = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
+def padding_is_masked(config: PretrainedConfig) -> bool:
+    """Whether the attention mask keeps padding out; it does not where a convolution is normalised over time."""
+    return config.model_type in _MASKED and getattr(config, "feat_extract_norm", "layer") != "group"
+
+
 class RegressionHead(nn.Module):
     """audeering's head: dense, tanh, one output per dimension."""
 
@@ -65,7 +70,7 @@ class EmotionEncoder(nn.Module):
     @property
     def batchable(self) -> bool:
         """False when padding would change the result; also where the first convolution is normalised over time."""
-        return self.config.model_type in _MASKED and getattr(self.config, "feat_extract_norm", "layer") != "group"
+        return padding_is_masked(self.config)
 
     def train(self, mode: bool = True) -> EmotionEncoder:
         """Stays in eval mode."""

@@ -25,6 +25,7 @@ from re_llm.llm.vocabulary import require_words
 from re_llm.model.configuration import SPEECH_TOKEN, WINDOWS, ReLlmConfig
 from re_llm.model.hub import locate, read_json, reading
 from re_llm.model.inputs import add_speech_token, emotion_input_kind, load_extractor, load_tokenizer, refuse_audio
+from re_llm.model.mel import frame_count, speech_inputs
 from re_llm.model.recordings import (
     MIN_SAMPLES,
     SAMPLE_RATE,
@@ -103,7 +104,7 @@ class ReLlmProcessor(ProcessorMixin):
 
     def frame_count(self, samples: int) -> int:
         """Mel frames of a recording: those that begin inside it."""
-        return -(-samples // int(self.feature_extractor.hop_length))
+        return frame_count(self.feature_extractor, samples)
 
     def speech_token_count(self, n_samples: int) -> int:
         """Speech tokens that the model makes of a recording of `n_samples` at 16 kHz (about 6.25 a second).
@@ -127,35 +128,12 @@ class ReLlmProcessor(ProcessorMixin):
         import torch
 
         waves = [checked(wave, i) for i, wave in enumerate(audio)]
-        lengths = torch.tensor([self.frame_count(len(wave)) for wave in waves])
-        features = [self._log_mel(wave) for wave in waves]
-        batch = {"input_features": torch.from_numpy(stack(features)), "feature_lengths": lengths}
+        batch = speech_inputs(self.feature_extractor, waves, self.speech_window)
         if self.emotion_input is not None:
             values = [normalized(wave) if self.emotion_input == "normalized" else wave for wave in waves]
             batch["emotion_values"] = torch.from_numpy(stack(values))
             batch["emotion_lengths"] = torch.tensor([len(wave) for wave in waves])
         return batch
-
-    def _log_mel(self, wave: Samples) -> Samples:
-        """Log-mel spectrogram [M, F] of one recording; its floor depends on nothing else in the batch.
-
-        The recording is followed by silence, to the end of its last window or, when trimmed, far enough for its last
-        frame: so the trimmed spectrogram is the beginning of the full one.
-        """
-        extractor = self.feature_extractor
-        frames, window = self.frame_count(len(wave)), int(extractor.nb_max_frames)
-        whole = -(-frames // window) * window
-        margin = -(-int(extractor.n_fft) // int(extractor.hop_length))
-        padded = whole if self.speech_window == "full" else frames + margin
-        values = extractor(
-            wave,
-            sampling_rate=SAMPLE_RATE,
-            padding="max_length",
-            max_length=padded * int(extractor.hop_length),
-            truncation=False,
-            return_tensors="np",
-        )["input_features"][0]
-        return values if self.speech_window == "full" else values[:, :frames]
 
     # --- rows --------------------------------------------------------------------------------------------------
 

@@ -1,11 +1,11 @@
 """An emotion encoder that reads the layers of the speech encoder, so that the emotion costs no second pass.
 
-Whisper's middle layers carry prosody, its last ones words. Weights over the layers are learned; attention over time,
-which starts even, gives mean and standard deviation of every wanted layer (attentive statistics pooling); a small
-network makes of them an embedding, categories, and valence, arousal and dominance.
+Whisper's middle layers carry prosody, its last ones words. Of every wanted layer, mean and deviation over short windows
+are kept; weights over the layers and attention over the windows are learned, beginning even (attentive statistics
+pooling); a small network makes of them an embedding, categories, and valence, arousal and dominance.
 
-Shapes: B utterances, T states (50 a second), F frames (`pool` states each), K layers, Ds width of a state, H heads of
-the attention, De width of the embedding, E emotions.
+Shapes: B utterances, T states (50 a second), W windows (`pool` states each), K layers, Ds width of a state, De width of
+the embedding, E emotions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool1d, gelu
+from torch.nn.functional import gelu
 
 from re_llm.core.errors import RellmError
 from re_llm.model.configuration import DIMENSIONS
@@ -39,6 +39,26 @@ class SharedEmotion:
     dimensions: Tensor  # [B, 3] in the order of DIMENSIONS, about 0..1
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Layers of a batch of utterances in windows."""
+
+    statistics: Tensor  # [B, W, K, 2, Ds], mean and standard deviation of the states in a window, float32
+    counts: Tensor  # [B, W] states in each, 0 behind an utterance; float32
+
+    @classmethod
+    def of(cls, states: Tensor, lengths: Tensor, pool: int) -> Windows:
+        """Of states [B, T, K, Ds] with `lengths` [B] real ones. The last window of an utterance holds what is left."""
+        batch, time, layers, width = states.shape
+        behind = -time % pool
+        mask = nn.functional.pad(time_mask(lengths, time), (0, behind)).view(batch, -1, pool)[..., None, None]
+        split = nn.functional.pad(states.float(), (0, 0, 0, 0, 0, behind)).view(batch, -1, pool, layers, width) * mask
+        counts = mask.sum(2).float()  # [B, W, 1, 1]
+        mean = split.sum(2) / counts.clamp_min(1)
+        variance = ((split - mean[:, :, None]) * mask).square().sum(2) / counts.clamp_min(1)
+        return cls(torch.stack([mean, variance.sqrt()], dim=3), counts[..., 0, 0])
+
+
 class SharedEmotionEncoder(nn.Module):
     """Emotion from the states of a frozen speech encoder.
 
@@ -48,23 +68,24 @@ class SharedEmotionEncoder(nn.Module):
         config: sizes, and which layers of which Whisper.
     """
 
-    centre: Tensor  # [K, Ds] of frames, and their spread
+    centre: Tensor  # [K, 2, Ds] of the windows in training, and their spread
     spread: Tensor
     outputs = None  # it has a regression head, but none in audeering's format
 
     def __init__(self, config: SharedEmotionConfig):
         super().__init__()
         self.config = config
-        layers, width = len(config.layers), config.speech_width
-        self.register_buffer("centre", torch.zeros(layers, width))
-        self.register_buffer("spread", torch.ones(layers, width))
-        self.layer_weights = nn.Parameter(torch.zeros(layers))
-        even = nn.Linear(config.attention_size, config.attention_heads)
-        nn.init.zeros_(even.weight)  # even weights: plain mean and standard deviation to begin with
+        size = (len(config.layers), 2, config.speech_width)
+        width = 2 * len(config.layers) * config.speech_width
+        self.register_buffer("centre", torch.zeros(size))
+        self.register_buffer("spread", torch.ones(size))
+        self.layer_weights = nn.Parameter(torch.zeros(len(config.layers)))
+        even = nn.Linear(config.attention_size, 1)
+        nn.init.zeros_(even.weight)  # even weights: plain mean and deviation of the utterance to begin with
         nn.init.zeros_(even.bias)
         self.attention = nn.Sequential(nn.Linear(width, config.attention_size), nn.Tanh(), even)
-        self.normalize = nn.BatchNorm1d(2 * layers * width, affine=False, momentum=0.05)
-        self.embed = nn.Linear(2 * layers * width, config.hidden_size)
+        self.normalize = nn.BatchNorm1d(width, affine=False, momentum=0.05)
+        self.embed = nn.Linear(width, config.hidden_size)
         self.classify = nn.Linear(config.hidden_size, len(config.emotions))
         self.regress = nn.Linear(config.hidden_size, len(DIMENSIONS))
 
@@ -77,42 +98,22 @@ class SharedEmotionEncoder(nn.Module):
         """Layers of the speech encoder whose states are read; 0 stands in front of the first."""
         return tuple(self.config.layers)
 
-    def frames(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """States [B, T, K, Ds] averaged in groups of `pool`: [B, F, K, Ds], and the frames of each utterance [B].
+    def pooled(self, windows: Windows) -> Tensor:
+        """Weighted mean and deviation over all states of an utterance, flat, float32: [B, K * 2 * Ds]."""
+        given, counts = windows.statistics, windows.counts
+        scaled = ((given - self.centre.float()) / self.spread.float()).clamp(-CLIP, CLIP)
+        scores = self.attention(scaled.flatten(2).to(self.dtype))[..., 0].float()  # [B, W]
+        weights = (scores + counts.log()).softmax(1)  # a window weighs as many states as it holds; none: nothing
+        mean = torch.einsum("bw,bwkd->bkd", weights, given[..., 0, :])
+        square = torch.einsum("bw,bwkd->bkd", weights, given.square().sum(3))
+        deviation = (square - mean.square()).clamp_min(1e-6).sqrt()
+        layers = self.layer_weights.float().softmax(0) * len(self.layers)
+        found = (torch.stack([mean, deviation], dim=2) - self.centre.float()) / self.spread.float()
+        return (found * layers[:, None, None]).flatten(1)
 
-        The last group of an utterance holds what is left of it, so company in a batch changes nothing.
-        """
-        pool, (batch, time, layers, width) = self.config.pool, states.shape
-        mask = time_mask(lengths, time)
-        flat = (states * mask[..., None, None]).permute(0, 2, 3, 1).reshape(batch, layers * width, time)
-        sums = avg_pool1d(flat, pool, ceil_mode=True, count_include_pad=False)
-        real = avg_pool1d(mask[:, None].to(flat.dtype), pool, ceil_mode=True, count_include_pad=False)
-        means = sums / real.clamp_min(1e-6)
-        counts = torch.div(lengths - 1, pool, rounding_mode="floor") + 1
-        return means.reshape(batch, layers, width, -1).permute(0, 3, 1, 2), counts
-
-    def pooled(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Weighted mean and standard deviation over time of frames [B, F, K, Ds], flat, float32: [B, K * 2 * Ds].
-
-        Args:
-            mask: [B, F] true where a frame counts; at least one in every row.
-        """
-        batch, time, layers, width = frames.shape
-        heads = self.config.attention_heads
-        frames = (frames.float() - self.centre.float()) / self.spread.float()
-        weights = self.layer_weights.float().softmax(0)
-        mixed = torch.einsum("bfkd,k->bfd", frames, weights).to(self.dtype)
-        attention = self.attention(mixed).float().masked_fill(~mask[..., None], float("-inf")).softmax(1)  # [B, F, H]
-        split = frames.view(batch, time, layers, heads, width // heads)
-        mean = torch.einsum("bfkhd,bfh->bkhd", split, attention)
-        square = torch.einsum("bfkhd,bfh->bkhd", split * split, attention)
-        deviation = (square - mean * mean).clamp_min(1e-4).sqrt()
-        statistics = torch.stack([mean.flatten(2), deviation.flatten(2)], dim=2)  # [B, K, 2, Ds]
-        return (statistics * (weights * layers)[None, :, None, None]).flatten(1)
-
-    def statistics(self, frames: Tensor, mask: Tensor) -> Tensor:
+    def statistics(self, windows: Windows) -> Tensor:
         """`pooled`, standardised by what training has seen."""
-        return self.normalize.float()(self.pooled(frames, mask)).clamp(-CLIP, CLIP)
+        return self.normalize.float()(self.pooled(windows)).clamp(-CLIP, CLIP)
 
     def read(self, statistics: Tensor, dropout: float = 0.0) -> SharedEmotion:
         """Embedding, categories and dimensions of standardised statistics [B, K * 2 * Ds]."""
@@ -128,8 +129,7 @@ class SharedEmotionEncoder(nn.Module):
             states: [B, T, K, Ds] of the wanted layers, as `SpeechEncoder.with_layers` gives them.
             lengths: [B] states of each utterance.
         """
-        frames, counts = self.frames(states.float(), lengths)
-        return self.read(self.statistics(frames, time_mask(counts, frames.shape[1])))
+        return self.read(self.statistics(Windows.of(states, lengths, self.config.pool)))
 
 
 def signature(speech: SpeechEncoder) -> list[float]:

@@ -21,8 +21,8 @@ class SharedEmotionConfig(PretrainedConfig):
         speech_signature: some of that Whisper's weights; another one of the same size is refused by them.
         speech_width: width of its states. speech_window: how it was run in training.
         layers: whose states are read; 0 stands in front of the first layer, i behind the i-th.
-        pool: states (20 ms) averaged to one frame.
-        attention_size, attention_heads: of the attention over time; every head weighs its share of the channels.
+        pool: states (20 ms) in a window.
+        attention_size: of the attention over windows.
         hidden_size: width of the utterance embedding.
         emotions: categories, in the order of the outputs.
         logit_scale: times the logits gives probabilities that are calibrated, on the validation speakers.
@@ -41,9 +41,8 @@ class SharedEmotionConfig(PretrainedConfig):
         speech_width: int = 512,
         speech_window: str = "trimmed",
         layers: Sequence[int] = (2, 3, 4),
-        pool: int = 4,
-        attention_size: int = 64,
-        attention_heads: int = 4,
+        pool: int = 20,
+        attention_size: int = 16,
         hidden_size: int = 256,
         emotions: Sequence[str] = PROMPT_EMOTIONS,
         logit_scale: float = 1.0,
@@ -55,8 +54,7 @@ class SharedEmotionConfig(PretrainedConfig):
         self.speech_signature = list(speech_signature) if speech_signature is not None else None
         self.speech_width, self.speech_window = speech_width, speech_window
         self.layers, self.pool = list(layers), pool
-        self.attention_size, self.attention_heads = attention_size, attention_heads
-        self.hidden_size = hidden_size
+        self.attention_size, self.hidden_size = attention_size, hidden_size
         self.emotions = list(emotions)
         self.logit_scale = logit_scale
         self.label_sets = {name: list(labels) for name, labels in (label_sets or {}).items()}
@@ -65,13 +63,9 @@ class SharedEmotionConfig(PretrainedConfig):
     def _check(self) -> None:
         if not self.layers or sorted(set(self.layers)) != self.layers or self.layers[0] < 0:
             raise RellmError(f"layers is {self.layers}", allowed="different layers from 0 on, in their order")
-        for name in ("pool", "attention_size", "attention_heads", "hidden_size"):
+        for name in ("pool", "attention_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise RellmError(f"{name} is {getattr(self, name)}", allowed="1 or more")
-        if self.speech_width % self.attention_heads:
-            raise RellmError(
-                f"attention_heads is {self.attention_heads}", allowed=f"divisors of speech_width, {self.speech_width}"
-            )
         if len(set(self.emotions)) != len(self.emotions) or len(self.emotions) < 2:
             raise RellmError(f"emotions is {self.emotions}", allowed="at least two names, none of them twice")
         if not self.logit_scale > 0:

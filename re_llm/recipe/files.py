@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from re_llm.core.assets import PACKAGE, SOURCE_TREE
 from re_llm.core.errors import RellmError
 from re_llm.recipe.config import Recipe
+from re_llm.recipe.emotion import EmotionRecipe
 from re_llm.recipe.options import first_error, refusal
 
 MAX_RECIPE_BYTES = 2**20
@@ -56,8 +57,19 @@ def parse_recipe(text: str, source: str = "recipe", overrides: dict[str, Any] | 
     """Recipe from YAML text; `overrides` maps dotted keys to values (`{"stages.emotion.lr": 1e-4}`).
 
     Raises:
-        RellmError: not YAML, an unknown key, a wrong value or a contradiction; names file and line.
+        RellmError: not YAML, an unknown key, a wrong value, a contradiction, or a recipe of an emotion encoder; names
+            file and line.
     """
+    found = parse_any(text, source, overrides)
+    if isinstance(found, EmotionRecipe):
+        raise RellmError(
+            f"{source} trains an emotion encoder", allowed="a recipe of a RE-LLM", todo=f"re-llm train {source} --help"
+        )
+    return found
+
+
+def parse_any(text: str, source: str = "recipe", overrides: dict[str, Any] | None = None) -> Recipe | EmotionRecipe:
+    """As `parse_recipe`; one with `kind: emotion` trains an emotion encoder (re_llm.recipe.emotion)."""
     tree, data = _parse_yaml(text, source)
     if not isinstance(data, dict):
         raise RellmError(f"{source}: a recipe is a mapping of options", todo="Start from one of the shipped recipes")
@@ -69,11 +81,12 @@ def parse_recipe(text: str, source: str = "recipe", overrides: dict[str, Any] | 
             if not isinstance(place, dict):
                 raise RellmError(f"--set {dotted}: {part!r} is not a group of options")
         place[last] = value
+    model: type[Recipe] | type[EmotionRecipe] = EmotionRecipe if data.get("kind") == "emotion" else Recipe
     try:
-        return Recipe.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         number = _line_of(tree, first_error(error)["loc"])
-        raise refusal(error, f"{source}:{number}" if number else source, Recipe) from None
+        raise refusal(error, f"{source}:{number}" if number else source, model) from None
 
 
 def find_recipe(name: str | os.PathLike[str]) -> Path:
@@ -100,14 +113,23 @@ def load_recipe(name: str | os.PathLike[str], overrides: dict[str, Any] | None =
     Raises:
         RellmError: see `parse_recipe`; also when the file is missing or too large.
     """
+    return parse_recipe(*_read(name), overrides)
+
+
+def load_any(name: str | os.PathLike[str], overrides: dict[str, Any] | None = None) -> Recipe | EmotionRecipe:
+    """As `load_recipe`, also for the recipe of an emotion encoder."""
+    return parse_any(*_read(name), overrides)
+
+
+def _read(name: str | os.PathLike[str]) -> tuple[str, str]:
+    """Text and path of a recipe."""
     path = find_recipe(name)
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise RellmError(f"{path}: a recipe is at most {MAX_RECIPE_BYTES} bytes")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8"), str(path)
     except UnicodeDecodeError:
         raise RellmError(f"{path}: not a text file in UTF-8") from None
-    return parse_recipe(text, str(path), overrides)
 
 
 def parse_overrides(items: list[str]) -> dict[str, Any]:

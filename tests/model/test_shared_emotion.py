@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from re_llm.core.errors import RellmError
 from re_llm.model.components import load_emotion_encoder
-from re_llm.model.shared_emotion import SharedEmotionEncoder, check_speech_encoder, save, signature
+from re_llm.model.shared_emotion import SharedEmotionEncoder, Windows, check_speech_encoder, save, signature
 from re_llm.model.shared_emotion_config import SharedEmotionConfig
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.trainable import TRAINABLE
@@ -17,7 +17,7 @@ LENGTHS = [70, 69, 3, 16, 100]
 
 
 def config(**changes) -> SharedEmotionConfig:
-    sizes = {"speech_width": 16, "layers": [0, 1, 2], "pool": 4, "attention_size": 8, "attention_heads": 2}
+    sizes = {"speech_width": 16, "layers": [0, 1, 2], "pool": 4, "attention_size": 8}
     return SharedEmotionConfig(**{**sizes, "hidden_size": 12, "emotions": ["sad", "happy", "angry"], **changes})
 
 
@@ -82,23 +82,34 @@ def test_batch_equals_single(window):
 
 
 @torch.no_grad()
-def test_frames_are_means_of_real_states():
-    emotion = encoder()
+def test_windows_hold_mean_and_deviation_of_real_states():
     states = torch.randn(2, 9, 3, 16)
-    frames, counts = emotion.frames(states, torch.tensor([9, 6]))
-    assert counts.tolist() == [3, 2]
-    torch.testing.assert_close(frames[0, 2], states[0, 8])
-    torch.testing.assert_close(frames[1, 1], states[1, 4:6].mean(0))
+    windows = Windows.of(states, torch.tensor([9, 6]), 4)
+    assert windows.counts.tolist() == [[4, 4, 1], [4, 2, 0]]
+    torch.testing.assert_close(windows.statistics[0, 2, :, 0], states[0, 8])
+    torch.testing.assert_close(windows.statistics[1, 1, :, 0], states[1, 4:6].mean(0))
+    torch.testing.assert_close(windows.statistics[1, 1, :, 1], states[1, 4:6].std(0, correction=0))
 
 
 @torch.no_grad()
-def test_even_attention_is_mean_and_deviation():
+def test_even_attention_is_mean_and_deviation_of_the_utterance():
     emotion = SharedEmotionEncoder(config()).eval()
-    frames = torch.randn(2, 7, 3, 16)
-    mask = torch.tensor([[True] * 7, [True] * 5 + [False] * 2])
-    pooled = emotion.pooled(frames, mask).view(2, 3, 2, 16)
-    torch.testing.assert_close(pooled[1, :, 0], frames[1, :5].mean(0))
-    torch.testing.assert_close(pooled[1, :, 1], frames[1, :5].std(0, correction=0))
+    states = torch.randn(2, 27, 3, 16)
+    pooled = emotion.pooled(Windows.of(states, torch.tensor([27, 19]), 4)).view(2, 3, 2, 16)
+    torch.testing.assert_close(pooled[1, :, 0], states[1, :19].mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pooled[1, :, 1], states[1, :19].std(0, correction=0), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_attention_may_leave_a_window_out():
+    emotion = SharedEmotionEncoder(config()).eval()
+    states = torch.randn(1, 12, 3, 16)
+    states[:, 4:8] += 10
+    emotion.attention[0].weight.fill_(0.003)
+    emotion.attention[2].weight.fill_(-100.0)
+    pooled = emotion.pooled(Windows.of(states, torch.tensor([12]), 4)).view(3, 2, 16)
+    kept = torch.cat([states[0, :4], states[0, 8:]])
+    assert (pooled[:, 0] - kept.mean(0)).abs().max() < 1.5, "the loud window hardly counts"
 
 
 @torch.no_grad()
@@ -135,7 +146,7 @@ def test_another_whisper_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"layers": [2, 1]}, {"layers": []}, {"attention_heads": 3}, {"emotions": ["sad", "sad"]}, {"pool": 0}]
+    "wrong", [{"layers": [2, 1]}, {"layers": []}, {"hidden_size": 0}, {"emotions": ["sad", "sad"]}, {"pool": 0}]
 )
 def test_contradictions_name_the_option(wrong):
     with pytest.raises(RellmError, match=next(iter(wrong))):

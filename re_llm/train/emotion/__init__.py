@@ -1,0 +1,1 @@
+"""Training of emotion encoders on labelled recordings: `re-llm train recipes/emotion.yaml`."""
