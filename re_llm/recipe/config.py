@@ -16,11 +16,26 @@ LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", 
 
 
 class Components(Options):
-    """The three ready-made models: hub ids, folders, or `mini:NAME` for a component shipped with the package."""
+    """The three ready-made models: hub ids, folders, or `mini:NAME` for a component shipped with the package.
+
+    emotion_encoder: also `{kind: shared, name: FOLDER}` or `{kind: separate, ...}`, which checks whether it reads the
+        speech encoder's layers.
+    """
 
     llm: str
     speech_encoder: str
     emotion_encoder: str | None = None
+    emotion_kind: Literal["shared", "separate"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _told_apart(cls, given: object) -> object:
+        encoder = given.get("emotion_encoder") if isinstance(given, dict) else None
+        if not isinstance(encoder, dict):
+            return given
+        if set(encoder) != {"kind", "name"}:
+            raise ValueError("emotion_encoder is a name, or {kind: shared or separate, name: FOLDER}")
+        return {**given, "emotion_encoder": encoder["name"], "emotion_kind": encoder["kind"]}
 
 
 class TaskOptions(Options):

@@ -13,8 +13,10 @@ from re_llm.core.errors import RellmError
 from re_llm.core.parts import PREFIX
 from re_llm.core.product import Made
 from re_llm.llm.device import DTYPES
+from re_llm.model.hub import locate
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
+from re_llm.model.shared_emotion_config import is_shared
 from re_llm.recipe.config import Components, StageOptions, unfit
 from re_llm.recipe.options import ModelOptions
 
@@ -101,6 +103,13 @@ def build_model(plan: Plan, *, attention: str | None = None) -> tuple[ReLlmForCo
     options, parts = plan.model, plan.parts()
     llm, speech, emotion = parts["llm"], parts["speech_encoder"], parts["emotion_encoder"]
     assert llm is not None and speech is not None
+    wanted = plan.components.emotion_kind
+    if (
+        emotion is not None
+        and wanted is not None
+        and (wanted == "shared") != is_shared(locate(resolve_component(emotion)))
+    ):
+        raise RellmError(f"the emotion encoder {emotion} is not of the kind {wanted!r}", todo="Correct the recipe")
     model = ReLlmForConditionalGeneration.from_components(
         llm,
         speech,

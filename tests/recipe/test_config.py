@@ -63,7 +63,7 @@ def test_contradictions_fail_with_their_place(before: str, after: str, message: 
 def test_an_unknown_key_lists_the_known_ones() -> None:
     with pytest.raises(RellmError) as caught:
         parse_recipe(GOOD.replace("emotion_encoder: c", "emotion_encodr: c"), "r.yaml")
-    assert caught.value.allowed == "llm, speech_encoder, emotion_encoder"
+    assert caught.value.allowed == "llm, speech_encoder, emotion_encoder, emotion_kind"
 
 
 def test_overrides_reach_any_depth_and_are_checked() -> None:
