@@ -30,7 +30,7 @@ from re_llm.model.shared_emotion_config import is_shared
 from re_llm.model.speech_layers import SpeechLayers, half_on_cpu
 
 # Recordings -> logits [B, E], and valence, arousal, dominance [B, 3] where the encoder tells them.
-Hear = Callable[[Sequence[np.ndarray]], tuple[Tensor, Tensor | None]]
+Encode = Callable[[Sequence[np.ndarray]], tuple[Tensor, Tensor | None]]
 Item = str | os.PathLike[str] | np.ndarray
 BATCH = 8
 
@@ -39,7 +39,7 @@ class EmotionRecognizer:
     """A trained emotion encoder (`re-llm train recipes/emotion.yaml`), as a system that answers no prompt.
 
     Args:
-        hear: the network.
+        encode: the network.
         emotions: its categories, in the order of the logits.
         only: the categories to choose among; None = all of them.
         logit_scale: from the training's calibration.
@@ -50,7 +50,7 @@ class EmotionRecognizer:
 
     def __init__(
         self,
-        hear: Hear,
+        encode: Encode,
         emotions: Sequence[str],
         name: str,
         dtype: torch.dtype,
@@ -58,10 +58,10 @@ class EmotionRecognizer:
         only: Sequence[str] | None = None,
         logit_scale: float = 1.0,
     ):
-        strange = [emotion for emotion in only or () if emotion not in emotions]
-        if strange:
-            raise RellmError(f"{name} does not know the emotion {strange[0]!r}", allowed=", ".join(emotions))
-        self.hear, self.names, self.dtype = hear, (name,), dtype
+        unknown = [emotion for emotion in only or () if emotion not in emotions]
+        if unknown:
+            raise RellmError(f"{name} does not know the emotion {unknown[0]!r}", allowed=", ".join(emotions))
+        self.encode, self.names, self.dtype = encode, (name,), dtype
         self.emotions = tuple(only or emotions)
         self._columns = [list(emotions).index(emotion) for emotion in self.emotions]
         self._scale = logit_scale
@@ -94,12 +94,12 @@ class EmotionRecognizer:
         check_speech_encoder(config, hearing.encoder)
         encoder.to(where)
 
-        def hear(waves: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
+        def encode(waves: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
             with torch.inference_mode():
                 found = encoder(*hearing(waves, encoder.layers))
             return found.logits.float().cpu(), found.dimensions.float().cpu()
 
-        return cls(hear, config.emotions, name, kind, only=only, logit_scale=config.logit_scale)
+        return cls(encode, config.emotions, name, kind, only=only, logit_scale=config.logit_scale)
 
     def max_seconds(self, *prompts: tuple[str | Prompt | None, int]) -> float:
         """No limit: no LLM has to have room for the speech."""
@@ -136,7 +136,7 @@ class EmotionRecognizer:
         on_batch: OnBatch | None = None,
     ) -> list[Reply]:
         """Estimates as replies without a response; see `re_llm.inference.reply.System`."""
-        assert samples is not None, "an emotion encoder hears recordings"
+        assert samples is not None, "an emotion encoder takes recordings"
         replies: list[Reply] = [Reply()] * len(rows)
         for batch in batches_by_length([len(wave) for wave in samples], options.batch_size):
             found = [Reply.of(each, Completion()) for each in self._estimates([samples[i] for i in batch])]
@@ -147,7 +147,7 @@ class EmotionRecognizer:
         return replies
 
     def _estimates(self, waves: Sequence[np.ndarray]) -> list[Estimate]:
-        logits, dimensions = self.hear(waves)
+        logits, dimensions = self.encode(waves)
         probabilities = (self._scale * logits[:, self._columns]).softmax(1).tolist()
         told = dimensions.clamp(0.0, 1.0).tolist() if dimensions is not None else [(None, None, None)] * len(waves)
         return [

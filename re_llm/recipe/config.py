@@ -30,9 +30,9 @@ class Components(Options):
     @model_validator(mode="before")
     @classmethod
     def _told_apart(cls, given: object) -> object:
-        encoder = given.get("emotion_encoder") if isinstance(given, dict) else None
-        if not isinstance(encoder, dict):
+        if not isinstance(given, dict) or not isinstance(given.get("emotion_encoder"), dict):
             return given
+        encoder = given["emotion_encoder"]
         if set(encoder) != {"kind", "name"}:
             raise ValueError("emotion_encoder is a name, or {kind: shared or separate, name: FOLDER}")
         return {**given, "emotion_encoder": encoder["name"], "emotion_kind": encoder["kind"]}

@@ -151,7 +151,7 @@ class EmotionRecipe(Options):
     @model_validator(mode="after")
     def _references(self) -> EmotionRecipe:
         for name, test in self.tests.items():
-            strange = [emotion for emotion in test.emotions or () if emotion not in self.emotions]
-            if strange:
-                raise ValueError(f"test {name!r} tells {strange[0]!r} apart, which is not under `emotions`")
+            unknown = [emotion for emotion in test.emotions or () if emotion not in self.emotions]
+            if unknown:
+                raise ValueError(f"test {name!r} tells {unknown[0]!r} apart, which is not under `emotions`")
         return self

@@ -227,7 +227,7 @@ def _left_out(corpora: Corpora, own: Sequence[int], test: FoldOptions) -> list[l
     groups = EMOBOX_FOLDS[test.corpus] if test.folds == "emobox" else test.folds
     if test.folds != "emobox":
         known = {corpora.rows[i].speaker.partition("/")[2] for i in own}
-        strange = [speaker for group in groups for speaker in group if speaker not in known]
-        if strange:
-            raise RellmError(f"{test.corpus} has no speaker {strange[0]!r}", allowed=", ".join(sorted(known)))
+        unknown = [speaker for group in groups for speaker in group if speaker not in known]
+        if unknown:
+            raise RellmError(f"{test.corpus} has no speaker {unknown[0]!r}", allowed=", ".join(sorted(known)))
     return [[i for i in own if corpora.rows[i].speaker.partition("/")[2] in group] for group in groups]
