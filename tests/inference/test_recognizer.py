@@ -50,7 +50,7 @@ def test_categories_may_be_fewer(world):
 def test_calibration_is_applied(world):
     config = json.loads((world / "encoder" / "config.json").read_text())
     sharp = EmotionRecognizer.load(str(world / "encoder"))
-    plain = EmotionRecognizer(sharp.hear, sharp.emotions, "plain", torch.float32)
+    plain = EmotionRecognizer(sharp.encode, sharp.emotions, "plain", torch.float32)
     wave = emotion_world.wave("happy", 3)
     ratio = [np.log(each.probabilities["happy"] / each.probabilities["sad"]) for each in (
         sharp.recognize([wave])[0], plain.recognize([wave])[0],
