@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import corpus_worlds
+import emotion_world
 import epitome_world
 import foreign_files
 import pytest
@@ -38,7 +39,11 @@ from re_llm.small import llm as small_llm
 ROOT = Path(__file__).parents[2]
 LLM = "Qwen/Qwen2.5-7B-Instruct"
 # Command -> word of its example -> what stands for it here: recipes are looked up by name, a port may be taken.
-WORDS = {"train": {"re_llm": "tiny.yaml"}, "reproduce": {"mini": "tiny.yaml"}, "serve": {"8000": "0"}}
+WORDS = {
+    "train": {"re_llm": "tiny.yaml", "emotion": "emotion.yaml"},
+    "reproduce": {"mini": "tiny.yaml"},
+    "serve": {"8000": "0"},
+}
 # Options that make an example fit the tiny things.
 MORE = {
     "respond": ["--model", "checkpoints/re-llm", "--max-new-tokens", "4"],
@@ -100,6 +105,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, asset
     corpus_worlds.sound(root / "BELLS" / "wav" / "founder01_happy_1.wav", 0.2)
     _write_records(root)
     _write_recipe(root, parts)
+    _write_emotion(root, parts)
     _write_scorer(root)
     for number in range(2):
         out = root / f"c.{number}.jsonl"
@@ -146,6 +152,15 @@ def _write_recipe(root: Path, parts: Path) -> None:
         }},
     }  # fmt: skip
     (root / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def _write_emotion(root: Path, parts: Path) -> None:
+    """Two emotional corpora, and the recipe of an emotion encoder that is trained on them for a step or two."""
+    for corpus in ("ravdess", "emodb"):
+        emotion_world.manifest(root, corpus, speakers=3, each=1)
+    short = {"epochs": 1, "batch_size": 4, "utterances": 8}
+    recipe = emotion_world.recipe(parts / "whisper", fit=short, augment={"copies": 1})
+    (root / "emotion.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
 
 
 def _write_scorer(root: Path) -> None:
