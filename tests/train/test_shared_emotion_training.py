@@ -28,7 +28,7 @@ def test_it_trains_on_cached_states_and_hears_the_same_afterwards(shared, tmp_pa
     report = train(shared, tmp_path / "out", progress=False)
     assert report.steps == 8
     model = ReLlmForConditionalGeneration.from_pretrained(tmp_path / "out")
-    assert model.config.shares_hearing and model.config.emotion_width == 12
+    assert model.config.shares_speech_encoder and model.config.emotion_width == 12
     before = SharedEmotionEncoder(model.config.emotion_config)
     assert not any(p.requires_grad for p in model.emotion_encoder.parameters())
     again = ReLlmForConditionalGeneration.from_components(
