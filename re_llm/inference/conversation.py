@@ -1,4 +1,4 @@
-"""A conversation of recordings and texts as one row of the LLM: what the terminal chat and the server answer with.
+"""A conversation of recordings and texts as one row of the LLM: what Python, the terminal and the server answer with.
 
 A recording keeps its place in the row as speech tokens, in earlier turns too, so the LLM still has the emotion of an
 earlier turn. A conversation of one recording gives the row of `Engine.respond`.
@@ -7,19 +7,22 @@ earlier turn. A conversation of one recording gives the row of `Engine.respond`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import torch
-from transformers import StoppingCriteriaList
 
+from re_llm.audio.given import Audio
 from re_llm.core.errors import RellmError
-from re_llm.inference.engine import Engine
-from re_llm.inference.reply import DEFAULT_PROMPT, Decoding, EncodedSpeech
-from re_llm.inference.streaming import Cancelled, TextPieces
+from re_llm.inference.reply import DEFAULT_PROMPT, Decoding, DecodingOptions, EncodedSpeech, Estimate, Reply
+from re_llm.inference.streaming import text_pieces
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import PROMPTS, Prompt, get_prompt, split_chat
+
+if TYPE_CHECKING:
+    from re_llm.inference.engine import Engine
 
 # Stands for a part while the chat template lays the turns out; what a user wrote never reaches the template.
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}{}\N{OBJECT REPLACEMENT CHARACTER}"
@@ -35,6 +38,15 @@ class Turn:
 
     role: Literal["user", "assistant"]
     parts: tuple[Part, ...]
+
+    @property
+    def recordings(self) -> tuple[EncodedSpeech, ...]:
+        return tuple(part for part in self.parts if isinstance(part, EncodedSpeech))
+
+    @property
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Of every recording; none for a turn of text."""
+        return tuple(part.estimate for part in self.recordings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +84,8 @@ def reply(
         [ids],
         [torch.cat([each.embeddings for each in encoded])] if encoded else [],
         replace(decoding, max_new_tokens=_room(engine, len(ids), decoding.max_new_tokens)),
-        streamer=TextPieces(engine.tokenizer, on_text) if on_text else None,
-        stopping=StoppingCriteriaList([Cancelled(cancelled)] if cancelled else []),
+        on_text=on_text,
+        cancelled=cancelled,
     )
     return ChatCompletion(**vars(completion), prompt_tokens=len(ids))
 
@@ -122,3 +134,106 @@ def row(engine: Engine, turns: Sequence[Turn], prompt: Prompt) -> tuple[list[int
         elif part:
             ids += engine.tokenizer(part, add_special_tokens=False, split_special_tokens=bool(i % 2))["input_ids"]
     return ids, encoded
+
+
+class ChatOptions(DecodingOptions, total=False):
+    """Keyword arguments of `Engine.chat`: the fields of a `Conversation` and of its `Decoding`."""
+
+    prompt: str | Prompt
+    system: str | None
+    remember: int
+
+
+class Conversation:
+    """Several turns of speech and text with one engine.
+
+        talk = engine.chat()
+        talk.respond("first.wav").response
+        talk.respond(text="And how did I sound before?")
+        talk.emotions                               # of every turn of the user's: one for each recording
+
+    Attributes:
+        remember: earlier exchanges that stay in the LLM's row; 0 makes every turn the first.
+        turns: what is in the row, user and assistant in turn.
+        emotions: predicted emotions of all turns of the user's since the start, forgotten ones too.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        prompt: str | Prompt = DEFAULT_PROMPT,
+        system: str | None = None,
+        remember: int = 4,
+        **decoding: Unpack[DecodingOptions],
+    ):
+        if remember < 0:
+            raise RellmError(f"remember is {remember}", allowed="0 and more")
+        self.engine, self.prompt, self.system, self.remember = engine, prompt, system, remember
+        self.decoding = Decoding(**decoding)
+        self.turns: list[Turn] = []
+        self.emotions: list[tuple[str | None, ...]] = []
+
+    def __repr__(self) -> str:
+        return f"<Conversation with {self.engine.name!r}: {len(self.emotions)} turns, {self.emotions}>"
+
+    def reset(self) -> None:
+        """Forgets all turns."""
+        self.turns.clear()
+        self.emotions.clear()
+
+    def turn(self, *recordings: Audio, text: str | None = None) -> Turn:
+        """A turn of the user's: recordings, which are encoded, then text.
+
+        Raises:
+            RellmError: there is neither, or a recording cannot be used.
+        """
+        samples = [self.engine.samples(each, (self.prompt, 1)) for each in recordings]
+        parts: list[Part] = list(self.engine.encode(samples)) if samples else []
+        if text is not None and not text.strip():
+            raise RellmError("the text of the turn is empty")
+        return Turn("user", (*parts, text) if text is not None else tuple(parts))
+
+    def respond(self, *recordings: Audio, text: str | None = None) -> Reply:
+        """Answers a turn of recordings, text or both; the turn becomes part of the conversation once it is answered."""
+        turn = self.turn(*recordings, text=text)
+        return self.finish(turn, self.answer(turn))
+
+    def stream(self, *recordings: Audio, text: str | None = None) -> Generator[str, None, Reply]:
+        """Pieces of the response as they are decoded; the reply is the generator's return value.
+
+        Closing it ends the answer at the next token; the turn is not part of the conversation then.
+        """
+        turn = self.turn(*recordings, text=text)
+        completion = yield from text_pieces(partial(self.answer, turn))
+        return self.finish(turn, completion)
+
+    def answer(
+        self,
+        turn: Turn,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> ChatCompletion:
+        """The answer to a turn after those that are there, which stay as they are; see `reply`."""
+        return reply(
+            self.engine,
+            [*self.turns, turn],
+            prompt=self.prompt,
+            system=self.system,
+            decoding=self.decoding,
+            on_text=on_text,
+            cancelled=cancelled,
+        )
+
+    def finish(self, turn: Turn, completion: Completion) -> Reply:
+        """Adds a turn and its answer to the conversation; only the last `remember` exchanges stay in the row."""
+        turns = [*self.turns, turn, Turn("assistant", (completion.text,))]
+        self.turns = turns[max(len(turns) - 2 * self.remember, 0) :]
+        self.emotions.append(tuple(each.predicted_emotion for each in turn.estimates))
+        last = turn.estimates[-1] if turn.estimates else Estimate()
+        return replace(
+            Reply.of(last, completion),
+            estimates=turn.estimates,
+            recordings=tuple(each.samples for each in turn.recordings),
+        )

@@ -5,24 +5,26 @@ B batch, S speech tokens, L tokens, D width of the LLM.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from re_llm.audio import waveform
+from re_llm.audio.given import Audio, describe, read
 from re_llm.core.answer_parser import parse_answer
 from re_llm.core.assets import mini_assets, resolve_component
-from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
+from re_llm.inference.generation import generate
 from re_llm.inference.reply import (
     DEFAULT_PROMPT,
     RECOGNITION_PROMPT,
@@ -34,21 +36,19 @@ from re_llm.inference.reply import (
     OnBatch,
     Reply,
     ReplyOptions,
+    RespondOptions,
 )
-from re_llm.inference.streaming import TextPieces, text_pieces
+from re_llm.inference.streaming import text_pieces
 from re_llm.llm.completion import Completion
 from re_llm.llm.device import pick_device, pick_dtype
 from re_llm.llm.prompts import Prompt, get_prompt, split_chat
-from re_llm.llm.rows import batches_by_length, read_completions, stop_ids
-from re_llm.model.outputs import SpeechTokens
+from re_llm.llm.rows import batches_by_length, stop_ids
 
 if TYPE_CHECKING:
-    from transformers import StoppingCriteriaList
-
+    from re_llm.inference.conversation import ChatOptions, Conversation
     from re_llm.model.modeling import ReLlmForConditionalGeneration
     from re_llm.model.processing import ReLlmProcessor
 
-Audio = str | os.PathLike[str] | np.ndarray
 SHIPPED_MODEL = "mini:re-llm"
 
 
@@ -74,27 +74,26 @@ class Engine:
         self.quantized: str | None = model.quantized
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        llm = type(self.model.language_model).__name__
+        numbers = str(self.dtype).removeprefix("torch.") + (f", LLM in {self.quantized}" if self.quantized else "")
+        return f"<Engine {self.name!r}: {llm} on {self.device}, {numbers}; emotions: {', '.join(self.emotions)}>"
+
     @property
     def device(self) -> torch.device:
         return self.model.device
 
     def samples(self, item: Audio, *prompts: tuple[str | Prompt | None, int]) -> np.ndarray:
-        """16 kHz mono float32 samples [T] of a path, or of an array that is that already.
+        """16 kHz mono float32 samples [T] of a recording of any kind; see `re_llm.audio.given`.
 
         Args:
             prompts: as for `max_seconds`.
 
         Raises:
-            RellmError: see `re_llm.audio.waveform.load`; the array is not one-dimensional and finite; it is silent; or
-                the LLM has no room for it.
+            RellmError: see `re_llm.audio.given.read`; it is silent; or the LLM has no room for it.
         """
-        name = "the audio array" if isinstance(item, np.ndarray) else os.fspath(item)
-        array = np.asarray(item, dtype=np.float32) if isinstance(item, np.ndarray) else waveform.load(item)
-        if array.ndim != 1:
-            raise RellmError(f"audio array of shape {array.shape}", allowed="one dimension: 16 kHz mono samples")
-        if not np.isfinite(array).all():
-            raise RellmError(f"{name} holds NaN or infinite samples")
-        return waveform.refuse_silence(waveform.refuse_long(array, name, self.max_seconds(*prompts)), name)
+        name = describe(item)
+        return waveform.refuse_silence(waveform.refuse_long(read(item), name, self.max_seconds(*prompts)), name)
 
     def max_seconds(self, *prompts: tuple[str | Prompt | None, int]) -> float:
         """Seconds of speech that a row of the LLM has room for; infinite when that is more than can be loaded.
@@ -133,6 +132,7 @@ class Engine:
                     arousal=arousal,
                     dominance=dominance,
                 ),
+                samples[i],
             )
             for i, (probabilities, (valence, arousal, dominance)) in enumerate(predicted)
         ]
@@ -143,69 +143,35 @@ class Engine:
         prompt: str | Prompt = DEFAULT_PROMPT,
         *,
         history: list[dict[str, str]] | None = None,
-        streamer: TextPieces | None = None,
+        on_text: Callable[[str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
         **decoding: Unpack[DecodingOptions],
     ) -> list[Completion]:
         """The LLM's answers to one prompt about one batch of utterances.
 
         Args:
             history: earlier turns of text, in chat-message form.
+            on_text: called with the pieces of the answer to a batch of one as they are decoded.
+            cancelled: called after every token; True ends the answers there.
             decoding: `max_new_tokens`, `temperature`, `top_p`, `seed`, `repetition_penalty`; see `Decoding`.
         """
         before, after = split_chat(self.tokenizer, get_prompt(prompt), history)
         rows = [self.processor.row([before, len(each.embeddings), after]) for each in encoded]
         speech = [each.embeddings for each in encoded]
-        return self.generate(rows, speech, Decoding(**decoding), streamer=streamer)
+        return self.generate(rows, speech, Decoding(**decoding), on_text=on_text, cancelled=cancelled)
 
-    @torch.inference_mode()
     def generate(
         self,
         rows: Sequence[list[int]],
         speech: Sequence[torch.Tensor],
         decoding: Decoding,
         *,
-        streamer: TextPieces | None = None,
-        stopping: StoppingCriteriaList | None = None,
+        on_text: Callable[[str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> list[Completion]:
-        """The LLM's answers to one batch of finished rows of token ids.
-
-        Args:
-            speech: embeddings [S, D] of each row, one for every placeholder; empty for rows of text alone.
-        """
-        inputs = self.processor.pad_rows(rows)
-        prompt_length = inputs["input_ids"].shape[1]
-        tokens = None
-        if speech:
-            lengths = torch.tensor([len(each) for each in speech], device=self.device)
-            tokens = SpeechTokens(torch.nn.utils.rnn.pad_sequence(list(speech), batch_first=True), lengths)
+        """The LLM's answers to one batch of finished rows of token ids; see `re_llm.inference.generation`."""
         with self._lock:
-            if decoding.seed is not None:
-                torch.manual_seed(decoding.seed)
-            out = self.model.generate(
-                **{name: tensor.to(self.device) for name, tensor in inputs.items()},
-                speech=tokens,
-                **decoding.generation_options(),
-                max_new_tokens=decoding.max_new_tokens,
-                eos_token_id=self.stops,
-                pad_token_id=self.processor.pad_token_id,
-                num_beams=1,  # one answer, whatever the checkpoint's own settings are
-                num_return_sequences=1,
-                return_dict_in_generate=False,
-                streamer=streamer,
-                stopping_criteria=stopping,
-                logits_processor=self._penalty(decoding, prompt_length),
-                repetition_penalty=1.0,  # transformers' own counts the prompt, speech placeholders included
-            )
-        return read_completions(self.tokenizer, out[:, prompt_length:], self.stops)
-
-    def _penalty(self, decoding: Decoding, prompt_length: int) -> LogitsProcessorList:
-        """The repetition penalty over the response alone: the released code gives the LLM no ids of the prompt."""
-        penalty = decoding.repetition_penalty or self.model.generation_config.repetition_penalty or 1.0
-        if penalty == 1.0:
-            return LogitsProcessorList()
-        return LogitsProcessorList(
-            [RepetitionPenaltyLogitsProcessor(float(penalty), prompt_ignore_length=prompt_length)]
-        )
+            return generate(self.model, self.processor, self.stops, rows, speech, decoding, on_text, cancelled)
 
     def respond(
         self,
@@ -213,20 +179,35 @@ class Engine:
         *,
         prompt: str | Prompt = DEFAULT_PROMPT,
         history: list[dict[str, str]] | None = None,
+        cancelled: Callable[[], bool] | None = None,
         **decoding: Unpack[DecodingOptions],
     ) -> Reply:
         """Responds to one recording.
 
         Args:
-            item: path of a recording, or 16 kHz mono samples [T].
-            history, decoding: see `answer`.
+            item: a path, bytes, an array with or without its rate, ...; see `re_llm.audio.given`.
+            history, cancelled, decoding: see `answer`.
 
         Raises:
             RellmError: the recording cannot be used; says why.
         """
         encoded = self.encode([self.samples(item, (prompt, Decoding(**decoding).max_new_tokens))])
-        (completion,) = self.answer(encoded, prompt, history=history, **decoding)
-        return Reply.of(encoded[0].estimate, completion)
+        (completion,) = self.answer(encoded, prompt, history=history, cancelled=cancelled, **decoding)
+        return replace(Reply.of(encoded[0].estimate, completion), recordings=(encoded[0].samples,))
+
+    async def arespond(self, item: Audio, **options: Unpack[RespondOptions]) -> Reply:
+        """`respond` without blocking the event loop; cancelling the task ends the answer at the next token."""
+        left = threading.Event()
+        try:
+            return await asyncio.to_thread(self.respond, item, cancelled=left.is_set, **options)
+        finally:
+            left.set()
+
+    def chat(self, **options: Unpack[ChatOptions]) -> Conversation:
+        """A conversation of several turns of speech and text; see `Conversation`."""
+        from re_llm.inference.conversation import Conversation
+
+        return Conversation(self, **options)
 
     def recognize(
         self,
@@ -257,13 +238,13 @@ class Engine:
         prompt: str | Prompt = DEFAULT_PROMPT,
         history: list[dict[str, str]] | None = None,
         **decoding: Unpack[DecodingOptions],
-    ) -> Iterator[str]:
-        """Pieces of the response as they are decoded; joined they are that of `respond`, which has the same options."""
+    ) -> Generator[str, None, None]:
+        """Pieces of the response as they are decoded; joined they are that of `respond`, which has the same options.
+
+        Closing the generator, or letting go of it, ends the answer at the next token.
+        """
         encoded = self.encode([self.samples(item, (prompt, Decoding(**decoding).max_new_tokens))])
-        yield from text_pieces(
-            self.tokenizer,
-            lambda streamer: self.answer(encoded, prompt, history=history, streamer=streamer, **decoding),
-        )
+        yield from text_pieces(partial(self.answer, encoded, prompt, history=history, **decoding))
 
     def respond_many(
         self,

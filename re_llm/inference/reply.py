@@ -88,6 +88,13 @@ class DecodingOptions(TypedDict, total=False):
     repetition_penalty: float | None
 
 
+class RespondOptions(DecodingOptions, total=False):
+    """Keyword arguments of `Engine.respond`."""
+
+    prompt: str | Prompt
+    history: list[dict[str, str]] | None
+
+
 @dataclass(frozen=True)
 class ReplyOptions:
     """Prompts and limits of the replies to a manifest.
@@ -182,6 +189,11 @@ class Estimate:
             **{name: None if (value := getattr(self, name)) is None else round(value, 4) for name in DIMENSIONS},
         }
 
+    def _repr_html_(self) -> str:
+        from re_llm.inference.html import estimate_html
+
+        return estimate_html(self)
+
 
 @dataclass(frozen=True)
 class EncodedSpeech:
@@ -190,10 +202,12 @@ class EncodedSpeech:
     Attributes:
         embeddings: [S, D] speech tokens in the LLM's embedding space.
         estimate: what the heads predict.
+        samples: [T] the recording that was encoded, 16 kHz mono.
     """
 
     embeddings: torch.Tensor = field(repr=False)
     estimate: Estimate
+    samples: np.ndarray = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,12 +217,23 @@ class Reply(Estimate):
     Attributes:
         finish_reason: "stop", or "length" when the response ended at the token limit.
         transcript: words that a cascade recognised and answered; None for the other systems.
+        estimates: of every recording of the turn in a conversation; the reply's own is that of the last. Empty
+            outside of conversations, and for a turn of text.
+        recordings: 16 kHz samples [T] that were heard, for the player of a notebook; none where many are answered.
     """
 
     response: str = ""
     tokens: int = 0
     finish_reason: str = "stop"
     transcript: str | None = None
+    estimates: tuple[Estimate, ...] = ()
+    recordings: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        from re_llm.inference.html import reply_html
+
+        alone = (self,) if self.probabilities or self.answer is not None else ()
+        return reply_html(self.response, self.estimates or alone, self.recordings)
 
     @classmethod
     def of(cls, estimate: Estimate, completion: Completion, transcript: str | None = None) -> Reply:

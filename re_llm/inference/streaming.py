@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from transformers import StoppingCriteria, TextStreamer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T", covariant=True)
 
 
 class TextPieces(TextStreamer):
@@ -45,19 +48,38 @@ class Cancelled(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self._cancelled(), dtype=torch.bool, device=input_ids.device)
 
 
-def text_pieces(tokenizer: PreTrainedTokenizerBase, decode: Callable[[TextPieces], object]) -> Iterator[str]:
-    """Pieces of the answer that `decode(streamer)` decodes in a thread of its own; raises what it raises."""
-    pieces: queue.Queue[str | BaseException | None] = queue.Queue()
+class Decode(Protocol[T]):
+    """Decodes an answer: calls `on_text` with every piece, and ends early once `cancelled()` is true."""
+
+    def __call__(self, *, on_text: Callable[[str], None], cancelled: Callable[[], bool]) -> T: ...
+
+
+def text_pieces(decode: Decode[T]) -> Generator[str, None, T]:
+    """Pieces of the answer that `decode` decodes in a thread of its own; returns what it returns.
+
+    When the generator is closed, `cancelled()` is true, and the thread ends with it: what follows has the model.
+
+    Raises:
+        BaseException: what `decode` raised.
+    """
+    pieces: queue.Queue[str | None] = queue.Queue()
+    left = threading.Event()
+    result: Future[T] = Future()
 
     def work() -> None:
         try:
-            decode(TextPieces(tokenizer, pieces.put))
-            pieces.put(None)
+            result.set_result(decode(on_text=pieces.put, cancelled=left.is_set))
         except BaseException as error:  # raised in the reader's thread, which would wait for ever otherwise
-            pieces.put(error)
+            result.set_exception(error)
+        finally:
+            pieces.put(None)
 
-    threading.Thread(target=work, daemon=True).start()
-    while isinstance(piece := pieces.get(), str):
-        yield piece
-    if piece is not None:
-        raise piece
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (piece := pieces.get()) is not None:
+            yield piece
+    finally:
+        left.set()
+        thread.join()
+    return result.result()

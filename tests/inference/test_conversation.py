@@ -130,3 +130,57 @@ def test_nothing_to_answer(loaded: engine.Engine, turns: list[Turn]) -> None:
 def test_decoding_is_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(RellmError, match=next(iter(wrong))):
         Decoding(**wrong)
+
+
+def test_several_turns_of_speech_and_text(loaded: engine.Engine, heard: EncodedSpeech) -> None:
+    talk = loaded.chat(max_new_tokens=6)
+    first = talk.respond(WAVE)
+    assert first.response == loaded.respond(WAVE, max_new_tokens=6).response
+    assert first.probabilities == pytest.approx(heard.estimate.probabilities)
+    second = talk.respond(text="and you?")
+    before = [user(heard), Turn("assistant", (first.response,)), user("and you?")]
+    assert second.response == conversation.reply(loaded, before, decoding=Decoding(6)).text
+    assert [turn.role for turn in talk.turns] == ["user", "assistant"] * 2
+    assert talk.emotions == [(first.predicted_emotion,), ()]
+    talk.reset()
+    assert (talk.turns, talk.emotions) == ([], [])
+
+
+def test_a_turn_has_an_emotion_for_each_recording_and_a_text_has_none(loaded: engine.Engine) -> None:
+    waves = [WAVE, tiny_world.wave(0.7, 1), tiny_world.wave(2.0, 2)]
+    reply = loaded.chat(max_new_tokens=2).respond(*waves, text="these three")
+    alone = [each.estimate for each in loaded.encode(waves)]
+    assert [each.predicted_emotion for each in reply.estimates] == [each.predicted_emotion for each in alone]
+    assert reply.probabilities == pytest.approx(alone[-1].probabilities)
+    assert reply._repr_html_().count("<audio") == 3
+    text = loaded.chat(max_new_tokens=2).respond(text="hello")
+    assert (text.emotion, text.estimates, text.probabilities) == (None, (), {})
+
+
+def test_a_streamed_turn_belongs_to_the_conversation_once_it_is_complete(loaded: engine.Engine) -> None:
+    talk = loaded.chat(max_new_tokens=8, remember=1)
+    pieces = list(talk.stream(WAVE))
+    assert "".join(pieces) == loaded.respond(WAVE, max_new_tokens=8).response
+    left = talk.stream(text="more")
+    next(left)
+    left.close()
+    assert len(talk.turns) == 2 and len(talk.emotions) == 1
+    talk.respond(text="again")
+    assert talk.turns[0].parts == ("again",)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda talk: talk.respond(), "nothing to answer"),
+        (lambda talk: talk.respond(text=" "), "text of the turn is empty"),
+        (lambda talk: talk.respond("gone.wav"), "gone.wav"),
+        (lambda talk: talk.engine.chat(remember=-1), "remember is -1"),
+        (lambda talk: talk.engine.chat(temperature=5), "temperature is 5"),
+    ],
+)
+def test_a_turn_that_cannot_be_answered_is_refused(loaded: engine.Engine, ask, message: str) -> None:
+    talk = loaded.chat()
+    with pytest.raises(RellmError, match=message):
+        ask(talk)
+    assert talk.turns == []

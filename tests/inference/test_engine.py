@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,65 @@ def test_a_batch_is_reported_with_its_indices(loaded: engine.Engine) -> None:
 def test_the_stream_joined_is_the_response(loaded: engine.Engine) -> None:
     pieces = list(loaded.stream(WAVES[1], max_new_tokens=12))
     assert "".join(pieces) == loaded.respond(WAVES[1], max_new_tokens=12).response
+
+
+@pytest.fixture
+def steps(loaded: engine.Engine) -> Iterator[list[int]]:
+    """Grows by one with every pass of the model."""
+    passes: list[int] = []
+    hook = loaded.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    yield passes
+    hook.remove()
+
+
+def test_a_stream_that_is_closed_ends_at_the_next_token(loaded: engine.Engine, steps: list[int]) -> None:
+    pieces = loaded.stream(WAVES[1], max_new_tokens=200, temperature=2.0, seed=1)
+    next(pieces)
+    pieces.close()
+    assert len(steps) < 100
+    with pytest.raises(StopIteration):
+        next(pieces)
+    assert loaded.respond(WAVES[0], max_new_tokens=2).tokens
+
+
+def test_respond_can_be_awaited_and_ends_with_its_task(loaded: engine.Engine, steps: list[int]) -> None:
+    assert asyncio.run(loaded.arespond(WAVES[0], max_new_tokens=6)) == loaded.respond(WAVES[0], max_new_tokens=6)
+    steps.clear()
+
+    async def leave() -> None:
+        task = asyncio.create_task(loaded.arespond(WAVES[0], max_new_tokens=200, temperature=2.0, seed=1))
+        while not steps:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())  # waits for the thread
+    assert len(steps) < 100
+
+
+def test_whole_numbers_and_other_rates_are_heard_as_the_same_recording(loaded: engine.Engine) -> None:
+    expected = loaded.encode([WAVES[1]])[0].estimate
+    shorts = np.round(32768 * WAVES[1]).astype(np.int16)
+    fast = np.repeat(WAVES[1], 3)
+    for item in (shorts, torch.from_numpy(WAVES[1]), {"array": shorts, "sampling_rate": 16_000}, (fast, 48_000)):
+        found = loaded.respond(item, max_new_tokens=1)
+        assert found.probabilities == pytest.approx(expected.probabilities, abs=0.02)
+
+
+def test_a_notebook_shows_the_recording_the_emotion_and_the_reply(loaded: engine.Engine) -> None:
+    reply = loaded.respond(WAVES[0], max_new_tokens=6)
+    page = dataclasses.replace(reply, response="<b>so</b>")._repr_html_()
+    assert "&lt;b&gt;so&lt;/b&gt;" in page and "<b>so" not in page
+    for part in ("<audio controls", "<svg", *loaded.emotions, f"valence {reply.valence:.2f}"):
+        assert part in page
+    assert "<audio" not in loaded.recognize(WAVES[0])._repr_html_()
+    assert "<audio" not in loaded.respond_many(WAVES[:1], max_new_tokens=1)[0]._repr_html_()
+    assert Estimate()._repr_html_() == ""
+
+
+def test_an_engine_tells_what_it_is(loaded: engine.Engine) -> None:
+    assert f"{loaded.name!r}: Qwen2ForCausalLM on cpu, float32; emotions: {loaded.emotions[0]}" in repr(loaded)
 
 
 def test_a_stream_hands_on_what_went_wrong(loaded: engine.Engine) -> None:
@@ -170,7 +231,7 @@ def test_the_answer_to_the_recognition_prompt_has_as_many_tokens_as_asked_for(lo
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (np.zeros((2, 16000), np.float32), "shape"),
+        (np.zeros((20, 16000), np.float32), "shape"),
         (np.full(16000, np.nan, np.float32), "NaN"),
         (np.linspace(-1, 1, 100, dtype=np.float32), "25 ms"),
         (np.full(16000, 0.2, np.float32), "is silent"),

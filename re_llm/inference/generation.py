@@ -1,0 +1,74 @@
+"""One batch of rows through `generate`: how an answer is decoded, and nothing else.
+
+B batch, S speech tokens, L tokens, D width of the LLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteriaList
+
+from re_llm.inference.reply import Decoding
+from re_llm.inference.streaming import Cancelled, TextPieces
+from re_llm.llm.completion import Completion
+from re_llm.llm.rows import read_completions
+from re_llm.model.outputs import SpeechTokens
+
+if TYPE_CHECKING:
+    from re_llm.model.modeling import ReLlmForConditionalGeneration
+    from re_llm.model.processing import ReLlmProcessor
+
+
+@torch.inference_mode()
+def generate(
+    model: ReLlmForConditionalGeneration,
+    processor: ReLlmProcessor,
+    stops: list[int],
+    rows: Sequence[list[int]],
+    speech: Sequence[torch.Tensor],
+    decoding: Decoding,
+    on_text: Callable[[str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> list[Completion]:
+    """The LLM's answers to one batch of finished rows of token ids.
+
+    Args:
+        speech: embeddings [S, D] of each row, one for every placeholder; empty for rows of text alone.
+        on_text: called with the pieces of the answer to a batch of one as they are decoded.
+        cancelled: called after every token; True ends the answers there.
+    """
+    inputs = processor.pad_rows(rows)
+    prompt_length = inputs["input_ids"].shape[1]
+    tokens = None
+    if speech:
+        lengths = torch.tensor([len(each) for each in speech], device=model.device)
+        tokens = SpeechTokens(torch.nn.utils.rnn.pad_sequence(list(speech), batch_first=True), lengths)
+    if decoding.seed is not None:
+        torch.manual_seed(decoding.seed)
+    out = model.generate(
+        **{name: tensor.to(model.device) for name, tensor in inputs.items()},
+        speech=tokens,
+        **decoding.generation_options(),  # type: ignore[arg-type]
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=stops,
+        pad_token_id=processor.pad_token_id,
+        num_beams=1,  # one answer, whatever the checkpoint's own settings are
+        num_return_sequences=1,
+        return_dict_in_generate=False,
+        logits_processor=_penalty(model, decoding, prompt_length),
+        repetition_penalty=1.0,  # transformers' own counts the prompt, speech placeholders included
+        streamer=TextPieces(processor.tokenizer, on_text) if on_text else None,
+        stopping_criteria=StoppingCriteriaList([Cancelled(cancelled)] if cancelled else []),
+    )
+    return read_completions(processor.tokenizer, out[:, prompt_length:], stops)
+
+
+def _penalty(model: ReLlmForConditionalGeneration, decoding: Decoding, prompt_length: int) -> LogitsProcessorList:
+    """The repetition penalty over the response alone: the released code gives the LLM no ids of the prompt."""
+    penalty = decoding.repetition_penalty or model.generation_config.repetition_penalty or 1.0
+    if penalty == 1.0:
+        return LogitsProcessorList()
+    return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(float(penalty), prompt_ignore_length=prompt_length)])
