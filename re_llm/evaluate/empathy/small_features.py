@@ -1,122 +1,155 @@
-"""What the small empathy scorer sees of a response: sentences, n-grams and dense features.
+"""What the small empathy scorer sees of responses: counts of n-grams, and dense features of sentences and responses.
 
-S sentences, R responses, Ks and Kd dense features of a sentence and of a response.
+R responses, S sentences of them, F n-grams of the vocabulary, K classes of the lexicon.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
+import scipy.sparse as sp
+from sklearn.feature_extraction.text import CountVectorizer
 
-from re_llm.evaluate.empathy import text_features as tf
-from re_llm.evaluate.empathy.text_features import CLASSES, Floats, Ints, Tokens
+from re_llm.evaluate.empathy.text_features import (
+    CLASSES,
+    LEXICON,
+    MEMBERSHIP,
+    PHRASES,
+    Floats,
+    Ints,
+    is_content,
+    ngrams,
+    sentences,
+    tokens,
+)
 
 _I, _YOU, _WH = CLASSES.index("i"), CLASSES.index("you"), CLASSES.index("wh")
+_OPENERS = [frozenset(LEXICON[CLASSES[k]].split("|")) for k in (_I, _YOU, _WH)]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Responses taken apart.
+class Responses:
+    """Responses by sentence.
 
     Attributes:
         documents: [S] the response of each sentence, ascending; every response has at least one sentence.
-        spans: of the sentences, characters of their response.
-        words, chars: (rows, hashes) of the n-grams of the sentences.
-        sentence_dense: [S, Ks]; document_dense: [R, Kd].
-        count: R.
+        spans: [S] characters of their response.
+        counts: [S, F] of the n-grams. sentence_dense: [S, Ks]. document_dense: [R, Kd].
     """
 
     documents: Ints
     spans: list[tuple[int, int]]
-    words: tuple[Ints, npt.NDArray[np.uint32]]
-    chars: tuple[Ints, npt.NDArray[np.uint32]]
+    counts: sp.csr_matrix
     sentence_dense: Floats
     document_dense: Floats
-    count: int
+
+    @cached_property
+    def starts(self) -> Ints:
+        """[R] the first sentence of each response."""
+        return np.flatnonzero(np.diff(self.documents, prepend=-1))
+
+    @cached_property
+    def whole(self) -> sp.csr_matrix:
+        """[R, F] counts of the responses: n-grams stay within a sentence."""
+        return _gather(self.documents) @ self.counts
+
+    def subset(self, members: Ints) -> Responses:
+        """Some of the responses, given in ascending order."""
+        rows = np.flatnonzero(np.isin(self.documents, members))
+        return Responses(
+            np.searchsorted(members, self.documents[rows]),
+            [self.spans[row] for row in rows],
+            self.counts[rows],
+            self.sentence_dense[rows],
+            self.document_dense[members],
+        )
 
 
-def take_apart(seekers: Sequence[str], responses: Sequence[str]) -> Batch:
+def _gather(documents: Ints) -> sp.csr_matrix:
+    """[R, S] sums sentences into responses."""
+    return sp.csr_matrix((np.ones(len(documents)), (documents, np.arange(len(documents)))))
+
+
+def fit_vocabulary(responses: Sequence[str]) -> list[str]:
+    """The lexicon's phrases, then the n-grams that stand in at least two responses."""
+    split = [[tokens(text[a:b]) for a, b in sentences(text)] for text in responses]
+    vectors = CountVectorizer(analyzer=lambda each: chain.from_iterable(map(ngrams, each)), min_df=2).fit(split)
+    return [*PHRASES, *sorted(vectors.vocabulary_.keys() - set(PHRASES))]
+
+
+def vectorizer(vocabulary: Sequence[str]) -> CountVectorizer:
+    """Counts the n-grams of tokenised sentences."""
+    return CountVectorizer(analyzer=ngrams, vocabulary=vocabulary)
+
+
+def take_apart(seekers: Sequence[str], responses: Sequence[str], vectors: CountVectorizer) -> Responses:
     """Sentences, n-grams and dense features of responses to seekers (same length, at least one)."""
-    spans = [tf.sentences(response) for response in responses]
-    documents = np.repeat(np.arange(len(responses)), [len(s) for s in spans])
+    spans = [sentences(response) for response in responses]
+    sizes = np.array([len(each) for each in spans])
+    documents = np.repeat(np.arange(len(responses)), sizes)
     texts = [response[a:b] for response, each in zip(responses, spans, strict=True) for a, b in each]
-    words, heard = Tokens.of(texts), Tokens.of(seekers)
-    grams = words.grams()
-    counts = tf.lexicon_counts(*grams, words.count)
-    shared = tf.shared_words(words, documents, heard)
-    asks = np.array(["?" in text for text in texts], np.float64)
-    return Batch(
-        documents=documents,
-        spans=[span for each in spans for span in each],
-        words=grams,
-        chars=tf.char_grams(texts),
-        sentence_dense=_sentence_dense(texts, words, counts, shared, asks, documents),
-        document_dense=_document_dense(responses, words, counts, shared, asks, documents, heard),
-        count=len(responses),
+    words = [tokens(text) for text in texts]
+    counts = vectors.transform(words).astype(np.float64)
+    gather = _gather(documents)
+    posts = [tokens(seeker) for seeker in seekers]
+    known = [set(post) for post in posts]
+    content = [[word for word in each if is_content(word)] for each in words]
+    shared = [sum(word in known[d] for word in each) for d, each in zip(documents, content, strict=True)]
+    # [S, 4]: a question; tokens; content words; content words that the seeker used as well.
+    each_sentence = zip(texts, words, content, shared, strict=True)
+    basic = np.array([["?" in text, len(all_words), len(own), n] for text, all_words, own, n in each_sentence])
+    lexicon = counts[:, : len(PHRASES)] @ MEMBERSHIP
+    places = np.concatenate([np.arange(n) for n in sizes]), np.repeat(sizes, sizes)
+    whole = gather @ lexicon, gather @ basic, np.array([len(post) for post in posts]), sizes
+    return Responses(
+        documents,
+        list(chain.from_iterable(spans)),
+        counts,
+        _sentence_dense(texts, words, lexicon, basic, *places),
+        _document_dense(responses, *whole),
     )
 
 
-def _first_words(words: Tokens) -> Floats:
-    """Whether the first word of each sentence is of the classes i, you, wh: [S, 3]."""
-    rows, index = np.unique(words.rows, return_index=True)
-    first = Tokens(words.ids[index], rows, words.words[index], words.count).grams((1,))
-    counts: Floats = tf.lexicon_counts(*first, words.count)[:, [_I, _YOU, _WH]]
-    return counts
-
-
 def _sentence_dense(
-    texts: list[str], words: Tokens, counts: Floats, shared: npt.NDArray[np.bool_], asks: Floats, documents: Ints
+    texts: list[str], words: list[list[str]], lexicon: Floats, basic: Ints, place: Ints, total: Ints
 ) -> Floats:
-    starts = np.searchsorted(documents, documents)
-    total = np.bincount(documents)[documents]
-    place = np.arange(len(texts)) - starts
-    length = np.log1p(words.per_row())
-    content = words.per_row(tf.is_content(words))
-    overlap = words.per_row(shared)
+    asks, length, content, shared = basic.T
     columns = [
         asks,
-        np.array(["!" in text for text in texts], np.float64),
-        np.array([".." in text for text in texts], np.float64),
-        length,
+        np.array(["!" in text for text in texts]),
+        np.array([".." in text for text in texts]),
+        np.log1p(length),
         np.log1p(content),
         place == 0,
         place == total - 1,
         np.log1p(total),
-        overlap / (content + 1),
-        asks * np.minimum(counts[:, _YOU], 2),
-        asks * (counts[:, _WH] > 0),
-        asks * (counts[:, _I] > 0),
-        asks * length,
+        shared / (content + 1),
+        asks * np.minimum(lexicon[:, _YOU], 2),
+        asks * (lexicon[:, _WH] > 0),
+        asks * (lexicon[:, _I] > 0),
+        asks * np.log1p(length),
         asks * np.log1p(content),
-        asks * (overlap > 0),
+        asks * (shared > 0),
+        *(np.array([bool(each) and each[0] in opener for each in words]) for opener in _OPENERS),
     ]
-    return np.column_stack([np.minimum(counts, 3), *columns, _first_words(words)])
+    return np.column_stack([np.minimum(lexicon, 3), *columns])
 
 
-def _document_dense(
-    responses: Sequence[str], words: Tokens, counts: Floats, shared: npt.NDArray[np.bool_], asks: Floats,
-    documents: Ints, heard: Tokens,
-) -> Floats:  # fmt: skip
-    def by_document(values: Floats) -> Floats:
-        return np.bincount(documents, values, minlength=len(responses)).astype(np.float64)
-
-    lexicon = np.stack([by_document(column) for column in counts.T], axis=1)
-    length = by_document(words.per_row())
-    content = by_document(words.per_row(tf.is_content(words)))
-    n = by_document(np.ones(len(documents)))
-    questions = by_document(asks)
+def _document_dense(responses: Sequence[str], lexicon: Floats, basic: Floats, post_length: Ints, sizes: Ints) -> Floats:
+    questions, length, content, shared = basic.T
     columns = [
         np.log1p(length),
-        np.log1p(heard.per_row()),
-        np.log1p(n),
+        np.log1p(post_length),
+        np.log1p(sizes),
         np.minimum(questions, 5),
-        questions / n,
-        np.array([response.rstrip().endswith("?") for response in responses], np.float64),
-        np.array([min(response.count("!"), 5) for response in responses], np.float64),
-        by_document(words.per_row(shared)) / (content + 1),
-        length / n / 10,
+        questions / sizes,
+        np.array([response.rstrip().endswith("?") for response in responses]),
+        np.array([min(response.count("!"), 5) for response in responses]),
+        shared / (content + 1),
+        length / sizes / 10,
     ]
     return np.column_stack([np.minimum(lexicon, 6), lexicon / (length[:, None] + 1) * 10, *columns])

@@ -1,95 +1,80 @@
-"""The shipped empathy scorer: linear models over n-grams and a lexicon; numpy only.
+"""The shipped empathy scorer: linear models over word n-grams and a lexicon.
 
-Three models look at a response and a fourth weighs what they say, once per mechanism:
+Three models score a response and a fourth combines their scores, once per mechanism:
 1. sentences: does this sentence carry the mechanism, and how strongly? Learned from the annotators' rationales.
 2. documents: the same question of the whole response.
-3. ratios: which words stand in the response, each weighed by how much more often it stands in responses of the level.
+3. ratios: which words stand in the response, each weighed by how much more often it stands in responses of the level
+   (Wang and Manning: Baselines and Bigrams, ACL 2012).
 4. the decision: multinomial regression on the strongest, mean and combined sentence and on the other two, then one
    factor per level (the levels are rare, so the most probable one is not the one that serves macro-F1).
-`empathy_training.train_small` makes the weights; its cross-validation stands beside them in `assets/`.
-S sentences, R responses, F n-grams, K dense features, M outputs (2 log-odds against level 0 per mechanism).
+`small_training.train_small` makes the weights; its cross-validation stands beside them in `assets/`.
+S sentences, R responses, F n-grams, K dense features; two outputs: log-odds of the levels 1 and 2 against level 0.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import scipy.sparse as sp
+from scipy.special import logit, softmax
+from sklearn.preprocessing import normalize
 
 from re_llm.core.errors import RellmError
-from re_llm.evaluate.empathy import text_features as tf
-from re_llm.evaluate.empathy.epitome import ASSET, LEVELS, MECHANISMS, Empathy, Level
-from re_llm.evaluate.empathy.small_features import Batch, take_apart
+from re_llm.evaluate.empathy.epitome import ASSET, MECHANISMS, Empathy, Level
+from re_llm.evaluate.empathy.small_features import Responses, take_apart, vectorizer
 from re_llm.evaluate.empathy.text_features import Floats, Ints
 
-FORMAT = 2
+FORMAT = 3
 MAX_BYTES = 64 * 2**20
-# How much characters and dense features count against words; every n-gram block has length 1.
-CHAR_WEIGHT = 0.7
 BATCH = 256
-SHORTEST = 1e-6  # a response without a known word has length 0
 # Arrays with more numbers than this are stored with 16 bits each.
 HALF_ABOVE = 1000
 
-
-@dataclass(frozen=True)
-class Sparse:
-    """Entries of a sparse matrix, sorted by row: values [n] at (rows, columns)."""
-
-    rows: Ints
-    columns: Ints
-    values: Floats
-
-    def dot(self, weights: npt.NDArray[Any], count: int) -> Floats:
-        """[count, M] product with weights [F, M]."""
-        terms = self.values[:, None] * weights[self.columns]
-        return np.stack([np.bincount(self.rows, terms[:, m], minlength=count) for m in range(weights.shape[1])], axis=1)
+# Arrays of one mechanism. `idf` [F] is 0 for n-grams that are not used; `ratios` [F, 2] are the log-count ratios; the
+# decision was fitted several times: weights [N, 18, 2], bias [N, 2].
+WEIGHTS = (
+    "idf", "sentence_words", "sentence_dense", "sentence_bias", "document_words", "document_dense", "document_bias",
+    "ratios", "ratio_words", "ratio_bias", "decision_weights", "decision_bias", "factors",
+)  # fmt: skip
+Weights = Mapping[str, Floats]
 
 
-def count_grams(rows: Ints, columns: Ints, width: int) -> tuple[Ints, Ints, Floats]:
-    """(rows, columns, counts) of n-gram occurrences, each pair once, sorted."""
-    keys, counts = np.unique(rows * width + columns, return_counts=True)
-    return keys // width, keys % width, counts.astype(np.float64)
-
-
-def weigh(rows: Ints, columns: Ints, counts: Floats, idf: npt.NDArray[Any], height: int) -> Sparse:
+def tfidf(counts: sp.csr_matrix, idf: Floats) -> sp.csr_matrix:
     """tf-idf with logarithmic counts; every row has length 1."""
-    values = (1 + np.log(counts)) * idf[columns]
-    norm = np.sqrt(np.bincount(rows, values**2, minlength=height))
-    return Sparse(rows, columns, values / norm[rows])
+    rows = counts.copy()
+    rows.data = (1 + np.log(rows.data)) * idf[rows.indices]
+    return normalize(rows, copy=False)
 
 
-def softmax(scores: Floats) -> Floats:
-    """[R, 2] log-odds against level 0 -> [R, 3] probabilities."""
-    full = np.concatenate([np.zeros((len(scores), 1)), scores], axis=1)
-    powers = np.exp(full - full.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+def present(counts: sp.csr_matrix, weights: Floats) -> sp.csr_matrix:
+    """The weight of every n-gram that is there, however often; every row has length 1."""
+    rows = counts.copy()
+    rows.data = weights[rows.indices]
+    return normalize(rows, copy=False)
 
 
-def _logit(p: Floats) -> Floats:
-    p = np.clip(p, 1e-3, 1 - 1e-3)
-    return np.log(p / (1 - p))
+def level_probabilities(scores: Floats) -> Floats:
+    """[..., 2] log-odds against level 0 -> [..., 3]."""
+    every: Floats = softmax(np.concatenate([np.zeros_like(scores[..., :1]), scores], axis=-1), axis=-1)
+    return every
 
 
-def decision_features(sentences: Floats, documents: Ints, document_scores: Floats) -> Floats:
-    """What the decision sees of one mechanism: [R, 14 + K].
+def decision_features(sentences: Floats, starts: Ints, document_scores: Floats) -> Floats:
+    """What the decision sees of one mechanism: [R, 14 + columns of `document_scores`].
 
     Args:
         sentences: [S, 3] probabilities of the levels of each sentence.
-        documents: [S] their responses, ascending, none without a sentence.
-        document_scores: [R, K] of the models that look at the whole response.
+        starts: [R] the first sentence of each response.
+        document_scores: [R, .] of the models that look at the whole response.
     """
-    starts = np.flatnonzero(np.diff(documents, prepend=-1))
-    sizes = np.diff(starts, append=len(documents)).astype(np.float64)
     weak, strong = sentences[:, 1], sentences[:, 2]
     either = weak + strong
-    ends = np.append(starts[1:], len(documents)) - 1
+    sizes = np.diff(starts, append=len(sentences))
 
     def highest(p: Floats) -> Floats:
         return np.maximum.reduceat(p, starts)
@@ -101,37 +86,34 @@ def decision_features(sentences: Floats, documents: Ints, document_scores: Float
         return 1 - np.exp(total(np.log1p(-np.minimum(p, 1 - 1e-9))))
 
     chances = [highest(weak), highest(strong), highest(either), total(weak) / sizes, total(strong) / sizes,
-               any_of(weak), any_of(strong), any_of(either), either[starts], either[ends],
+               any_of(weak), any_of(strong), any_of(either), either[starts], either[starts + sizes - 1],
                highest(strong) / (highest(either) + 1e-9)]  # fmt: skip
     others = [np.log(total(either) + 0.05), np.log(sizes), total(strong) / (total(either) + 1e-9)]
-    return np.column_stack([*[_logit(p) for p in chances], *others, document_scores])
+    return np.column_stack([*(logit(np.clip(p, 1e-3, 1 - 1e-3)) for p in chances), *others, document_scores])
 
 
-def ratio_scores(weighed: Floats, squares: Floats, bias: npt.NDArray[Any]) -> Floats:
-    """Scores [R, M] of the ratio model, from the sums [R, M] of its weights and of its squared ratios."""
-    return weighed / np.maximum(np.sqrt(squares), SHORTEST) + bias
+def base_features(weights: Weights, batch: Responses) -> tuple[Floats, Floats]:
+    """Decision features [R, 18] of a mechanism, and the probabilities of the levels of every sentence [S, 3]."""
+    both = ("sentence", batch.counts, batch.sentence_dense), ("document", batch.whole, batch.document_dense)
+    sentences, documents = (
+        tfidf(counts, weights["idf"]) @ weights[f"{name}_words"]
+        + dense @ weights[f"{name}_dense"]
+        + weights[f"{name}_bias"]
+        for name, counts, dense in both
+    )
+    ratios = [
+        present(batch.whole, ratios) @ words
+        for ratios, words in zip(weights["ratios"].T, weights["ratio_words"].T, strict=True)
+    ]
+    found = level_probabilities(sentences)
+    scores = np.hstack([documents, np.stack(ratios, axis=1) + weights["ratio_bias"]])
+    return decision_features(found, batch.starts, scores), found
 
 
-@dataclass(frozen=True)
-class LinearText:
-    """A linear model over one set of rows (sentences or documents): word_weights, char_weights [F, M], dense [K, M]."""
-
-    word_weights: npt.NDArray[Any]
-    char_weights: npt.NDArray[Any]
-    dense: npt.NDArray[Any]
-    bias: npt.NDArray[Any]
-
-    def __call__(self, words: Sparse, chars: Sparse, dense: Floats) -> Floats:
-        count = len(dense)
-        sparse = words.dot(self.word_weights, count) + CHAR_WEIGHT * chars.dot(self.char_weights, count)
-        return sparse + dense @ self.dense + self.bias
-
-
-ARRAYS = (
-    "word_hashes", "word_idf", "char_hashes", "char_idf",
-    *(f"{rows}_{part}" for rows in ("sentence", "document") for part in ("words", "chars", "dense", "bias")),
-    "ratio_weights", "ratio_squares", "ratio_bias", "decision_weights", "decision_bias", "factors",
-)  # fmt: skip
+def decide(weights: Weights, features: Floats) -> Floats:
+    """[R, 18] decision features -> [R, 3] probabilities of the levels, the mean over all fits of the decision."""
+    scores = features @ weights["decision_weights"] + weights["decision_bias"][:, None]
+    return np.asarray(level_probabilities(scores).mean(axis=0))
 
 
 class SmallScorer:
@@ -142,10 +124,9 @@ class SmallScorer:
     mechanisms = MECHANISMS
     content: str | None = None  # hash of its files, when it was loaded from some
 
-    def __init__(self, arrays: dict[str, npt.NDArray[Any]], meta: dict[str, Any]):
-        self.arrays, self.meta = arrays, meta
-        self._widen = {name: array.astype(np.float64) for name, array in arrays.items() if array.dtype.kind == "f"}
-        self._ratio = np.hstack([self._widen["ratio_weights"], self._widen["ratio_squares"]])
+    def __init__(self, weights: Mapping[str, Weights], vocabulary: list[str], meta: dict[str, Any]):
+        self.weights, self.vocabulary, self.meta = weights, vocabulary, meta
+        self._vectors = vectorizer(vocabulary)
 
     @classmethod
     def load(cls, path: Path | None = None) -> SmallScorer:
@@ -155,48 +136,6 @@ class SmallScorer:
             RellmError: the file is missing, too large, or not such a file. Pickles are never read.
         """
         return _load(Path(path or ASSET))
-
-    def _linear(self, rows: str) -> LinearText:
-        return LinearText(*(self._widen[f"{rows}_{part}"] for part in ("words", "chars", "dense", "bias")))
-
-    def _sparse(self, kind: str, grams: tuple[Ints, Any], rows: Ints | None, height: int) -> Sparse:
-        """tf-idf of n-grams; `rows` maps the rows of the grams onto others (sentences onto documents)."""
-        place = tf.lookup(self.arrays[f"{kind}_hashes"], grams[1])
-        known = place >= 0
-        at = grams[0][known] if rows is None else rows[grams[0][known]]
-        idf = self._widen[f"{kind}_idf"]
-        return weigh(*count_grams(at, place[known], len(idf)), idf, height)
-
-    def scores(self, batch: Batch) -> tuple[Floats, Floats, Floats]:
-        """What the decision is made of: log-odds of sentences [S, M] and documents [R, M], ratio scores [R, M]."""
-        both = (("word", batch.words), ("char", batch.chars))
-        parts = [self._sparse(kind, grams, None, len(batch.documents)) for kind, grams in both]
-        whole = [self._sparse(kind, grams, batch.documents, batch.count) for kind, grams in both]
-        return (
-            self._linear("sentence")(parts[0], parts[1], batch.sentence_dense),
-            self._linear("document")(whole[0], whole[1], batch.document_dense),
-            self._ratios(whole[0], batch.count),
-        )
-
-    def _ratios(self, words: Sparse, count: int) -> Floats:
-        there = Sparse(words.rows, words.columns, np.ones_like(words.values))
-        outputs = self._ratio.shape[1] // 2
-        sums = there.dot(self._ratio, count)
-        return ratio_scores(sums[:, :outputs], sums[:, outputs:], self._widen["ratio_bias"])
-
-    def probabilities(self, batch: Batch) -> tuple[list[Floats], list[Floats]]:
-        """Probabilities of the levels per mechanism: of the responses [R, 3] each, of the sentences [S, 3] each."""
-        sentence, document, ratio = self.scores(batch)
-        whole, parts = [], []
-        for m in range(len(MECHANISMS)):
-            own = slice(2 * m, 2 * m + 2)
-            p = softmax(sentence[:, own])
-            columns = np.hstack([document[:, own], ratio[:, own]])
-            features = decision_features(p, batch.documents, columns)
-            weights, bias = self._widen["decision_weights"][m], self._widen["decision_bias"][m]
-            whole.append(softmax(features @ weights + bias))
-            parts.append(p)
-        return whole, parts
 
     def score(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
         """Levels of ER, IP and EX with probabilities; rationales are the sentences that carry the level.
@@ -212,41 +151,46 @@ class SmallScorer:
         return out
 
     def _score_batch(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
-        batch = take_apart(seekers, responses)
-        whole, parts = self.probabilities(batch)
+        batch = take_apart(seekers, responses, self._vectors)
         found: list[Empathy] = [{} for _ in responses]
-        for m, mechanism in enumerate(MECHANISMS):
-            levels = np.argmax(whole[m] * self._widen["factors"][m], axis=1)
+        for mechanism, weights in self.weights.items():
+            features, sentences = base_features(weights, batch)
+            probabilities = decide(weights, features)
+            levels = np.argmax(probabilities * weights["factors"], axis=1).tolist()
             carries: list[list[tuple[int, int]]] = [[] for _ in responses]
-            for s in np.flatnonzero(parts[m][:, 0] < 0.5):
+            for s in np.flatnonzero(sentences[:, 0] < 0.5):
                 carries[batch.documents[s]].append(batch.spans[s])
-            for r, level in enumerate(levels):
-                p = whole[m][r]
-                spans = tuple(carries[r]) if level else ()
-                found[r][mechanism] = Level(int(level), (float(p[0]), float(p[1]), float(p[2])), spans)
+            for r, (level, p) in enumerate(zip(levels, probabilities.tolist(), strict=True)):
+                found[r][mechanism] = Level(level, (p[0], p[1], p[2]), tuple(carries[r]) if level else ())
         return found
 
     def save(self, path: Path) -> None:
         """Writes the weights without pickles; the same weights give the same bytes."""
-        half = {k for k, a in self.arrays.items() if a.dtype.kind == "f" and a.size > HALF_ABOVE}
-        packed = {k: a.astype(np.float16) if k in half else a for k, a in self.arrays.items()}
-        meta = np.frombuffer(json.dumps(self.meta, sort_keys=True).encode(), np.uint8)
+        packed = {
+            f"{mechanism}_{name}": array.astype(np.float16 if array.size > HALF_ABOVE else np.float64)
+            for mechanism, weights in self.weights.items()
+            for name, array in weights.items()
+        }
+        text = json.dumps({"format": FORMAT, "vocabulary": self.vocabulary, **self.meta}, sort_keys=True)
         with path.open("wb") as out:
-            np.savez_compressed(out, allow_pickle=False, meta=meta, **packed)
+            np.savez_compressed(out, allow_pickle=False, meta=np.frombuffer(text.encode(), np.uint8), **packed)
 
 
 @lru_cache(maxsize=4)
 def _load(path: Path) -> SmallScorer:
     if not path.is_file():
-        raise RellmError(f"no such file: {path}", todo="Give a file that train_small wrote")
+        raise RellmError(f"no such file: {path}", todo="Give a file that `re-llm score train --kind small` wrote")
     if path.stat().st_size > MAX_BYTES:
         raise RellmError(f"{path} has more than {MAX_BYTES} bytes: not a small scorer")
     try:
         with np.load(path, allow_pickle=False) as stored:
             meta = json.loads(bytes(stored["meta"]))
-            arrays = {name: stored[name] for name in ARRAYS}
+            if meta.pop("format") != FORMAT:
+                raise RellmError(f"{path} was written by another version of re-llm", todo="Train it again")
+            weights = {m: {name: stored[f"{m}_{name}"].astype(np.float64) for name in WEIGHTS} for m in MECHANISMS}
+            vocabulary = meta.pop("vocabulary")
     except (ValueError, KeyError, OSError, EOFError) as error:
         raise RellmError(f"{path} is not a small empathy scorer: {error}") from None
-    if meta.get("format") != FORMAT or arrays["factors"].shape != (len(MECHANISMS), LEVELS):
-        raise RellmError(f"{path} was written by another version of re-llm", todo="Train it again with train_small")
-    return SmallScorer(arrays, meta)
+    if any(len(each["idf"]) != len(vocabulary) for each in weights.values()):
+        raise RellmError(f"{path} is not a small empathy scorer: vocabulary and weights differ in length")
+    return SmallScorer(weights, vocabulary, meta)

@@ -1,27 +1,17 @@
-"""Text as numbers for the small empathy scorer: hashed word and character n-grams, and a small lexicon. numpy only.
-
-Everything is computed for a batch at once: texts become one long array, n-grams are rolling hashes over it, and
-counting is sorting. The same functions serve training and scoring, so the two cannot drift apart.
-N n-gram occurrences, R rows (sentences or documents), K lexicon classes.
-"""
+"""Texts as tokens, sentences and word n-grams for the small empathy scorer, and the lexicon it looks for."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Hashes = npt.NDArray[np.uint64]
 
-WORD_ORDERS = (1, 2, 3)
-CHAR_ORDERS = (2, 3, 4, 5)
+WORDS_TOGETHER = 3
 
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|\?+|!+|\.\.+|[^\sa-z0-9]")
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+|\n|$)|[.!?]+")
@@ -70,16 +60,25 @@ LEXICON = {
     "son|daughter|job|school|work|college",
 }
 CLASSES = tuple(LEXICON)
-_STOP = (
+PHRASES = tuple(sorted({phrase for text in LEXICON.values() for phrase in text.split("|")}))
+# [P, K]: which classes a phrase belongs to.
+MEMBERSHIP = np.array([[p in LEXICON[c].split("|") for c in CLASSES] for p in PHRASES], np.float64)
+_FUNCTION_WORDS = (
     "the a an and or but if of to in on at for with is are was were be been am i you it that this my your me we they "
     "he she so as not have has had do does did just can will would could should about from what when there all get "
     "like really no up out"
 )
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 def tokens(text: str) -> list[str]:
     """Lower-case words, numbers, runs of ? and !, and single other signs."""
     return _TOKEN.findall(text.translate(_QUOTES).lower())
+
+
+def is_content(token: str) -> bool:
+    """Whether a token is a word or number that is no function word."""
+    return token[0].isalnum() and token not in FUNCTION_WORDS
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
@@ -93,127 +92,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     return spans or [(0, len(text))]
 
 
-def _mix(state: Hashes, symbol: Hashes) -> Hashes:
-    with np.errstate(over="ignore"):
-        mixed = (state ^ symbol) * np.uint64(0x9E3779B97F4A7C15)
-    return mixed ^ (mixed >> np.uint64(29))
-
-
-def _final(state: Hashes) -> npt.NDArray[np.uint32]:
-    return (state >> np.uint64(32)).astype(np.uint32)
-
-
-@lru_cache(maxsize=200_000)
-def _token_id(token: str) -> int:
-    return crc32(token.encode("utf-8"))
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The tokens of several texts.
-
-    Attributes:
-        ids: [N] hash of each token. rows: [N] which text it is of. words: [N] whether it is a word or number, no sign.
-        count: of texts.
-    """
-
-    ids: Hashes
-    rows: Ints
-    words: npt.NDArray[np.bool_]
-    count: int
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> Tokens:
-        split = [tokens(text) for text in texts]
-        rows = np.repeat(np.arange(len(split)), [len(t) for t in split])
-        ids = np.fromiter((_token_id(t) for text in split for t in text), np.uint64, len(rows))
-        words = np.fromiter((t[0].isalnum() for text in split for t in text), np.bool_, len(rows))
-        return cls(ids, rows, words, len(split))
-
-    def grams(self, orders: Sequence[int] = WORD_ORDERS) -> tuple[Ints, npt.NDArray[np.uint32]]:
-        """(rows, hashes) of all n-grams that stay within a text."""
-        rows, hashes = [], []
-        state = np.zeros(len(self.ids), np.uint64)
-        for n in range(1, max(orders) + 1):
-            size = max(0, len(self.ids) - n + 1)
-            state = _mix(state[:size], self.ids[n - 1 :])
-            if n in orders:
-                inside = self.rows[:size] == self.rows[n - 1 :]
-                rows.append(self.rows[:size][inside])
-                hashes.append(_final(state[inside]))
-        return np.concatenate(rows), np.concatenate(hashes)
-
-    def per_row(self, mask: npt.NDArray[np.bool_] | None = None) -> Floats:
-        """Number of tokens (that the mask marks) of every text."""
-        return np.bincount(self.rows, mask, minlength=self.count)[: self.count].astype(np.float64)
-
-
-def char_grams(texts: Sequence[str]) -> tuple[Ints, npt.NDArray[np.uint32]]:
-    """(rows, hashes) of the character n-grams within words; a word's edge counts as a character."""
-    padded = [f" {' '.join(text.translate(_QUOTES).lower().split())} " for text in texts]
-    codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    rows = np.repeat(np.arange(len(padded)), [len(p) for p in padded])
-    space = codes == ord(" ")
-    before = np.concatenate([[0], np.cumsum(space)])
-    out_rows, out_hashes = [], []
-    state = np.full(len(codes), 1, np.uint64)
-    for n in range(1, max(CHAR_ORDERS) + 1):
-        size = max(0, len(codes) - n + 1)
-        state = _mix(state[:size], codes[n - 1 :])
-        if n in CHAR_ORDERS:
-            interior = before[n - 1 : n - 1 + size] - before[1 : 1 + size]
-            good = (interior == 0) & (rows[:size] == rows[n - 1 :])
-            if n == 2:
-                good &= ~(space[:size] & space[n - 1 :])
-            out_rows.append(rows[:size][good])
-            out_hashes.append(_final(state[good]))
-    return np.concatenate(out_rows), np.concatenate(out_hashes)
-
-
-@lru_cache(maxsize=1)
-def _lexicon() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
-    """Sorted hashes of the phrases [P] and the classes they belong to [P, K]."""
-    phrases = sorted({phrase for text in LEXICON.values() for phrase in text.split("|")})
-    table = np.array([[p in LEXICON[c].split("|") for c in CLASSES] for p in phrases])
-    hashes = []
-    for phrase in phrases:
-        ids = Tokens.of([phrase])
-        hashes.append(ids.grams((len(ids.ids),))[1][0])
-    order = np.argsort(hashes)
-    return np.array(hashes, np.uint32)[order], table[order]
-
-
-@lru_cache(maxsize=1)
-def _stop_ids() -> Hashes:
-    return np.unique(Tokens.of([_STOP]).ids)
-
-
-def lookup(sorted_hashes: npt.NDArray[np.uint32], hashes: npt.NDArray[np.uint32]) -> Ints:
-    """Index of every hash in the sorted list, -1 where it is not in it."""
-    place = np.minimum(np.searchsorted(sorted_hashes, hashes), len(sorted_hashes) - 1)
-    return np.where(sorted_hashes[place] == hashes, place, -1)
-
-
-def lexicon_counts(rows: Ints, hashes: npt.NDArray[np.uint32], count: int) -> Floats:
-    """How often each row holds a phrase of each class: [R, K]."""
-    known, table = _lexicon()
-    place = lookup(known, hashes)
-    found = place >= 0
-    rows, member = rows[found], table[place[found]]
-    return np.stack([np.bincount(rows, member[:, k], minlength=count)[:count] for k in range(len(CLASSES))], axis=1)
-
-
-def is_content(words: Tokens) -> npt.NDArray[np.bool_]:
-    """Marks the words that are no function words."""
-    return words.words & ~np.isin(words.ids, _stop_ids())
-
-
-def shared_words(words: Tokens, documents: Ints, seekers: Tokens) -> npt.NDArray[np.bool_]:
-    """Marks the content tokens that also stand in the seeker's text of the same document.
-
-    Args:
-        documents: the document of each row of `words`; `seekers` has one row per document.
-    """
-    ours = documents[words.rows].astype(np.uint64) << np.uint64(32) | words.ids
-    theirs = seekers.rows.astype(np.uint64) << np.uint64(32) | seekers.ids
-    return np.isin(ours, theirs) & is_content(words)
+def ngrams(words: Sequence[str]) -> list[str]:
+    """All runs of one to three tokens."""
+    orders = range(1, WORDS_TOGETHER + 1)
+    return [" ".join(words[i : i + n]) for n in orders for i in range(len(words) - n + 1)]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from epitome_world import write_corpus
+from sklearn.feature_extraction.text import TfidfTransformer
 from typer.testing import CliRunner
 
 from re_llm.cli import app
@@ -16,11 +18,10 @@ from re_llm.evaluate import EmpathyScorer, load_scorer
 from re_llm.evaluate.empathy.epitome import ASSET, CSV_NAMES, MECHANISMS, read_pairs
 from re_llm.evaluate.empathy.small_scorer import (
     SmallScorer,
-    count_grams,
     decision_features,
-    ratio_scores,
-    softmax,
-    weigh,
+    level_probabilities,
+    present,
+    tfidf,
 )
 from re_llm.evaluate.empathy.small_training import train_small
 
@@ -59,12 +60,13 @@ def test_batch_equals_single():
     assert isinstance(scorer, EmpathyScorer)
     responses = ["Sorry.", "", "?", "What happened? " * 50, "naïve 😀", "I know how you feel.\n\nMe too."] * 60
     batched = scorer.score([SEEKER] * len(responses), responses)
-    for response, got in list(zip(responses, batched, strict=True))[:6]:
+    # The first and the last batch, which is shorter.
+    for response, *both in zip(responses, batched[:6], batched[-6:], strict=False):
         (alone,) = scorer.score([SEEKER], [response])
-        for mechanism in MECHANISMS:
-            assert got[mechanism].level == alone[mechanism].level
-            assert got[mechanism].probabilities == pytest.approx(alone[mechanism].probabilities, abs=1e-9)
-    assert batched[:6] == batched[-6:]
+        for got in both:
+            for mechanism in MECHANISMS:
+                assert got[mechanism].level == alone[mechanism].level
+                assert got[mechanism].probabilities == pytest.approx(alone[mechanism].probabilities, abs=1e-9)
     assert scorer.score([], []) == []
     with pytest.raises(ValueError, match="1 seekers but 2"):
         scorer.score([""], ["", ""])
@@ -95,26 +97,41 @@ def test_broken_files_are_refused(tmp_path: Path):
         SmallScorer.load(tmp_path / "y.npz")
 
 
-def test_ratio_arithmetic():
-    # Two known words with ratios 1 and 2 and coefficients 0.5 and 0.25; a response with both, one with none.
-    got = ratio_scores(np.array([[0.5 + 0.5], [0.0]]), np.array([[1.0 + 4.0], [0.0]]), np.array([-0.1]))
-    assert got[:, 0].tolist() == pytest.approx([1 / 5**0.5 - 0.1, -0.1])
+def test_a_file_of_another_version_is_refused(tmp_path: Path):
+    with np.load(ASSET) as stored:
+        arrays = dict(stored)
+    for change, message in (({"format": 2}, "another version"), ({"vocabulary": ["a"]}, "differ in length")):
+        meta = {**json.loads(bytes(arrays["meta"])), **change}
+        path = tmp_path / f"{message}.npz"
+        np.savez(path, **{**arrays, "meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)})
+        with pytest.raises(RellmError, match=message):
+            SmallScorer.load(path)
 
 
-def test_tfidf_and_decision_arithmetic():
-    rows, columns, counts = count_grams(np.array([0, 1, 1, 1]), np.array([2, 0, 0, 1]), 3)
-    assert (rows.tolist(), columns.tolist(), counts.tolist()) == ([0, 1, 1], [2, 0, 1], [1, 2, 1])
-    sparse = weigh(rows, columns, counts, np.array([1.0, 2.0, 5.0]), 2)
-    first = 1 + np.log(2)
-    assert sparse.values.tolist() == pytest.approx([1, first / np.hypot(first, 2), 2 / np.hypot(first, 2)])
-    dense = sparse.dot(np.eye(3), 3)
-    assert dense[2].tolist() == [0, 0, 0]
-    assert softmax(np.zeros((1, 2))).tolist() == [[pytest.approx(1 / 3)] * 3]
+def test_term_weights():
+    counts = sp.csr_matrix([[0, 0, 1], [2, 1, 0], [0, 0, 0]], dtype=float)
+    twice = 1 + np.log(2)
+    got = tfidf(counts, np.array([1.0, 2.0, 5.0])).toarray()
+    np.testing.assert_allclose(got, [[0, 0, 1], np.array([twice, 2, 0]) / np.hypot(twice, 2), [0, 0, 0]])
+    # Two words with log-count ratios 1 and 2: a row of length sqrt(5), however often they stand there.
+    np.testing.assert_allclose(present(counts, np.array([1.0, 2.0, 0.0])).toarray()[1], [5**-0.5, 2 * 5**-0.5, 0])
+    assert counts[1, 0] == 2
+
+
+def test_tfidf_is_that_of_scikit_learn():
+    counts = sp.csr_matrix(np.random.default_rng(0).poisson(0.5, (20, 30)).astype(float))
+    theirs = TfidfTransformer(sublinear_tf=True).fit(counts)
+    np.testing.assert_allclose(tfidf(counts, theirs.idf_).toarray(), theirs.transform(counts).toarray())
+
+
+def test_decision_arithmetic():
+    assert level_probabilities(np.zeros((1, 2))).tolist() == [[pytest.approx(1 / 3)] * 3]
     sentences = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.98, 0.01, 0.01]])
-    got = decision_features(sentences, np.array([0, 0, 1]), np.zeros((2, 2)))
+    got = decision_features(sentences, np.array([0, 2]), np.zeros((2, 2)))
     assert got.shape == (2, 16)
     assert got[0, 2] == pytest.approx(np.log(0.9 / 0.1))
     assert got[0, 7] == pytest.approx(np.log((1 - 0.7 * 0.1) / (0.7 * 0.1)))
+    assert got[0, 12] == pytest.approx(np.log(2))
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +148,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_training_learns_and_reports(trained: Path, corpus: Path):
     report = json.loads((trained / "empathy_small.json").read_text())
     for mechanism in MECHANISMS:
@@ -149,6 +167,7 @@ def test_training_learns_and_reports(trained: Path, corpus: Path):
     assert np.mean([each["EX"].level == pair.level for each, pair in zip(found, pairs, strict=True)]) > 0.9
 
 
+@pytest.mark.slow
 def test_same_seed_same_file(trained: Path, corpus: Path, tmp_path: Path):
     train_small(corpus, tmp_path, seed=1)
     assert (tmp_path / "empathy_small.npz").read_bytes() == (trained / "empathy_small.npz").read_bytes()
