@@ -5,22 +5,20 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from gzip import GzipFile
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
 
 from re_llm.audio import waveform
 from re_llm.audio.source import locate
 from re_llm.core.errors import MissingExtra, RellmError
-from re_llm.core.files import disk_error
+from re_llm.core.files import disk_error, new_folder, writing
 from re_llm.core.records import DIMENSIONS, Continuation, Utterance, read_records, write_records
 from re_llm.data.corpora.base import Scan, unit
 from re_llm.data.corpora.columns import KEPT, LOCATION, UNIT
@@ -52,31 +50,12 @@ def _is_segment(utterance: Utterance, header: waveform.AudioInfo) -> bool:
 
 
 def _write_json(out: Path, rows: Iterable[Json]) -> int:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     count = 0
-    try:
-        with _opened(temporary, packed=out.suffix == ".gz") as file:
-            for row in rows:
-                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-                count += 1
-        temporary.replace(out)
-    except OSError as error:
-        raise disk_error(out, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Without name and time in a packed file: the same manifest gives the same bytes.
+    with writing(out) as file, GzipFile("", "wb", fileobj=file, mtime=0) if out.suffix == ".gz" else file as lines:
+        for count, row in enumerate(rows, 1):  # noqa: B007
+            lines.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
     return count
-
-
-@contextmanager
-def _opened(path: Path, *, packed: bool) -> Iterator[IO[bytes]]:
-    with path.open("wb") as file:  # which GzipFile does not close
-        if not packed:
-            yield file
-            return
-        # Without name and time in it: the same manifest gives the same bytes.
-        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as archive:
-            yield cast(IO[bytes], archive)
 
 
 def _whole_files(manifest: Path, kind: str) -> Iterator[Utterance]:
@@ -191,13 +170,10 @@ def _to_webdataset(manifest: Path, out: Path) -> int:
         out.mkdir(parents=True, exist_ok=True)
         if there := sorted(out.glob("*.tar")):
             raise RellmError(f"{out} holds shards already: {there[0].name}", todo="Give another --out, or delete them")
-        with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder:
+        with new_folder(out) as folder:
             while batch := list(islice(rows, PER_SHARD)):
-                path = Path(folder) / f"{count // PER_SHARD:06}.tar"
-                _write_shard(manifest, path, batch)
+                _write_shard(manifest, folder / f"{count // PER_SHARD:06}.tar", batch)
                 count += len(batch)
-            for path in sorted(Path(folder).iterdir()):
-                path.replace(out / path.name)
     except OSError as error:
         raise disk_error(out, error) from error
     return count

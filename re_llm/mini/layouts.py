@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import write_bytes
 from re_llm.core.workers import process_pool
 from re_llm.mini.casting import ESD_SPEAKERS, PLANS, Take
 from re_llm.mini.grammar import world
@@ -130,10 +131,7 @@ def _check(root: Path, seed: int, scale: float, workers: int, corpora: Sequence[
 
 def _write_lines(path: Path, lines: Iterable[str], *, encoding: str = "utf-8", end: str = "\n") -> None:
     """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes("".join(line + end for line in lines).encode(encoding))
-    part.replace(path)
+    write_bytes(path, "".join(line + end for line in lines).encode(encoding), sync=False)
 
 
 # ── rendering ──

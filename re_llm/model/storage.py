@@ -23,6 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import new_folder
 from re_llm.llm.device import pick_device
 from re_llm.model import components, partial_lora
 from re_llm.model.components import PREFIXES
@@ -83,30 +84,26 @@ def save(
         )
     if is_main_process is False:
         return
-    target.mkdir(parents=True, exist_ok=True)
     state = model.state_dict() if state_dict is None else state_dict
     named = {} if self_contained else {k: v for k, v in model.component_sources.items() if v is not None}
-    with tempfile.TemporaryDirectory(dir=target) as new:  # a crash while writing leaves the former files whole
+    with new_folder(target) as new:  # a crash while writing leaves the former files whole
         weights = own_weights(model, state, named)
         if is_main_process:
             weights |= {name: value.contiguous() for name, value in state.items() if ".lora_" in name}
         save_torch_state_dict(weights, new, max_shard_size=max_shard_size, metadata={"format": "pt"})
-        _save_lora(model, state, named, Path(new), target)
-        _replace(Path(new), target)
-    _save_config(model, named, target)
+        _save_lora(model, state, named, new, target)
+        _save_config(model, named, new, target)
+        _remove_others(new, target)
     if push_to_hub:
         push(model, hub.pop("repo_id", target.name), **hub)
 
 
-def _replace(new: Path, target: Path) -> None:
-    """Moves written files into their place; those of a former save that had more of them go."""
-    written = {path.name for path in new.iterdir()}
+def _remove_others(new: Path, target: Path) -> None:
+    """Removes weights of a former save that the new one does not replace."""
     for pattern in _WEIGHT_FILES:
         for old in target.glob(pattern):
-            if old.name not in written:
+            if not (new / old.name).exists():
                 old.unlink()
-    for name in written:
-        os.replace(new / name, target / name)
 
 
 def push(
@@ -144,17 +141,18 @@ def _move_lora(folder: Path) -> None:
             os.replace(folder / name, folder / LORA_FOLDER / name)
 
 
-def _save_config(model: ReLlmForConditionalGeneration, named: Mapping[str, str], target: Path) -> None:
+def _save_config(model: ReLlmForConditionalGeneration, named: Mapping[str, str], new: Path, target: Path) -> None:
+    """Into the folder `new`, with relative paths as seen from `target`."""
     before = model.config.components
     model.config.components = {name: _relative(named.get(name), target) for name in before}
     model.config.architectures = [type(model).__name__]
     for part, config in _dtypes(model).items():
         config.dtype = str(part.dtype).removeprefix("torch.")
     try:
-        model.config.save_pretrained(target)
+        model.config.save_pretrained(new)
     finally:
         model.config.components = before
-    model.generation_config.save_pretrained(target)
+    model.generation_config.save_pretrained(new)
 
 
 def _dtypes(model: ReLlmForConditionalGeneration) -> dict[nn.Module, PreTrainedConfig]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import write_json
 from re_llm.core.parts import resolve_part
 from re_llm.core.provenance import provenance
 from re_llm.core.records import Utterance, read_records
@@ -210,6 +211,4 @@ def _write_down(job: Job, stage: str, figures: Figures) -> None:
     path = job.out / "build.json"
     known = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
     record = {**provenance(seed=job.seed), "stages": {**known, stage: figures}}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, record)

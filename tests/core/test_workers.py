@@ -13,12 +13,14 @@ import pytest
 
 WORLDS = Path(__file__).parents[1] / "worlds"
 RUNS = """
+import signal
 import sys
 from pathlib import Path
 import run_world
 from re_llm.pipeline.jobs import run_jobs
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     folder = Path(sys.argv[1])
     run_jobs(run_world.wait, [run_world.Wait(folder), run_world.Wait(folder), run_world.Wait(folder)], 2, print)
 """

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import sys
 import time
@@ -26,6 +25,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import replacing, write_text
 
 STATE_FILE = "state.safetensors"
 CURVE_FILE = "curve.jsonl"
@@ -244,7 +244,7 @@ def _kept_curve(path: Path, step: int) -> list[dict[str, float]]:
         return []
     whole = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     kept = [record for record in map(json.loads, whole) if record["step"] <= step]
-    path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
 
 
@@ -258,9 +258,8 @@ def _save(
         for moment in _MOMENTS:
             tensors[f"{moment}.{name}"] = moments.get(moment, torch.zeros_like(p))
     counts = {name: float(optimizer.state[p]["step"]) for name, p in parameters.items() if p in optimizer.state}
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={**about, "updates": json.dumps(counts)})
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={**about, "updates": json.dumps(counts)})
 
 
 def _load(

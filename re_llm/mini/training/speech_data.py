@@ -12,6 +12,7 @@ from transformers import WhisperFeatureExtractor
 
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
+from re_llm.core.files import write_json
 from re_llm.core.progress import progress_bar
 from re_llm.core.records import Utterance
 from re_llm.data import corpora
@@ -99,7 +100,7 @@ class MelStore:
                 frames.append(len(mel))
                 advance(1)
         # Written last: data without an index are made again.
-        index.write_text(json.dumps({"recordings": names, "frames": frames}), encoding="utf-8")
+        write_json(index, {"recordings": names, "frames": frames}, indent=None)
         return cls(folder)
 
 

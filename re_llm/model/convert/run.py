@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import new_folder
 from re_llm.model.convert import ctranslate2, gguf
 from re_llm.model.convert.checkpoint import plan, plan_qwen
 from re_llm.model.convert.config import kind_of
@@ -106,22 +106,15 @@ def _check_direction(kind: str, to: str | None) -> None:
 
 def _carry_out(plan: ConversionPlan, target: Path, progress: bool) -> ConvertReport:
     """Writes into a hidden folder that takes the target's name at the end."""
-    there = target.is_dir()
     try:
-        home = target if there else target.parent
+        home = target if target.is_dir() else target.parent
         home.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(home).free
         if plan.nbytes > free:
             raise RellmError(f"{plan.nbytes / 1e9:.3g} GB to write, and {free / 1e9:.3g} GB free in {home}")
-        with tempfile.TemporaryDirectory(dir=home, prefix=f".{target.name}-") as room:
-            new = Path(room) / "new"
-            new.mkdir()
+        with new_folder(target) as new:
             write(plan, new, progress)
             plan.finish(new)
-            if there:
-                _move_files(new, target)
-            else:
-                os.replace(new, target)
     except (OSError, SafetensorError) as error:
         raise RellmError(
             f"{target} cannot be written: {error}", todo="Make room, or name a folder that can be written"
@@ -129,12 +122,3 @@ def _carry_out(plan: ConversionPlan, target: Path, progress: bool) -> ConvertRep
     added = {name: "zeros" for name, each in plan.model.items() if not each.sources}
     tensors, gigabytes = len(plan.model), plan.nbytes / 1e9
     return replace(plan.report, folder=target, tensors=tensors, lora=len(plan.lora), gigabytes=gigabytes, added=added)
-
-
-def _move_files(new: Path, target: Path) -> None:
-    """Into an empty folder that is there already: it may be a mount point, which nothing can replace.
-
-    The config comes last: without one a folder is no checkpoint.
-    """
-    for path in sorted(new.iterdir(), key=lambda path: path.name == "config.json"):
-        os.replace(path, target / path.name)
