@@ -147,7 +147,7 @@ def _report(error: Exception, debug: bool | None) -> int:
             typer.echo(f"  Allowed: {error.allowed}", err=True)
         if error.todo:
             typer.echo(f"  {error.todo}", err=True)
-        return WRONG_INPUT
+        return error.code
     if disk := _disk_error(error):
         _print_error(disk)
         typer.echo("  Free space or choose another --out, then run the same command again: what was", err=True)

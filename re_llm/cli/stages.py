@@ -244,14 +244,11 @@ def _train_emotion(
 
 def _stage(recipe: Recipe, stage: str, system: str | None) -> tuple[ModelOptions, StageOptions]:
     """Options of a stage, as the recipe has it or as one of its systems changes it."""
-    from re_llm.recipe.options import ModelOptions
 
     if stage not in recipe.stages:
         raise RellmError(f"recipe {recipe.name} has no stage {stage!r}", allowed=", ".join(recipe.stages))
     if system is None:
-        options = recipe.stages[stage]
-        changed = {**recipe.model.model_dump(exclude_unset=True), **options.model}
-        return ModelOptions.model_validate(changed), options
+        return recipe.model_of(recipe.stages[stage]), recipe.stages[stage]
     trained = [name for name, each in recipe.systems.items() if each.stage == stage]
     if system not in trained:
         raise RellmError(f"no system {system!r} trains stage {stage!r}", allowed=", ".join(trained) or "none")

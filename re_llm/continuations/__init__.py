@@ -9,6 +9,7 @@ and shards, `identity.py` keeps what a file was made with, `run.py` writes it, `
 
 from re_llm.continuations.cleaning import PATTERNS, refusal
 from re_llm.continuations.merge import merge_shards
+from re_llm.continuations.named import NamedLlm
 from re_llm.continuations.plan import CHUNK, Shard
 from re_llm.continuations.rows import Outcome, continue_rows
 from re_llm.continuations.run import ContinueReport, continue_manifest
@@ -17,6 +18,7 @@ __all__ = [
     "CHUNK",
     "PATTERNS",
     "ContinueReport",
+    "NamedLlm",
     "Outcome",
     "Shard",
     "continue_manifest",

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING
 
 from re_llm.cluster.work import Cluster
 from re_llm.continuations.identity import continuations, dropped_file
+from re_llm.continuations.named import NamedLlm
 from re_llm.continuations.plan import CHUNK, WHOLE, Plan, Shard
 from re_llm.continuations.rows import Outcome, continue_rows, moved, outcome, question, unusable
 from re_llm.continuations.work import ContinueWork
-from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.core.product import Made, Overwrite, State, recall
 from re_llm.core.progress import progress_bar
 from re_llm.core.records import RecordAppender, Utterance
 from re_llm.llm.completion import TextLlm
 from re_llm.llm.prompts import Prompt, get_prompt
-from re_llm.model.hub import locate
 
 if TYPE_CHECKING:
     from re_llm.llm.server import ChatServer
@@ -75,20 +74,6 @@ class _Job:
         """Chunks of the plan, their audio paths relative to the new file instead of the manifest."""
         for rows in self.plan.chunks():
             yield [moved(row, self.plan.manifest.parent, self.out.parent) for row in rows]
-
-
-@dataclass(frozen=True)
-class _Named:
-    """An LLM that is loaded where it is needed; not at all when nothing is left to answer."""
-
-    name: str
-    device: str
-    dtype: str
-    tokens: str
-
-    @property
-    def decoding(self) -> Mapping[str, str | None]:
-        return {**_LOCAL, "dtype": self.dtype, "tokens": self.tokens}
 
 
 @dataclass(frozen=True)
@@ -168,18 +153,18 @@ def continue_manifest(
         RellmError: the manifest or the LLM cannot be read, two rows share a key, `out` was made from something else,
             another process is writing it, the disk is full, or a server gives no answers. What is written stays.
     """
-    if cluster is not None and not isinstance(llm, str):
+    if cluster is not None and not isinstance(llm, str | NamedLlm):
         raise RellmError("a cluster loads the LLM itself, by its name", todo="Give --llm NAME, or leave --engine out")
     part = Shard.parse(shard) if isinstance(shard, str) else shard
     plan = Plan(Path(manifest), frozenset(splits) if splits else None, chunk, part)
     job = _Job(plan, get_prompt(prompt), Path(out), max_new_tokens, batch_size)
     wanted = {key for key, number in plan.keys().items() if part.holds(number)}
-    model: TextLlm | _Named = llm if not isinstance(llm, str) else _named(llm, device, dtype, tokens)
+    model = NamedLlm.of(llm, device=device, dtype=dtype, tokens=tokens) if isinstance(llm, str) else llm
     how = getattr(model, "decoding", _LOCAL)
     recall(job.out)
     product = continuations(job.out, plan, job.prompt, model.name, max_new_tokens, how)
-    device_of = {"device": device} if isinstance(llm, str) else {}
-    with product.making(overwrite, run={"llm": model.name, "batch_size": batch_size, **device_of}) as before:
+    about = {"llm": model.name, "batch_size": batch_size, "device": getattr(model, "device", None)}
+    with product.making(overwrite, run=about) as before:
         if before.state is State.SAME:
             report = product.stored(ContinueReport)
             report.resumed = report.rows
@@ -190,9 +175,7 @@ def continue_manifest(
     return report
 
 
-def _continue(
-    job: _Job, llm: TextLlm | _Named, wanted: set[str], progress: bool, cluster: Cluster | None
-) -> ContinueReport:
+def _continue(job: _Job, llm: TextLlm, wanted: set[str], progress: bool, cluster: Cluster | None) -> ContinueReport:
     begun = time.monotonic()
     report = ContinueReport()
     with RecordAppender(job.out) as kept, RecordAppender(dropped_file(job.out)) as dropped:
@@ -210,31 +193,19 @@ def _continue(
     return report
 
 
-def _named(name: str, device: str, dtype: str, tokens: str) -> _Named:
-    from re_llm.llm.device import pick_device, pick_dtype
-
-    locate(resolve_component(name))  # downloads it, if it must, so that its content is known
-    return _Named(name, device, str(pick_dtype(dtype, pick_device(device))).removeprefix("torch."), tokens)
-
-
 def _outcomes(
-    job: _Job, llm: TextLlm | _Named, files: _Files, advance: Callable[[int], None], cluster: Cluster | None
+    job: _Job, llm: TextLlm, files: _Files, advance: Callable[[int], None], cluster: Cluster | None
 ) -> Iterator[list[Outcome]]:
     """Outcomes of the rows that are missing in the files, in order, as they become known."""
-    if isinstance(llm, _Named) and cluster is not None:
+    if isinstance(llm, NamedLlm) and cluster is not None:
         yield from _from_cluster(job, llm, cluster, files, advance)
-        return
-    if isinstance(llm, _Named):
-        from re_llm.llm.local import ChatLlm
-
-        llm = ChatLlm.load(llm.name, device=llm.device, dtype=llm.dtype, tokens=llm.tokens)
-    if hasattr(llm, "stream"):
+    elif hasattr(llm, "stream"):
         yield from _from_server(job, llm, files, advance)  # type: ignore[arg-type]
-        return
-    for rows in _missing(job, files):
-        yield continue_rows(
-            rows, llm, job.prompt, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size, on_batch=advance
-        )
+    else:
+        for rows in _missing(job, files):
+            yield continue_rows(
+                rows, llm, job.prompt, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size, on_batch=advance
+            )
 
 
 def _missing(job: _Job, files: _Files) -> Iterator[list[Utterance]]:
@@ -243,7 +214,7 @@ def _missing(job: _Job, files: _Files) -> Iterator[list[Utterance]]:
 
 
 def _from_cluster(
-    job: _Job, llm: _Named, cluster: Cluster, files: _Files, advance: Callable[[int], None]
+    job: _Job, llm: NamedLlm, cluster: Cluster, files: _Files, advance: Callable[[int], None]
 ) -> Iterator[list[Outcome]]:
     work = ContinueWork(llm.name, job.prompt, job.max_new_tokens, job.batch_size, llm.device, llm.dtype, llm.tokens)
     for outcomes in cluster.map(work, _missing(job, files)):

@@ -12,7 +12,12 @@ class RellmError(Exception):
         what: what is wrong, with the file and line, or the option, it was found in.
         allowed: what would have been accepted, if that can be listed.
         todo: what to do next.
+
+    Attributes:
+        code: exit code of the command line.
     """
+
+    code = 2
 
     def __init__(self, what: str, *, allowed: str | None = None, todo: str | None = None):
         self.what, self.allowed, self.todo = what, allowed, todo
@@ -32,6 +37,12 @@ def _rebuilt(kind: type[RellmError], what: str, allowed: str | None, todo: str |
     error = kind.__new__(kind)
     RellmError.__init__(error, what, allowed=allowed, todo=todo)
     return error
+
+
+class Failed(RellmError):
+    """The input was right, and the work on it failed."""
+
+    code = 1
 
 
 class MissingExtra(RellmError):

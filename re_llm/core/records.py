@@ -114,6 +114,7 @@ class Continuation(Dimensional):
     served_model: str | None = None
     prompt: str | None = None
     corpus: str | None = None
+    speaker: str | None = None
     split: str | None = None
     start: float = Field(default=0.0, ge=0.0)
     duration: float | None = Field(default=None, gt=0.0)

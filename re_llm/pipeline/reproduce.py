@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from re_llm.core.provenance import RESOLVED, provenance, write_provenance
 from re_llm.pipeline.jobs import RespondJob, TrainJob, respond_job, run_jobs, told, train_job
 from re_llm.pipeline.preflight import preflight
 from re_llm.recipe.config import CorpusOptions, Recipe, StageOptions
-from re_llm.recipe.options import ModelOptions
 
 Say = Callable[[str], None]
 SMALL_SCORER = " (ER, Ex and IP by the small scorer, not the paper's)"
+TRAIN = "train"  # the split that stages train on
 MINI_ROOTS = {"common_voice": "speech/en"}  # where the miniature world puts a corpus that is not named after its reader
 
 
@@ -106,35 +106,41 @@ class Run:
 
     # -- continuations ------------------------------------------------------------------------------------------
 
-    def continuation(self, corpus: str, prompt: str) -> Path:
-        return self.out / "continuations" / f"{corpus}.{prompt}.jsonl"
+    def continuation(self, corpus: str, prompt: str, split: str = TRAIN) -> Path:
+        ending = "jsonl" if split == TRAIN else f"{split}.jsonl"
+        return self.out / "continuations" / f"{corpus}.{prompt}.{ending}"
+
+    def continuations(self, corpora: Iterable[str], stage: StageOptions) -> tuple[Path, ...]:
+        """The files that a stage reads: of its training set, and of the split that it holds out."""
+        return tuple(self.continuation(*each) for each in _continuations(corpora, stage))
 
     def continue_all(self) -> None:
         """The LLM's continuations of every training set that a stage reads."""
-        from re_llm.continuations import continue_manifest
+        from re_llm.continuations import NamedLlm, continue_manifest
 
         decoding = self.recipe.decoding
-        for corpus, prompt in sorted(self._wanted_continuations()):
+        llm = NamedLlm.of(self.recipe.components.llm, device=self.recipe.device)  # loaded once, if at all
+        for corpus, prompt, split in sorted(self._wanted_continuations()):
             report = continue_manifest(
                 self.manifest(corpus),
-                self.continuation(corpus, prompt),
-                llm=self.recipe.components.llm,
+                self.continuation(corpus, prompt, split),
+                llm=llm,
                 prompt=prompt,
+                splits=(split,),
                 batch_size=decoding.batch_size,
                 max_new_tokens=decoding.continuation_tokens,
-                device=self.recipe.device,
                 overwrite=Overwrite.OUTDATED,
             )
             dropped = dict(report.dropped) or 0
             result = f"{report.rows} continuations, {report.rate:.0f}/s, dropped {dropped}"
-            self.say(told(f"{corpus}, {prompt}", report, result))
+            name = ", ".join((corpus, prompt) if split == TRAIN else (corpus, prompt, split))
+            self.say(told(name, report, result))
 
-    def _wanted_continuations(self) -> set[tuple[str, str]]:
-        wanted = {(c, prompt) for s in self.recipe.stages.values() for c in s.data for prompt in s.continuations()}
+    def _wanted_continuations(self) -> set[tuple[str, str, str]]:
+        wanted = {each for stage in self.recipe.stages.values() for each in _continuations(stage.data, stage)}
         for system in self.recipe.systems.values():
             if system.stage in self.recipe.stages and system.per_corpus:
-                prompts = self.recipe.stage_for(system).continuations()
-                wanted |= {(c, prompt) for c in self.evaluated() for prompt in prompts}
+                wanted |= set(_continuations(self.evaluated(), self.recipe.stage_for(system)))
         return wanted
 
     def evaluated(self) -> list[str]:
@@ -166,15 +172,15 @@ class Run:
 
     def stage_job(self, name: str) -> TrainJob:
         stage = self.recipe.stages[name]
-        data = tuple(self.continuation(c, prompt) for c in stage.data for prompt in stage.continuations())
-        model = ModelOptions.model_validate({**self.recipe.model.model_dump(exclude_unset=True), **stage.model})
+        data = self.continuations(stage.data, stage)
+        model = self.recipe.model_of(stage)
         out, seed = self.out / "checkpoints" / name, self.recipe.seeds[0]
         return TrainJob(name, self.recipe, model, stage, self._start(stage), data, out, self.features, seed)
 
     def tuning_job(self, name: str, corpus: str, seed: int) -> TrainJob:
         system = self.recipe.systems[name]
         stage = self.recipe.stage_for(system)
-        data = tuple(self.continuation(corpus, prompt) for prompt in stage.continuations())
+        data = self.continuations([corpus], stage)
         out = self.checkpoint(name, corpus, seed)
         model = self.recipe.model_for(system)
         title = f"{name} on {corpus}, seed {seed}"
@@ -213,6 +219,13 @@ class Run:
 
     def scores(self, replies: Path) -> Path:
         return self.out / "scores" / replies.parent.name / replies.name
+
+
+def _continuations(corpora: Iterable[str], stage: StageOptions) -> list[tuple[str, str, str]]:
+    """(corpus, prompt, split) of everything that a stage reads."""
+    held_out = stage.validation.split if stage.validation else None
+    splits = [TRAIN, held_out] if held_out else [TRAIN]
+    return [(corpus, prompt, split) for corpus in corpora for prompt in stage.continuations() for split in splits]
 
 
 def reproduce(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, parse_label_set
 from re_llm.core.parts import PREFIX
 from re_llm.llm.prompts import PROMPTS
-from re_llm.recipe.options import ModelOptions, Options
+from re_llm.recipe.options import Changes, ModelOptions, Options, changed, changes_of
 
 LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
 
@@ -59,6 +59,35 @@ class TaskOptions(Options):
         return value
 
 
+if TYPE_CHECKING:
+    ModelChanges: TypeAlias = Changes
+    StageChanges: TypeAlias = Changes
+else:
+    ModelChanges = changes_of(ModelOptions)
+
+
+class ValidationOptions(Options):
+    """Rows that are held out of training; the weights with the smallest loss on them are kept.
+
+    fraction: of the rows, by whole speakers (`by: speaker`) or drawn one by one (`by: row`).
+    split: rows of this split of the corpora, in place of a fraction.
+    every: optimiser steps between two evaluations.
+    patience: evaluations without a smaller loss before training ends; null = it never ends early.
+    """
+
+    fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
+    by: Literal["speaker", "row"] = "speaker"
+    split: str | None = None
+    every: int = Field(default=200, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ValidationOptions:
+        if (self.fraction is None) == (self.split is None):
+            raise ValueError("validation holds out a `fraction` or a `split`: give one of the two")
+        return self
+
+
 class StageOptions(Options):
     """One training run (`re-llm train`). Paper values: table "Stages" of RE-LLM / BLSP-Emo.
 
@@ -71,10 +100,11 @@ class StageOptions(Options):
     donors: corpora that serve that alone, and are no rows themselves.
     losses: weight by name. warm_losses with warm_steps: used instead during the first optimiser steps.
     epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
+    features: where the states of frozen encoders are kept: `disk` (computed once), or `none` (computed in every step).
     """
 
     start: str = "components"
-    model: dict[str, Any] = Field(default={})
+    model: ModelChanges = ModelChanges()
     data: tuple[str, ...] = ()
     exchange: tuple[str, ...] = ()
     donors: tuple[str, ...] = ()
@@ -100,6 +130,8 @@ class StageOptions(Options):
     max_seconds: float = 30.0
     max_text_tokens: int = 256
     save_every: int = Field(default=200, ge=1)
+    validation: ValidationOptions | None = None
+    features: Literal["disk", "none"] = "disk"
 
     def continuations(self) -> tuple[str, ...]:
         """Ids of the prompts whose answers the stage trains, its own first."""
@@ -128,11 +160,17 @@ class StageOptions(Options):
         if both or (self.donors and not self.exchange):
             what = f"{both[0]} is in exchange and in donors" if both else "donors are for exchange, which is not set"
             raise ValueError(what)
-        if self.exchange and "speech_encoder" in self.train:
-            raise ValueError("exchange reads the states of a frozen speech encoder: take it out of `train`")
+        if self.exchange and ("speech_encoder" in self.train or self.features == "none"):
+            raise ValueError(
+                "exchange reads stored states of a frozen speech encoder: take it out of `train`, set features: disk"
+            )
         if self.min_seconds >= self.max_seconds:
             raise ValueError("min_seconds must be below max_seconds")
         return self
+
+
+if not TYPE_CHECKING:
+    StageChanges = changes_of(StageOptions, without=("start", "model"))
 
 
 def unfit(stage: StageOptions, model: ModelOptions) -> str | None:
@@ -160,7 +198,7 @@ class CorpusOptions(Options):
     root: str
     scale: float = Field(default=1.0, gt=0.0, le=1.0)
     protocol: str | None = None
-    options: dict[str, Any] = Field(default={})
+    options: dict[str, str | int | float | bool] = Field(default={})
     pseudo_vad: bool | Literal["norms"] = False
     evaluate: bool = True
 
@@ -176,8 +214,8 @@ class SystemOptions(Options):
     stage: str | None = None
     per_corpus: bool = False
     prompt: str = "chat-empathetic"
-    model: dict[str, Any] = Field(default={})
-    stage_options: dict[str, Any] = Field(default={})
+    model: ModelChanges = ModelChanges()
+    stage_options: StageChanges = StageChanges()
 
     @model_validator(mode="after")
     def _consistent(self) -> SystemOptions:
@@ -238,7 +276,7 @@ class Recipe(Options):
     @model_validator(mode="after")
     def _references(self) -> Recipe:
         for name, stage in self.stages.items():
-            wrong = unfit(stage, _merge(self.model, stage.model))
+            wrong = unfit(stage, self.model_of(stage))
             if wrong:
                 raise ValueError(f"stage {name!r}: {wrong}")
             for corpus in stage.data:
@@ -248,31 +286,30 @@ class Recipe(Options):
                 if corpus not in stage.data:
                     raise ValueError(f"stage {name!r} names {corpus!r}, which is not in its `data`")
         for name, system in self.systems.items():
-            if system.stage and system.stage not in self.stages and not _is_checkpoint(system.stage):
-                raise ValueError(f"system {name!r} names stage {system.stage!r}, which is not under `stages`")
-            _merge(self.model, system.model)
+            model = self.model_for(system)
             if system.stage in self.stages:
-                _merge(self.stages[system.stage], system.stage_options)
+                wrong = unfit(self.stage_for(system), model)
+                if wrong:
+                    raise ValueError(f"system {name!r}: {wrong}")
+            elif system.stage and not _is_checkpoint(system.stage):
+                raise ValueError(f"system {name!r} names stage {system.stage!r}, which is not under `stages`")
         if self.model.fusion != "none" and self.components.emotion_encoder is None:
             raise ValueError("model.fusion needs components.emotion_encoder (or set fusion: none)")
         return self
 
+    def model_of(self, stage: StageOptions) -> ModelOptions:
+        """Model options of one stage: the recipe's with the stage's changes."""
+        return changed(self.model, stage.model)
+
     def model_for(self, system: SystemOptions) -> ModelOptions:
         """Model options of one system: the recipe's with the system's changes."""
-        return _merge(self.model, system.model)
+        return changed(self.model, system.model)
 
     def stage_for(self, system: SystemOptions) -> StageOptions:
         """Stage options of one speech system: the stage's with the system's changes."""
         assert system.stage in self.stages, f"{system.stage} is a checkpoint, not a stage"
-        return _merge(self.stages[system.stage], system.stage_options)
+        return changed(self.stages[system.stage], system.stage_options)
 
 
 def _is_checkpoint(name: str) -> bool:
     return name.startswith(("mini:", PREFIX)) or "/" in name or os.path.sep in name
-
-
-O = TypeVar("O", bound=Options)  # noqa: E741
-
-
-def _merge(options: O, changes: dict[str, Any]) -> O:
-    return type(options).model_validate({**options.model_dump(exclude_unset=True), **changes})

@@ -5,10 +5,20 @@ No torch and no transformers here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, Self
+from collections.abc import Collection, Mapping
+from copy import copy
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from re_llm.core.errors import RellmError
@@ -145,3 +155,37 @@ class ModelOptions(Options):
     adapter: AdapterOptions = AdapterOptions()
     init_adapter: Literal["copy", "fresh"] = "copy"
     frozen_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class Changes(Options):
+    """Some fields of an option object, in place of its own; those that were not given are no part of it."""
+
+    @model_serializer(mode="wrap")
+    def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
+
+
+def changes_of(options: type[Options], *, without: Collection[str] = ()) -> type[Changes]:
+    """The class of the changes to an option object: its fields with their checks, none of them needed.
+
+    Args:
+        without: fields that cannot be changed.
+    """
+    fields = {name: copy(field) for name, field in options.model_fields.items() if name not in without}
+    for field in fields.values():
+        field.default, field.default_factory = None, None
+    given: dict[str, Any] = {name: (field.annotation, field) for name, field in fields.items()}
+    return create_model(f"ChangesOf{options.__name__}", __base__=Changes, **given)
+
+
+O = TypeVar("O", bound=Options)  # noqa: E741
+
+
+def changed(options: O, changes: Changes) -> O:
+    """The options with the changes in them.
+
+    Raises:
+        ValidationError: they contradict each other.
+    """
+    given = {name: getattr(changes, name) for name in changes.model_fields_set}
+    return type(options).model_validate({**options.model_dump(exclude_unset=True), **given})

@@ -7,12 +7,51 @@ response token and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
+from torch import Tensor
 
 from re_llm.llm.rows import pad_rows
+from re_llm.model.outputs import EncodedAudio
 from re_llm.train.data import Example, Row
+
+
+class SpeechInputs(TypedDict, total=False):
+    """Keyword inputs of the speech branch: encoder states, or raw features; see `encode_speech` of the model."""
+
+    speech: EncodedAudio
+    input_features: Tensor
+    feature_lengths: Tensor
+    emotion_values: Tensor
+    emotion_lengths: Tensor
+    token_lengths: Tensor
+
+
+class TextBatch(TypedDict):
+    """The text pass of the rows that have a teacher. `of_target`: [N] marks their response tokens among all."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    logits_at: Tensor  # [B, L] positions whose logits are computed
+    of_target: Tensor
+    input_at: NotRequired[Tensor]  # [B, L] those of them that stand at the transcript
+
+
+class Batch(TypedDict):
+    """A training batch."""
+
+    speech: SpeechInputs
+    input_ids: Tensor
+    attention_mask: Tensor
+    logits_at: Tensor  # [B, L] positions whose logits are computed
+    input_at: NotRequired[Tensor]  # [B, L] those of them that stand at the speech
+    targets: Tensor  # [N] ids of the response tokens
+    emotions: Tensor  # [B] index, or IGNORE_INDEX
+    dimensions: Tensor  # [B, 3], NaN where unknown
+    transcripts: Tensor  # [B, L] ids, padded
+    transcript_lengths: Tensor  # [B]
+    teacher: NotRequired[TextBatch | None]
 
 
 def predicting(before: Sequence[int], response: Sequence[int], width: int) -> torch.Tensor:
@@ -44,8 +83,8 @@ class Collator:
     def __init__(
         self,
         examples: Sequence[Example],
-        encode: Callable[[Sequence[Example], Sequence[Example]], dict[str, Any]],
-        token_counts: Callable[[dict[str, Any]], list[int]] | None,
+        encode: Callable[[Sequence[Example], Sequence[Example]], SpeechInputs],
+        token_counts: Callable[[SpeechInputs], list[int]] | None,
         *,
         speech_token: int,
         pad_token: int,
@@ -57,7 +96,7 @@ class Collator:
         self.speech_token, self.pad_token, self.teacher = speech_token, pad_token, teacher
         self.compare_input = compare_input
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[Row]) -> Batch:
         chosen = [self.examples[row.index] for row in rows]
         felt = [self.examples[row.index if row.donor is None else row.donor] for row in rows]
         speech = self.encode(chosen, felt)
@@ -71,7 +110,7 @@ class Collator:
             (*r.prefix, *([self.speech_token] * n), *r.suffix, *r.response) for r, n in zip(rows, counts, strict=True)
         ]
         input_ids, mask = pad_rows(student, self.pad_token)
-        batch: dict[str, Any] = {
+        batch: Batch = {
             "speech": speech,
             "input_ids": input_ids,
             "attention_mask": mask,
@@ -90,7 +129,7 @@ class Collator:
             batch["logits_at"] |= batch["input_at"]
         return batch
 
-    def _teacher(self, rows: Sequence[Row]) -> dict[str, torch.Tensor] | None:
+    def _teacher(self, rows: Sequence[Row]) -> TextBatch | None:
         """The text pass of the rows that have a teacher; `of_target` [N] marks their response tokens among all."""
         taught = [r for r in rows if r.has_teacher]
         if not taught:
@@ -98,7 +137,7 @@ class Collator:
         text = [(*r.teacher_prefix, *r.transcript, *r.teacher_suffix, *r.response) for r in taught]
         input_ids, mask = pad_rows(text, self.pad_token)
         before = [len(t) - len(r.response) for t, r in zip(text, taught, strict=True)]
-        found = {
+        found: TextBatch = {
             "input_ids": input_ids,
             "attention_mask": mask,
             "logits_at": predicting(before, [len(r.response) for r in taught], input_ids.shape[1]),

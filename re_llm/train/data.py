@@ -35,6 +35,7 @@ class Example:
         emotion: index into the recipe's emotions, or IGNORE_INDEX.
         dimensions: (valence, arousal, dominance) on 0..1, or None.
         role: `row`; `exchanged`, a row that takes the emotion of a donor; `donor`, which is no row.
+        speaker: with the name of the corpus, or None.
     """
 
     key: str
@@ -47,6 +48,8 @@ class Example:
     emotion: int
     dimensions: tuple[float, float, float] | None
     role: Literal["row", "exchanged", "donor"] = "row"
+    speaker: str | None = None
+    split: str | None = None
 
 
 @dataclass
@@ -101,12 +104,18 @@ def _example(row: Continuation, file: Path, emotions: Sequence[str], options: St
         emotion=emotions.index(canonical(row.emotion, emotions, where=where)) if row.emotion else IGNORE_INDEX,
         dimensions=row.dimensions(),
         role="exchanged" if corpus in options.exchange else "donor" if corpus in options.donors else "row",
+        speaker=_named(str(row.speaker), row, file) if row.speaker else None,
+        split=row.split,
     )
 
 
 def _key(row: Continuation, file: Path) -> str:
     """One name for an utterance in all files of its corpus (`esd.continue-emotion.jsonl`, `esd.cascade.jsonl`)."""
-    return f"{row.corpus or file.name.partition('.')[0]}/{row.key}"
+    return _named(row.key, row, file)
+
+
+def _named(name: str, row: Continuation, file: Path) -> str:
+    return f"{row.corpus or file.name.partition('.')[0]}/{name}"
 
 
 def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequence[str], tokenizer: Any) -> Loaded:

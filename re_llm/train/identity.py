@@ -16,6 +16,7 @@ from re_llm.cluster.work import ordered_map
 from re_llm.core.assets import component_hash
 from re_llm.core.files import file_hash, hash_of, known_hashes, remember_hashes, write_json
 from re_llm.core.product import Product
+from re_llm.recipe.config import StageOptions
 from re_llm.train.data import Example
 from re_llm.train.plan import Plan
 
@@ -24,6 +25,7 @@ HASHES = ".hashes.json"  # of recordings, so that they are read again only when 
 # What a training writes into its folder, beside the encoder states.
 PARTS = ("config.json", "*.safetensors", "checkpoints", "log.jsonl", "report.json", "recipe.resolved.yaml")
 # Options that decide nothing: where things lie, and how often the state is kept.
+_LATER = ("exchange", "donors", "validation", "features")  # at their defaults, as before there were any
 _NOT_DECIDING = {"start", "data", "model", "save_every"}
 
 
@@ -87,7 +89,7 @@ def training_product(plan: Plan, out: Path, segments: Mapping[str, str]) -> Prod
 
 def plan_settings(plan: Plan) -> dict[str, Any]:
     """The options that decide the outcome, as plain values."""
-    unset = {name for name in ("exchange", "donors") if not getattr(plan.stage, name)}  # as before there were any
+    unset = {name for name in _LATER if getattr(plan.stage, name) == StageOptions.model_fields[name].default}
     stage = json.loads(plan.stage.model_dump_json(exclude=_NOT_DECIDING | unset))
     model = json.loads(plan.model.model_dump_json())
     return {"stage": stage, "model": model, "emotions": list(plan.emotions), "seed": plan.seed}

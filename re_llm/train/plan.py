@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import TrainingArguments
 
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
@@ -79,16 +78,20 @@ class TrainReport(Made):
 
     Attributes:
         final: the last logged value of every loss term.
+        held_out: rows that were not trained on, see `ValidationOptions`.
+        best: step and loss of the weights that were kept, when rows were held out.
         start: what it took over from the checkpoint it continues; `start.json` names every tensor.
     """
 
     out: Path
     steps: int
     examples: int
+    held_out: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     utterances_per_second: float = 0.0
     final: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
     start: str = ""
 
 
@@ -129,36 +132,4 @@ def build_model(plan: Plan, *, attention: str | None = None) -> tuple[ReLlmForCo
     model.set_trainable(plan.stage.train, dtype=torch.float32)
     return model, ReLlmProcessor.from_components(
         llm, speech, emotion, speech_window=options.speech_window, adapter=model.config.adapter
-    )
-
-
-def training_arguments(plan: Plan, out: Path, device: torch.device, rows: int) -> TrainingArguments:
-    """What transformers' Trainer is told; `rows` is the number of examples."""
-    stage = plan.stage
-    per_epoch = max(1, rows // (stage.batch_size * stage.accumulate))
-    steps = stage.max_steps or max(1, round(stage.epochs * per_epoch))
-    return TrainingArguments(
-        output_dir=str(out / "checkpoints"),
-        per_device_train_batch_size=stage.batch_size,
-        gradient_accumulation_steps=stage.accumulate,
-        max_steps=steps,
-        learning_rate=stage.lr,
-        weight_decay=stage.weight_decay,
-        max_grad_norm=stage.max_grad_norm,
-        warmup_steps=min(stage.warmup, steps // 2),
-        lr_scheduler_type=stage.schedule,
-        bf16=stage.precision == "bf16",
-        logging_steps=10,
-        save_steps=stage.save_every,
-        save_total_limit=1,
-        seed=plan.seed,
-        use_cpu=device.type == "cpu",
-        dataloader_drop_last=rows >= stage.batch_size,
-        dataloader_pin_memory=device.type == "cuda",
-        remove_unused_columns=False,
-        report_to=[],
-        disable_tqdm=True,
-        log_level="error",
-        # Only when asked for: transformers is about to rename the argument, and says so each time.
-        **({"gradient_checkpointing": True} if stage.gradient_checkpointing else {}),
     )

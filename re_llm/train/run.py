@@ -6,7 +6,7 @@ import importlib.util
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,6 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from re_llm.audio import waveform
 from re_llm.cluster.engines import HERE, Where
 from re_llm.core import files
 from re_llm.core.errors import MissingExtra, RellmError
@@ -25,15 +24,14 @@ from re_llm.core.provenance import write_resolved
 from re_llm.llm.device import pick_device
 from re_llm.model.hub import locate
 from re_llm.model.inputs import load_tokenizer
-from re_llm.model.modeling import ReLlmForConditionalGeneration
-from re_llm.model.processing import ReLlmProcessor
 from re_llm.model.transfer import Transfer
-from re_llm.train.collate import Collator
-from re_llm.train.data import BucketedSampler, Example, Loaded, RowMaker, TrainingRows, load_examples
-from re_llm.train.features import FRAMES_PER_SECOND, Features, build_features
+from re_llm.train.data import Example, Loaded, RowMaker, TrainingRows, load_examples
+from re_llm.train.features import build_features
 from re_llm.train.identity import segment_ids, training_product
-from re_llm.train.plan import Plan, TrainReport, build_model, training_arguments
+from re_llm.train.plan import Plan, TrainReport, build_model
+from re_llm.train.setup import make_trainer
 from re_llm.train.trainer import ReLlmTrainer, TerminalProgress, cut_log, tensorboard
+from re_llm.train.validation import held_out
 
 CHECKPOINTS = "checkpoints"
 
@@ -77,18 +75,15 @@ def train(plan: Plan, out: str | Path, *, overwrite: Overwrite = Overwrite.NO, *
     around, out = Surroundings(**surroundings), Path(out)
     begun = time.monotonic()
     home = pick_device(around.device)
-    folders = {role: locate(name) for role, name in plan.parts().items() if name is not None}  # downloads what it must
-    loaded = load_examples(plan.data, plan.stage, plan.emotions, load_tokenizer(folders["llm"]))
-    if plan.model.adapter.kind == "cformer":
-        _refuse_wordless(loaded.examples)
+    inputs = _inputs(plan)
     recall(out)
-    segments = segment_ids(loaded.examples, around.features or out / "features")
+    segments = segment_ids([*inputs.train, *inputs.held_out], around.features or out / "features")
     product = training_product(plan, out, segments)
     with product.making(overwrite, run={"device": home.type}) as before:
         if before.state is State.SAME:
             report = product.stored(TrainReport)
         else:
-            report = _train(plan, out, home, loaded, segments, around)
+            report = _train(plan, out, home, inputs, segments, around)
             report.seconds, report.remade = time.monotonic() - begun, before.why
             _write_about(out, plan, report)
             product.finish(report)
@@ -97,27 +92,54 @@ def train(plan: Plan, out: str | Path, *, overwrite: Overwrite = Overwrite.NO, *
     return report
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """The rows of a run, and how they become token ids. All of it is checked before hours of encoding."""
+
+    train: list[Example]
+    held_out: list[Example]
+    loaded: Loaded
+    maker: RowMaker
+
+
+def _inputs(plan: Plan) -> _Inputs:
+    folders = {role: locate(name) for role, name in plan.parts().items() if name is not None}  # downloads what it must
+    tokenizer = load_tokenizer(folders["llm"])
+    loaded = load_examples(plan.data, plan.stage, plan.emotions, tokenizer)
+    if plan.model.adapter.kind == "cformer":
+        _refuse_wordless(loaded.examples)
+    train, kept = loaded.examples, list[Example]()
+    if plan.stage.validation is not None:
+        train, kept = held_out(loaded.examples, plan.stage.validation, plan.seed)
+    maker = RowMaker(tokenizer, plan.stage)
+    for task in plan.stage.tasks:
+        TrainingRows(loaded.examples, maker, seed=plan.seed)
+        maker.make(0, loaded.examples[0], task)
+    return _Inputs(train, kept, loaded, maker)
+
+
 def _train(
-    plan: Plan, out: Path, home: torch.device, loaded: Loaded, segments: Mapping[str, str], around: Surroundings
+    plan: Plan, out: Path, home: torch.device, inputs: _Inputs, segments: Mapping[str, str], around: Surroundings
 ) -> TrainReport:
-    _write_dropped(out, loaded)
+    _write_dropped(out, inputs.loaded)
     set_seed(plan.seed)
     # On a CPU the backward pass of eager attention is faster than that of the fused kernel.
     model, processor = build_model(plan, attention="eager" if home.type == "cpu" else None)
     model.to(home)
     features = None
-    if "speech_encoder" not in plan.stage.train:
+    if plan.stage.features == "disk" and "speech_encoder" not in plan.stage.train:
         features = build_features(
-            around.features or out / "features", loaded.examples, segments, model, processor,
+            around.features or out / "features", inputs.loaded.examples, segments, model, processor,
             progress=around.progress, where=around.where, device=around.device,
         )  # fmt: skip
-    callbacks: list[TrainerCallback] = [
-        TerminalProgress(plan.stage.batch_size * plan.stage.accumulate, around.progress)
-    ]
-    if around.track:
-        callbacks.append(tensorboard(out / "tensorboard"))
-    report = _run(_trainer(plan, out, home, model, processor, loaded.examples, features, callbacks), plan, out)
-    report.examples, report.dropped = len(loaded.examples), dict(loaded.dropped)
+    with TerminalProgress(plan.stage.batch_size * plan.stage.accumulate, around.progress) as progress:
+        callbacks: list[TrainerCallback] = [progress]
+        if around.track:
+            callbacks.append(tensorboard(out / "tensorboard"))
+        trainer = make_trainer(plan, out, home, model, processor, inputs.train, inputs.held_out, features, callbacks)
+        report = _run(trainer, plan, out)
+    report.examples, report.held_out = len(inputs.train), len(inputs.held_out)
+    report.dropped = dict(inputs.loaded.dropped)
     processor.save_pretrained(out)
     report.start = _write_start(out, model.taken_over)
     return report
@@ -133,11 +155,17 @@ def _run(trainer: ReLlmTrainer, plan: Plan, out: Path) -> TrainReport:
         trainer.restore(last)
     else:
         seconds = trainer.train(resume_from_checkpoint=last).metrics["train_runtime"]
+    report = TrainReport(out=out, steps=trainer.state.global_step, examples=0)
+    if trainer.validation is not None:
+        trainer.take_best(trainer.validation)
+        report.best = {"step": trainer.state.best_global_step, "eval_loss": trainer.state.best_metric}
     trainer.bare.save_pretrained(out)
-    steps = trainer.state.global_step
-    final = {k: v for entry in trainer.state.log_history[-2:] for k, v in entry.items() if k != "epoch"}
-    rate = (steps - done) * plan.stage.batch_size * plan.stage.accumulate / seconds if seconds else 0.0
-    return TrainReport(out, steps, 0, utterances_per_second=rate, final=final)
+    logged = {name: value for entry in trainer.state.log_history for name, value in entry.items()}
+    report.final = {name: value for name, value in logged.items() if name not in ("epoch", "step")}
+    if seconds:
+        rows = (report.steps - done) * plan.stage.batch_size * plan.stage.accumulate
+        report.utterances_per_second = rows / seconds
+    return report
 
 
 def _write_start(out: Path, taken_over: Transfer | None) -> str:
@@ -160,72 +188,6 @@ def _write_about(out: Path, plan: Plan, report: TrainReport) -> None:
 def _plain(plan: Plan) -> dict[str, Any]:
     value = json.dumps(asdict(plan), default=lambda v: v.model_dump() if hasattr(v, "model_dump") else str(v))
     return dict(json.loads(value))
-
-
-SpeechInputs = dict[str, Any]
-
-
-def _speech_inputs(
-    model: ReLlmForConditionalGeneration, processor: ReLlmProcessor, features: Features | None
-) -> tuple[Callable[[Sequence[Example], Sequence[Example]], SpeechInputs], Callable[[SpeechInputs], list[int]] | None]:
-    """How a batch gets its speech: from the store, or from the recordings.
-
-    And how many speech tokens that gives; None when there are as many as the transcript has (CFormer).
-    """
-    settings = model.config.adapter
-
-    def raw(examples: Sequence[Example], felt: Sequence[Example]) -> SpeechInputs:
-        return processor.audio_inputs([waveform.load(e.audio, start=e.start, duration=e.duration) for e in examples])
-
-    def cached(examples: Sequence[Example], felt: Sequence[Example]) -> SpeechInputs:
-        assert features is not None
-        return {"speech": features.batch([e.key for e in examples], [e.key for e in felt])}
-
-    def counts(speech: SpeechInputs) -> list[int]:
-        if "speech" in speech:
-            return [settings.token_count(n) for n in speech["speech"].speech_lengths.tolist()]
-        return [settings.token_count((frames - 1) // 2 + 1) for frames in speech["feature_lengths"].tolist()]
-
-    return (cached if features else raw), counts if settings.counts_beforehand else None
-
-
-def _trainer(
-    plan: Plan,
-    out: Path,
-    device: torch.device,
-    model: ReLlmForConditionalGeneration,
-    processor: ReLlmProcessor,
-    examples: Sequence[Example],
-    features: Features | None,
-    callbacks: list[TrainerCallback],
-) -> ReLlmTrainer:
-    stage = plan.stage
-    encode, counts = _speech_inputs(model, processor, features)
-    maker = RowMaker(processor.tokenizer, stage)
-    named = {*stage.losses, *(stage.warm_losses or {})}
-    rows = TrainingRows(examples, maker, seed=plan.seed)
-    spoken = [examples[index] for index in rows.places]
-    lengths = [features.length(e.key) if features else int((e.duration or 1.0) * FRAMES_PER_SECOND) for e in spoken]
-    pad = processor.tokenizer.pad_token_id
-    collator = Collator(
-        examples,
-        encode,
-        counts,
-        speech_token=model.config.speech_token_id,
-        pad_token=pad if pad is not None else processor.tokenizer.eos_token_id,
-        teacher=bool({"response_kl", "input_kl"} & named),
-        compare_input="input_kl" in named,
-    )
-    return ReLlmTrainer(
-        model=model,
-        args=training_arguments(plan, out, device, len(rows)),
-        train_dataset=rows,
-        data_collator=collator,
-        callbacks=callbacks,
-        options=stage,
-        sampler=BucketedSampler(lengths, stage.batch_size, seed=plan.seed),
-        log_file=out / "log.jsonl",
-    )
 
 
 def _refuse_wordless(examples: Sequence[Example]) -> None:

@@ -1,195 +1,238 @@
-"""transformers.Trainer with our batches, our losses, every loss term logged, and checkpoints of the trained part only.
-
-N target tokens, V vocabulary, E emotions.
-"""
+"""transformers.Trainer with our batches and losses: every term is logged, and a checkpoint holds the trained part."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
-from re_llm.core.errors import RellmError
-from re_llm.core.files import write_text
-from re_llm.model import losses
+from re_llm.core.errors import Failed, RellmError
+from re_llm.core.files import replacing, write_text
+from re_llm.core.progress import progress_bar
 from re_llm.model.modeling import ReLlmForConditionalGeneration
-from re_llm.recipe.config import StageOptions
-from re_llm.train.data import BucketedSampler
+from re_llm.train.collate import Batch
+from re_llm.train.data import BucketedSampler, Row, TrainingRows
+from re_llm.train.objective import Objective
+from re_llm.train.validation import Validation
 
 TRAINED = "trained.safetensors"
 
 
 class ReLlmTrainer(Trainer):
-    """Thin subclass: `compute_loss`, the sampler, the log, and what a checkpoint holds.
+    """Thin subclass: the losses, the sampler, the log, validation, and what a checkpoint holds.
+
+    It stops with an error at the first loss, gradient or weight that is not finite, before that reaches a checkpoint.
 
     Args:
-        options: the stage; its `losses` weigh the terms (RE-LLM eq. 10 weighs them equally).
         sampler: order of the rows.
         log_file: receives one JSON line per logging step with every term.
     """
 
-    def __init__(self, *args: Any, options: StageOptions, sampler: BucketedSampler, log_file: Path, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.options, self.sampler, self.log_file = options, sampler, log_file
+    def __init__(
+        self,
+        model: ReLlmForConditionalGeneration,
+        args: TrainingArguments,
+        *,
+        rows: TrainingRows,
+        collate: Callable[[Sequence[Row]], Batch],
+        objective: Objective,
+        sampler: BucketedSampler,
+        log_file: Path,
+        callbacks: list[TrainerCallback],
+        validation: Validation | None = None,
+    ):
+        super().__init__(model=model, args=args, train_dataset=rows, data_collator=collate, callbacks=callbacks)
+        self.objective, self.sampler, self.log_file, self.validation = objective, sampler, log_file, validation
         self.remove_callback(PrinterCallback)  # standard output belongs to the command
-        self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self.add_callback(_EveryStep(self))
+        self._terms: dict[str, list[Tensor]] = defaultdict(list)
         # The loss is a mean over this micro-batch; the Trainer divides it by the accumulation steps.
         self.model_accepts_loss_kwargs = False
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.sampler
-
-    def _weights(self) -> dict[str, float]:
-        warm = self.options.warm_losses and self.state.global_step < self.options.warm_steps
-        return self.options.warm_losses if warm else self.options.losses  # type: ignore[return-value]
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Weighted sum of the stage's losses; the terms are kept for the log."""
-        # The Trainer casts `forward` alone; the adapter, the heads and the teacher are called here as well.
-        with self.accelerator.autocast():
-            total, logits = self._weighted(model, inputs, self._weights())
-        return (total, {"logits": logits}) if return_outputs else total
-
-    def _weighted(self, model: Any, inputs: dict[str, Any], weights: dict[str, float]) -> tuple[torch.Tensor, Any]:
-        bare = self.accelerator.unwrap_model(model)
-        if any(name.startswith(("response", "input_kl")) for name in weights):
-            output = model(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                logits_to_keep=inputs["logits_at"],
-                **inputs["speech"],
-            )
-            speech, logits = output.speech, output.logits
-        else:  # nothing reads the LLM's output
-            speech, logits = bare.encode_speech(**inputs["speech"]), None
-        terms = self._llm_terms(bare, weights, inputs, logits) | self._speech_terms(bare, weights, inputs, speech)
-        if terms:
-            total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        else:  # every row of this batch answers with the label, and only losses with a teacher were asked for
-            total = 0.0 * logits.sum()
-        for name, term in terms.items():
-            self._terms[name].append(term.detach())
-        return total, logits
-
-    def _llm_terms(self, model: Any, weights: dict[str, float], inputs: Any, logits: Any) -> dict[str, torch.Tensor]:
-        """Losses on what the LLM says: of the response [N, V], and at the transcript for input_kl."""
-        terms: dict[str, torch.Tensor] = {}
-        if logits is None:
-            return terms
-        response, spoken = _parted(logits, inputs)
-        if "response_ce" in weights:
-            terms["response_ce"] = losses.response_ce(response, inputs["targets"])
-        taught = {"response_kl", "input_kl"} & set(weights)
-        if taught and inputs.get("teacher"):
-            given = inputs["teacher"]
-            read = model.text_forward(given["input_ids"], given["attention_mask"], logits_to_keep=given["logits_at"])
-            teacher, written = _parted(read.logits, given)
-            pairs = {"response_kl": (response[given["of_target"]], teacher), "input_kl": (spoken, written)}
-            for name in sorted(taught):
-                student, target = pairs[name]
-                terms[name] = getattr(losses, name)(student, target, temperature=self.options.temperature)
-        return terms
-
-    def _speech_terms(self, model: Any, weights: dict[str, float], inputs: Any, speech: Any) -> dict[str, torch.Tensor]:
-        """Losses on the adapter's output and on the heads."""
-        terms: dict[str, torch.Tensor] = {}
-        if {"input_er", "input_er_avd"} & set(weights):
-            emotion_logits, dimensions = model.predict_emotion(speech)
-            if "input_er" in weights:
-                terms["input_er"] = losses.input_er(emotion_logits, inputs["emotions"])
-            if "input_er_avd" in weights:
-                terms["input_er_avd"] = losses.input_er_avd(dimensions, inputs["dimensions"])
-        if "cif" in weights:
-            terms["cif"] = losses.cif(speech.fired, inputs["transcript_lengths"])
-        if "adapter_ctc" in weights:
-            terms["adapter_ctc"] = losses.adapter_ctc(
-                speech.embeddings,
-                speech.lengths,
-                model.get_input_embeddings().weight,
-                model.ctc_blank,
-                inputs["transcripts"],
-                inputs["transcript_lengths"],
-            )
-        return terms
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        for name, values in self._terms.items():
-            logs[name] = torch.stack(values).mean().item()
-        self._terms.clear()
-        super().log(logs, start_time)
-        if self.is_world_process_zero():
-            with self.log_file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Only what this run trains, in its full precision; everything else is in the components."""
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        trained = {n: p.detach().cpu().contiguous() for n, p in self.bare.named_parameters() if p.requires_grad}
-        save_file(trained, folder / TRAINED)
-
-    def restore(self, checkpoint: str) -> None:
-        """Takes over weights and state of a checkpoint, without training on."""
-        self.state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
-        self._load_from_checkpoint(checkpoint)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        trained = load_file(os.path.join(resume_from_checkpoint, TRAINED))
-        parameters = {n: p for n, p in self.bare.named_parameters() if p.requires_grad}
-        if trained.keys() != parameters.keys():
-            odd = sorted(trained.keys() ^ parameters.keys())[0]
-            raise RellmError(
-                f"{resume_from_checkpoint}: it was written by a run that trained other parts (first: {odd})",
-                todo="Remove the folder `checkpoints` to start anew, or use the options of the first run",
-            )
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(trained[name])
 
     @property
     def bare(self) -> ReLlmForConditionalGeneration:
         """The model without what the Trainer has put around it."""
         return self.accelerator.unwrap_model(self.model)
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that this run trains, by name."""
+        return {name: parameter for name, parameter in self.bare.named_parameters() if parameter.requires_grad}
 
-def _parted(logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits at the response's and at the transcript's positions, out of those of both."""
-    if "input_at" not in inputs:
-        return logits, logits[:0]
-    of_input = inputs["input_at"][inputs["logits_at"]]
-    return logits[~of_input], logits[of_input]
+    def _get_train_sampler(self, train_dataset: object = None) -> BucketedSampler:
+        return self.sampler
+
+    # -- losses -------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: object = None
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor | None]]:
+        """Weighted sum of the stage's losses; the terms are kept for the log."""
+        # The Trainer casts `forward` alone; the adapter, the heads and the teacher are called here as well.
+        with self.accelerator.autocast():
+            loss = self.objective(model, self.bare, inputs, self.objective.weights(self.state.global_step))
+        if not torch.isfinite(loss.total):
+            wrong = next((name for name, term in loss.terms.items() if not torch.isfinite(term)), "the weighted sum")
+            self._diverged(f"the loss {wrong} is not finite")
+        for name, term in loss.terms.items():
+            self._terms[name].append(term.detach())
+        return (loss.total, {"logits": loss.logits}) if return_outputs else loss.total
+
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Adds to the gradients; raises when one is not finite, before clipping spreads that to all of them."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._check("gradient of", {n: p.grad for n, p in self.trained().items() if p.grad is not None})
+        return loss
+
+    def check_weights(self) -> None:
+        """Raises when a weight is not finite after the step of the optimiser."""
+        self._check("weight", {name: p.detach() for name, p in self.trained().items()})
+
+    def _check(self, what: str, tensors: Mapping[str, Tensor]) -> None:
+        if not torch.isfinite(nn.utils.get_total_norm(tensors.values())):
+            largest = {n: tensor.abs().nan_to_num(math.inf, math.inf).max().item() for n, tensor in tensors.items()}
+            name = max(largest, key=largest.__getitem__)
+            self._diverged(f"the {what} {name} is {largest[name]:.3g}")
+
+    def _diverged(self, why: str) -> NoReturn:
+        step = self.state.global_step + 1
+        self._write_log({"stopped": why}, step)
+        kept = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
+        raise Failed(
+            f"the training diverged at step {step}: {why}; {last}",
+            todo=f"Use a smaller lr ({self.args.learning_rate:g} now), a longer warmup or a smaller max_grad_norm",
+        )
+
+    # -- validation ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self, validation: Validation) -> bool:
+        """Loss on the held-out rows, into the log; keeps the best weights. Returns whether to end the training."""
+        sums: dict[str, float] = defaultdict(float)
+        counts: Counter[str] = Counter()
+        training = self.model.training
+        self.model.eval()
+        for rows in validation.batches:
+            batch = self._prepare_inputs(validation.collate(rows))
+            with self.accelerator.autocast():
+                loss = self.objective(self.model, self.bare, batch, self.objective.options.losses)
+            for name, value in {"loss": loss.total, **loss.terms}.items():
+                sums[name] += value.item() * len(rows)
+                counts[name] += len(rows)
+        self.model.train(training)
+        means = {f"eval_{name}": sums[name] / counts[name] for name in counts}
+        self.log(means)
+        loss_now, step, state = means["eval_loss"], self.state.global_step, self.state
+        if not math.isfinite(loss_now):
+            self._diverged("the loss on the held-out rows is not finite")
+        if state.best_metric is None or loss_now < state.best_metric:
+            state.best_metric, state.best_global_step = loss_now, step
+            with replacing(validation.best) as path:
+                self._write_trained(path)
+            return False
+        patience = validation.options.patience
+        return patience is not None and step - state.best_global_step >= patience * validation.options.every
+
+    def take_best(self, validation: Validation) -> None:
+        """Puts the weights with the smallest loss on the held-out rows in place."""
+        self._read_trained(validation.best)
+
+    # -- log and checkpoints ------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if not any(name.startswith("eval_") for name in logs):
+            for name, values in self._terms.items():
+                logs[name] = torch.stack(values).mean().item()
+            self._terms.clear()
+        super().log(logs, start_time)
+        if self.is_world_process_zero():
+            self._write_log(logs, self.state.global_step)
+
+    def _write_log(self, logs: dict[str, Any], step: int) -> None:
+        """One line; a number that JSON does not have is null."""
+        finite = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in logs.items()}
+        with self.log_file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+
+    def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:
+        """Only what this run trains, in its full precision; everything else is in the components."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_trained(folder / TRAINED)
+
+    def _write_trained(self, path: Path) -> None:
+        save_file({name: p.detach().cpu().contiguous() for name, p in self.trained().items()}, path)
+
+    def restore(self, checkpoint: str) -> None:
+        """Takes over weights and state of a checkpoint, without training on."""
+        self.state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+        self._load_from_checkpoint(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: object = None) -> None:
+        self._read_trained(Path(resume_from_checkpoint) / TRAINED)
+
+    def _read_trained(self, path: Path) -> None:
+        stored, parameters = load_file(path), self.trained()
+        if stored.keys() != parameters.keys():
+            odd = sorted(stored.keys() ^ parameters.keys())[0]
+            raise RellmError(
+                f"{path}: it was written by a run that trained other parts (first: {odd})",
+                todo="Remove the folder `checkpoints` to start anew, or use the options of the first run",
+            )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(stored[name])
+
+
+class _EveryStep(TrainerCallback):
+    """What the trainer does around each step of the optimiser."""
+
+    def __init__(self, trainer: ReLlmTrainer):
+        self.trainer = trainer
+
+    def on_optimizer_step(self, args: object, state: object, control: object, **_: object) -> None:
+        self.trainer.check_weights()
+
+    def on_step_end(self, args: object, state: Any, control: Any, **_: object) -> None:
+        validation = self.trainer.validation
+        if validation is None:
+            return
+        if state.global_step % validation.options.every == 0 or state.global_step >= state.max_steps:
+            control.should_training_stop |= self.trainer.validate(validation)
 
 
 class TerminalProgress(TrainerCallback):
-    """Steps, rate, time left and the loss on a terminal; one plain line per log elsewhere is the log file's job."""
+    """Rows, rate and time left on a terminal; elsewhere the log file has it. A context, so that it ends with errors."""
 
     def __init__(self, batch_size: int, show: bool):
         self.batch_size, self.show = batch_size, show
-        self._bar: Any = None
-        self._advance: Any = None
+        self._open = ExitStack()
+        self._advance: Callable[[int], None] = lambda rows: None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        from re_llm.core.progress import progress_bar
+    def __enter__(self) -> TerminalProgress:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         total, done = state.max_steps * self.batch_size, state.global_step * self.batch_size
-        self._bar = progress_bar("train", total, done=done, show=self.show)
-        self._advance = self._bar.__enter__()
+        self._advance = self._open.enter_context(progress_bar("train", total, done=done, show=self.show))
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
         self._advance(self.batch_size)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar.__exit__(None, None, None)
 
 
 def cut_log(path: Path, step: int) -> None:

@@ -14,10 +14,11 @@ import torch
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, write_records
 from re_llm.inference import engine
+from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.recipe.config import Components, StageOptions, TaskOptions
 from re_llm.recipe.files import parse_recipe
 from re_llm.recipe.options import ModelOptions
-from re_llm.train import run
+from re_llm.train.objective import Objective
 from re_llm.train.plan import Plan, build_model
 from re_llm.train.run import train
 
@@ -65,12 +66,13 @@ def test_both_losses_fall_and_as_many_tokens_fire_as_the_transcript_has(
 ) -> None:
     fired = []
 
-    class Watched(run.ReLlmTrainer):
-        def _speech_terms(self, model, weights, inputs, speech):
-            fired.append((speech.lengths.tolist(), inputs["transcript_lengths"].tolist()))
-            return super()._speech_terms(model, weights, inputs, speech)
+    terms = Objective._speech_terms
 
-    monkeypatch.setattr(run, "ReLlmTrainer", Watched)
+    def watched(self, model, weights, batch, speech):
+        fired.append((speech.lengths.tolist(), batch["transcript_lengths"].tolist()))
+        return terms(self, model, weights, batch, speech)
+
+    monkeypatch.setattr(Objective, "_speech_terms", watched)
     train(replace(plan, stage=plan.stage.model_copy(update={"max_steps": 90})), tmp_path / "out", progress=False)
     assert len(fired) == 90 and all(found == wanted for found, wanted in fired)
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
@@ -97,7 +99,7 @@ def test_cif_alone_needs_no_pass_of_the_llm(plan: Plan, tmp_path: Path, monkeypa
         raise AssertionError("the LLM ran")
 
     stage = plan.stage.model_copy(update={"losses": {"cif": 1.0}, "max_steps": 2})
-    monkeypatch.setattr(run.ReLlmForConditionalGeneration, "forward", refuses)
+    monkeypatch.setattr(ReLlmForConditionalGeneration, "forward", refuses)
     train(replace(plan, stage=stage), tmp_path / "out", progress=False)
 
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 from re_llm.core.errors import RellmError
 from re_llm.core.product import Overwrite, read_sidecar
-from re_llm.train import run
+from re_llm.model.modeling import ReLlmForConditionalGeneration
+from re_llm.train import run, setup
 from re_llm.train.plan import Plan
 from re_llm.train.run import train
 
@@ -46,14 +47,14 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Killed:
     """Trains until a step and dies there."""
 
     def dies(plan: Plan, out: Path, step: int) -> None:
-        class Dies(run.ReLlmTrainer):
+        class Dies(setup.ReLlmTrainer):
             def training_step(self, *args, **kwargs):
                 if self.state.global_step == step:
                     raise KeyboardInterrupt
                 return super().training_step(*args, **kwargs)
 
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(run, "ReLlmTrainer", Dies)
+            patched.setattr(setup, "ReLlmTrainer", Dies)
             train(plan, out, progress=False)
 
     return dies
@@ -112,9 +113,9 @@ def test_a_run_killed_after_its_last_step_trains_no_more(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(run.ReLlmForConditionalGeneration, "save_pretrained", dies)
+        patched.setattr(ReLlmForConditionalGeneration, "save_pretrained", dies)
         train(plan, tmp_path / "broken", progress=False)
-    monkeypatch.setattr(run.ReLlmTrainer, "training_step", dies)
+    monkeypatch.setattr(setup.ReLlmTrainer, "training_step", dies)
     report = train(plan, tmp_path / "broken", progress=False)
     assert report.steps == 8 and same(tmp_path / "whole", tmp_path / "broken")
 
@@ -191,14 +192,14 @@ def test_recordings_that_changed_places_give_another_adapter(copied: Plan, tmp_p
 def test_two_trainings_into_one_folder_are_one(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fcntl")
 
-    class Watched(run.ReLlmTrainer):
+    class Watched(setup.ReLlmTrainer):
         def training_step(self, *args, **kwargs):
             if self.state.global_step == 3:
                 with pytest.raises(RellmError, match="another process is writing"):
                     train(plan, tmp_path / "out", progress=False)
             return super().training_step(*args, **kwargs)
 
-    monkeypatch.setattr(run, "ReLlmTrainer", Watched)
+    monkeypatch.setattr(setup, "ReLlmTrainer", Watched)
     assert train(plan, tmp_path / "out", progress=False).steps == 8
 
 

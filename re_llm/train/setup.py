@@ -1,0 +1,147 @@
+"""The Trainer of a plan: its arguments, and how a batch gets its speech."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback, TrainingArguments
+
+from re_llm.audio import waveform
+from re_llm.model.modeling import ReLlmForConditionalGeneration
+from re_llm.model.processing import ReLlmProcessor
+from re_llm.train.collate import Collator, SpeechInputs
+from re_llm.train.data import BucketedSampler, Example, RowMaker, TrainingRows
+from re_llm.train.features import FRAMES_PER_SECOND, Features
+from re_llm.train.objective import Objective
+from re_llm.train.plan import Plan
+from re_llm.train.trainer import ReLlmTrainer
+from re_llm.train.validation import Validation, row_batches
+
+
+def make_trainer(
+    plan: Plan,
+    out: Path,
+    device: torch.device,
+    model: ReLlmForConditionalGeneration,
+    processor: ReLlmProcessor,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    features: Features | None,
+    callbacks: list[TrainerCallback],
+) -> ReLlmTrainer:
+    """The Trainer that carries out a plan.
+
+    Args:
+        train, held_out: rows to train on and to validate on; the second are none without validation.
+        features: states of the encoders; None encodes every batch anew.
+    """
+    stage = plan.stage
+    maker = RowMaker(processor.tokenizer, stage)
+    rows = TrainingRows(train, maker, seed=plan.seed)
+    lengths = _lengths(rows, features)
+    validation = None
+    if stage.validation is not None:
+        kept = TrainingRows(held_out, maker, seed=plan.seed)
+        batches = list(row_batches(kept, _lengths(kept, features), stage.batch_size))
+        collate = _collator(plan, held_out, model, processor, features)
+        validation = Validation(stage.validation, batches, collate, out / "checkpoints")
+    return ReLlmTrainer(
+        model,
+        training_arguments(plan, out, device, len(rows)),
+        rows=rows,
+        collate=_collator(plan, train, model, processor, features),
+        objective=Objective(stage),
+        sampler=BucketedSampler(lengths, stage.batch_size, seed=plan.seed),
+        log_file=out / "log.jsonl",
+        callbacks=callbacks,
+        validation=validation,
+    )
+
+
+def _lengths(rows: TrainingRows, features: Features | None) -> list[int]:
+    """Encoder frames of each row, estimated where they are not known."""
+    examples = [rows.examples[index] for index in rows.places]
+    if features is None:
+        return [int((example.duration or 1.0) * FRAMES_PER_SECOND) for example in examples]
+    return [features.length(example.key) for example in examples]
+
+
+def _collator(
+    plan: Plan,
+    examples: Sequence[Example],
+    model: ReLlmForConditionalGeneration,
+    processor: ReLlmProcessor,
+    features: Features | None,
+) -> Collator:
+    encode, counts = _speech_inputs(model, processor, features)
+    losses = {*plan.stage.losses, *(plan.stage.warm_losses or {})}
+    pad = processor.tokenizer.pad_token_id
+    return Collator(
+        examples,
+        encode,
+        counts,
+        speech_token=model.config.speech_token_id,
+        pad_token=pad if pad is not None else processor.tokenizer.eos_token_id,
+        teacher=bool({"response_kl", "input_kl"} & losses),
+        compare_input="input_kl" in losses,
+    )
+
+
+def _speech_inputs(
+    model: ReLlmForConditionalGeneration, processor: ReLlmProcessor, features: Features | None
+) -> tuple[Callable[[Sequence[Example], Sequence[Example]], SpeechInputs], Callable[[SpeechInputs], list[int]] | None]:
+    """How a batch gets its speech: from the store, or from the recordings.
+
+    And how many speech tokens that gives; None when there are as many as the transcript has (CFormer).
+    """
+    settings = model.config.adapter
+
+    def raw(examples: Sequence[Example], felt: Sequence[Example]) -> SpeechInputs:
+        waves = [waveform.load(e.audio, start=e.start, duration=e.duration) for e in examples]
+        return SpeechInputs(**processor.audio_inputs(waves))  # type: ignore[typeddict-item]
+
+    def cached(examples: Sequence[Example], felt: Sequence[Example]) -> SpeechInputs:
+        assert features is not None
+        return {"speech": features.batch([e.key for e in examples], [e.key for e in felt])}
+
+    def counts(speech: SpeechInputs) -> list[int]:
+        if "speech" in speech:
+            return [settings.token_count(n) for n in speech["speech"].speech_lengths.tolist()]
+        return [settings.token_count((frames - 1) // 2 + 1) for frames in speech["feature_lengths"].tolist()]
+
+    return (cached if features else raw), counts if settings.counts_beforehand else None
+
+
+def training_arguments(plan: Plan, out: Path, device: torch.device, rows: int) -> TrainingArguments:
+    """What transformers' Trainer is told; `rows` is the number of examples."""
+    stage = plan.stage
+    per_epoch = max(1, rows // (stage.batch_size * stage.accumulate))
+    steps = stage.max_steps or max(1, round(stage.epochs * per_epoch))
+    return TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        per_device_train_batch_size=stage.batch_size,
+        gradient_accumulation_steps=stage.accumulate,
+        max_steps=steps,
+        learning_rate=stage.lr,
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.max_grad_norm,
+        warmup_steps=min(stage.warmup, steps // 2),
+        lr_scheduler_type=stage.schedule,
+        bf16=stage.precision == "bf16",
+        logging_steps=10,
+        save_steps=stage.save_every,
+        save_total_limit=1,
+        seed=plan.seed,
+        use_cpu=device.type == "cpu",
+        dataloader_drop_last=rows >= stage.batch_size,
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+        logging_nan_inf_filter=False,  # a loss that is not finite ends the run
+        # Only when asked for: transformers is about to rename the argument, and says so each time.
+        **({"gradient_checkpointing": True} if stage.gradient_checkpointing else {}),
+    )
