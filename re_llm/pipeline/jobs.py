@@ -20,8 +20,6 @@ from re_llm.recipe.options import ModelOptions
 if TYPE_CHECKING:
     from re_llm.inference.reply import Models, ReplyOptions, System
 
-SPLITS = ("test",)  # that systems answer
-
 
 @dataclass(frozen=True)
 class TrainJob:
@@ -49,6 +47,7 @@ class RespondJob:
     manifest: Path
     out: Path
     seed: int
+    splits: tuple[str, ...]
 
     def options(self) -> ReplyOptions:
         """What is asked about every recording."""
@@ -121,13 +120,19 @@ def respond_job(job: RespondJob) -> str:
     from re_llm.inference import respond
 
     name = f"{job.system_name} on {job.manifest.parent.name}"
-    rows, known = respond.manifest_rows(job.manifest, SPLITS)
+    rows, known = respond.manifest_rows(job.manifest, job.splits)
     sources = respond.row_sources(rows, job.manifest.parent, audio=job.system.kind in ("cascade", "speech"))
     product = job.options().product(job.out, job.models())
     if respond.standing(product, sources, known).state is State.SAME:
         return f"{name}: complete"
     report = respond.respond_manifest(
-        job.load(), job.manifest, job.out, job.options(), splits=SPLITS, progress=False, overwrite=Overwrite.OUTDATED
+        job.load(),
+        job.manifest,
+        job.out,
+        job.options(),
+        splits=job.splits,
+        progress=False,
+        overwrite=Overwrite.OUTDATED,
     )
     return told(name, report, f"{report.rows} replies, {report.rate:.1f}/s")
 

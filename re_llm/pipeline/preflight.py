@@ -6,7 +6,6 @@ is downloaded. With `convert`, components and checkpoints in the formats of the 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,16 +14,16 @@ from pathlib import Path
 from re_llm.audio import pyav, waveform
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
-from re_llm.core.files import stamp, write_text
 from re_llm.core.records import Utterance
 from re_llm.data import corpora
 from re_llm.data.corpora.base import Scan
 from re_llm.model.hub import locate
+from re_llm.pipeline.conversions import FOLDER, convert_all, with_converted
 from re_llm.pipeline.open_parts import OPEN, kind_of_folder, require_weights
 from re_llm.recipe.config import CorpusOptions, Recipe
 
 Say = Callable[[str], None]
-CONVERTED = "converted"  # folder of a run for what `convert` makes
+TRAIN = "train"  # the split that stages train on
 LABELS_READ = 400_000  # rows of a corpus whose splits are counted; more are taken as they come
 
 
@@ -86,20 +85,21 @@ def preflight(
             todo = error.todo or _how_to_get(name, checkpoint=role == "checkpoint")
             found.findings.append(Finding(role, error.what, todo))
     if convert and out is not None:
-        _convert_all(folders, out / CONVERTED, found, say)
+        found.converted = convert_all(folders, out / FOLDER, say)
         recipe = with_converted(recipe, found.converted)
         folders = {
             found.converted.get(name, name): Path(found.converted.get(name, place)) for name, place in folders.items()
         }
     widths = _components(recipe, folders, found)
     _checkpoints(recipe, folders, widths, found)
-    for name, corpus in recipe.corpora.items():
-        _corpus(name, corpus, found)
+    for name in recipe.corpora:
+        _corpus(name, recipe, found)
     _scorer(recipe, found)
     if not found.findings:
-        from re_llm.pipeline.room import room
+        from re_llm.pipeline.room import feature_notes, room
 
         found.findings += [Finding(*line) for line in room(recipe, folders, found.rows, out)]
+        found.notes += feature_notes(recipe, folders, found.rows)
     return recipe, found
 
 
@@ -140,42 +140,6 @@ def _how_to_get(name: str, *, checkpoint: bool) -> str:
     if checkpoint:
         return f"train it, or convert a released one: re-llm convert DOWNLOAD {name}"
     return f"get it with: hf download {name}"
-
-
-def _convert_all(folders: dict[str, Path], target: Path, found: Preflight, say: Say) -> None:
-    for name, folder in folders.items():
-        if kind_of_folder(folder) not in ("blsp-emo", "qwen"):
-            continue
-        from re_llm.model.convert.run import convert
-
-        out = target / "-".join(part for part in Path(name).parts[-2:] if part not in ("/", ".", ".."))
-        source, told = out.with_name(f"{out.name}.source"), _stamps(folder)
-        if not (out / "config.json").is_file() or not source.is_file() or source.read_text("utf-8") != told:
-            say(f"converting {name}")
-            shutil.rmtree(out, ignore_errors=True)  # of another model under the same name
-            say(convert(folder, out).summary())
-            write_text(source, told)
-        found.converted[name] = str(out)
-
-
-def _stamps(folder: Path) -> str:
-    """Size and time of every file: another model in the same place is told from this one without reading gigabytes."""
-    return "".join(f"{file.name} {stamp(file)}\n" for file in sorted(folder.iterdir()) if file.is_file())
-
-
-def with_converted(recipe: Recipe, converted: dict[str, str]) -> Recipe:
-    """The recipe with the converted folders in place of what they were made of."""
-    if not converted:
-        return recipe
-    data = recipe.model_dump(exclude_unset=True)
-    data["components"] = {role: converted.get(name, name) for role, name in data["components"].items()}
-    for stage in data["stages"].values():
-        if stage.get("start") in converted:
-            stage["start"] = converted[stage["start"]]
-    for system in data.get("systems", {}).values():
-        if system.get("stage") in converted:
-            system["stage"] = converted[system["stage"]]
-    return Recipe.model_validate(data)
 
 
 @dataclass(frozen=True)
@@ -257,9 +221,9 @@ def _unfit(name: str, folder: Path, recipe: Recipe, widths: Widths) -> Iterator[
 # -- corpora ----------------------------------------------------------------------------------------------------
 
 
-def _corpus(name: str, corpus: CorpusOptions, found: Preflight) -> None:
+def _corpus(name: str, recipe: Recipe, found: Preflight) -> None:
     """Recognises the root, counts utterances by split, and sees that a recording can be decoded."""
-    part = f"corpus {name}"
+    part, corpus = f"corpus {name}", recipe.corpora[name]
     if corpus.root == "mini":
         from importlib.util import find_spec
 
@@ -284,11 +248,28 @@ def _corpus(name: str, corpus: CorpusOptions, found: Preflight) -> None:
         return
     if Path(first.audio).suffix.lower() in waveform.WITH_AV and not pyav.installed():
         found.findings.append(Finding(part, f"{Path(first.audio).name} needs the extra `av`", _extra("av")))
-    if corpus.evaluate and "test" not in rows:
-        here = ", ".join(sorted(rows))
-        found.findings.append(
-            Finding(part, f"is evaluated, but has no split `test` (it has {here})", "set evaluate: false")
+    if sum(rows.values()) == LABELS_READ:  # others may follow
+        return
+    for split, (why, todo) in _splits_read(name, recipe).items():
+        if split not in rows:
+            found.findings.append(Finding(part, f"{why}, but has no split `{split}` (it has {', '.join(rows)})", todo))
+
+
+def _splits_read(name: str, recipe: Recipe) -> dict[str, tuple[str, str]]:
+    """Splits of a corpus that a run reads: what for, and what to do when there is no such split."""
+    corpus, read = recipe.corpora[name], dict[str, tuple[str, str]]()
+    training = {f"stage {each}": stage for each, stage in recipe.stages.items() if name in stage.data}
+    if corpus.evaluate:
+        read |= dict.fromkeys(
+            corpus.test_splits, ("is evaluated", f"set corpora.{name}.test_splits, or evaluate: false")
         )
+        tuned = {f"system {each}": system for each, system in recipe.systems.items() if system.per_corpus}
+        training |= {who: recipe.stage_for(system) for who, system in tuned.items()}
+    for who, stage in training.items():
+        read.setdefault(TRAIN, (f"is trained on by {who}", "choose a protocol that has one"))
+        if stage.validation is not None and stage.validation.split is not None:
+            read.setdefault(stage.validation.split, (f"is held out by {who}", "set the stage's validation.split"))
+    return read
 
 
 def _read_labels(corpus: CorpusOptions, root: Path) -> tuple[dict[str, int], Utterance | None]:

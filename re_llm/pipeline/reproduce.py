@@ -27,12 +27,11 @@ from re_llm.core.files import lock
 from re_llm.core.product import Overwrite, State
 from re_llm.core.provenance import RESOLVED, provenance, write_provenance
 from re_llm.pipeline.jobs import RespondJob, TrainJob, respond_job, run_jobs, told, train_job
-from re_llm.pipeline.preflight import preflight
+from re_llm.pipeline.preflight import TRAIN, preflight
 from re_llm.recipe.config import CorpusOptions, Recipe, StageOptions
 
 Say = Callable[[str], None]
 SMALL_SCORER = " (ER, Ex and IP by the small scorer, not the paper's)"
-TRAIN = "train"  # the split that stages train on
 MINI_ROOTS = {"common_voice": "speech/en"}  # where the miniature world puts a corpus that is not named after its reader
 
 
@@ -214,7 +213,10 @@ class Run:
                     elif system.stage:
                         checkpoint = system.stage
                     out = self.out / "replies" / corpus / f"{name}.{seed}.jsonl"
-                    jobs.append(RespondJob(name, system, self.recipe, checkpoint, self.manifest(corpus), out, seed))
+                    splits = self.recipe.corpora[corpus].test_splits
+                    jobs.append(
+                        RespondJob(name, system, self.recipe, checkpoint, self.manifest(corpus), out, seed, splits)
+                    )
         return jobs
 
     def scores(self, replies: Path) -> Path:

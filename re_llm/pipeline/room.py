@@ -77,20 +77,44 @@ def training_bytes(sizes: Mapping[str, int], stage: StageOptions) -> int:
     return trained * TRAINED_BYTES + frozen * FROZEN_BYTES + beside
 
 
-def feature_bytes(recipe: Recipe, folders: Mapping[str, Path], rows: Mapping[str, Mapping[str, int]]) -> int:
-    """Disk that cached encoder states take, of the corpora that are trained on with a frozen speech encoder."""
-    from re_llm.model.components import speech_config
+def feature_bytes(
+    recipe: Recipe, folders: Mapping[str, Path], rows: Mapping[str, Mapping[str, int]], choice: str = "disk"
+) -> int:
+    """Disk that the states of frozen encoders take, or would take.
+
+    Args:
+        choice: count what stages with this `features` train on.
+    """
+    from re_llm.model.components import read_config, speech_config
 
     width = int(speech_config(folders[recipe.components.speech_encoder]).d_model)
-    cached = {corpus for stage in recipe.stages.values() if _caches(stage) for corpus in stage.data}
-    if any(system.per_corpus for system in recipe.systems.values()):
-        cached |= {name for name, options in recipe.corpora.items() if options.evaluate}
-    utterances = sum(count for name in cached for split, count in rows.get(name, {}).items() if split == "train")
+    if recipe.model.fusion == "frames" and recipe.components.emotion_encoder is not None:
+        width += int(read_config(folders[recipe.components.emotion_encoder]).hidden_size)
+    read: set[tuple[str, str]] = set()
+    for corpora, stage in _trainings(recipe):
+        if "speech_encoder" not in stage.train and stage.features == choice:
+            held_out = stage.validation.split if stage.validation is not None else None
+            read |= {(corpus, split) for corpus in corpora for split in ("train", held_out or "train")}
+    utterances = sum(rows.get(corpus, {}).get(split, 0) for corpus, split in read)
     return int(utterances * SECONDS * STATES * width * STATE_BYTES)
 
 
-def _caches(stage: StageOptions) -> bool:
-    return "speech_encoder" not in stage.train and getattr(stage, "features", "disk") == "disk"
+def feature_notes(recipe: Recipe, folders: Mapping[str, Path], rows: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """How large the store of encoder states is, or would be, where that is more than a gigabyte."""
+    size, spared = (feature_bytes(recipe, folders, rows, choice) / 1e9 for choice in ("disk", "none"))
+    if size >= 1:
+        yield f"encoder states take about {size:.1f} GB of disk; a stage with `features: none` writes none"
+    if spared >= 1:
+        yield f"`features: none` spares about {spared:.1f} GB of disk, and encodes anew in every step"
+
+
+def _trainings(recipe: Recipe) -> Iterator[tuple[list[str], StageOptions]]:
+    """(corpora, options) of every training of the recipe."""
+    for stage in recipe.stages.values():
+        yield list(stage.data), stage
+    for system in recipe.systems.values():
+        if system.per_corpus:
+            yield [name for name, corpus in recipe.corpora.items() if corpus.evaluate], recipe.stage_for(system)
 
 
 def _memory(device: str) -> tuple[int, str]:

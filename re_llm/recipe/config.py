@@ -192,6 +192,7 @@ class CorpusOptions(Options):
     root: a folder, or `mini`: the miniature world renders it.
     pseudo_vad: estimate missing V/A/D with the emotion encoder, or take the `norms` of the emotion words.
     scale: of a rendered corpus; 1 = 29 hours for all of them.
+    test_splits: what the systems answer, together: MerBench has test1 and test2. evaluate: false = nothing of it.
     """
 
     reader: str
@@ -201,6 +202,7 @@ class CorpusOptions(Options):
     options: dict[str, str | int | float | bool] = Field(default={})
     pseudo_vad: bool | Literal["norms"] = False
     evaluate: bool = True
+    test_splits: tuple[str, ...] = Field(default=("test",), min_length=1)
 
 
 class SystemOptions(Options):
@@ -291,7 +293,7 @@ class Recipe(Options):
                 wrong = unfit(self.stage_for(system), model)
                 if wrong:
                     raise ValueError(f"system {name!r}: {wrong}")
-            elif system.stage and not _is_checkpoint(system.stage):
+            elif system.stage and (system.per_corpus or not _is_checkpoint(system.stage)):
                 raise ValueError(f"system {name!r} names stage {system.stage!r}, which is not under `stages`")
         if self.model.fusion != "none" and self.components.emotion_encoder is None:
             raise ValueError("model.fusion needs components.emotion_encoder (or set fusion: none)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,9 @@ from safetensors.torch import save_file
 from test_convert import ranks, small_qwen
 
 from re_llm.core.errors import RellmError
+from re_llm.model.components import speech_config
 from re_llm.pipeline import room
+from re_llm.pipeline.conversions import convert_all
 from re_llm.pipeline.preflight import Preflight, preflight
 from re_llm.recipe.config import Recipe, StageOptions
 
@@ -132,7 +135,29 @@ def test_a_corpus_that_is_not_one_and_a_missing_test_split(parts: Path, corpus: 
     only.write_text("audio,text,emotion,split\n0.wav,words,sad,test1\n")
     shutil.copy(corpus / "0.wav", tmp_path / "0.wav")
     named = {"mine": {"reader": "table", "root": str(only)}}
-    assert "has no split `test` (it has test1)" in said(recipe(parts, corpus, corpora=named))
+    lines = said(recipe(parts, corpus, corpora=named))
+    assert "has no split `test` (it has test1); set corpora.mine.test_splits" in lines
+    assert "is trained on by system re-llm, but has no split `train` (it has test1)" in lines
+    named["mine"]["test_splits"] = ["test1"]
+    assert "`test`" not in said(recipe(parts, corpus, corpora=named))
+
+
+def test_a_split_that_is_held_out_must_be_there(parts: Path, corpus: Path) -> None:
+    stage = {"start": str(parts / "checkpoint"), "losses": {"response_ce": 1.0}, "lr": 1e-3}
+    stages = {"finetune": {**stage, "validation": {"split": "dev"}}}
+    line = "is held out by system re-llm, but has no split `dev` (it has train, test); set the stage's validation.split"
+    assert line in said(recipe(parts, corpus, stages=stages))
+
+
+def test_the_size_of_the_encoder_states_is_told(parts: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "SECONDS", 1e6)
+    stage = {"start": str(parts / "checkpoint"), "losses": {"response_ce": 1.0}, "lr": 1e-3}
+    monkeypatch.setattr(room, "_free", lambda out: 10**12)
+    width = 4 * 1e6 * room.STATES * room.STATE_BYTES / 1e9  # four utterances, GB for each column
+    states = width * speech_config(parts / "whisper").d_model
+    assert f"encoder states take about {states:.1f} GB of disk" in found(recipe(parts, corpus)).notes[-1]
+    without = recipe(parts, corpus, stages={"finetune": {**stage, "features": "none"}})
+    assert f"`features: none` spares about {states:.1f} GB of disk" in found(without).notes[-1]
 
 
 def test_too_little_memory_or_disk(parts: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +194,33 @@ def test_a_qwen_of_version_one_is_converted_when_asked(
     save_file({name: tensor.contiguous() + 1 for name, tensor in tensors.items()}, source / "model.safetensors")
     preflight(given, tmp_path / "run", convert=True, say=lines.append)
     assert lines[0] == f"converting {source}", "another model under the same name"
+    config = Path(changed.components.llm) / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(RellmError, match="was changed after it was written"):
+        preflight(given, tmp_path / "run", convert=True)
+
+
+def test_a_conversion_is_known_by_content_and_not_by_dates(
+    parts: Path, corpus: Path, tmp_path: Path, ranks: dict[bytes, int]
+) -> None:
+    """Other weights with the size and the dates of the old ones; and the same weights, copied anew."""
+    source = tmp_path / "Qwen-7B-Chat"
+    tensors, _ = small_qwen(ranks, source)
+    weights = source / "model.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, weights)
+    lines: list[str] = []
+    convert_all({"Qwen-7B-Chat": source}, tmp_path / "run", lines.append)
+    dates = (weights.stat().st_atime_ns, weights.stat().st_mtime_ns)
+    shutil.copy(weights, tmp_path / "copy")
+    shutil.move(tmp_path / "copy", weights)
+    convert_all({"Qwen-7B-Chat": source}, tmp_path / "run", lines.append)
+    assert len(lines) == 2  # the one conversion: its start and its summary
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=dates)
+    convert_all({"Qwen-7B-Chat": source}, tmp_path / "run", lines.append)
+    assert lines[2] == "converting Qwen-7B-Chat"
 
 
 def test_recordings_are_not_decoded(parts: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
