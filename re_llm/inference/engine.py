@@ -21,6 +21,7 @@ import torch
 
 from re_llm.audio import waveform
 from re_llm.audio.given import Audio, describe, read
+from re_llm.audio.speech import prepare
 from re_llm.core.answer_parser import parse_answer
 from re_llm.core.assets import mini_assets, resolve_component
 from re_llm.core.records import Utterance
@@ -84,16 +85,12 @@ class Engine:
         return self.model.device
 
     def samples(self, item: Audio, *prompts: tuple[str | Prompt | None, int]) -> np.ndarray:
-        """16 kHz mono float32 samples [T] of a recording of any kind; see `re_llm.audio.given`.
+        """Samples [T] (`re_llm.audio.given.read`) without the silence at the ends (`re_llm.audio.speech.prepare`).
 
         Args:
             prompts: as for `max_seconds`.
-
-        Raises:
-            RellmError: see `re_llm.audio.given.read`; it is silent; or the LLM has no room for it.
         """
-        name = describe(item)
-        return waveform.refuse_silence(waveform.refuse_long(read(item), name, self.max_seconds(*prompts)), name)
+        return prepare(read(item), describe(item), self.max_seconds(*prompts))
 
     def max_seconds(self, *prompts: tuple[str | Prompt | None, int]) -> float:
         """Seconds of speech that a row of the LLM has room for; infinite when that is more than can be loaded.
@@ -272,22 +269,9 @@ class Engine:
         Raises:
             RellmError: a recording cannot be used, or is too long for the LLM; nothing has been answered then.
         """
-        options = Decoding(**decoding)
-        samples = [
-            self.samples(item, (prompt, options.max_new_tokens), (recognize, recognize_tokens)) for item in items
-        ]
-        replies: dict[int, Reply] = {}
-        for batch in batches_by_length([len(each) for each in samples], batch_size):
-            encoded = self.encode([samples[i] for i in batch])
-            estimates = [speech.estimate for speech in encoded]
-            if recognize:
-                estimates = self._named(encoded, recognize, recognize_tokens, options.repetition_penalty)
-            completions = self.answer(encoded, prompt, **decoding) if prompt else [Completion()] * len(encoded)
-            done = list(map(Reply.of, estimates, completions))
-            replies.update(zip(batch, done, strict=True))
-            if on_batch:
-                on_batch(batch, done)
-        return [replies[i] for i in range(len(samples))]
+        prompts = (prompt, Decoding(**decoding).max_new_tokens), (recognize, recognize_tokens)
+        samples = [self.samples(item, *prompts) for item in items]
+        return self._batches(samples, prompt, prompts[1], batch_size, on_batch, **decoding)
 
     def respond_rows(
         self,
@@ -298,16 +282,39 @@ class Engine:
     ) -> list[Reply]:
         """Replies to the recordings of manifest rows; see `System`."""
         assert samples is not None, "an engine needs recordings"
-        return self.respond_many(
+        return self._batches(
             samples,
-            prompt=options.prompt,
-            recognize=options.recognize,
-            recognize_tokens=options.recognize_tokens,
-            batch_size=options.batch_size,
+            options.prompt,
+            (options.recognize, options.recognize_tokens),
+            options.batch_size,
+            on_batch,
             max_new_tokens=options.max_new_tokens,
             repetition_penalty=options.repetition_penalty,
-            on_batch=on_batch,
         )
+
+    def _batches(
+        self,
+        samples: Sequence[np.ndarray],
+        prompt: str | Prompt | None,
+        recognition: tuple[str | None, int],
+        batch_size: int,
+        on_batch: OnBatch | None,
+        **decoding: Unpack[DecodingOptions],
+    ) -> list[Reply]:
+        """Replies to samples that are used as they are."""
+        replies: dict[int, Reply] = {}
+        question, tokens = recognition
+        for batch in batches_by_length([len(each) for each in samples], batch_size):
+            encoded = self.encode([samples[i] for i in batch])
+            estimates = [speech.estimate for speech in encoded]
+            if question:
+                estimates = self._named(encoded, question, tokens, decoding.get("repetition_penalty"))
+            completions = self.answer(encoded, prompt, **decoding) if prompt else [Completion()] * len(encoded)
+            done = list(map(Reply.of, estimates, completions))
+            replies.update(zip(batch, done, strict=True))
+            if on_batch:
+                on_batch(batch, done)
+        return [replies[i] for i in range(len(samples))]
 
 
 def load(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from re_llm.audio import waveform
 from re_llm.audio.content import segment_hash
 from re_llm.audio.source import locate, moved
+from re_llm.audio.speech import prepare
 from re_llm.core.errors import RellmError
 from re_llm.core.files import hash_of
 from re_llm.core.product import Made, Overwrite, Product, Standing, State, recall
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # Utterances decoded to samples at once: half an hour of speech is about 100 MB, and batches are sorted by length
 # within it. Also what a kill can cost a text system; a speech system writes every batch.
 CHUNK = 256
+FILES = "files"  # corpus of recordings that stand in no manifest
 
 
 @dataclass
@@ -81,7 +83,7 @@ def rows_for(files: Iterable[str | os.PathLike[str]]) -> list[Utterance]:
             raise RellmError(what, allowed="recordings, or one manifest ending in .jsonl")
         if name in rows:
             raise RellmError(f"{name} is named twice", todo="Name every recording once")
-        rows[name] = Utterance(key=name, corpus="files", split="test", audio=name)
+        rows[name] = Utterance(key=name, corpus=FILES, split="test", audio=name)
     return list(rows.values())
 
 
@@ -305,8 +307,7 @@ class _Run:
         for row in chunk:
             try:
                 wave = waveform.load(row.audio, start=row.start, duration=row.duration, root=self.root)
-                wave = waveform.refuse_long(wave, row.audio, self.max_seconds)
-                samples[row.key] = waveform.refuse_silence(wave, row.audio)
+                samples[row.key] = self._checked(wave, row)
             except RellmError as error:
                 if strict:
                     raise
@@ -314,6 +315,11 @@ class _Run:
                 self.dropped.append([row.model_copy(update=about)])
                 self.advance(1)
         return samples
+
+    def _checked(self, wave: np.ndarray, row: Utterance) -> np.ndarray:
+        if row.corpus == FILES:  # as one recording is heard; a corpus is what it says it is
+            return prepare(wave, row.audio, self.max_seconds)
+        return waveform.refuse_silence(waveform.refuse_long(wave, row.audio, self.max_seconds), row.audio)
 
     def _save(self, indices: list[int], replies: list[Reply]) -> None:
         pairs = [(self.rows[i], reply) for i, reply in zip(indices, replies, strict=True)]

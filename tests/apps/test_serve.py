@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import re
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -112,6 +114,22 @@ def test_the_stream_joined_is_the_answer(client: TestClient, files: dict[str, by
     assert "".join(pieces) == whole["choices"][0]["message"]["content"]
     assert last["choices"][0] == {"index": 0, "delta": {}, "finish_reason": whole["choices"][0]["finish_reason"]}
     assert (usage["choices"], usage["usage"]) == ([], whole["usage"])
+
+
+def test_silence_around_a_recording_is_cut(client: TestClient, files: dict[str, bytes]) -> None:
+    wave, rate = soundfile.read(io.BytesIO(files["one.wav"]), dtype="float32")
+    silence, around = np.zeros(rate, np.float32), io.BytesIO()
+    soundfile.write(around, np.concatenate([silence, wave, silence]), rate, format="WAV")
+    rows = [client.post(CHAT, json=ask(user(spoken(data)))).json() for data in (files["one.wav"], around.getvalue())]
+    alone, longer = (row["usage"]["prompt_tokens"] for row in rows)
+    assert longer - alone <= 5  # 0.6 s stay; two seconds would be 13 tokens
+
+
+def test_the_page_asks_for_the_microphone_as_it_is(client: TestClient) -> None:
+    page = client.get("/").text
+    for name in ("autoGainControl", "noiseSuppression", "echoCancellation"):
+        assert f"{name}: false" in page
+    assert "OfflineAudioContext" not in page  # the device's rate is sent
 
 
 def test_text_alone_and_turns_before(client: TestClient, files: dict[str, bytes]) -> None:

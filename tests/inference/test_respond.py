@@ -16,7 +16,7 @@ from re_llm.core.product import Overwrite
 from re_llm.core.records import ReplyRecord, Utterance, read_records, write_records
 from re_llm.inference import engine
 from re_llm.inference.reply import Estimate, Models, Reply, ReplyOptions, System, to_record
-from re_llm.inference.respond import respond_files, respond_manifest, rows_for
+from re_llm.inference.respond import respond_files, respond_manifest, respond_rows, rows_for
 from re_llm.inference.systems import TextSystem
 from re_llm.llm.completion import Completion
 
@@ -41,6 +41,22 @@ def manifest(tmp_path: Path, recording) -> Path:
     path = tmp_path / "manifest.jsonl"
     write_records(path, [Utterance(**{"corpus": "c", "split": "test", **row}) for row in rows])
     return path
+
+
+def test_files_are_heard_alike_on_the_screen_and_in_a_file_and_a_manifest_as_it_is(
+    loaded: engine.Engine, recording, tmp_path: Path
+) -> None:
+    wave, rate = soundfile.read(recording())
+    soundfile.write(tmp_path / "around.wav", np.pad(wave, 2 * rate), rate)
+    rows, options = rows_for([tmp_path / "around.wav"]), ReplyOptions(max_new_tokens=2)
+    shown = respond_files(loaded, rows, options)[0].probabilities
+    respond_rows(loaded, rows, tmp_path, tmp_path / "replies.jsonl", options)
+    (written,) = read_records(tmp_path / "replies.jsonl", ReplyRecord)
+    assert written.probabilities == pytest.approx(shown, abs=1e-4)
+    write_records(tmp_path / "m.jsonl", [rows[0].model_copy(update={"corpus": "c", "audio": "around.wav"})])
+    respond_manifest(loaded, tmp_path / "m.jsonl", tmp_path / "whole.jsonl", options)
+    (whole,) = read_records(tmp_path / "whole.jsonl", ReplyRecord)
+    assert whole.probabilities != pytest.approx(shown, abs=1e-3)
 
 
 def test_batched_replies_are_those_of_single_recordings(loaded: engine.Engine, manifest: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError, ChatRequest, Recording
 from re_llm.audio import waveform
+from re_llm.audio.speech import prepare
 from re_llm.core.errors import RellmError
 from re_llm.inference.conversation import ChatCompletion, Turn, reply
 from re_llm.inference.engine import Engine
@@ -162,10 +163,10 @@ class Worker:
         for recording in recordings:
             try:
                 loaded = waveform.load(recording.data, max_seconds=max(left, 0.0))
-                samples.append(waveform.refuse_silence(waveform.refuse_long(loaded, NAME, room), NAME))
+                samples.append(prepare(loaded, NAME, room))
             except RellmError as error:
                 raise ApiError(400, self._explained(error), param=recording.where, code="unusable_audio") from None
-            left -= len(samples[-1]) / waveform.RATE
+            left -= len(loaded) / waveform.RATE
         encoded = self.engine.encode(samples) if samples else []
         self.metrics.audio_seconds.inc(self.options.max_audio_seconds - left)
         ready = iter(encoded)

@@ -1,0 +1,54 @@
+"""Silence at the ends of a person's recording is cut, however noisy the room; nothing else is changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny_world
+
+from re_llm.audio.speech import LEAD_SECONDS, TAIL_SECONDS, cut_silence, prepare
+from re_llm.audio.waveform import RATE, load
+from re_llm.core.errors import RellmError
+
+SPEECH = tiny_world.wave(1.0, 2)
+SILENCE = np.zeros(2 * RATE, np.float32)
+
+
+def noise(seconds: float, level: float) -> np.ndarray:
+    return (level * np.random.default_rng(0).standard_normal(round(seconds * RATE))).astype(np.float32)
+
+
+@pytest.mark.parametrize("gain", [0.01, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("room", [0.0, 1e-4, 3e-3])
+def test_silence_at_both_ends_is_cut_and_a_margin_kept(gain: float, room: float) -> None:
+    wave = gain * np.concatenate([SILENCE, SPEECH, SILENCE])
+    found = cut_silence(wave + gain * noise(5.0, room))
+    assert len(found) == pytest.approx(len(SPEECH) + (LEAD_SECONDS + TAIL_SECONDS) * RATE, abs=0.05 * RATE)
+    at = round(LEAD_SECONDS * RATE)
+    assert np.corrcoef(found[at : at + len(SPEECH)], SPEECH)[0, 1] > 0.95
+
+
+def test_pauses_and_level_are_kept() -> None:
+    wave = np.concatenate([SPEECH, SILENCE, SPEECH])
+    assert np.array_equal(cut_silence(wave), wave)
+    assert np.array_equal(prepare(0.2 * SPEECH, "it", 60.0), 0.2 * SPEECH)
+
+
+@pytest.mark.parametrize("wave", [noise(1.0, 0.1), noise(0.03, 0.1), noise(0.01, 0.1), np.ones(3000, np.float32)])
+def test_what_has_no_louder_part_stays_as_it_is(wave: np.ndarray) -> None:
+    assert np.array_equal(cut_silence(wave), wave)
+
+
+def test_the_shipped_recordings_are_not_changed(assets) -> None:
+    for path in sorted((assets / "recordings").glob("*.flac")):
+        wave = load(path)
+        assert len(cut_silence(wave)) == len(wave), path.name
+
+
+def test_silence_does_not_count_as_length_and_is_refused_alone() -> None:
+    wave = np.concatenate([SILENCE, SPEECH, SILENCE])
+    assert len(prepare(wave, "it", 2.0)) < 2 * RATE
+    with pytest.raises(RellmError, match="it is too long for this LLM"):
+        prepare(wave, "it", 1.0)
+    with pytest.raises(RellmError, match="it is silent"):
+        prepare(SILENCE, "it", 60.0)
