@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     ModelChanges: TypeAlias = Changes
     StageChanges: TypeAlias = Changes
 else:
-    ModelChanges = changes_of(ModelOptions)
+    ModelChanges = changes_of(ModelOptions, "ModelChanges", __name__)
 
 
 class ValidationOptions(Options):
@@ -170,7 +170,7 @@ class StageOptions(Options):
 
 
 if not TYPE_CHECKING:
-    StageChanges = changes_of(StageOptions, without=("start", "model"))
+    StageChanges = changes_of(StageOptions, "StageChanges", __name__, without=("start", "model"))
 
 
 def unfit(stage: StageOptions, model: ModelOptions) -> str | None:

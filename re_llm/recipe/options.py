@@ -165,17 +165,18 @@ class Changes(Options):
         return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
 
 
-def changes_of(options: type[Options], *, without: Collection[str] = ()) -> type[Changes]:
+def changes_of(options: type[Options], name: str, module: str, *, without: Collection[str] = ()) -> type[Changes]:
     """The class of the changes to an option object: its fields with their checks, none of them needed.
 
     Args:
+        name, module: where the class can be found, which workers do.
         without: fields that cannot be changed.
     """
-    fields = {name: copy(field) for name, field in options.model_fields.items() if name not in without}
+    fields = {field: copy(info) for field, info in options.model_fields.items() if field not in without}
     for field in fields.values():
         field.default, field.default_factory = None, None
-    given: dict[str, Any] = {name: (field.annotation, field) for name, field in fields.items()}
-    return create_model(f"ChangesOf{options.__name__}", __base__=Changes, **given)
+    given: dict[str, Any] = {each: (field.annotation, field) for each, field in fields.items()}
+    return create_model(name, __base__=Changes, __module__=module, **given)
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741

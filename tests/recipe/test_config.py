@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,9 @@ def test_missing_recipe_and_component_say_what_there_is(tmp_path: Path, monkeypa
     assert resolve_component("mini:llm") == str(tmp_path / "llm")
     with pytest.raises(RellmError, match="mini:llm"):
         resolve_component("mini:whisper")
+
+
+def test_a_recipe_reaches_a_worker_process_as_it_is() -> None:
+    recipe = parse_recipe(GOOD)
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+    assert pickle.loads(pickle.dumps(recipe.systems["small"])).model.model_dump() == {"fusion": "none"}
