@@ -216,7 +216,10 @@ def serve(
     max_body_mb: Annotated[float, _limit(help="Largest request, in MB.")] = 16.0,
     max_audio_seconds: Annotated[float, _limit(help="Longest audio of one request, in seconds.")] = 60.0,
     queue_size: Annotated[int, _limit(min=1, help="Requests that may wait; the next one is refused.")] = 16,
-    timeout: Annotated[float, _limit(help="Longest time to an answer, in seconds.")] = 120.0,
+    timeout: Annotated[float, _limit(help="Longest time to an answer, in seconds; then its work ends too.")] = 120.0,
+    host_name: Annotated[
+        list[str], _limit(help="Name that it may be reached by beside its address, a proxy's; may be repeated.")
+    ] = [],
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -233,13 +236,15 @@ def serve(
     from re_llm.apps.serve.options import ServeOptions
 
     module.require()
+    from re_llm.apps.serve.connections import LOOPBACK
+
     options = ServeOptions(
         name, prompt, api_key, max_body_mb, max_audio_seconds, max_new_tokens, queue_size, timeout_seconds=timeout
     )
-    if host not in module.LOOPBACK and api_key is None:
+    if host not in LOOPBACK and api_key is None:
         typer.echo(f"Anyone who reaches {host} can use this server: set RE_LLM_API_KEY to ask for a key.", err=True)
     typer.echo(f"Loading {model}; then at http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
-    module.run(model, options, host=host, port=port, device=device, dtype=dtype, quantize=quantize)
+    module.run(model, options, host=host, port=port, device=device, dtype=dtype, quantize=quantize, names=host_name)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def reply(
     """
     decoding = decoding or Decoding()
     chosen = get_prompt(prompt)
+    _refuse_long_text(engine, turns, system or "")
     ids, encoded = row(engine, turns, chosen if system is None else replace(chosen, system=system))
     (completion,) = engine.generate(
         [ids],
@@ -88,6 +89,16 @@ def reply(
         cancelled=cancelled,
     )
     return ChatCompletion(**vars(completion), prompt_tokens=len(ids))
+
+
+def _refuse_long_text(engine: Engine, turns: Sequence[Turn], system: str) -> None:
+    """Text that no tokenisation could fit into the context is not tokenised, which takes minutes for megabytes."""
+    size = len(system.encode()) + sum(len(p.encode()) for turn in turns for p in turn.parts if isinstance(p, str))
+    if engine.context is not None and size > engine.context * engine.longest_token:
+        raise RellmError(
+            f"the conversation is too long: {size} bytes of text, and this LLM holds {engine.context} tokens",
+            todo="Leave out earlier turns, or shorten the text",
+        )
 
 
 def _room(engine: Engine, tokens: int, wanted: int) -> int:

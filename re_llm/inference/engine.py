@@ -58,6 +58,7 @@ class Engine:
 
     Attributes:
         context: longest row of the LLM in tokens, the answer included; None when its config names no limit.
+        longest_token: bytes of text that a token stands for at most.
         names, needs_audio, dtype, quantized: see `System`.
     """
 
@@ -70,7 +71,7 @@ class Engine:
         self.stops = stop_ids(self.tokenizer, model.language_model)
         text_config = model.config.text_config.get_text_config()
         self.context: int | None = getattr(text_config, "max_position_embeddings", None)
-        self.names = (name,)
+        self.names, self.longest_token = (name,), max(len(token.encode()) for token in self.tokenizer.get_vocab())
         self.dtype: torch.dtype = model.dtype
         self.quantized: str | None = model.quantized
         self._lock = threading.Lock()
@@ -85,11 +86,7 @@ class Engine:
         return self.model.device
 
     def samples(self, item: Audio, *prompts: tuple[str | Prompt | None, int]) -> np.ndarray:
-        """Samples [T] (`re_llm.audio.given.read`) without the silence at the ends (`re_llm.audio.speech.prepare`).
-
-        Args:
-            prompts: as for `max_seconds`.
-        """
+        """Samples [T] (`re_llm.audio.given.read`) without the silence at the ends (`re_llm.audio.speech.prepare`)."""
         return prepare(read(item), describe(item), self.max_seconds(*prompts))
 
     def max_seconds(self, *prompts: tuple[str | Prompt | None, int]) -> float:

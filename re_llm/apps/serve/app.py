@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from re_llm.apps import web
 from re_llm.apps.demo import listing
 from re_llm.apps.serve import protocol
+from re_llm.apps.serve.connections import HostCheck
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError, Writer
@@ -30,10 +31,16 @@ from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 
 POLL_SECONDS = 1.0  # between checks whether the client is still connected
+PAUSE_SECONDS = 10.0  # between two pieces of a request
+LARGEST_AT_ONCE = 8  # requests of the largest size whose bodies may be in memory together
 
 
-def build(engine: Engine, options: ServeOptions) -> FastAPI:
-    """The application over a loaded model. Its worker runs between startup and shutdown of the application."""
+def build(engine: Engine, options: ServeOptions, hosts: frozenset[str] | None = None) -> FastAPI:
+    """The application over a loaded model. Its worker runs between startup and shutdown of the application.
+
+    Args:
+        hosts: names that it answers to (`connections.hosts_of`); None for all.
+    """
     worker = Worker(engine, options)
 
     @asynccontextmanager
@@ -49,12 +56,13 @@ def build(engine: Engine, options: ServeOptions) -> FastAPI:
     _add_api(app, worker, name)
     _add_health(app, worker, name)
     _add_page(app, engine)
+    app.add_middleware(HostCheck, hosts=hosts)
     app.add_middleware(_Counted, metrics=worker.metrics)
     return app
 
 
 def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
-    options, started = worker.options, int(time.time())
+    options, started, bodies = worker.options, int(time.time()), _Bodies(worker.options)
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
@@ -65,11 +73,11 @@ def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         _authorise(request, options.api_key)
-        body = await _body(request, int(options.max_body_mb * 1e6), options.timeout_seconds)
-        # Decoding megabytes of base64 would block the event loop.
-        chat = await asyncio.to_thread(protocol.parse, body, model=name, max_new_tokens=options.max_new_tokens)
-        del body
-        call = _Call(request, chat, options.timeout_seconds)
+        deadline = asyncio.get_running_loop().time() + options.timeout_seconds
+        async with bodies.read(request) as body:
+            # Decoding megabytes of base64 would block the event loop.
+            chat = await asyncio.to_thread(protocol.parse, body, model=name, max_new_tokens=options.max_new_tokens)
+        call = _Call(request, chat, deadline, options.timeout_seconds)
         worker.submit(call.job)
         writer = Writer(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), name)
         with call.watched():
@@ -100,10 +108,9 @@ async def _stream(call: _Call, writer: Writer, first: Started) -> AsyncIterator[
 class _Call:
     """A job and its events in the event loop."""
 
-    def __init__(self, request: Request, chat: protocol.ChatRequest, timeout: float):
-        self._request, self._timeout = request, timeout
+    def __init__(self, request: Request, chat: protocol.ChatRequest, deadline: float, timeout: float):
+        self._request, self._deadline, self._timeout = request, deadline, timeout
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + timeout
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self.job = Job(chat, self._emit)
 
@@ -151,36 +158,64 @@ def _authorise(request: Request, key: str | None) -> None:
         raise ApiError(401, "this server needs its key: Authorization: Bearer KEY", code="invalid_api_key")
 
 
-async def _body(request: Request, limit: int, timeout: float) -> bytes:
-    """The body, read no further than the limit.
+class _Bodies:
+    """Bodies on their way in: the memory that all of them together may take is bounded."""
 
-    Raises:
-        ApiError: 413 too large, 415 not JSON (which also keeps forms of foreign web pages out), 408 too slow.
-    """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "the body has to be JSON: Content-Type: application/json", code="unsupported_media_type")
-    too_large = ApiError(413, f"the request is larger than {limit / 1e6:g} MB", code="body_too_large")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(timeout):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > limit:
-                    raise too_large
-    except ClientDisconnect:
-        raise ApiError(499, "the client closed the connection", code="client_gone") from None
-    except TimeoutError:
-        raise ApiError(408, f"the request did not arrive within {timeout:g} s", code="timeout") from None
-    return bytes(body)
+    def __init__(self, options: ServeOptions):
+        self._limit, self._seconds = int(options.max_body_mb * 1e6), options.timeout_seconds
+        self._held, self._most = 0, LARGEST_AT_ONCE * self._limit
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The body, read no further than the limit.
+
+        Raises:
+            ApiError: 413 too large, 415 not JSON (which also keeps forms of foreign web pages out), 408 too slow, 503
+                others take the memory.
+        """
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._fill(body, request)
+            yield bytes(body)
+        except ClientDisconnect:
+            raise ApiError(499, "the client closed the connection", code="client_gone") from None
+        except TimeoutError:
+            raise ApiError(408, f"the request did not arrive within {self._seconds:g} s", code="timeout") from None
+        finally:
+            self._held -= len(body)
+
+    async def _fill(self, body: bytearray, request: Request) -> None:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            message = "the body has to be JSON: Content-Type: application/json"
+            raise ApiError(415, message, code="unsupported_media_type")
+        too_large = ApiError(413, f"the request is larger than {self._limit / 1e6:g} MB", code="body_too_large")
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self._limit:
+            raise too_large
+        pieces = aiter(request.stream())
+        while True:
+            try:
+                piece = await asyncio.wait_for(anext(pieces), min(PAUSE_SECONDS, self._seconds))
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                message = f"nothing of the request arrived for {PAUSE_SECONDS:g} s"
+                raise ApiError(408, message, code="timeout") from None
+            body += piece
+            self._held += len(piece)
+            if len(body) > self._limit:
+                raise too_large
+            if self._held > self._most:
+                raise ApiError(503, "too many large requests at once; try again in a moment", code="busy")
 
 
 def _add_errors(app: FastAPI) -> None:
     async def api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        headers = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(error.status)
+        headers = {429: {"Retry-After": "1"}, 503: {"Retry-After": "5"}, 401: {"WWW-Authenticate": "Bearer"}}.get(
+            error.status
+        )
         return JSONResponse(error.body(), error.status, headers)
 
     async def http_error(request: Request, error: Exception) -> Response:

@@ -6,13 +6,12 @@ Audio and texts live in memory for the length of a request: nothing is kept, log
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.core.errors import MissingExtra, RellmError
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHUTDOWN_SECONDS = 30  # for running requests when the server is stopped
-CONNECTIONS = 64  # at once: bounds the memory that bodies on their way in can take
 
 
 def require() -> None:
@@ -49,21 +48,28 @@ def run(
     device: str,
     dtype: str,
     quantize: str | None = None,
+    names: Sequence[str] = (),
 ) -> None:
-    """Loads the model and serves it until interrupted; running requests are finished."""
+    """Loads the model and serves it until interrupted; running requests are finished.
+
+    Args:
+        names: host names it answers to beside its address.
+    """
     require()
     listener = listen(host, port)  # a port in use is reported before the model is loaded, which takes seconds
     with listener:
         import uvicorn
 
         from re_llm.apps.serve.app import build
+        from re_llm.apps.serve.connections import Connection, hosts_of
         from re_llm.inference.engine import load
 
-        app = build(load(model, device=device, dtype=dtype, quantize=quantize), options)
+        app = build(load(model, device=device, dtype=dtype, quantize=quantize), options, hosts_of(host, names))
         config = uvicorn.Config(
             app,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            limit_concurrency=CONNECTIONS,
+            http=Connection,
+            ws="none",
             server_header=False,
         )
         uvicorn.Server(config).run(sockets=[listener])

@@ -124,6 +124,9 @@ class Worker:
 
     def _answer(self, job: Job) -> None:
         turns, estimate = self._encode(job.request)
+        if job.cancelled.is_set():
+            self.metrics.cancelled.inc()
+            return
         started = False
 
         def start() -> None:
