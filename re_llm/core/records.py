@@ -123,8 +123,9 @@ class Continuation(Dimensional):
 class ReplyRecord(Dimensional):
     """One row of `replies.jsonl`.
 
-    `emotion` is the reference. `predicted_emotion` is the choice of the categorical head, and `valence`, `arousal`,
-    `dominance` are the estimate of the dimensional one. `answer` is the raw answer to the recognition prompt and
+    `emotion` is the reference, and so are `reference_valence`, `reference_arousal`, `reference_dominance`.
+    `predicted_emotion` is the choice of the categorical head, and `valence`, `arousal`, `dominance` are the estimate of
+    the dimensional one. `answer` is the raw answer to the recognition prompt and
     `named_emotion` the emotion read out of it (None when it names none). `source` is a hash of the row that was
     replied to and of its recording.
     """
@@ -135,8 +136,14 @@ class ReplyRecord(Dimensional):
     audio: str | None = None
     corpus: str | None = None
     speaker: str | None = None
+    gender: str | None = None
+    language: str | None = None
+    duration: float | None = Field(default=None, gt=0.0)
     emotion: str | None = None
     label_set: str | None = None
+    reference_valence: float | None = Unit
+    reference_arousal: float | None = Unit
+    reference_dominance: float | None = Unit
     predicted_emotion: str | None = None
     probabilities: dict[str, float] | None = None
     answer: str | None = None
@@ -148,13 +155,17 @@ class ReplyRecord(Dimensional):
     seed: int | None = None
     source: str | None = None
 
+    def dimension(self, name: str) -> tuple[float | None, float | None]:
+        """(estimate, reference) of one of `DIMENSIONS`."""
+        return getattr(self, name), getattr(self, f"reference_{name}")
+
 
 class Score(Record):
-    """One row of `scores.jsonl`: one metric of one reply, or of a whole group (key `*`)."""
+    """One row of `scores.jsonl`: one metric of one reply, or of a whole group (key `*`); without a value: undefined."""
 
     system: str
     metric: str
-    value: float | None
+    value: float | None = None
     corpus: str | None = None
     seed: int | None = None
 

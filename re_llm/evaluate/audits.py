@@ -14,6 +14,7 @@ from re_llm.evaluate.empathy.truncation import truncate
 
 # A template: what is left when the words that most replies do not share are blanked out.
 TEMPLATE_WORDS = 5
+REPEATED_WORDS = 4
 # Words for what causes a feeling, read as the feeling; "isn't" reads as "is not".
 _READ_AS = {
     "n't": " not", "n’t": " not", "frustrating": "frustrated", "infuriating": "angry", "scary": "afraid",  # noqa: RUF001
@@ -42,6 +43,9 @@ class Audit:
         distinct: different replies divided by replies; most_common: the reply given most often, and its fraction.
         openings: different openings (first five words) divided by replies; most_common_opening with its
             fraction.
+        distinct_1, distinct_2: different words, and pairs of them, over all (Li et al. 2016); more replies repeat more,
+            so compare systems on equally many. repetition: mean fraction of a reply's runs of four words that it had
+            before (Welleck et al. 2020), over replies of four words and more.
         named: fraction of the replies (with a reference emotion) that name an emotion; named_right: fraction
             of those that name the reference emotion. None when nothing can be compared.
     """
@@ -55,10 +59,18 @@ class Audit:
     hidden_question: float
     distinct: float
     most_common: tuple[str, float]
+    distinct_1: float
+    distinct_2: float
+    repetition: float
     openings: float
     most_common_opening: tuple[str, float]
     named: float | None
     named_right: float | None
+
+    @property
+    def named_wrong(self) -> float | None:
+        """Fraction of the replies that name an emotion which is not the reference."""
+        return None if self.named is None else self.named * (1 - (self.named_right or 0.0))
 
 
 def named_emotion(response: str) -> str | None:
@@ -81,6 +93,20 @@ def _fraction(flags: Sequence[bool]) -> float:
     return sum(flags) / len(flags)
 
 
+def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
+
+
+def _distinct(replies: Sequence[Sequence[str]], length: int) -> float:
+    runs = [run for words in replies for run in _runs(words, length)]
+    return len(set(runs)) / max(1, len(runs))
+
+
+def _repetition(replies: Sequence[Sequence[str]]) -> float:
+    each = [runs for words in replies if (runs := _runs(words, REPEATED_WORDS))]
+    return fmean(1 - len(set(runs)) / len(runs) for runs in each) if each else 0.0
+
+
 def _most_common(values: Sequence[str]) -> tuple[str, float]:
     value, count = Counter(values).most_common(1)[0]
     return value, count / len(values)
@@ -98,7 +124,8 @@ def audit(responses: Sequence[str], emotions: Sequence[str | None] | None = None
     if not responses or (emotions is not None and len(emotions) != len(responses)):
         raise ValueError(f"{len(responses)} replies and {len(emotions or [])} emotions")
     heads = [truncate(text) for text in responses]
-    openings = [" ".join(tokens(text)[:TEMPLATE_WORDS]) for text in responses]
+    words = [tokens(text) for text in responses]
+    openings = [" ".join(each[:TEMPLATE_WORDS]) for each in words]
     known = [(named_emotion(r), e) for r, e in zip(responses, emotions or [], strict=False) if e]
     named = [(found, emotion) for found, emotion in known if found]
     return Audit(
@@ -113,6 +140,9 @@ def audit(responses: Sequence[str], emotions: Sequence[str | None] | None = None
         ),
         distinct=len(set(responses)) / len(responses),
         most_common=_most_common(responses),
+        distinct_1=_distinct(words, 1),
+        distinct_2=_distinct(words, 2),
+        repetition=_repetition(words),
         openings=len(set(openings)) / len(responses),
         most_common_opening=_most_common(openings),
         named=len(named) / len(known) if known else None,

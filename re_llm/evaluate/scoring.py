@@ -1,32 +1,58 @@
 """`re-llm score`: replies of any system in, scores out; scoring again needs no generating again.
 
 A reply needs `key`, `system`, `text` and `response`. Recognition is scored where a reference `emotion` and an answer
-(`named_emotion`, or the raw `answer`) exist. Rows with key `*` are the group: one system on one corpus with one seed.
+(`named_emotion`, or the raw `answer`) exist; the heads where there are `predicted_emotion` or V/A/D and their
+references. Rows with key `*` are the group: one system on one corpus with one seed.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from re_llm.core.answer_parser import parse_answer
-from re_llm.core.emotions import PROMPT_EMOTIONS, SPELLINGS, canonical, is_label
 from re_llm.core.errors import RellmError
 from re_llm.core.files import file_hash
 from re_llm.core.product import Made, Overwrite, Product, State
-from re_llm.core.records import ReplyRecord, Score, read_numbered, write_records
+from re_llm.core.records import DIMENSIONS, Score, write_records
+from re_llm.evaluate.dimensions import dimension_scores, has_dimensions
 from re_llm.evaluate.empathy.epitome import MECHANISMS, EmpathyScorer
 from re_llm.evaluate.empathy.loading import load_scorer, scorer_hash
 from re_llm.evaluate.empathy.scores import Group, Judgement, judge, make_score
 from re_llm.evaluate.empathy.truncation import choose_truncations
-from re_llm.evaluate.ser import SerResult, label_order, score_recognition
+from re_llm.evaluate.reply_rows import ReplyRow, read_rows
+from re_llm.evaluate.ser import label_order, score_recognition
+from re_llm.evaluate.word_errors import word_error_scores
 
-METRICS = ("ER", "EX", "IP", "SER")
-STAGE = "score 2"  # the number rises when the same replies begin to get other scores
+METRICS = ("ER", "EX", "IP", "SER", "HEAD", "VAD", "WER")
+# Metrics that not all replies allow: what they need, and how to get it.
+NEEDS: dict[str, tuple[Callable[[ReplyRow], bool], str, str]] = {
+    "SER": (
+        lambda row: row.recognizable,
+        "a reference `emotion` and with `named_emotion` or `answer`",
+        "Answer the recognition prompt as well (re-llm respond --recognize)",
+    ),
+    "HEAD": (
+        lambda row: bool(row.emotion and row.predicted),
+        "a reference `emotion` and with `predicted_emotion`",
+        "Answer with a model that has a categorical head",
+    ),
+    "VAD": (
+        lambda row: has_dimensions(row.reply),
+        "`valence`, `arousal` or `dominance` and its reference (`reference_valence`, ...)",
+        "Answer a manifest with V/A/D labels with a model that has a dimensional head",
+    ),
+    "WER": (
+        lambda row: bool(row.reply.text and row.reply.transcript is not None),
+        "`text` and `transcript`",
+        "Answer with a system that transcribes (cascade)",
+    ),
+}
+SHOWN = ("UA", "HEAD_UA", *(f"CCC_{name.upper()}" for name in DIMENSIONS), "WER")  # beside empathy, in the summary
+STAGE = "score 3"  # the number rises when the same replies begin to get other scores
 
 
 @dataclass
@@ -82,63 +108,12 @@ class ScoreReport(Made):
 
 
 def _values(means: dict[str, Any]) -> str:
-    return ", ".join(f"{metric} {means[metric]:.3f}" for metric in (*MECHANISMS, "UA") if metric in means)
-
-
-@dataclass
-class _Row:
-    """A reply with the reference emotion and the named one in canonical spelling. `answered`: there is an answer."""
-
-    reply: ReplyRecord
-    emotion: str | None
-    named: str | None
-    answered: bool
-
-    @property
-    def group(self) -> Group:
-        return self.reply.system, self.reply.corpus, self.reply.seed
-
-    @property
-    def recognizable(self) -> bool:
-        return bool(self.emotion and self.answered)
-
-
-def _read(path: Path) -> list[_Row]:
-    rows: list[_Row] = []
-    lines: dict[tuple[Group, str], int] = {}
-    for number, reply in read_numbered(path, ReplyRecord):
-        emotion = reply.emotion or None
-        if emotion and not is_label(emotion, reply.label_set):
-            emotion = canonical(emotion, where=f"{path}:{number}")
-        row = _Row(reply, emotion, None, reply.answer is not None or reply.named_emotion is not None)
-        first = lines.setdefault((row.group, reply.key), number)
-        if first != number:
-            raise RellmError(
-                f"{path}:{number}: key {reply.key!r} of system {reply.system!r} is in line {first} already",
-                todo="Give every reply of a system its own key, or different seeds",
-            )
-        rows.append(row)
-    if not rows:
-        raise RellmError(f"{path} holds no replies")
-    allowed = label_order({*PROMPT_EMOTIONS, *(row.emotion for row in rows if row.emotion)})
-    for row in rows:
-        row.named = named_emotion(row.reply, allowed)
-    return rows
-
-
-def named_emotion(reply: ReplyRecord, allowed: Sequence[str] = PROMPT_EMOTIONS) -> str | None:
-    """The emotion that a reply's answer names, canonical; None when it names none of `allowed`.
-
-    `named_emotion` counts as given, in whatever spelling; without it the raw `answer` is read.
-    """
-    if reply.named_emotion is not None:
-        name = reply.named_emotion.strip().lower()
-        return name if name in allowed else SPELLINGS.get(name, name)
-    return parse_answer(reply.answer, allowed) if reply.answer else None
+    shown = [metric for metric in (*MECHANISMS, *SHOWN) if means.get(metric) is not None]
+    return ", ".join(f"{metric} {means[metric]:.3f}" for metric in shown)
 
 
 def choose_metrics(
-    metrics: Sequence[str] | None, recognizable: bool, mechanisms: Sequence[str] = MECHANISMS
+    metrics: Sequence[str] | None, rows: Sequence[ReplyRow], mechanisms: Sequence[str] = MECHANISMS
 ) -> tuple[str, ...]:
     """The wanted metrics in canonical order; without a wish all that apply.
 
@@ -146,9 +121,9 @@ def choose_metrics(
         mechanisms: of empathy that the scorer knows.
 
     Raises:
-        RellmError: an unknown metric, one that the scorer was not trained for, or SER without anything to compare.
+        RellmError: an unknown metric, one that the scorer was not trained for, or one without anything to compare.
     """
-    known = tuple(m for m in METRICS if m in mechanisms or (m == "SER" and recognizable))
+    known = tuple(m for m in METRICS if (any(map(NEEDS[m][0], rows)) if m in NEEDS else m in mechanisms))
     if not metrics:
         return known
     wanted = [metric.upper() for metric in metrics]
@@ -157,25 +132,43 @@ def choose_metrics(
             raise RellmError(f"unknown metric {metric!r}", allowed=", ".join(METRICS))
         if metric in MECHANISMS and metric not in mechanisms:
             raise RellmError(f"the scorer was not trained for {metric}", allowed=", ".join(known))
-    if "SER" in wanted and not recognizable:
-        raise RellmError(
-            "SER needs replies with a reference `emotion` and with `named_emotion` or `answer`; there is none",
-            todo="Answer the recognition prompt as well (re-llm respond --recognize), or leave SER out",
-        )
+        if metric not in known:
+            _, needed, todo = NEEDS[metric]
+            raise RellmError(
+                f"{metric} needs replies with {needed}; there is none", todo=f"{todo}, or leave {metric} out"
+            )
     return tuple(metric for metric in METRICS if metric in wanted)
 
 
-def _recognition_scores(group: Group, rows: list[_Row], labels: Sequence[str]) -> tuple[list[Score], SerResult]:
-    """A row with a reference but without an answer is wrong as well, if others of its group have one."""
-    known = [(row, row.emotion) for row in rows if row.emotion]
-    result = score_recognition([emotion for _, emotion in known], [row.named for row, _ in known], labels=labels)
+def _recognition_scores(group: Group, rows: list[ReplyRow], labels: Sequence[str], metric: str) -> list[Score]:
+    """Scores of the named emotions (`SER`), or of the categorical head's (`HEAD`, whose group rows begin so).
+
+    A row with a reference but without an answer is wrong as well, if others of its group have one.
+    """
+    head = metric == "HEAD"
+    known = [(row.reply.key, row.emotion, row.predicted if head else row.named) for row in rows if row.emotion]
+    result = score_recognition([each[1] for each in known], [each[2] for each in known], labels=labels)
     out = [
-        make_score(group, "SER", row.reply.key, {
-            "value": float(row.named == emotion), "reference": emotion, "named": row.named,
-        }) for row, emotion in known
-    ]  # fmt: skip
-    out += [make_score(group, metric, "*", fields) for metric, fields in result.rows()]
-    return out, result
+        make_score(group, metric, key, {"value": float(named == emotion), "reference": emotion, "named": named})
+        for key, emotion, named in known
+    ]
+    return out + [make_score(group, "HEAD_" * head + name, "*", fields) for name, fields in result.rows()]
+
+
+def _other_scores(group: Group, rows: list[ReplyRow], wanted: Sequence[str], labels: Sequence[str]) -> list[Score]:
+    """Scores of one group beside empathy, of the metrics that its replies allow."""
+    scores: list[Score] = []
+    replies = [row.reply for row in rows]
+    for metric in wanted:
+        if metric not in NEEDS or not any(map(NEEDS[metric][0], rows)):
+            continue
+        if metric == "VAD":
+            scores += dimension_scores(group, replies)
+        elif metric == "WER":
+            scores += word_error_scores(group, replies)
+        else:
+            scores += _recognition_scores(group, rows, labels, metric)
+    return scores
 
 
 def score_file(
@@ -192,7 +185,7 @@ def score_file(
     """Scores a `replies.jsonl` and writes `scores.jsonl`, whole or not at all.
 
     Args:
-        metrics: of ER, EX, IP, SER; None for all that the replies allow.
+        metrics: of `METRICS`; None for all that the replies allow.
         scorer: name or folder (`load_scorer`), or a scorer.
         labels: label set of recognition; None for the reference emotions of each corpus in the file.
         truncation: of long replies: `64` (what the original scorer sees), `none`, or `both`; None for the scorer's own.
@@ -246,9 +239,9 @@ def _score(
     progress: bool,
 ) -> ScoreReport:
     began = time.monotonic()
-    rows = _read(replies)
+    rows = read_rows(replies)
     judging = load_scorer(scorer) if isinstance(scorer, str) else scorer
-    wanted = choose_metrics(metrics, any(row.recognizable for row in rows), judging.mechanisms)
+    wanted = choose_metrics(metrics, rows, judging.mechanisms)
     asked = [metric for metric in wanted if metric in MECHANISMS]
     found = Judgement(judging, choose_truncations(judging, truncation))
     report = ScoreReport(out, len(rows), wanted)
@@ -273,12 +266,12 @@ def _score(
             entry |= {metric: mean["value"], "over_64": mean["over_64"]}
             for each, values in (mean["truncations"] or {}).items():
                 entry.setdefault("truncations", {}).setdefault(each, {})[metric] = values["mean"]
-        if "SER" in wanted and any(row.recognizable for row in own):
-            recognized, result = _recognition_scores(group, own, labels or label_order(names[group[1]]))
-            scores += recognized
-            entry["UA"] = result.ua
-            report.unparsable += result.unparsable
-        report.groups.append(entry)
+        others = _other_scores(group, own, wanted, labels or label_order(names[group[1]]))
+        scores += others
+        means = {score.metric: score for score in others if score.key == "*"}
+        if "UNPARSABLE" in means:
+            report.unparsable += (means["UNPARSABLE"].model_extra or {})["number"]
+        report.groups.append(entry | {metric: means[metric].value for metric in SHOWN if metric in means})
     write_records(report.out, scores)
     report.seconds = time.monotonic() - began
     return report

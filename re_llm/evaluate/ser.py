@@ -27,7 +27,8 @@ class SerResult:
     Attributes:
         labels: the label set, C names in the order of the matrix.
         confusion: [C, C + 1] counts, reference by answer; the last column holds answers that name none of the labels.
-        ua, wa, macro_f1: 0..1. Labels without a reference count in none of them.
+        ua, wa, macro_f1: 0..1. weighted_f1: F1 weighed by the references of each label. Labels without a reference
+            count in none of them.
         interval: 95 % bootstrap interval of UA.
         unparsable: answers that name no emotion at all; outside: those that name one that is not in the label set.
     """
@@ -37,6 +38,7 @@ class SerResult:
     ua: float
     wa: float
     macro_f1: float
+    weighted_f1: float
     interval: tuple[float, float]
     unparsable: int
     outside: int
@@ -66,6 +68,7 @@ class SerResult:
             ("UA", self.ua, details),
             ("WA", self.wa, {}),
             ("F1", self.macro_f1, {}),
+            ("WF1", self.weighted_f1, {}),
             ("UNPARSABLE", self.unparsable_fraction, {"number": self.unparsable}),
         ):
             yield metric, {"value": value, "count": self.count, "labels": list(self.labels), **more}
@@ -139,6 +142,7 @@ def score_recognition(
         ua=float(_ua(confusion)),
         wa=float(hits.sum() / len(cells)),
         macro_f1=float(f1[totals > 0].mean()),
+        weighted_f1=float((f1 * totals).sum() / len(cells)),
         interval=(float(low), float(high)),
         unparsable=spoken[True],
         outside=int(confusion[:, -1].sum()) - spoken[True],

@@ -51,9 +51,7 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatCompletion(Completion):
-    """An answer, and the length of the row it answers."""
-
-    prompt_tokens: int
+    """An answer in a conversation; `prompt_tokens` is the length of the row it answers."""
 
 
 def reply(
@@ -88,7 +86,7 @@ def reply(
         on_text=on_text,
         cancelled=cancelled,
     )
-    return ChatCompletion(**vars(completion), prompt_tokens=len(ids))
+    return ChatCompletion(**vars(replace(completion, prompt_tokens=len(ids))))
 
 
 def _refuse_long_text(engine: Engine, turns: Sequence[Turn], system: str) -> None:

@@ -25,7 +25,7 @@ RECOGNITION_PROMPT = "recognize"
 RECOGNITION_TOKENS = 128  # as in the released code; an answer ends by itself long before
 SHARED_EMOTION = "re_llm_shared_emotion"  # model type of an emotion encoder that reads Whisper's layers
 
-STAGE = "respond 1"  # the number rises when the same recordings begin to get other replies
+STAGE = "respond 2"  # the number rises when the same recordings begin to get other replies
 # What a message calls a setting.
 _NAMES = {
     "model": "--model",
@@ -349,6 +349,10 @@ def to_record(row: Utterance, reply: Reply, options: ReplyOptions, source: str |
         audio=row.audio,
         corpus=row.corpus,
         speaker=row.speaker,
+        gender=(row.model_extra or {}).get("gender"),
+        language=row.language,
+        duration=row.duration,
+        **{f"reference_{name}": getattr(row, name) for name in DIMENSIONS},
         emotion=row.emotion,
         label_set=row.label_set,
         answer=reply.answer,

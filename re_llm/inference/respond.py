@@ -166,7 +166,7 @@ def row_sources(rows: Iterable[Utterance], root: Path, *, audio: bool) -> dict[s
             recording = segment_hash(row.audio, row.start, row.duration, root) if audio else ""
         except RellmError as error:  # it will be listed with this reason, and tried again when it is there
             recording = error.what
-        labels = (row.text, row.emotion, row.label_set, row.corpus, row.speaker)
+        labels = (row.text, row.emotion, row.label_set, row.corpus, row.speaker, row.language, row.dimensions())
         found[row.key] = hash_of([recording, *map(str, labels)])[:32]
     return found
 

@@ -17,6 +17,7 @@ class Completion:
         finish_reason: "stop", or "length" when it ended at the token limit.
         refused: why there is no answer to this row (a server's context length, its content filter); else None.
         detail: what the server wrote about that.
+        prompt_tokens: tokens of the row it answers; 0 where a server does not count them.
         model: name of the model that a server gives with its answer, which may be more precise than the one asked for.
     """
 
@@ -26,6 +27,7 @@ class Completion:
     refused: str | None = None
     detail: str | None = None
     model: str | None = None
+    prompt_tokens: int = 0
 
 
 class TextLlm(Protocol):

@@ -286,7 +286,8 @@ def read_answer(raw: bytes) -> Completion:
         document = json.loads(raw)
         choice = document["choices"][0]
         text, reason = choice["message"].get("content") or "", choice["finish_reason"]
-        used = (document.get("usage") or {}).get("completion_tokens") or 0
+        usage = document.get("usage") or {}
+        used, asked = (usage.get(name) or 0 for name in ("completion_tokens", "prompt_tokens"))
         if not isinstance(text, str):
             raise TypeError("the content is no text")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
@@ -303,6 +304,7 @@ def read_answer(raw: bytes) -> Completion:
         used if isinstance(used, int) else 0,
         "length" if reason == "length" else "stop",
         model=model if isinstance(model, str) and model else None,
+        prompt_tokens=asked if isinstance(asked, int) else 0,
     )
 
 

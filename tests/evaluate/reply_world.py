@@ -42,8 +42,9 @@ class Keywords:
 def reply(system: str, key: str, emotion: str, *, hears: bool, **more: object) -> ReplyRecord:
     """A reply; the answer to the recognition prompt is right when the system hears, else `neutral`."""
     answer = f"The emotion is {emotion}." if hears else "It sounds neutral."
-    fields = {"text": SENTENCES[0], "answer": answer, "corpus": "esd", **more}
-    return ReplyRecord(key=key, system=system, response=HEARD[emotion] if hears else DEAF, emotion=emotion, **fields)
+    response = HEARD[emotion] if hears else DEAF
+    fields = {"text": SENTENCES[0], "answer": answer, "corpus": "esd", "response": response, **more}
+    return ReplyRecord(key=key, system=system, emotion=emotion, **fields)
 
 
 def write_replies(path: Path, system: str, *, fraction: float, corpus: str = "esd", seed: int | None = None) -> Path:

@@ -69,6 +69,21 @@ def test_systems_that_were_not_asked_have_no_recognition(tmp_path: Path):
     assert [row.system for row in groups(got, "UA")] == ["re-llm"]
 
 
+def test_the_head_is_scored_beside_the_named_emotion(tmp_path: Path):
+    rows = [
+        reply("s", "1", "sad", hears=True, predicted_emotion="sad"),
+        reply("s", "2", "sad", hears=True, predicted_emotion="Joyful"),
+        reply("s", "3", "happy", hears=False, predicted_emotion="happiness"),
+    ]
+    write_records(tmp_path / "r.jsonl", rows)
+    got, report = scored(tmp_path / "r.jsonl")
+    assert {row.key: row.value for row in got if row.metric == "HEAD" and row.key != "*"} == {"1": 1, "2": 0, "3": 1}
+    head, named = groups(got, "HEAD_UA")[0], groups(got, "UA")[0]
+    assert (head.value, named.value) == (0.75, 0.5)
+    assert head.model_extra["confusion"] == [[1, 0, 0], [1, 1, 0]]
+    assert "UA 0.500, HEAD_UA 0.750" in report.summary()
+
+
 def test_empty_replies_and_lost_texts_are_counted(tmp_path: Path):
     write_records(
         tmp_path / "r.jsonl",

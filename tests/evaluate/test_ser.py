@@ -25,6 +25,7 @@ def test_agrees_with_scikit_learn():
     assert got.ua == pytest.approx(balanced_accuracy_score(truth, said))
     assert got.wa == pytest.approx(np.mean(np.array(truth) == np.array(said)))
     assert got.macro_f1 == pytest.approx(f1_score(truth, said, average="macro"))
+    assert got.weighted_f1 == pytest.approx(f1_score(truth, said, average="weighted"))
     assert got.labels == ("neutral", "happy", "angry", "sad")
     assert got.count == len(truth)
 

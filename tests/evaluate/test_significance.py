@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
-from re_llm.evaluate.significance import enough_resamples, holm, ua_difference, wilcoxon
+from re_llm.evaluate.significance import enough_resamples, holm, speaker_interval, ua_difference, wilcoxon
 
 LABELS = ["happy", "sad"]
 
@@ -160,3 +160,29 @@ def test_holm():
     assert holm([]) == []
     # statsmodels.stats.multitest.multipletests(..., method="holm"), by hand: 4 x .005, 3 x .01, then the maximum.
     assert holm([0.04, 0.005, 0.03, 0.01]) == pytest.approx([0.06, 0.02, 0.06, 0.03])
+
+
+def test_interval_over_speakers_by_hand():
+    """Two speakers: of four equally likely draws one takes the first twice, one the second twice, two both."""
+    got = speaker_interval([1, 1, 0, 0, 0, 0], ["a", "a", "b", "b", "b", "b"])
+    assert (got.interval, got.speakers) == ((0.0, 1.0), 2)
+    assert speaker_interval([1, 0], ["a", "a"]) is None
+    # Recalls: of `sad` 1 and 0, of `happy` 0: a draw without `happy` leaves it out.
+    ua = speaker_interval([1, 0, 0], ["a", "b", "b"], ["sad", "sad", "happy"])
+    assert ua.interval == (0.0, 1.0)
+    with pytest.raises(ValueError, match="3 differences of 2 speakers"):
+        speaker_interval([1, 0, 0], ["a", "b"])
+
+
+def test_speakers_that_differ_make_the_interval_wider():
+    draw = np.random.default_rng(1)
+    speakers = np.repeat([f"s{n}" for n in range(10)], 50)
+    of_speaker = draw.normal(scale=0.5, size=10).repeat(50)
+    alike, unlike = draw.normal(size=500), of_speaker + draw.normal(size=500)
+    widths = []
+    for values in (alike, unlike):
+        low, high = speaker_interval(values.tolist(), speakers.tolist()).interval
+        widths.append(high - low)
+        assert low < values.mean() < high
+    of_utterances = 2 * 1.96 * unlike.std() / 500**0.5
+    assert widths[1] > 2 * of_utterances and widths[0] < 1.5 * of_utterances

@@ -36,10 +36,10 @@ MAX_CELL = 2**20
 WEAKNESSES = (
     "EX is close to a question-mark detector: on EPITOME's Reddit pairs the rule `a question mark -> level 2` is right "
     "in 87.5 % of the pairs.",
-    "ER does not ask whether the emotion that a reply names is the right one; the audit `named emotion right` does.",
+    "ER does not ask whether the emotion that a reply names is the right one; the audit `ER, 0 where wrong` does.",
     "The original RoBERTa scorer truncates texts at 64 tokens: a question at the end of a longer reply is never seen. "
     "The shipped small scorer sees the whole reply; `re-llm score --truncation both` gives both scores side by side; "
-    "the audits `over 64` and `Ex by truncation` say how much truncation changes.",
+    "the audits `over 64`, `Ex at 64` and `Ex whole` say how much truncation changes.",
     "All EPITOME scorers learned from English posts on mental health, not from spoken dialogue; levels are for "
     "comparing systems on the same items, not for grading one reply.",
 )

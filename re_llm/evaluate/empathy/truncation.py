@@ -16,13 +16,13 @@ from re_llm.evaluate.empathy.epitome import Empathy, EmpathyScorer
 AT_64, WHOLE, BOTH = "64", "none", "both"
 TRUNCATIONS = (AT_64, WHOLE, BOTH)
 TOKENS = 64  # of the authors' recipe, special tokens included
-SCORER_WORDS = 48  # that 64 tokens hold: a RoBERTa token is about 0.75 words
-_HEAD = re.compile(rf"\s*(?:\S+\s+){{{SCORER_WORDS - 1}}}\S+(?=\s+\S)")
+WORDS_OF_A_TOKEN = 0.75  # of RoBERTa, about
 
 
-def truncate(text: str) -> str:
-    """The first words of a text, about as many as 64 tokens hold; spacing is kept."""
-    head = _HEAD.match(text)
+def truncate(text: str, tokens: int = TOKENS) -> str:
+    """The first words of a text, about as many as `tokens` hold; spacing is kept."""
+    words = int(tokens * WORDS_OF_A_TOKEN)
+    head = re.match(rf"\s*(?:\S+\s+){{{words - 1}}}\S+(?=\s+\S)", text)
     return head.group() if head else text
 
 
