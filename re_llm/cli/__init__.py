@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from re_llm.cli import corpora, mini, parts, scores, small, stages, use
+from re_llm.cli import corpora, judging, mini, parts, reports, scores, small, stages, use
 from re_llm.cli.common import Command, CommandGroup, prepare_environment
 from re_llm.core.version import __version__
 
 _ORDER = (
     "demo", "doctor", "respond", "recognize", "chat", "serve", "parts",
-    "prepare", "continue", "train", "score", "report", "reproduce",
+    "prepare", "continue", "train", "score", "judge", "report", "reproduce",
 )  # fmt: skip
 
 
@@ -55,8 +55,8 @@ def _options(
 _USE, _STAGES, _MORE = "Use a model", "From corpora to a report", "More"
 for _panel, _functions in (
     (_USE, (use.demo, use.doctor, use.respond, use.recognize, use.chat, use.serve)),
-    (_STAGES, (stages.continue_, stages.train, stages.report, stages.reproduce)),
-    (_MORE, (stages.continue_merge, stages.convert)),
+    (_STAGES, (stages.continue_, stages.train, reports.report, stages.reproduce)),
+    (_MORE, (reports.calibrate, reports.conflict, stages.continue_merge, stages.convert)),
 ):
     for _function in _functions:
         _name = _function.__name__.rstrip("_").replace("_", "-")
@@ -64,6 +64,7 @@ for _panel, _functions in (
 app.add_typer(parts.app, name="parts", rich_help_panel=_USE)
 app.add_typer(corpora.app, name="prepare", rich_help_panel=_STAGES)
 app.add_typer(scores.app, name="score", rich_help_panel=_STAGES)
+app.add_typer(judging.app, name="judge", rich_help_panel=_STAGES)
 app.add_typer(mini.app, name="mini", rich_help_panel=_MORE)
 app.add_typer(small.app, name="small", rich_help_panel=_MORE)
 

@@ -22,7 +22,6 @@ from re_llm.cli.common import (
     more_loading,
     more_records,
     overwriting,
-    print_json,
     print_report,
 )
 from re_llm.cluster.engines import Where
@@ -261,41 +260,6 @@ def _start(recipe: Recipe, stage: StageOptions, start: str | None) -> str | None
     if begin in recipe.stages:
         raise RellmError(f"this stage starts from the stage {begin!r}", todo="Give its checkpoint: --start FOLDER")
     return None if begin == "components" else begin
-
-
-def report(
-    scores: Annotated[list[Path], typer.Argument(help="scores.jsonl of one or more systems.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")],
-    replies: Annotated[
-        list[Path],
-        typer.Option("--replies", help="The replies that were scored: audits and examples; may be repeated."),
-    ] = [],
-    baseline: Annotated[str | None, typer.Option(help="System that the others are tested against.")] = None,
-    common: Annotated[
-        bool, typer.Option("--common", help="Compare systems on their common items, where they have different ones.")
-    ] = False,
-    title: Annotated[str, typer.Option(help="Title of the report.")] = "Report",
-    overwrite: OverwriteFlag = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Write tables, significance tests and a case study.
-
-    Example:
-
-        re-llm report scores.jsonl --replies replies.jsonl --out report --baseline blsp-emo-ft
-    """
-    from re_llm.core.provenance import provenance
-    from re_llm.report.write import write_report
-
-    made = provenance(inputs=[*scores, *replies])
-    report = write_report(
-        scores, replies, out, baseline=baseline, common=common, title=title, provenance=made,
-        overwrite=overwriting(overwrite),
-    )  # fmt: skip
-    if as_json:
-        print_json({"report": report.page, "skipped": report.skipped})
-    else:
-        typer.echo(f"report: {report.page}")
 
 
 def reproduce(

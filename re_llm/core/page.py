@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from re_llm.core.files import disk_error, write_text
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5b6675; --line: #dfe4ea; --paper: #ffffff; --tint: #f5f7fa;
@@ -30,20 +33,26 @@ nav { color: var(--soft); font-size: .9rem; }
 nav a { color: var(--accent); text-decoration: none; margin-right: 1rem; white-space: nowrap; }
 code { font-size: .88em; background: var(--tint); padding: .1em .3em; border-radius: 4px; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: .8rem 0 1.2rem; border: 1px solid var(--line); border-radius: 8px; }
-table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .42rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+table { border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .42rem .45rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { white-space: normal; vertical-align: bottom; }
 th { background: var(--tint); font-weight: 600; color: var(--soft); }
 tr:last-child td { border-bottom: 0; }
 tbody tr:hover { background: var(--tint); }
 th.text, td.text { text-align: left; white-space: normal; }
 td.best { background: var(--best); font-weight: 650; }
-td small { display: block; color: var(--soft); font-size: .8em; font-weight: 400; }
+td small { display: block; color: var(--soft); font-size: .78em; font-weight: 400; }
+mark { color: inherit; background: none; padding: 0 .1em; }
+mark.er, mark.both { background: var(--best); border-radius: 3px; }
+mark.ex, mark.both { border-bottom: 2px solid var(--accent); }
 aside { border-left: 4px solid var(--accent); background: var(--tint); padding: .6rem 1rem; border-radius: 0 8px 8px 0;
   margin: 1rem 0; max-width: 52rem; }
 aside p { margin: .3rem 0; }
 figure { margin: 1rem 0; }
 img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 8px;
   padding: .5rem; }
+@media (max-width: 40rem) { body { padding: 1.2rem .7rem 3rem; font-size: 15px; } h1 { font-size: 1.5rem; }
+  th, td { padding: .3rem .4rem; } td.text { min-width: 7rem; } figure { overflow-x: auto; } }
 @media print { body { max-width: none; } .scroll { overflow: visible; border: 0; } nav { display: none; } }
 """.strip()
 
@@ -72,24 +81,71 @@ def to_markdown(text: str) -> str:
     return _MARKDOWN_SIGNS.sub(r"\\\1", text) if isinstance(text, Quoted) else text
 
 
+_LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "—": "---",
+})  # fmt: skip
+
+
+def to_latex(text: str) -> str:
+    """Text whose signs mean themselves; markup of the page's author is dropped."""
+    plain = text if isinstance(text, Quoted) else _MARKUP.sub(lambda match: match[1] or match[2], text)
+    return plain.translate(_LATEX)
+
+
 @dataclass(frozen=True)
 class Value:
-    """A table cell: a text, a smaller one beneath it, and whether it is the best of its column."""
+    """A table cell: a text, a smaller one beneath it (a line for each part behind `; `), whether it is the best."""
 
     text: str
     note: str = ""
     best: bool = False
 
     def html(self) -> str:
-        return to_html(self.text) + (f"<small>{to_html(self.note)}</small>" if self.note else "")
+        kind = type(self.note)
+        notes = "".join(f"<small>{to_html(kind(each))}</small>" for each in self.note.split("; ") if each)
+        return to_html(self.text) + notes
 
     def markdown(self) -> str:
         text = to_markdown(self.text)
         return (f"**{text}**" if self.best else text) + (f" {to_markdown(self.note)}" if self.note else "")
 
+    def latex(self) -> str:
+        text = to_latex(self.text)
+        note = rf" {{\scriptsize {to_latex(self.note)}}}" if self.note else ""
+        return (rf"\textbf{{{text}}}" if self.best else text) + note
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A table cell with text of others, some passages of it marked: (text, name of the mark or nothing)."""
+
+    pieces: Sequence[tuple[str, str]]
+    best = False
+
+    def html(self) -> str:
+        return "".join(
+            f'<mark class="{name}">{html.escape(text)}</mark>' if name else html.escape(text)
+            for text, name in self.pieces
+        )
+
+    def markdown(self) -> str:
+        """Marks are bold; blanks at their ends stand outside."""
+        found = []
+        for text, name in self.pieces:
+            plain, inner = to_markdown(quote(text)), text.strip()
+            ends = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+            found.append(f"{ends[0]}**{plain}**{ends[1]}" if name and inner else to_markdown(Quoted(text)))
+        return "".join(found)
+
+    def latex(self) -> str:
+        pieces = ((to_latex(Quoted(text)), name) for text, name in self.pieces)
+        return "".join(rf"\emph{{{text}}}" if name else text for text, name in pieces)
+
 
 NONE = Value("—")
-Cells = list[Value | str]  # one row of a table
+Cell = Value | Marked | str
+Cells = list[Cell]  # one row of a table
 
 
 def percent(fraction: float | None) -> str:
@@ -144,12 +200,12 @@ class Table:
     """`text_columns`: how many columns from the left, and which others, hold text and not numbers."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[Value | str]]
+    rows: Sequence[Sequence[Cell]]
     text_columns: Sequence[int] = (0,)
 
-    def _cells(self, row: Sequence[Value | str]) -> list[Value]:
+    def _cells(self, row: Sequence[Cell]) -> list[Value | Marked]:
         assert len(row) == len(self.header), f"{len(row)} cells under {len(self.header)} headings"
-        return [cell if isinstance(cell, Value) else Value(cell) for cell in row]
+        return [Value(cell) if isinstance(cell, str) else cell for cell in row]
 
     def html(self) -> str:
         kinds = ["text" if i in self.text_columns else "" for i in range(len(self.header))]
@@ -159,6 +215,15 @@ class Table:
             cells = zip(kinds, self._cells(row), strict=True)
             body += "<tr>" + "".join(f'<td class="{k}{" best" * c.best}">{c.html()}</td>' for k, c in cells) + "</tr>\n"
         return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
+
+    def latex(self) -> str:
+        """A `tabular` in the style of booktabs."""
+        columns = "".join("l" if i in self.text_columns else "r" for i in range(len(self.header)))
+        lines = [" & ".join(to_latex(h) for h in self.header)]
+        lines += [" & ".join(cell.latex() for cell in self._cells(row)) for row in self.rows]
+        head, *body = (line + r" \\" for line in lines)
+        inner = "\n".join([r"\toprule", head, r"\midrule", *body, r"\bottomrule"])
+        return rf"\begin{{tabular}}{{{columns}}}" + f"\n{inner}\n" + r"\end{tabular}"
 
     def markdown(self) -> str:
         marks = ["---" if i in self.text_columns else "--:" for i in range(len(self.header))]
@@ -206,7 +271,7 @@ def markdown_page(blocks: Sequence[Block]) -> str:
 
 def html_page(title: str, blocks: Sequence[Block]) -> str:
     """One file without scripts and without anything to fetch."""
-    links = "".join(
+    links = " ".join(
         f'<a href="#{b.anchor}">{to_html(b.text)}</a>' for b in blocks if isinstance(b, Heading) and b.level == 2
     )
     body = [block.html() for block in blocks]
@@ -217,3 +282,27 @@ def html_page(title: str, blocks: Sequence[Block]) -> str:
         + "\n".join([body[0], f"<nav>{links}</nav>", *body[1:]])
         + "\n</body>\n</html>\n"
     )
+
+
+def write_page(out: Path, title: str, numbers: object, blocks: Callable[[], Sequence[Block]] | None) -> None:
+    """Writes `results.json` into a folder, and with blocks `report.md`, `report.html` and the tables in `tables.tex`.
+
+    Args:
+        blocks: called when the folder and its `figures` are there.
+
+    Raises:
+        RellmError: the files cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "results.json", json.dumps(numbers, indent=1) + "\n")
+        if blocks is None:
+            return
+        (out / "figures").mkdir(exist_ok=True)
+        made = blocks()
+        tables = [block.latex() for block in made if isinstance(block, Table)]
+        write_text(out / "tables.tex", "\n\n".join(["% \\usepackage{booktabs}", *tables]) + "\n")
+        write_text(out / "report.md", markdown_page(made))
+        write_text(out / "report.html", html_page(title, made))
+    except OSError as error:
+        raise disk_error(out, error) from error

@@ -333,6 +333,7 @@ def _report(run: Run, result: ReproduceReport) -> None:
         replies,
         run.out / "report",
         baseline=run.recipe.baseline,
+        training=[run.manifest(name) for name in run.recipe.corpora],
         title=run.recipe.title + (SMALL_SCORER if run.recipe.scorer == "small" else ""),
         provenance={**made, "recipe": run.recipe.name, "seconds": result.seconds},
         overwrite=Overwrite.OUTDATED,

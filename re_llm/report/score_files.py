@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Score, read_numbered
+from re_llm.evaluate import dimensions, word_errors
 from re_llm.evaluate.empathy.epitome import MECHANISMS
 from re_llm.evaluate.ser import score_recognition
 from re_llm.report.tables import GROUP_KEY, NO_CORPUS, ScoreTable
 
 NAMED_ITEMS = 5
+Details = Sequence[Mapping[str, Any]]
+
+
+def _recognition(prefix: str, details: Details) -> Iterator[tuple[str, dict[str, Any]]]:
+    result = score_recognition([each["reference"] for each in details], [each.get("named") for each in details])
+    return ((prefix + name, fields) for name, fields in result.rows())
+
+
+# What makes the rows of a group from the details of its items, for metrics whose mean over items says nothing.
+GROUP_ROWS: dict[str, Callable[[Details], Iterable[tuple[str, dict[str, Any]]]]] = {
+    "SER": partial(_recognition, ""),
+    "HEAD": partial(_recognition, "HEAD_"),
+    "VAD": lambda details: dimensions.group_fields(each["pairs"] for each in details),
+    "WER": lambda details: [
+        ("WER", word_errors.group_fields([each["edits"] for each in details], [each["words"] for each in details]))
+    ],
+}
 
 
 def read_scores(paths: Sequence[Path], *, common: bool = False) -> ScoreTable:
@@ -34,7 +54,7 @@ def read_scores(paths: Sequence[Path], *, common: bool = False) -> ScoreTable:
             "the scores files hold no scores", todo="Score replies first: re-llm score REPLIES --out SCORES"
         )
     for corpus in table.corpora:
-        for metric in (*MECHANISMS, "SER"):
+        for metric in (*MECHANISMS, *GROUP_ROWS):
             _check_items(table, corpus, metric, common)
     return table
 
@@ -55,15 +75,18 @@ def _add(table: ScoreTable, row: Score, references: dict[tuple[str, str], str], 
     elif row.value is not None:
         table.items.setdefault((row.system, corpus, row.metric), {})[row.key, row.seed] = row.value
         extra = row.model_extra or {}
-        if row.metric == "SER" and "reference" in extra:
+        if row.metric in GROUP_ROWS:
+            table.details.setdefault((row.system, corpus, row.metric), {})[row.key, row.seed] = extra
+        if extra.get("rationale"):
+            spans = [(first, last) for first, last in extra["rationale"]]
+            table.rationales.setdefault((row.system, corpus, row.metric), {})[row.key, row.seed] = spans
+        if "reference" in extra:
             first = references.setdefault((corpus, row.key), extra["reference"])
             if first != extra["reference"]:
                 raise RellmError(
                     f"{where}: the reference emotion of {row.key!r} is {extra['reference']}, elsewhere {first}",
                     todo="Answer the same manifest with every system",
                 )
-            answers = table.answers.setdefault((row.system, corpus), {})
-            answers[row.key, row.seed] = (extra["reference"], extra.get("named"))
 
 
 def _check_items(table: ScoreTable, corpus: str, metric: str, common: bool) -> None:
@@ -94,17 +117,15 @@ def _check_items(table: ScoreTable, corpus: str, metric: str, common: bool) -> N
 
 
 def _reduce(table: ScoreTable, system: str, corpus: str, metric: str, keys: set[str]) -> None:
-    """Leaves the scores of other items out, and scores recognition again on those that stay."""
+    """Leaves the scores of other items out, and makes the rows of the group again from those that stay."""
     values = table.items.get((system, corpus, metric), {})
     table.items[system, corpus, metric] = {item: value for item, value in values.items() if item[0] in keys}
-    if metric != "SER":
+    if metric not in GROUP_ROWS:
         return
-    answers = {item: each for item, each in table.answers.get((system, corpus), {}).items() if item[0] in keys}
-    table.answers[system, corpus] = answers
-    for seed in {seed for _, seed in answers}:
-        rows = [each for (_, own), each in answers.items() if own == seed]
-        result = score_recognition([reference for reference, _ in rows], [named for _, named in rows])
-        for name, fields in result.rows():
+    details = {item: each for item, each in table.details.get((system, corpus, metric), {}).items() if item[0] in keys}
+    table.details[system, corpus, metric] = details
+    for seed in {seed for _, seed in details}:
+        for name, fields in GROUP_ROWS[metric]([each for (_, own), each in details.items() if own == seed]):
             table.groups[system, corpus, seed, name] = Score(
                 key=GROUP_KEY, system=system, metric=name, corpus=corpus, seed=seed, **fields
             )

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from re_llm.core.page import NONE, Block, Cells, Heading, Paragraph, Plot, Table, percent, quote
+from re_llm.core.page import NONE, Block, Cells, Heading, Paragraph, Plot, Table, Value, percent, quote
+from re_llm.core.records import DIMENSIONS
 from re_llm.evaluate.empathy.epitome import LEVELS, MECHANISMS
 from re_llm.evaluate.empathy.truncation import AT_64, WHOLE
-from re_llm.report.plots import Counts, confusion_plot, level_plot
+from re_llm.report.plots import Counts, Points, confusion_plot, level_plot, plane_plot
 from re_llm.report.tables import METRIC_TITLES, ScoreTable, corpus_title, show_cell, system_title
 
 
-def _figure(out: Path, kind: str, corpus: str) -> tuple[Path, str]:
+def figure_place(out: Path, kind: str, corpus: str) -> tuple[Path, str]:
     """File of a plot, and its place relative to the page: readable, and different for corpora of any names."""
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in corpus).strip("-")[:40]
     slug = plain if plain == corpus else f"{plain}-{zlib.crc32(corpus.encode()):08x}"
@@ -38,18 +39,20 @@ def _confusions(table: ScoreTable, corpus: str) -> tuple[dict[str, Counts], list
 
 
 def recognition_blocks(table: ScoreTable, out: Path) -> list[Block]:
-    """UA, WA, F1 and unparsable answers; a confusion plot for each corpus."""
+    """UA, WA, F1 and unparsable answers, UA of the categorical head; a confusion plot for each corpus."""
     rows: list[Cells] = []
     for corpus, system in table.groups_present:
-        ua = table.cell(system, corpus, "UA")
-        if ua is None:
+        ua, head = (table.cell(system, corpus, metric) for metric in ("UA", "HEAD_UA"))
+        first = ua or head
+        if first is None:
             continue
-        wa, f1, unparsable = (table.cell(system, corpus, metric) for metric in ("WA", "F1", "UNPARSABLE"))
+        *means, unparsable = (table.cell(system, corpus, metric) for metric in ("WA", "F1", "WF1", "UNPARSABLE"))
         number = sum(extra.get("number", 0) for extra in table.extras(system, corpus, "UNPARSABLE"))
         rows.append([
-            quote(corpus_title(corpus)), quote(system_title(system)), str(ua.items), show_cell(ua),
-            *(f"{cell.mean:.3f}" if cell else NONE for cell in (wa, f1)),
+            quote(corpus_title(corpus)), quote(system_title(system)), str(first.items), show_cell(ua) if ua else NONE,
+            *(f"{cell.mean:.3f}" if cell else NONE for cell in means),
             f"{number} ({percent(unparsable.mean)})" if unparsable else NONE,
+            show_cell(head) if head else NONE,
         ])  # fmt: skip
     if not rows:
         return []
@@ -58,11 +61,103 @@ def recognition_blocks(table: ScoreTable, out: Path) -> list[Block]:
         matrices, labels = _confusions(table, corpus)
         if matrices:
             alt = f"{corpus_title(corpus)}: emotion named, by reference emotion (% of the reference)"
-            path, relative = _figure(out, "confusion", corpus)
+            path, relative = figure_place(out, "confusion", corpus)
             plots.append(Plot(confusion_plot(path, matrices, labels, alt), relative, alt))
-    header = ["corpus", "system", "answers", "UA", "WA", "macro-F1", "name no emotion"]
-    note = "An answer that names no emotion is wrong and stays in every count; in the plots it is the column `none`."
+    header = ["corpus", "system", "answers", "UA", "WA", "macro-F1", "weighted F1", "name no emotion", "UA of the head"]
+    note = (
+        "An answer that names no emotion is wrong and stays in every count; in the plots it is the column `none`. "
+        "UA of the head: of the likeliest class of the categorical head, without the LLM."
+    )
     return [Heading(2, "Recognition"), Table(header, rows, (0, 1)), Paragraph(note), *plots]
+
+
+def _planes(table: ScoreTable, corpus: str) -> tuple[dict[str, Points], Points]:
+    """(valence, arousal) by reference emotion: estimates of every system, and the references."""
+    estimates: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    references: dict[str, dict[str, tuple[float, float]]] = {}
+    for system in table.systems:
+        emotions = table.references(system, corpus)
+        for (key, _), details in table.details.get((system, corpus, "VAD"), {}).items():
+            pairs = details["pairs"]
+            if "valence" in pairs and "arousal" in pairs:
+                emotion = emotions.get(key, "all")
+                estimate, reference = zip(pairs["valence"], pairs["arousal"], strict=True)
+                estimates.setdefault(system_title(system), {}).setdefault(emotion, []).append(estimate)
+                references.setdefault(emotion, {})[key] = reference
+    return dict(estimates), {emotion: list(points.values()) for emotion, points in references.items()}
+
+
+def dimension_blocks(table: ScoreTable, out: Path) -> list[Block]:
+    """Valence, arousal and dominance against their references; a plot of the plane for each corpus."""
+    metrics = [f"{kind}_{name.upper()}" for kind in ("CCC", "RMSE") for name in DIMENSIONS]
+    rows: list[Cells] = []
+    for corpus, system in table.groups_present:
+        cells = [table.cell(system, corpus, metric) for metric in metrics]
+        if any(cells):
+            shown = [show_cell(cell) if cell else NONE for cell in cells]
+            rows.append([quote(corpus_title(corpus)), quote(system_title(system)), *shown])
+    if not rows:
+        return []
+    note = (
+        "CCC: Lin's concordance correlation coefficient with its 95 % bootstrap interval over utterances; RMSE on the "
+        "scale of 0 to 1. Estimates are those of the dimensional head."
+    )
+    header = ["corpus", "system", *(METRIC_TITLES[metric] for metric in metrics)]
+    plots: list[Block] = []
+    for corpus in table.corpora:
+        estimates, references = _planes(table, corpus)
+        if estimates:
+            alt = f"{corpus_title(corpus)}: valence and arousal by reference emotion; large marks are means"
+            path, relative = figure_place(out, "plane", corpus)
+            plots.append(Plot(plane_plot(path, estimates, references, alt), relative, alt))
+    return [Heading(2, "Valence, arousal, dominance"), Table(header, rows, (0, 1)), Paragraph(note), *plots]
+
+
+def transcript_blocks(table: ScoreTable) -> list[Block]:
+    """Word error rate of the systems that answer their own transcript."""
+    rows: list[Cells] = []
+    for corpus, system in table.groups_present:
+        if cell := table.cell(system, corpus, "WER"):
+            shown = show_cell(cell)
+            rows.append([quote(corpus_title(corpus)), quote(system_title(system)), str(cell.items), shown])
+    if not rows:
+        return []
+    note = "Edits over the words of the reference; lower case, punctuation left out; 95 % bootstrap interval."
+    header = ["corpus", "system", "transcripts", "word error rate"]
+    return [Heading(2, "Transcripts"), Table(header, rows, (0, 1)), Paragraph(note)]
+
+
+def judge_blocks(table: ScoreTable) -> list[Block]:
+    """What a judge LLM says of the replies: scores, comparisons with another system, and where it failed."""
+    scored: list[Cells] = []
+    pairs: list[Cells] = []
+    for corpus, system in table.groups_present:
+        names = [quote(corpus_title(corpus)), quote(system_title(system))]
+        for metric in ("JUDGE_QUALITY", "JUDGE_EMPATHY", "JUDGE_PAIRWISE"):
+            for row in table.groups_of(system, corpus, metric):
+                extra = row.model_extra or {}
+                value = NONE if row.value is None else Value(f"{row.value:.3f}", f"of {extra['count']}")
+                failed = [str(extra["refused"]), str(extra["unparsable"]), quote(extra["judge"])]
+                if metric == "JUDGE_PAIRWISE":
+                    counts = [str(extra[name]) for name in ("wins", "ties", "losses", "place_decided")]
+                    pairs.append([*names, quote(system_title(extra["against"])), value, *counts, *failed])
+                else:
+                    scored.append([*names, METRIC_TITLES[metric].removeprefix("judged "), value, *failed])
+    if not scored and not pairs:
+        return []
+    blocks: list[Block] = [Heading(2, "A judge LLM")]
+    if scored:
+        header = ["corpus", "system", "criterion", "mean, 0 to 10", "refused", "unparsable", "judge"]
+        blocks.append(Table(header, scored, (0, 1, 2, 6)))
+    if pairs:
+        header = ["corpus", "system", "against", "wins + ties / 2", "won", "tied", "lost", "tied by place", "refused",
+                  "unparsable", "judge"]  # fmt: skip
+        blocks.append(Table(header, pairs, (0, 1, 2, 10)))
+    note = (
+        "Prompts of the BLSP-Emo paper. A comparison is asked in both orders and won only in both; tied by place: the "
+        "judge took the same place both times. Refusals and answers without a readable score are left out of the means."
+    )
+    return [*blocks, Paragraph(note)]
 
 
 def level_blocks(table: ScoreTable, out: Path) -> list[Block]:
@@ -77,7 +172,7 @@ def level_blocks(table: ScoreTable, out: Path) -> list[Block]:
                     fractions.setdefault(metric, {})[system_title(system)] = each
         if fractions:
             alt = f"{corpus_title(corpus)}: share of the replies at each level"
-            path, relative = _figure(out, "levels", corpus)
+            path, relative = figure_place(out, "levels", corpus)
             plots.append(Plot(level_plot(path, fractions, alt), relative, alt))
     return [Heading(2, "Levels behind the means"), *plots] if plots else []
 

@@ -12,13 +12,15 @@ from typing import Any
 
 from re_llm.core.errors import RellmError
 from re_llm.core.page import Value
-from re_llm.core.records import Score
+from re_llm.core.records import DIMENSIONS, Score
 from re_llm.evaluate.empathy.epitome import MECHANISMS
 from re_llm.evaluate.significance import (
+    SpeakerInterval,
     UaDifference,
     WilcoxonResult,
     enough_resamples,
     holm,
+    speaker_interval,
     ua_difference,
     wilcoxon,
 )
@@ -41,9 +43,20 @@ METRIC_TITLES = {
     "UA": "UA",
     "WA": "WA",
     "F1": "macro-F1",
+    "WF1": "weighted F1",
     "UNPARSABLE": "unparsable",
+    "HEAD_UA": "UA of the head",
+    "HEAD_WA": "WA of the head",
+    "HEAD_F1": "macro-F1 of the head",
+    "HEAD_WF1": "weighted F1 of the head",
+    **{f"{kind}_{name.upper()}": f"{kind} {name}" for name in DIMENSIONS for kind in ("CCC", "RMSE")},
+    "WER": "word error rate",
+    "JUDGE_QUALITY": "judged quality",
+    "JUDGE_EMPATHY": "judged empathy",
+    "JUDGE_PAIRWISE": "judged wins",
 }
 CORPORA = {"iemocap": "IEMOCAP", "esd": "ESD", "msp_podcast": "MSP-Podcast"}
+TABLE_I = ("ER", "EX", "UA")
 NO_CORPUS = "replies"
 GROUP_KEY = "*"
 
@@ -109,7 +122,8 @@ def show_cell(cell: Cell, *, best: bool = False, test: str = "") -> Value:
 class Gain:
     """A system against the baseline on one corpus and metric, paired by item.
 
-    `holm_p` holds for all gains together; None where there are too few pairs to decide anything.
+    `holm_p` holds for all gains together; None where there are too few pairs to decide anything. `by_speaker`: interval
+    over speakers; None where they are not known for every item, or there is one alone.
     """
 
     system: str
@@ -118,9 +132,11 @@ class Gain:
     baseline: str
     test: WilcoxonResult | UaDifference
     holm_p: float | None
+    by_speaker: SpeakerInterval | None = None
 
 
 Item = tuple[str, int | None]  # key, seed
+_Tested = tuple[WilcoxonResult | UaDifference, SpeakerInterval | None]
 
 
 @dataclass
@@ -129,13 +145,17 @@ class ScoreTable:
 
     Attributes:
         items: by (system, corpus, metric), value of every (key, seed).
-        answers: by (system, corpus), reference and named emotion of every (key, seed).
+        details: by (system, corpus, metric), the further fields of every (key, seed), for metrics beside empathy.
+        rationales: by (system, corpus, metric), the passages of the reply that carry the level, of every (key, seed).
+        speakers: by (corpus, key), where the replies tell.
         groups: rows with key `*`, by (system, corpus, seed, metric).
         common: by (corpus, metric), how many items all systems have, and how many there are; where some were left out.
     """
 
     items: dict[tuple[str, str, str], dict[Item, float]] = field(default_factory=dict)
-    answers: dict[tuple[str, str], dict[Item, tuple[str, str | None]]] = field(default_factory=dict)
+    details: dict[tuple[str, str, str], dict[Item, dict[str, Any]]] = field(default_factory=dict)
+    rationales: dict[tuple[str, str, str], dict[Item, list[tuple[int, int]]]] = field(default_factory=dict)
+    speakers: dict[tuple[str, str], str] = field(default_factory=dict)
     groups: dict[tuple[str, str, int | None, str], Score] = field(default_factory=dict)
     common: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
@@ -191,10 +211,11 @@ class ScoreTable:
         return Cell(fmean(seeds), None, items, seeds, interval)
 
     def best(self, corpus: str, metric: str) -> set[str]:
-        """The systems with the highest mean, more than one when they tie to three decimals."""
+        """The systems with the highest mean, several when they tie to three decimals; none when all of them do."""
         cells = {system: self.cell(system, corpus, metric) for system in self.systems}
         means = {system: round(cell.mean, 3) for system, cell in cells.items() if cell}
-        return {system for system, mean in means.items() if mean == max(means.values())} if len(means) > 1 else set()
+        highest = {system for system, mean in means.items() if mean == max(means.values())}
+        return highest if len(highest) < len(means) else set()
 
     def means(self, system: str, corpus: str, metric: str) -> dict[str, float]:
         """Score of every item, the seeds of an item averaged."""
@@ -203,19 +224,25 @@ class ScoreTable:
             by_key.setdefault(key, []).append(value)
         return {key: fmean(values) for key, values in by_key.items()}
 
-    def _test(
-        self, system: str, baseline: str, corpus: str, metric: str, resamples: int
-    ) -> WilcoxonResult | UaDifference | None:
+    def _test(self, system: str, baseline: str, corpus: str, metric: str, resamples: int) -> _Tested | None:
         """None where one of the two was not scored."""
         ours, theirs = (self.means(name, corpus, "SER" if metric == "UA" else metric) for name in (system, baseline))
         if not ours or not theirs:
             return None
         keys = sorted(ours)
         first, second = [ours[key] for key in keys], [theirs[key] for key in keys]
-        if metric != "UA":
-            return wilcoxon(first, second)
-        references = {key: reference for (key, _), (reference, _) in self.answers[system, corpus].items()}
-        return ua_difference([references[key] for key in keys], first, second, resamples=resamples)
+        emotions = [self.references(system, corpus)[key] for key in keys] if metric == "UA" else None
+        known = [self.speakers[corpus, key] for key in keys if (corpus, key) in self.speakers]
+        over_speakers = None
+        if len(known) == len(keys):
+            over_speakers = speaker_interval([a - b for a, b in zip(first, second, strict=True)], known, emotions)
+        if emotions is None:
+            return wilcoxon(first, second), over_speakers
+        return ua_difference(emotions, first, second, resamples=resamples), over_speakers
+
+    def references(self, system: str, corpus: str) -> dict[str, str]:
+        """Reference emotion of every item whose recognition was scored."""
+        return {key: each["reference"] for (key, _), each in self.details.get((system, corpus, "SER"), {}).items()}
 
     def gains(self, baseline: str, metrics: Sequence[str] = ("ER", "EX", "UA")) -> list[Gain]:
         """Every system against the baseline, on every corpus and metric that both have; p-values Holm-corrected."""
@@ -223,8 +250,11 @@ class ScoreTable:
         resamples = enough_resamples(len(wanted))
         tests = [(s, c, m, self._test(s, baseline, c, m, resamples)) for s, c, m in wanted]
         found = [(s, c, m, test) for s, c, m, test in tests if test]
-        corrected = iter(holm([test.p for *_, test in found if test.decides]))
-        return [Gain(s, c, m, baseline, test, next(corrected) if test.decides else None) for s, c, m, test in found]
+        corrected = iter(holm([test.p for *_, (test, _) in found if test.decides]))
+        return [
+            Gain(s, c, m, baseline, test, next(corrected) if test.decides else None, over_speakers)
+            for s, c, m, (test, over_speakers) in found
+        ]
 
 
 def choose_baseline(table: ScoreTable, baseline: str | None) -> str | None:

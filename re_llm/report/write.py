@@ -1,32 +1,44 @@
 """`re-llm report`: scores and replies in, Table I with its tests, audits, plots and examples out.
 
-Writes `report.html` (one self-contained file), `report.md`, `figures/` and `results.json` (the numbers, for machines).
+Writes `report.html` (one self-contained file), `report.md`, `figures/`, `tables.tex` and `results.json` (the numbers,
+for machines).
 Every gain states its baseline, and the known weaknesses of the scores stand beside them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from re_llm.core import page
 from re_llm.core.errors import RellmError
-from re_llm.core.files import disk_error, file_hash, write_text
+from re_llm.core.files import file_hash
 from re_llm.core.page import NONE, Block, Cells, Heading, Items, Paragraph, Table, quote
 from re_llm.core.product import Made, Overwrite, Product, State
+from re_llm.evaluate.conflict import Conflict
 from re_llm.evaluate.empathy.epitome import MECHANISMS, WEAKNESSES
 from re_llm.evaluate.significance import EXACT_PAIRS, MIN_PAIRS, WilcoxonResult
-from re_llm.report.reply_sections import Replies, audit_blocks, example_blocks, read_replies
+from re_llm.report.audit_sections import AuditedGroup, LeakedCorpus, audit_blocks, audited, leakage_blocks, leaked
+from re_llm.report.calibration_sections import Calibrated, calibration_blocks, calibrations
+from re_llm.report.conflict_sections import conflict_blocks, conflicts
+from re_llm.report.provenance_sections import paper_blocks, prompts_of, provenance_blocks, short_name
+from re_llm.report.reply_sections import Replies, example_blocks, read_replies
 from re_llm.report.score_files import read_scores
-from re_llm.report.score_sections import level_blocks, recognition_blocks, truncation_blocks
+from re_llm.report.score_sections import (
+    dimension_blocks,
+    judge_blocks,
+    level_blocks,
+    recognition_blocks,
+    transcript_blocks,
+    truncation_blocks,
+)
+from re_llm.report.slice_sections import Sliced, about_items, slice_blocks, slices
 from re_llm.report.tables import (
-    CORPORA,
     METRIC_TITLES,
-    PAPER,
-    SYSTEMS,
+    TABLE_I,
     Gain,
     ScoreTable,
     choose_baseline,
@@ -35,21 +47,25 @@ from re_llm.report.tables import (
     system_title,
 )
 
-TABLE_I = ("ER", "EX", "UA")
 MIN_ITEMS = 30
-STAGE = "report 2"  # the number rises when the same scores begin to give another report
-PARTS = ("report.html", "report.md", "results.json", "figures")
+STAGE = "report 3"  # the number rises when the same scores begin to give another report
+PARTS = ("report.html", "report.md", "results.json", "tables.tex", "figures")
 
 
 @dataclass
 class WrittenReport(Made):
-    """Where the report is: `page` is its HTML page."""
+    """Where the report is: `page` is its HTML page, `numbers` its results.json; None for a page that was not wanted."""
 
     out: Path
+    pages: bool = True
 
     @property
-    def page(self) -> Path:
-        return self.out / "report.html"
+    def page(self) -> Path | None:
+        return self.out / "report.html" if self.pages else None
+
+    @property
+    def numbers(self) -> Path:
+        return self.out / "results.json"
 
 
 def write_report(
@@ -59,6 +75,8 @@ def write_report(
     *,
     baseline: str | None = None,
     common: bool = False,
+    training: Sequence[Path] = (),
+    pages: bool = True,
     title: str = "Report",
     provenance: Mapping[str, Any] | None = None,
     overwrite: Overwrite = Overwrite.NO,
@@ -69,6 +87,8 @@ def write_report(
         replies: may be empty; then the report has no audits and no examples.
         baseline: system that the others are tested against; None for the fine-tuned BLSP-Emo if it was scored.
         common: compare systems on the items that all of them have, where they have different ones.
+        training: manifests or continuations that any of the systems was trained on, for the leakage check.
+        pages: false for results.json alone.
         provenance: what the reader needs to make the numbers again (`re_llm.core.provenance.provenance`).
         overwrite: what happens to a report that was made from something else.
 
@@ -77,60 +97,113 @@ def write_report(
             there is a report that was made from something else and may not be overwritten.
     """
     out = Path(out_dir)
-    missing = next((path for path in [*scores, *replies] if not Path(path).is_file()), None)
+    read = [*scores, *replies, *training]
+    missing = next((path for path in read if not Path(path).is_file()), None)
     if missing:
         raise RellmError(f"no such file: {missing}", todo="Check the path")
     product = Product(
         out,
         STAGE,
-        inputs={f"{number} {_name(path)}": file_hash(Path(path)) for number, path in enumerate([*scores, *replies])},
-        settings={"baseline": baseline, "common": common, "title": title},
-        names={"baseline": "--baseline", "common": "--common", "title": "--title"},
+        inputs={f"{number} {short_name(path)}": file_hash(Path(path)) for number, path in enumerate(read)},
+        settings={"baseline": baseline, "common": common, "pages": pages, "title": title},
+        names={"baseline": "--baseline", "common": "--common", "pages": "--format", "title": "--title"},
         parts=PARTS,
     )
     with product.making(overwrite) as before:
         if before.state is State.SAME:
             return product.stored(WrittenReport)
-        _write_pages(scores, replies, out, baseline, common, title, provenance or {})
-        report = WrittenReport(out=out, remade=before.why)
+        found = _Found.of(scores, replies, training, baseline, common)
+        shown = partial(_blocks, found, out, title, provenance or {}, [*scores, *replies]) if pages else None
+        page.write_page(out, title, {"title": title, **found.numbers()}, shown)
+        report = WrittenReport(out=out, pages=pages, remade=before.why)
         product.finish(report)
     return report
 
 
-def _write_pages(
-    scores: Sequence[Path],
-    replies: Sequence[Path],
-    out: Path,
-    baseline: str | None,
-    common: bool,
-    title: str,
-    provenance: Mapping[str, Any],
-) -> None:
-    table = read_scores([Path(path) for path in scores], common=common)
-    against = choose_baseline(table, baseline)
-    spoken = read_replies(replies)
-    gains = table.gains(against) if against else []
-    try:
-        (out / "figures").mkdir(parents=True, exist_ok=True)
-        blocks = [
-            Heading(1, quote(title)),
-            *_introduction(table, against),
-            *_table_one(table, gains, against),
-            *_gains(gains, against),
-            *_weaknesses(table),
-            *truncation_blocks(table),
-            *recognition_blocks(table, out),
-            *level_blocks(table, out),
-            *audit_blocks(spoken),
-            *example_blocks(table, spoken, against),
-            *_paper(),
-            *_provenance({**provenance, "prompts": _prompts(spoken)}, [*scores, *replies]),
+@dataclass(frozen=True)
+class _Found:
+    """Everything that a report shows. `checked`: training data was named for the leakage check."""
+
+    table: ScoreTable
+    baseline: str | None
+    gains: list[Gain]
+    sliced: list[Sliced]
+    spoken: Replies
+    conflicts: list[Conflict]
+    calibrated: list[Calibrated]
+    audits: list[AuditedGroup]
+    leaks: list[LeakedCorpus]
+    checked: bool
+
+    @classmethod
+    def of(
+        cls,
+        scores: Sequence[Path],
+        replies: Sequence[Path],
+        training: Sequence[Path],
+        baseline: str | None,
+        common: bool,
+    ) -> _Found:
+        table = read_scores([Path(path) for path in scores], common=common)
+        against = choose_baseline(table, baseline)
+        spoken = read_replies(replies)
+        about = about_items(spoken)
+        table.speakers = {place: reply.speaker for place, reply in about.items() if reply.speaker}
+        gains = table.gains(against) if against else []
+        leaks = leaked(spoken, training) if training else []
+        return cls(
+            table,
+            against,
+            gains,
+            slices(table, about),
+            spoken,
+            conflicts(spoken),
+            calibrations(spoken),
+            audited(table, spoken),
+            leaks,
+            bool(training),
+        )
+
+    def numbers(self) -> dict[str, Any]:
+        """Every number of the report, for machines."""
+        cells = [
+            {"system": system, "corpus": corpus, "metric": metric, **asdict(cell)}
+            for corpus, system in self.table.groups_present
+            for metric in METRIC_TITLES
+            if (cell := self.table.cell(system, corpus, metric))
         ]
-        write_text(out / "results.json", json.dumps(_numbers(table, gains, against, title), indent=1) + "\n")
-        write_text(out / "report.md", page.markdown_page(blocks))
-        write_text(out / "report.html", page.html_page(title, blocks))
-    except OSError as error:
-        raise disk_error(out, error) from error
+        gains, sliced, audits = ([asdict(each) for each in rows] for rows in (self.gains, self.sliced, self.audits))
+        others = self.conflicts, self.leaks, self.calibrated
+        conflict, leakage, calibrated = ([asdict(each) for each in rows] for rows in others)
+        return {
+            "baseline": self.baseline, "cells": cells, "gains": gains, "slices": sliced, "conflict": conflict,
+            "audits": audits, "leakage": leakage, "calibration": calibrated,
+        }  # fmt: skip
+
+
+def _blocks(found: _Found, out: Path, title: str, provenance: Mapping[str, Any], files: Sequence[Path]) -> list[Block]:
+    table, against = found.table, found.baseline
+    return [
+        Heading(1, quote(title)),
+        *_introduction(table, against),
+        *_table_one(table, found.gains, against),
+        *_gains(found.gains, against),
+        *_weaknesses(table),
+        *truncation_blocks(table),
+        *recognition_blocks(table, out),
+        *dimension_blocks(table, out),
+        *transcript_blocks(table),
+        *judge_blocks(table),
+        *calibration_blocks(found.calibrated, out),
+        *level_blocks(table, out),
+        *conflict_blocks(found.conflicts, out),
+        *slice_blocks(found.sliced),
+        *audit_blocks(found.audits),
+        *leakage_blocks(found.spoken, found.leaks, found.checked),
+        *example_blocks(table, found.spoken, against),
+        *paper_blocks(),
+        *provenance_blocks({**provenance, "prompts": prompts_of(found.spoken)}, files),
+    ]
 
 
 def _p(p: float) -> str:
@@ -220,9 +293,12 @@ def _gains(gains: Sequence[Gain], baseline: str | None) -> list[Block]:
         corrected, sure = "—", f"fewer than {MIN_PAIRS} pairs"
         if gain.holm_p is not None:
             corrected, sure = _p(gain.holm_p), "yes" if gain.holm_p < 0.05 else "no"
+        over = gain.by_speaker
+        speakers = f"[{over.interval[0]:+.3f}, {over.interval[1]:+.3f}] of {over.speakers}" if over else NONE
         rows.append([quote(corpus_title(gain.corpus)), METRIC_TITLES[gain.metric], quote(system_title(gain.system)),
-                     f"{test.difference:+.3f}", size, detail, _p(test.p), corrected, sure])  # fmt: skip
-    header = ["corpus", "metric", "system", "difference", "effect", "pairs", "one test", "Holm, all tests", "below .05"]
+                     f"{test.difference:+.3f}", size, detail, speakers, _p(test.p), corrected, sure])  # fmt: skip
+    header = ["corpus", "metric", "system", "difference", "effect", "pairs", "over speakers", "one test",
+              "Holm, all tests", "below .05"]  # fmt: skip
     return [
         Heading(2, "Gains and their baseline"),
         Paragraph(
@@ -235,7 +311,9 @@ def _gains(gains: Sequence[Gain], baseline: str | None) -> list[Block]:
             f"(zero_method `wilcox`), the distribution is exact up to {EXACT_PAIRS} pairs that differ, the effect is "
             "the matched-pairs rank-biserial correlation. UA: paired bootstrap over utterances with its 95 % interval. "
             f"Fewer than {MIN_PAIRS} pairs decide nothing. Holm's correction covers all other rows of this table "
-            "together."
+            "together. Over speakers: 95 % interval of the difference when whole speakers are drawn; the tests take "
+            "utterances for independent, which those of one speaker are not, and with few speakers even this interval "
+            "is too narrow."
         ),
     ]
 
@@ -257,62 +335,3 @@ def _skill(scorers: Sequence[str]) -> str:
     measured = SmallScorer.load().meta["cross_validation"]
     each = ", ".join(f"{METRIC_TITLES[m]} {100 * measured[m]['macro_f1']:.1f}" for m in MECHANISMS)
     return f"The small scorer's macro-F1 in cross-validation on EPITOME's Reddit pairs, in %: {each}."
-
-
-# ---- orientation and provenance ---------------------------------------------------------------------------------
-
-
-def _paper() -> list[Block]:
-    rows: list[Cells] = []
-    for system, blocks in PAPER.items():
-        cells = [f"{value:.3f}" if block else NONE for block in blocks for value in (block or (0.0,) * 3)]
-        rows.append([SYSTEMS[system], *cells])
-    header = ["system", *(f"{METRIC_TITLES[m]} {name}" for m in TABLE_I for name in CORPORA.values())]
-    return [
-        Heading(2, "The paper's Table I, for orientation"),
-        Paragraph(
-            "**Not measured here.** As printed in the RE-LLM paper, with its LLM, its data and its scorer; where one "
-            "of them differs above, the numbers are not comparable. The paper's text mixes the baselines of its gains "
-            "(Ex on IEMOCAP against BLSP-Emo without fine-tuning, elsewhere against the fine-tuned one).",
-            aside=True,
-        ),
-        Table(header, rows),
-    ]
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        return [pair for key, each in value.items() for pair in _flat(each, f"{name}.{key}" if name else str(key))]
-    return [(name, json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple) else str(value))]
-
-
-def _prompts(spoken: Replies) -> dict[str, str]:
-    """Which prompt every system answered, where its replies name it: ER and Ex depend on it."""
-    found: dict[str, set[str]] = {}
-    for (system, _), replies in spoken.items():
-        found.setdefault(system, set()).update(reply.prompt for reply in replies if reply.prompt)
-    return {system: ", ".join(sorted(prompts)) for system, prompts in found.items() if prompts}
-
-
-def _name(path: Path) -> str:
-    """Folders tell files of one name apart (replies/CORPUS/SYSTEM.SEED.jsonl)."""
-    return "/".join(Path(path).parts[-3:])
-
-
-def _provenance(given: dict[str, Any], files: Sequence[Path]) -> list[Block]:
-    hashes = {_name(path): file_hash(Path(path)) for path in files}
-    rows: list[Cells] = [[quote(name), quote(text)] for name, text in _flat(given) if text != "None"]
-    given_texts = {text for _, text in _flat(given)}
-    rows += [[quote(f"sha256 of {name}"), f"`{each}`"] for name, each in hashes.items() if each not in given_texts]
-    return [Heading(2, "How this was made"), Table(["what", "value"], rows, (0, 1))]
-
-
-def _numbers(table: ScoreTable, gains: Sequence[Gain], baseline: str | None, title: str) -> dict[str, Any]:
-    """Every number of the report, for machines."""
-    cells = [
-        {"system": system, "corpus": corpus, "metric": metric, **asdict(cell)}
-        for corpus, system in table.groups_present
-        for metric in METRIC_TITLES
-        if (cell := table.cell(system, corpus, metric))
-    ]
-    return {"title": title, "baseline": baseline, "cells": cells, "gains": [asdict(gain) for gain in gains]}

@@ -27,7 +27,8 @@ from typer.testing import CliRunner, Result
 
 from re_llm.cli import app
 from re_llm.core import parts as parts_home
-from re_llm.core.records import Continuation, ReplyRecord, Utterance, write_records
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.records import Continuation, ReplyRecord, Score, Utterance, write_records
 from re_llm.evaluate.empathy import scorer_files
 from re_llm.mini.training import build as mini_build
 from re_llm.parts import get as parts
@@ -139,6 +140,30 @@ def _write_records(root: Path) -> None:
     write_records(root / "replies.jsonl", replies)
     write_records(root / "runs/mini/replies/esd/re-llm.0.jsonl", replies)
     done("score", root / "replies.jsonl", "--out", root / "scores.jsonl")
+    _write_judged(root, replies)
+
+
+def _write_judged(root: Path, replies: list[ReplyRecord]) -> None:
+    """Replies of single systems, judgements of a judge and of people, two reports, and words in several emotions."""
+    for name in ("re-llm", "cascade"):
+        own = [row.model_copy(update={"system": name}) for row in replies if row.system == "re-llm"]
+        write_records(root / f"{name}.jsonl", own)
+    marks = [Score(key=f"u{n}", system="re-llm", metric="JUDGE_EMPATHY", value=n) for n in range(4)]
+    write_records(root / "judged.jsonl", marks)
+    (root / "people.csv").write_text("key,value\nu0,1\nu1,1\nu2,3\n")
+    spoken = [
+        ReplyRecord(key=f"{n}-{emotion}", system="s", text=text, response="Oh.", emotion=emotion, answer=emotion)
+        for n, text in enumerate(TEXTS)
+        for emotion in PROMPT_EMOTIONS
+    ]
+    write_records(root / "spoken.jsonl", spoken)
+    write_records(root / "text.jsonl", [row.model_copy(update={"answer": "sad"}) for row in spoken])
+    for name in ("test", "validation"):
+        heads = {"probabilities": {"sad": 0.6, "happy": 0.4}, "emotion": "sad"}
+        own = [row.model_copy(update={**heads, "key": f"{name}-{row.key}"}) for row in spoken]
+        write_records(root / f"{name}.jsonl", own)
+    for name in ("a", "b"):
+        done("report", root / "scores.jsonl", "--out", root / "runs" / name / "report", "--format", "json")
 
 
 def _write_recipe(root: Path, parts: Path) -> None:

@@ -8,29 +8,15 @@ import pytest
 from reply_world import EMOTIONS, SENTENCES, write_replies
 
 from re_llm.core.errors import RellmError
-from re_llm.core.page import Table, Value
+from re_llm.core.page import Table
 from re_llm.core.records import ReplyRecord
-from re_llm.report.reply_sections import audit_blocks, example_blocks, read_replies
+from re_llm.report.reply_sections import example_blocks, read_replies
 from re_llm.report.tables import ScoreTable
 
 
 def cells(blocks: list, number: int = 0) -> list[list[str]]:
     table = [block for block in blocks if isinstance(block, Table)][number]
-    return [[cell.text if isinstance(cell, Value) else cell for cell in row] for row in table.rows]
-
-
-def test_truncation_costs_what_stands_behind_it():
-    long = "You could go for a walk and drink some water. " * 7
-    replies = [
-        ReplyRecord(key="1", system="s", response=long + "Why do you feel that nobody cares about you?"),
-        ReplyRecord(key="2", system="s", response="Take a walk."),
-    ]
-    (row,) = cells(audit_blocks({("s", "calls"): replies}))
-    assert row[:2] == ["calls", "s"]
-    assert row[6] == "50 %"
-    assert float(row[7]) < 0
-    (row,) = cells(audit_blocks({("s", "calls"): replies[1:]}))
-    assert row[6:8] == ["0 %", "0"]
+    return [[cell if isinstance(cell, str) else cell.markdown() for cell in row] for row in table.rows]
 
 
 def test_examples_show_every_corpus_and_every_emotion(tmp_path: Path):
@@ -45,8 +31,22 @@ def test_examples_show_every_corpus_and_every_emotion(tmp_path: Path):
     assert titles == [b.text for b in example_blocks(ScoreTable(), spoken, None) if getattr(b, "level", 0) == 3]
 
 
+def test_passages_that_carry_a_level_are_marked():
+    text = "I'm so  sorry. What <b>happened?  "
+    reply = ReplyRecord(
+        key="1", system="re-llm", response=text + "Go on. " * 80, text="Hi.", corpus="esd", emotion="sad"
+    )
+    table = ScoreTable()
+    table.rationales["re-llm", "esd", "ER"] = {("1", None): [(0, 14)]}
+    table.rationales["re-llm", "esd", "EX"] = {("1", None): [(8, 32)]}
+    (block,) = [b for b in example_blocks(table, {("re-llm", "esd"): [reply]}, None) if isinstance(b, Table)]
+    page = block.html()
+    assert '<mark class="er">I&#x27;m so </mark><mark class="both">sorry.</mark><mark class="ex"> What &lt;b' in page
+    assert page.count("Go on.") < 80 and " …</td>" in page
+    assert r"**I'm so** **sorry.** **What \<b\>happened?**" in block.markdown()
+
+
 def test_nothing_to_show():
-    assert audit_blocks({}) == []
     assert example_blocks(ScoreTable(), {("s", "c"): [ReplyRecord(key="1", system="s", response="Hi.")]}, None) == []
 
 

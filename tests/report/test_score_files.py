@@ -134,3 +134,34 @@ def test_the_report_says_what_was_left_out(tmp_path: Path):
     assert not (tmp_path / "out" / "report.html").exists()
     assert CliRunner().invoke(app, [*arguments, "--common"]).exit_code == 0
     assert "ER on ESD: 12 of 20" in (tmp_path / "out" / "report.md").read_text()
+
+
+def heads(n: int, shift: float = 0.0) -> dict[str, object]:
+    """What the heads and the transcriber of a cascade give for utterance `n`."""
+    return {
+        "predicted_emotion": EMOTIONS[n % 4],
+        "valence": n / 40 + shift,
+        "reference_valence": n / 40,
+        "transcript": "I got the letter" if n % 2 else "I got the letter today",
+    }
+
+
+def test_rows_of_the_heads_are_made_again_on_common_items(tmp_path: Path):
+    paths = []
+    for system, numbers in (("a", range(20)), ("b", range(4, 16))):
+        rows = [reply(system, f"u{n:02d}", EMOTIONS[n % 5], hears=True, **heads(n, 0.1)) for n in numbers]
+        write_records(tmp_path / f"{system}.jsonl", rows)
+        score_file(tmp_path / f"{system}.jsonl", tmp_path / f"{system}.scores", scorer=Keywords(), progress=False)
+        paths.append(tmp_path / f"{system}.scores")
+    table = read_scores(paths, common=True)
+    for metric in ("HEAD_UA", "CCC_VALENCE", "RMSE_VALENCE", "WER"):
+        ours, theirs = (table.cell(system, "esd", metric) for system in ("a", "b"))
+        assert (ours.mean, ours.items) == (pytest.approx(theirs.mean), 12), metric
+    assert table.cell("a", "esd", "WER").mean == pytest.approx(6 / 60)
+    assert table.cell("a", "esd", "RMSE_VALENCE").mean == pytest.approx(0.1)
+    done = CliRunner().invoke(app, ["report", *map(str, paths), "--common", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "## Valence, arousal, dominance" in page and "## Transcripts" in page and "UA of the head" in page
+    found = {cell["metric"] for cell in json.loads((tmp_path / "out" / "results.json").read_text())["cells"]}
+    assert {"HEAD_UA", "HEAD_WF1", "CCC_VALENCE", "WER", "WF1"} <= found
