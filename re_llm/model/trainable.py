@@ -19,7 +19,8 @@ from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.recipe.options import LoraOptions
 
 LEARNED = ("adapter", "heads", "lora")  # what no component brings along
-TRAINABLE = (*LEARNED, "speech_encoder", "llm")
+HEADS = ("emotion_head", "dimension_head")  # the `heads` one by one
+TRAINABLE = (*LEARNED, "speech_encoder", "llm", *HEADS)
 
 
 class TrainableModel(PreTrainedModel):
@@ -77,8 +78,9 @@ class TrainableModel(PreTrainedModel):
             )
         for name, parameter in self.named_parameters():
             part = self._part_of(name)
-            parameter.requires_grad_(part in chosen)
-            if dtype is not None and (part in chosen or (part, "speech_encoder" in chosen) == ("fixed", True)):
+            trained = part in chosen or name.split(".")[0] in chosen.intersection(HEADS)
+            parameter.requires_grad_(trained)
+            if dtype is not None and (trained or (part, "speech_encoder" in chosen) == ("fixed", True)):
                 parameter.data = parameter.data.to(dtype)
         for part, component in (("llm", "llm"), ("speech_encoder", "speech_encoder")):
             if part in chosen:

@@ -259,5 +259,9 @@ def test_what_is_trained_and_what_stays_frozen(world):
     assert {model._part_of(name) for name in gradients} == {"speech_encoder"}
     assert not any("embed_positions" in name for name in gradients)
     assert not any(p.requires_grad for p in model.emotion_encoder.parameters())
+    model.set_trainable(["dimension_head"])
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"dimension_head.weight"}
+    model.set_trainable(["heads"])
+    assert model.emotion_head.weight.requires_grad and model.dimension_head.weight.requires_grad
     with pytest.raises(RellmError, match="Allowed: adapter, heads, lora"):
         model.set_trainable(["emotion_encoder"])
