@@ -60,6 +60,8 @@ class RespondJob:
             recognize=decoding.recognize_prompt,
             batch_size=decoding.batch_size,
             max_new_tokens=decoding.max_new_tokens,
+            recognize_tokens=decoding.recognize_tokens,
+            repetition_penalty=decoding.repetition_penalty,
             seed=self.seed,
         )
 
@@ -112,7 +114,8 @@ def train_job(job: TrainJob) -> str:
     options = {"features": job.features, "device": recipe.device, "progress": False}
     report = train(plan, job.out, overwrite=Overwrite.OUTDATED, **options)
     terms = " ".join(f"{k} {v:.3f}" for k, v in report.final.items() if k.startswith(("response", "input", "adapter")))
-    return told(job.name, report, f"{report.steps} steps, {report.utterances_per_second:.0f} utt/s, {terms}")
+    cut = f"; warm-up cut to {report.warmup_cut}" if report.warmup_cut else ""
+    return told(job.name, report, f"{report.steps} steps, {report.utterances_per_second:.0f} utt/s, {terms}{cut}")
 
 
 def respond_job(job: RespondJob) -> str:

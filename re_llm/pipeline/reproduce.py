@@ -118,7 +118,9 @@ class Run:
         from re_llm.continuations import NamedLlm, continue_manifest
 
         decoding = self.recipe.decoding
-        llm = NamedLlm.of(self.recipe.components.llm, device=self.recipe.device)  # loaded once, if at all
+        llm = NamedLlm.of(  # loaded once, if at all
+            self.recipe.components.llm, device=self.recipe.device, tokens=decoding.continuation_tokenization
+        )
         for corpus, prompt, split in sorted(self._wanted_continuations()):
             report = continue_manifest(
                 self.manifest(corpus),

@@ -12,6 +12,7 @@ from re_llm.core.parts import PREFIX
 from re_llm.llm.prompts import PROMPTS
 from re_llm.recipe.options import Changes, ModelOptions, Options, changed, changes_of
 
+Trained = Literal["adapter", "lora", "heads", "emotion_head", "dimension_head", "speech_encoder"]
 LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
 
 
@@ -43,13 +44,15 @@ class TaskOptions(Options):
 
     target: the LLM's answer to the transcript (`output`), the name of the emotion, or the transcript itself.
     continuation: the prompt that answer was given to; None = the stage's.
+    teacher_prompt: what the LLM reads around the transcript in the text pass of response_kl and input_kl; None = the
+        prompt that the answer was given to, with the emotion label where that names it (RE-LLM section II-B).
     """
 
     prompt: str
     target: Literal["output", "emotion", "transcript"] = "output"
     fraction: float = Field(default=1.0, gt=0.0)
     continuation: str | None = None
-    teacher_prompt: str | None = None  # the text pass of response_kl; None = `prompt`
+    teacher_prompt: str | None = None
 
     @field_validator("prompt", "teacher_prompt", "continuation")
     @classmethod
@@ -99,7 +102,15 @@ class StageOptions(Options):
         without emotion and emotion in few words are learnt together.
     donors: corpora that serve that alone, and are no rows themselves.
     losses: weight by name. warm_losses with warm_steps: used instead during the first optimiser steps.
+    train: `heads` are `emotion_head` and `dimension_head`; one of them alone leaves the other as it was at the start.
+    weight_decay_on: `all` parameters, or the `weights` without biases and norms.
+    schedule: `warmup_decay` rises with the logarithm of the step and falls in a line to 0 (DeepSpeed's
+        WarmupDecayLR); the others rise in a line.
+    warmup: optimiser steps; at most half of the run, which is told.
+    kl_at: logits that response_kl compares: those of the `prediction` of each response token (BLSP-Emo eq. 1), or those
+        at the `token` itself, which predict the next one (released code).
     epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
+    text_filter: what may have max_text_tokens: the `transcript`, or the `row` of its text pass with prompt and answer.
     features: where the states of frozen encoders are kept: `disk` (computed once), or `none` (computed in every step).
     """
 
@@ -113,22 +124,25 @@ class StageOptions(Options):
     losses: dict[str, float]
     warm_losses: dict[str, float] | None = None
     warm_steps: int = Field(default=0, ge=0)
-    train: tuple[Literal["adapter", "lora", "heads", "speech_encoder"], ...] = ("adapter", "lora", "heads")
+    train: tuple[Trained, ...] = ("adapter", "lora", "heads")
     lr: float = Field(gt=0.0)
     weight_decay: float = Field(default=0.05, ge=0.0)
+    weight_decay_on: Literal["all", "weights"] = "all"
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     warmup: int = Field(default=200, ge=0)
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    schedule: Literal["warmup_decay", "cosine", "linear", "constant_with_warmup"] = "warmup_decay"
     epochs: float = Field(default=1.0, gt=0.0)
     max_steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)
     accumulate: int = Field(default=1, ge=1)
     temperature: float = Field(default=2.0, gt=0.0)
+    kl_at: Literal["prediction", "token"] = "prediction"
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = False
     min_seconds: float = 1.0
     max_seconds: float = 30.0
     max_text_tokens: int = 256
+    text_filter: Literal["transcript", "row"] = "transcript"
     save_every: int = Field(default=200, ge=1)
     validation: ValidationOptions | None = None
     features: Literal["disk", "none"] = "disk"
@@ -146,11 +160,19 @@ class StageOptions(Options):
             raise ValueError(f"unknown loss {unknown[0]!r}; allowed: {', '.join(LOSSES)}")
         return value
 
+    def _has_heads(self, losses: set[str]) -> None:
+        if "heads" in self.train:
+            return
+        for loss, head in (("input_er", "emotion_head"), ("input_er_avd", "dimension_head")):
+            if loss in losses and not {"emotion_head", "dimension_head"} & set(self.train):
+                raise ValueError("input_er and input_er_avd train the heads: add `heads` to `train`")
+            if loss in losses and head not in self.train and self.start == "components":
+                raise ValueError(f"{loss} reads {head}, which is new in this stage and not in `train`: add it")
+
     @model_validator(mode="after")
     def _consistent(self) -> StageOptions:
         names = set(self.losses) | set(self.warm_losses or {})
-        if {"input_er", "input_er_avd"} & names and "heads" not in self.train:
-            raise ValueError("input_er and input_er_avd train the heads: add `heads` to `train`")
+        self._has_heads(names)
         if self.warm_steps and not self.warm_losses:
             raise ValueError("warm_steps is set, but warm_losses is not")
         taught = sorted({"response_kl", "input_kl"} & names)
@@ -231,13 +253,20 @@ class SystemOptions(Options):
 class DecodingOptions(Options):
     """Greedy by default, as in the papers. `continuation_tokens`: length of the targets (released code).
 
+    continuation_tokenization: `pieces` tokenises the text around the transcript and the transcript each on its own, as
+        training does; `joined` tokenises the whole turn at once, as the released code does.
+    recognize_tokens: most tokens of the answer to `recognize_prompt`.
+    repetition_penalty: 1 is none; null = that of each checkpoint's generation_config.json.
     quantize: the speech systems' LLM in `8bit` or `4bit` while they answer (extra `quantize`); null = as it is.
     """
 
     max_new_tokens: int = Field(default=128, ge=1)
     continuation_tokens: int = Field(default=48, ge=1)
     batch_size: int = Field(default=16, ge=1)
+    continuation_tokenization: Literal["pieces", "joined"] = "pieces"
     recognize_prompt: str = "recognize"
+    recognize_tokens: int = Field(default=128, ge=1)
+    repetition_penalty: float | None = Field(default=None, gt=0.0)
     quantize: Literal["8bit", "4bit"] | None = None
 
 

@@ -29,13 +29,18 @@ class SpeechInputs(TypedDict, total=False):
 
 
 class TextBatch(TypedDict):
-    """The text pass of the rows that have a teacher. `of_target`: [N] marks their response tokens among all."""
+    """The text pass of the rows that have a teacher. `of_target`: [N] marks their response tokens among all.
+
+    The positions of `logits_at` that belong to a loss are told where there are any for another one.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
     logits_at: Tensor  # [B, L] positions whose logits are computed
     of_target: Tensor
-    input_at: NotRequired[Tensor]  # [B, L] those of them that stand at the transcript
+    response_at: NotRequired[Tensor]  # [B, L] those of them that predict a response token
+    kl_at: NotRequired[Tensor]  # [B, L] those that response_kl compares, where it is not these
+    input_at: NotRequired[Tensor]  # [B, L] those that stand at the transcript
 
 
 class Batch(TypedDict):
@@ -45,7 +50,9 @@ class Batch(TypedDict):
     input_ids: Tensor
     attention_mask: Tensor
     logits_at: Tensor  # [B, L] positions whose logits are computed
-    input_at: NotRequired[Tensor]  # [B, L] those of them that stand at the speech
+    response_at: NotRequired[Tensor]  # as in `TextBatch`
+    kl_at: NotRequired[Tensor]
+    input_at: NotRequired[Tensor]  # [B, L] those that stand at the speech
     targets: Tensor  # [N] ids of the response tokens
     emotions: Tensor  # [B] index, or IGNORE_INDEX
     dimensions: Tensor  # [B, 3], NaN where unknown
@@ -78,6 +85,7 @@ class Collator:
             the model is then told (CFormer).
         teacher: whether a loss needs the text pass.
         compare_input: whether a loss compares the two passes at the transcript too (input_kl).
+        kl_at_tokens: whether response_kl compares the logits at each response token, not those that predict it.
     """
 
     def __init__(
@@ -90,11 +98,12 @@ class Collator:
         pad_token: int,
         teacher: bool,
         compare_input: bool = False,
+        kl_at_tokens: bool = False,
     ):
         assert not compare_input or (teacher and token_counts is None), "input_kl needs a teacher and paired tokens"
         self.examples, self.encode, self.token_counts = examples, encode, token_counts
         self.speech_token, self.pad_token, self.teacher = speech_token, pad_token, teacher
-        self.compare_input = compare_input
+        self.compare_input, self.kl_at_tokens = compare_input, kl_at_tokens
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         chosen = [self.examples[row.index] for row in rows]
@@ -123,10 +132,8 @@ class Collator:
         }
         if self.teacher:
             batch["teacher"] = self._teacher(rows)
-        if self.compare_input:
-            spoken = [n if r.has_teacher else 0 for r, n in zip(rows, counts, strict=True)]
-            batch["input_at"] = spans([len(r.prefix) for r in rows], spoken, input_ids.shape[1])
-            batch["logits_at"] |= batch["input_at"]
+        spoken = [n if r.has_teacher else 0 for r, n in zip(rows, counts, strict=True)]
+        self._also_at(batch, before, [len(r.response) for r in rows], [len(r.prefix) for r in rows], spoken)
         return batch
 
     def _teacher(self, rows: Sequence[Row]) -> TextBatch | None:
@@ -143,8 +150,29 @@ class Collator:
             "logits_at": predicting(before, [len(r.response) for r in taught], input_ids.shape[1]),
             "of_target": torch.tensor([r.has_teacher for r in rows for _ in r.response]),
         }
-        if self.compare_input:
-            read = [len(r.transcript) for r in taught]
-            found["input_at"] = spans([len(r.teacher_prefix) for r in taught], read, input_ids.shape[1])
-            found["logits_at"] |= found["input_at"]
+        read = [len(r.transcript) for r in taught]
+        self._also_at(found, before, [len(r.response) for r in taught], [len(r.teacher_prefix) for r in taught], read)
         return found
+
+    def _also_at(
+        self,
+        batch: Batch | TextBatch,
+        before: Sequence[int],
+        response: Sequence[int],
+        inputs: Sequence[int],
+        input_lengths: Sequence[int],
+    ) -> None:
+        """Adds the positions of the losses that read other logits than those which predict a response token.
+
+        Args:
+            before: where the responses begin. response: their lengths. inputs: where the speech or transcript begins.
+        """
+        response_at, width = batch["logits_at"], batch["logits_at"].shape[1]
+        if self.teacher and self.kl_at_tokens:
+            batch["kl_at"] = spans(before, response, width)
+        if self.compare_input:
+            batch["input_at"] = spans(inputs, input_lengths, width)
+        others = [batch[name] for name in ("kl_at", "input_at") if name in batch]
+        if others:
+            batch["response_at"] = response_at
+            batch["logits_at"] = torch.stack([response_at, *others]).any(0)

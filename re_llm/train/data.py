@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from re_llm.core.emotions import canonical
+from re_llm.core.emotions import PROMPT_EMOTIONS, canonical
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, read_records
 from re_llm.llm.prompts import get_prompt, split_chat, turn_end
@@ -65,17 +65,19 @@ class Loaded:
         self.dropped_keys.append((key, reason))
 
 
-def _too_long(row: Continuation, options: StageOptions, tokenizer: Any) -> str | None:
+def _too_long(row: Continuation, options: StageOptions, maker: RowMaker) -> str | None:
     """Why the offline filter leaves a row out (released code: audio 1..30 s, text <= 256 tokens); None = keep."""
     if row.duration is not None and row.duration < options.min_seconds:
         return f"shorter than {options.min_seconds:g} s"
     if row.duration is not None and row.duration > options.max_seconds:
         return f"longer than {options.max_seconds:g} s"
+    most = options.max_text_tokens
+    if options.text_filter == "row":
+        if maker.text_row_length(row) > most:
+            return f"a text row of more than {most} tokens"
     # A token is at least one character: most rows are short enough without being tokenised.
-    if len(row.text) > options.max_text_tokens:
-        length = len(tokenizer(row.text, add_special_tokens=False)["input_ids"])
-        if length > options.max_text_tokens:
-            return f"more than {options.max_text_tokens} text tokens"
+    elif len(row.text) > most and len(maker.ids(row.text)) > most:
+        return f"more than {most} text tokens"
     return None
 
 
@@ -131,7 +133,7 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
     """
     loaded = Loaded()
     losses = set(options.losses) | set(options.warm_losses or {})
-    wanted = options.continuations()
+    wanted, maker = options.continuations(), RowMaker(tokenizer, options)
     found: dict[str, tuple[Example, dict[str, Target]]] = {}
     too_long: dict[str, tuple[str, str]] = {}  # an utterance stands in several files and is dropped once
     for file in files:
@@ -145,7 +147,7 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
                     todo="Give other files, or set the stage's `continuation`",
                 )
             key = _key(row, file)
-            reason = _too_long(row, options, tokenizer)
+            reason = _too_long(row, options, maker)
             if reason:
                 too_long.setdefault(key, (row.key, reason))
                 continue
@@ -177,7 +179,7 @@ class Row:
 
     Attributes:
         response: target ids, with the end marks `<|im_end|>\\n<|endoftext|>` unless the continuation was cut.
-        teacher_prefix, teacher_suffix: what stands around the transcript in the teacher's text pass.
+        teacher_prefix, teacher_suffix: what stands around the transcript in the teacher's text pass, if it has one.
         donor: index of the example whose emotion this row has; None = its own.
     """
 
@@ -209,10 +211,11 @@ class RowMaker:
 
     def __init__(self, tokenizer: Any, options: StageOptions):
         self.tokenizer, self.tasks, self.continuation = tokenizer, options.tasks, options.continuation
+        self.has_teacher = bool({"response_kl", "input_kl"} & {*options.losses, *(options.warm_losses or {})})
         self.end = tuple(end_ids(tokenizer))
         self._around: dict[tuple[str, str | None], tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
-    def _ids(self, text: str) -> tuple[int, ...]:
+    def ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _prompt(self, name: str, emotion: str | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -220,28 +223,48 @@ class RowMaker:
         key = (name, emotion if prompt.needs_emotion else None)
         if key not in self._around:
             prefix, suffix = split_chat(self.tokenizer, prompt.with_emotion(emotion))
-            self._around[key] = (self._ids(prefix), self._ids(suffix))
+            self._around[key] = (self.ids(prefix), self.ids(suffix))
         return self._around[key]
+
+    def teacher_prompt(self, task: TaskOptions) -> str:
+        """Id of the prompt that the LLM answers in the text pass of a task."""
+        given = task.prompt if task.target == "transcript" else task.continuation or self.continuation
+        return task.teacher_prompt or given
+
+    def needs_emotion(self, task: TaskOptions) -> str | None:
+        """What of a task needs the emotion of every row, in words; None when nothing does."""
+        if task.target == "emotion":
+            return f"{task.prompt!r} answers with the emotion"
+        prompts = (task.prompt, *([self.teacher_prompt(task)] if self.has_teacher else []))
+        named = next((name for name in prompts if get_prompt(name).needs_emotion), None)
+        return f"{task.prompt!r} has the emotion in the prompt {named!r}" if named else None
+
+    def text_row_length(self, row: Continuation) -> int:
+        """Tokens of the text pass in which the LLM gave this answer."""
+        around = self._prompt(row.prompt or self.continuation, row.emotion or PROMPT_EMOTIONS[0])
+        end = () if row.early_stop else self.end
+        return sum(map(len, (*around, self.ids(row.text), self.ids(row.output), end)))
 
     def make(self, index: int, example: Example, task: TaskOptions) -> Row:
         """The row of one task."""
         prefix, suffix = self._prompt(task.prompt, example.emotion_name)
-        teacher = self._prompt(task.teacher_prompt or task.prompt, example.emotion_name)
+        has_teacher = self.has_teacher and task.target != "emotion"
+        teacher = self._prompt(self.teacher_prompt(task), example.emotion_name) if has_teacher else ((), ())
         if task.target != "output":
             answer = example.emotion_name if task.target == "emotion" else example.text
-            response = self._ids(answer or "") + self.end
+            response = self.ids(answer or "") + self.end
         else:
             target = example.targets[task.continuation or self.continuation]
-            response = self._ids(target.output) + (() if target.early_stop else self.end)
+            response = self.ids(target.output) + (() if target.early_stop else self.end)
         return Row(
             index=index,
             prefix=prefix,
             suffix=suffix,
             response=response,
-            transcript=self._ids(example.text),
+            transcript=self.ids(example.text),
             teacher_prefix=teacher[0],
             teacher_suffix=teacher[1],
-            has_teacher=task.target != "emotion",
+            has_teacher=has_teacher,
         )
 
 
@@ -255,15 +278,17 @@ class TrainingRows:
         places: indices of the examples that are rows.
 
     Raises:
-        RellmError: a task answers with the emotion and an example has none, or an exchanged row finds no donor.
+        RellmError: a task needs the emotion, in the answer or in the student's or teacher's prompt, and an example has
+            none; or an exchanged row finds no donor.
     """
 
     def __init__(self, examples: Sequence[Example], maker: RowMaker, *, seed: int):
         self.examples, self.maker, self.seed = examples, maker, seed
         self.places = [index for index, example in enumerate(examples) if example.role != "donor"]
-        labelled = [task for task in maker.tasks if task.target == "emotion"]
-        if labelled and any(e.emotion_name is None for e in examples):
-            raise RellmError(f"task {labelled[0].prompt!r} answers with the emotion, but some rows have none")
+        needing = next((need for task in maker.tasks if (need := maker.needs_emotion(task))), None)
+        without = next((e for e in examples if e.emotion_name is None), None) if needing else None
+        if without:
+            raise RellmError(f"task {needing}, but {without.key} has no emotion")
         self.donors: dict[int, list[int]] = defaultdict(list)
         for index, example in enumerate(examples):
             if example.role != "exchanged":

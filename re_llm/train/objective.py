@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,19 +75,21 @@ class Objective:
     ) -> dict[str, Tensor]:
         """Losses on what the LLM says: of the response [N, V], and at the transcript for input_kl."""
         terms: dict[str, Tensor] = {}
-        response, spoken = _parted(logits, batch)
         if "response_ce" in weights:
-            terms["response_ce"] = losses.response_ce(response, batch["targets"])
+            terms["response_ce"] = losses.response_ce(_chosen(logits, batch, "response_at"), batch["targets"])
         taught = {"response_kl", "input_kl"} & weights.keys()
         given = batch.get("teacher")
         if taught and given is not None:
             read = model.text_forward(given["input_ids"], given["attention_mask"], logits_to_keep=given["logits_at"])
             assert read.logits is not None, "a pass of the LLM has logits"
-            teacher, written = _parted(read.logits, given)
-            pairs = {"response_kl": (response[given["of_target"]], teacher), "input_kl": (spoken, written)}
-            for name in sorted(taught):
-                student, target = pairs[name]
-                terms[name] = getattr(losses, name)(student, target, temperature=self.options.temperature)
+            temperature = self.options.temperature
+            if "input_kl" in taught:
+                spoken, written = _chosen(logits, batch, "input_at"), _chosen(read.logits, given, "input_at")
+                terms["input_kl"] = losses.input_kl(spoken, written, temperature=temperature)
+            if "response_kl" in taught:
+                at: Where = "kl_at" if "kl_at" in batch else "response_at"
+                student, teacher = _chosen(logits, batch, at)[given["of_target"]], _chosen(read.logits, given, at)
+                terms["response_kl"] = losses.response_kl(student, teacher, temperature=temperature)
         return terms
 
     def _speech_terms(
@@ -117,9 +119,10 @@ class Objective:
         return terms
 
 
-def _parted(logits: Tensor, batch: TextBatch | Batch) -> tuple[Tensor, Tensor]:
-    """Logits at the response's and at the transcript's positions, out of those of both."""
-    if "input_at" not in batch:
-        return logits, logits[:0]
-    of_input = batch["input_at"][batch["logits_at"]]
-    return logits[~of_input], logits[of_input]
+Where = Literal["response_at", "kl_at", "input_at"]
+
+
+def _chosen(logits: Tensor, batch: TextBatch | Batch, where: Where) -> Tensor:
+    """Logits [N, V] at the positions `where`, out of those of all losses; all of them where there are no others."""
+    at = batch.get(where)
+    return logits if at is None else logits[at[batch["logits_at"]]]

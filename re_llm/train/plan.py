@@ -80,6 +80,7 @@ class TrainReport(Made):
         final: the last logged value of every loss term.
         held_out: rows that were not trained on, see `ValidationOptions`.
         best: step and loss of the weights that were kept, when rows were held out.
+        warmup_cut: what the warm-up has become in a run that is too short for it.
         start: what it took over from the checkpoint it continues; `start.json` names every tensor.
     """
 
@@ -92,6 +93,7 @@ class TrainReport(Made):
     utterances_per_second: float = 0.0
     final: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
+    warmup_cut: str | None = None
     start: str = ""
 
 

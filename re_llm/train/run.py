@@ -29,6 +29,7 @@ from re_llm.train.data import Example, Loaded, RowMaker, TrainingRows, load_exam
 from re_llm.train.features import build_features
 from re_llm.train.identity import segment_ids, training_product
 from re_llm.train.plan import Plan, TrainReport, build_model
+from re_llm.train.schedule import warmup_cut
 from re_llm.train.setup import make_trainer
 from re_llm.train.trainer import ReLlmTrainer, TerminalProgress, cut_log, tensorboard
 from re_llm.train.validation import held_out
@@ -156,6 +157,7 @@ def _run(trainer: ReLlmTrainer, plan: Plan, out: Path) -> TrainReport:
     else:
         seconds = trainer.train(resume_from_checkpoint=last).metrics["train_runtime"]
     report = TrainReport(out=out, steps=trainer.state.global_step, examples=0)
+    report.warmup_cut = warmup_cut(plan.stage.warmup, trainer.args.max_steps)
     if trainer.validation is not None:
         trainer.take_best(trainer.validation)
         report.best = {"step": trainer.state.best_global_step, "eval_loss": trainer.state.best_metric}

@@ -16,6 +16,7 @@ from re_llm.train.data import BucketedSampler, Example, RowMaker, TrainingRows
 from re_llm.train.features import FRAMES_PER_SECOND, Features
 from re_llm.train.objective import Objective
 from re_llm.train.plan import Plan
+from re_llm.train.schedule import warmup_steps
 from re_llm.train.trainer import ReLlmTrainer
 from re_llm.train.validation import Validation, row_batches
 
@@ -86,6 +87,7 @@ def _collator(
         pad_token=pad if pad is not None else processor.tokenizer.eos_token_id,
         teacher=bool({"response_kl", "input_kl"} & losses),
         compare_input="input_kl" in losses,
+        kl_at_tokens=plan.stage.kl_at == "token",
     )
 
 
@@ -114,11 +116,17 @@ def _speech_inputs(
     return (cached if features else raw), counts if settings.counts_beforehand else None
 
 
+def total_steps(plan: Plan, rows: int) -> int:
+    """Optimiser steps of a plan; `rows` is the number of examples."""
+    stage = plan.stage
+    per_epoch = max(1, rows // (stage.batch_size * stage.accumulate))
+    return stage.max_steps or max(1, round(stage.epochs * per_epoch))
+
+
 def training_arguments(plan: Plan, out: Path, device: torch.device, rows: int) -> TrainingArguments:
     """What transformers' Trainer is told; `rows` is the number of examples."""
     stage = plan.stage
-    per_epoch = max(1, rows // (stage.batch_size * stage.accumulate))
-    steps = stage.max_steps or max(1, round(stage.epochs * per_epoch))
+    steps = total_steps(plan, rows)
     return TrainingArguments(
         output_dir=str(out / "checkpoints"),
         per_device_train_batch_size=stage.batch_size,
@@ -127,8 +135,9 @@ def training_arguments(plan: Plan, out: Path, device: torch.device, rows: int) -
         learning_rate=stage.lr,
         weight_decay=stage.weight_decay,
         max_grad_norm=stage.max_grad_norm,
-        warmup_steps=min(stage.warmup, steps // 2),
-        lr_scheduler_type=stage.schedule,
+        warmup_steps=warmup_steps(stage.warmup, steps),
+        # ReLlmTrainer makes the others itself.
+        **({} if stage.schedule == "warmup_decay" else {"lr_scheduler_type": stage.schedule}),
         bf16=stage.precision == "bf16",
         logging_steps=10,
         save_steps=stage.save_every,

@@ -8,12 +8,15 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -25,6 +28,7 @@ from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.train.collate import Batch
 from re_llm.train.data import BucketedSampler, Row, TrainingRows
 from re_llm.train.objective import Objective
+from re_llm.train.schedule import warmup_decay
 from re_llm.train.validation import Validation
 
 TRAINED = "trained.safetensors"
@@ -72,6 +76,22 @@ class ReLlmTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: object = None) -> BucketedSampler:
         return self.sampler
+
+    # -- optimiser ----------------------------------------------------------------------------------------------
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Parameters with weight decay, as `weight_decay_on` says."""
+        if self.objective.options.weight_decay_on == "all":
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """As `schedule` says; transformers has no `warmup_decay`."""
+        if self.objective.options.schedule != "warmup_decay":
+            return super().create_scheduler(num_training_steps, optimizer)
+        factor = partial(warmup_decay, warmup=int(self.args.warmup_steps), total=num_training_steps)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
 
     # -- losses -------------------------------------------------------------------------------------------------
 

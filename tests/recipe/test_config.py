@@ -78,7 +78,12 @@ def test_overrides_reach_any_depth_and_are_checked() -> None:
         parse_overrides(["seeds=[1, 2"])
 
 
-@pytest.mark.parametrize("name", ["mini", "mini_components", "small_components", "re_llm", "blsp", "blsp_emo"])
+SHIPPED = (
+    "mini", "mini_components", "small_components", "re_llm", "re_llm_code", "blsp", "blsp_emo", "blsp_emo_code",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_parse_and_begin_with_their_command(name: str) -> None:
     path = find_recipe(f"{name}.yaml")
     assert load_recipe(path).name == name
@@ -124,3 +129,13 @@ def test_a_recipe_reaches_a_worker_process_as_it_is() -> None:
     recipe = parse_recipe(GOOD)
     assert pickle.loads(pickle.dumps(recipe)) == recipe
     assert pickle.loads(pickle.dumps(recipe.systems["small"])).model.model_dump() == {"fusion": "none"}
+
+
+def test_one_head_may_be_trained_alone_where_the_other_was_trained_before() -> None:
+    stage = "    losses: {response_ce: 1.0, input_er: 1.0, input_er_avd: 1.0}\n"
+    frozen = GOOD.replace(stage, stage + "    start: earlier\n    train: [adapter, dimension_head]\n")
+    assert parse_recipe(frozen).stages["tune"].train == ("adapter", "dimension_head")
+    with pytest.raises(RellmError, match="input_er reads emotion_head, which is new in this stage"):
+        parse_recipe(frozen.replace("    start: earlier\n", ""))
+    with pytest.raises(RellmError, match="add `heads` to `train`"):
+        parse_recipe(frozen.replace("[adapter, dimension_head]", "[adapter]"))

@@ -16,6 +16,7 @@ from re_llm.train.collate import Collator, predicting
 from re_llm.train.data import BucketedSampler, Example, RowMaker, Target, TrainingRows, bucketed_order, load_examples
 
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")
+TAUGHT = {"response_kl": 1.0}
 VAD = {"valence": 0.2, "arousal": 0.6, "dominance": 0.4}
 
 
@@ -112,10 +113,10 @@ def example(**changes: object) -> Example:
 def test_a_row_is_the_chat_template_with_speech_in_place_of_the_words() -> None:
     tokenizer = tiny_world.tokenizer()
     task = TaskOptions(prompt="continue-speech", teacher_prompt="continue-emotion")
-    row = RowMaker(tokenizer, options(tasks=[task])).make(0, example(), task)
+    row = RowMaker(tokenizer, options(tasks=[task], losses=TAUGHT)).make(0, example(), task)
 
     def text(*parts: tuple[int, ...]) -> str:
-        return tokenizer.decode([i for part in parts for i in part]).replace(" ", "")
+        return words(*parts)
 
     speech = text(row.prefix) + "@" + text(row.suffix, row.response)
     assert speech == (
@@ -125,6 +126,46 @@ def test_a_row_is_the_chat_template_with_speech_in_place_of_the_words() -> None:
     )
     assert "reflectsasademotiontone" in text(row.teacher_prefix)
     assert text(row.transcript) == "itrains"
+
+
+def words(*parts: tuple[int, ...]) -> str:
+    return tiny_world.tokenizer().decode([i for part in parts for i in part]).replace(" ", "")
+
+
+def test_the_teacher_reads_the_prompt_that_its_answer_was_given_to() -> None:
+    """The emotion label stands there once, and in the student's row nowhere (RE-LLM section II-B)."""
+    tokenizer = tiny_world.tokenizer()
+    made = example(targets={p: Target("so I stay", early_stop=False) for p in ("continue-emotion", "cascade")})
+    tasks = [{"prompt": "continue-speech"}, {"prompt": "chat-empathetic", "continuation": "cascade"}]
+    stage = options(tasks=tasks, losses=TAUGHT, continuation="continue-emotion")
+    maker = RowMaker(tokenizer, stage)
+    for task, there in zip(stage.tasks, ("reflectsasademotiontone", "conveysasademotiontone"), strict=True):
+        row = maker.make(0, made, task)
+        student, teacher = words(row.prefix, row.suffix), words(row.teacher_prefix, row.transcript, row.teacher_suffix)
+        assert (student.count("sad"), teacher.count("sad")) == (0, 1) and there in teacher
+    hidden = options(tasks=[{**tasks[0], "teacher_prompt": "continue-speech"}], losses=TAUGHT)
+    row = RowMaker(tokenizer, hidden).make(0, example(), hidden.tasks[0])
+    assert (row.teacher_prefix, row.teacher_suffix) == (row.prefix, row.suffix)
+    with pytest.raises(RellmError, match="'continue-emotion', but toy/a has no emotion"):
+        TrainingRows([example(emotion_name=None)], maker, seed=0)
+    untaught = RowMaker(tokenizer, options(tasks=[tasks[0]], continuation="continue-emotion"))
+    TrainingRows([example(emotion_name=None)], untaught, seed=0)  # nothing reads the label
+    row = untaught.make(0, made, untaught.tasks[0])
+    assert not row.has_teacher and not row.teacher_prefix
+
+
+def test_the_text_filter_counts_the_transcript_or_the_whole_row(tmp_path: Path) -> None:
+    rows = [continuation("short"), continuation("long", output="so I stay here and " * 20)]
+    maker = RowMaker(tiny_world.tokenizer(), options())
+    short, long = (maker.text_row_length(row) for row in rows)
+    whole = maker.make(0, example(), maker.tasks[0])
+    assert short == len([*whole.prefix, *whole.transcript, *whole.suffix, *whole.response]) < long
+    assert len(load(tmp_path, rows, max_text_tokens=short).examples) == 2  # both transcripts are short
+    loaded = load(tmp_path, rows, max_text_tokens=short, text_filter="row")
+    assert [e.key for e in loaded.examples] == ["toy/short"]
+    assert loaded.dropped == Counter({f"a text row of more than {short} tokens": 1})
+    with pytest.raises(RellmError, match=f"more than {short - 1} tokens"):
+        load(tmp_path, rows, max_text_tokens=short - 1, text_filter="row")
 
 
 def test_a_cut_continuation_trains_no_end() -> None:
@@ -142,7 +183,7 @@ def test_tasks_are_drawn_by_share_and_again_the_same() -> None:
         TaskOptions(prompt="continue", fraction=0.7),
         TaskOptions(prompt="recognize", target="emotion", fraction=0.3),
     ]
-    maker = RowMaker(tiny_world.tokenizer(), options(tasks=tasks))
+    maker = RowMaker(tiny_world.tokenizer(), options(tasks=tasks, losses=TAUGHT))
     rows = TrainingRows([example()] * 400, maker, seed=3)
     taught = [rows[0, i].has_teacher for i in range(400)]
     assert 0.6 < sum(taught) / 400 < 0.8
@@ -167,7 +208,7 @@ def test_the_order_is_a_permutation_with_batches_of_similar_length() -> None:
 def test_a_batch_asks_for_the_logits_that_predict_the_response() -> None:
     tokenizer = tiny_world.tokenizer()
     tasks = [TaskOptions(prompt="continue"), TaskOptions(prompt="recognize", target="emotion")]
-    maker = RowMaker(tokenizer, options(tasks=tasks))
+    maker = RowMaker(tokenizer, options(tasks=tasks, losses=TAUGHT))
     examples = [example(), example(targets={"continue": Target("no", early_stop=False)}, dimensions=None)]
     rows = [maker.make(0, examples[0], tasks[0]), maker.make(1, examples[1], tasks[1])]
     collate = Collator(
@@ -186,6 +227,26 @@ def test_a_batch_asks_for_the_logits_that_predict_the_response() -> None:
     assert torch.equal(teacher["input_ids"].roll(-1, 1)[teacher["logits_at"]], batch["targets"][teacher["of_target"]])
 
 
+@pytest.mark.parametrize("cformer", [False, True])
+def test_the_logits_at_the_tokens_themselves_are_compared_where_that_is_asked_for(cformer: bool) -> None:
+    """One position later than the prediction, in both passes (released code)."""
+    maker = RowMaker(tiny_world.tokenizer(), options(losses=TAUGHT))
+    examples = [example(), example(text="no", targets={"continue": Target("no", early_stop=True)})]
+    rows = [maker.make(i, each, maker.tasks[0]) for i, each in enumerate(examples)]
+    counts = None if cformer else lambda _: [3, 5]
+    collate = Collator(
+        examples, lambda _: {}, counts, speech_token=999, pad_token=0, teacher=True, compare_input=cformer,
+        kl_at_tokens=True,
+    )  # fmt: skip
+    batch = collate(rows)
+    for part in (batch, batch["teacher"]):
+        ids = part["input_ids"]
+        assert torch.equal(ids[part["kl_at"]], batch["targets"])
+        assert torch.equal(ids.roll(-1, 1)[part["response_at"]], batch["targets"])
+        inputs = part["input_at"] if cformer else torch.zeros_like(part["kl_at"])
+        assert torch.equal(part["logits_at"], part["kl_at"] | part["response_at"] | inputs)
+
+
 def test_predicting_marks_one_position_before_each_token() -> None:
     at = predicting([3, 2], [2, 1], 6)
     assert at.int().tolist() == [[0, 0, 1, 1, 0, 0], [0, 1, 0, 0, 0, 0]]
@@ -194,7 +255,7 @@ def test_predicting_marks_one_position_before_each_token() -> None:
 def test_with_a_cformer_a_row_has_as_many_speech_tokens_as_its_transcript() -> None:
     tokenizer = tiny_world.tokenizer()
     tasks = [TaskOptions(prompt="continue"), TaskOptions(prompt="recognize", target="emotion")]
-    maker = RowMaker(tokenizer, options(tasks=tasks))
+    maker = RowMaker(tokenizer, options(tasks=tasks, losses=TAUGHT))
     examples = [example(), example(text="no")]
     rows = [maker.make(0, examples[0], tasks[0]), maker.make(1, examples[1], tasks[1])]
     collate = Collator(examples, lambda *_: {}, None, speech_token=999, pad_token=0, teacher=True, compare_input=True)

@@ -1,0 +1,77 @@
+"""Losses with a teacher, against full logits cut by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from re_llm.recipe.config import StageOptions, TaskOptions
+from re_llm.train.data import Example, RowMaker, Target
+from re_llm.train.objective import Objective
+from re_llm.train.plan import Plan, build_model
+from re_llm.train.setup import _collator
+
+TEMPERATURE = 2.0
+
+
+def example(plan: Plan, emotion: str) -> Example:
+    targets = {"continue-emotion": Target("I hum", early_stop=False)}
+    audio = str(plan.data[0].parent / "0.wav")
+    return Example("a", audio, 0.0, 1.0, "a hum", targets, emotion, plan.emotions.index(emotion), None)
+
+
+def stage(**changes: object) -> StageOptions:
+    task = TaskOptions(prompt="continue-speech")
+    options = {"tasks": (task,), "continuation": "continue-emotion", "losses": {"response_kl": 1.0}, "features": "none"}
+    return StageOptions(**{**options, "lr": 1e-3, "temperature": TEMPERATURE, **changes})
+
+
+def kl(student: Tensor, teacher: Tensor) -> float:
+    """Mean over the rows [N, V] of KL(teacher || student)."""
+    log_student, log_teacher = (x.div(TEMPERATURE).log_softmax(-1) for x in (student, teacher))
+    return float((log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("losses", [{"response_kl": 1.0}, {"response_kl": 1.0, "response_ce": 1.0}])
+@pytest.mark.parametrize(("kl_at", "first"), [("prediction", -1), ("token", 0)])
+def test_response_kl_compares_where_the_option_says(plan: Plan, losses: dict, kl_at: str, first: int) -> None:
+    plan = replace(plan, stage=stage(losses=losses, kl_at=kl_at))
+    model, processor = build_model(plan, attention="eager")
+    made = example(plan, "sad")
+    row = RowMaker(processor.tokenizer, plan.stage).make(0, made, plan.stage.tasks[0])
+    batch = _collator(plan, [made], model, processor, None)([row])
+    with torch.no_grad():
+        terms = Objective(plan.stage)(model, model, batch, losses).terms
+        student = model(batch["input_ids"], batch["attention_mask"], **batch["speech"]).logits[0]
+        text = (*row.teacher_prefix, *row.transcript, *row.teacher_suffix, *row.response)
+        teacher = model.text_forward(torch.tensor([text])).logits[0]
+    count = len(row.response)
+    at_student, at_teacher = (
+        slice(len(logits) - count + first, len(logits) + first or None) for logits in (student, teacher)
+    )
+    assert float(terms["response_kl"]) == pytest.approx(kl(student[at_student], teacher[at_teacher]), rel=1e-4)
+    if "response_ce" in losses:
+        predicted = student[-count - 1 : -1].log_softmax(-1)
+        wanted = -predicted[range(count), list(row.response)].mean()
+        assert float(terms["response_ce"]) == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_the_teacher_of_response_kl_sees_the_emotion(plan: Plan) -> None:
+    """Another label alone makes another loss, unless the teacher's prompt hides it."""
+    model, processor = build_model(replace(plan, stage=stage()), attention="eager")
+    found = {}
+    for teacher_prompt in (None, "continue-speech"):
+        for emotion in ("sad", "happy"):
+            task = TaskOptions(prompt="continue-speech", teacher_prompt=teacher_prompt)
+            changed = replace(plan, stage=stage(tasks=(task,)))
+            made = example(changed, emotion)
+            row = RowMaker(processor.tokenizer, changed.stage).make(0, made, task)
+            batch = _collator(changed, [made], model, processor, None)([row])
+            with torch.no_grad():
+                loss = Objective(changed.stage)(model, model, batch, changed.stage.losses)
+            found[teacher_prompt, emotion] = float(loss.total)
+    assert found[None, "sad"] != pytest.approx(found[None, "happy"], rel=1e-3)
+    assert found["continue-speech", "sad"] == pytest.approx(found["continue-speech", "happy"], rel=1e-6)
