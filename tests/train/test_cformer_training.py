@@ -54,7 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(parts: Components, data: Path) -> Plan:
     stage = StageOptions(
         tasks=(TaskOptions(prompt="continue"),), losses=LOSSES, train=("adapter",), lr=5e-3, warmup=2, batch_size=5,
-        max_steps=60, precision="fp32",
+        schedule="cosine", max_steps=60, precision="fp32",
     )  # fmt: skip
     joined = {"adapter": {"kind": "cformer", "pre_layers": 1, "post_layers": 1}}
     model = ModelOptions(fusion="none", speech_window="trimmed", lora=None, **joined)

@@ -107,10 +107,11 @@ def test_files_say_by_their_name_which_corpus_exchanges(tmp_path: Path) -> None:
 
 def test_a_task_may_answer_with_the_transcript() -> None:
     tokenizer = tiny_world.tokenizer()
-    maker = RowMaker(tokenizer, options(tasks=({"prompt": "repeat", "target": "transcript"},)))
+    tasks = ({"prompt": "repeat", "target": "transcript"},)
+    maker = RowMaker(tokenizer, options(tasks=tasks, losses={"response_kl": 1.0}))
     row = maker.make(0, WORLD[0], maker.tasks[0])
     assert row.response == row.transcript + maker.end
-    assert row.has_teacher
+    assert row.has_teacher and row.teacher_prefix == row.prefix  # nobody was asked for it: the task's own prompt
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_the_logits_at_the_tokens_themselves_are_compared_where_that_is_asked_fo
     rows = [maker.make(i, each, maker.tasks[0]) for i, each in enumerate(examples)]
     counts = None if cformer else lambda _: [3, 5]
     collate = Collator(
-        examples, lambda _: {}, counts, speech_token=999, pad_token=0, teacher=True, compare_input=cformer,
+        examples, lambda *_: {}, counts, speech_token=999, pad_token=0, teacher=True, compare_input=cformer,
         kl_at_tokens=True,
     )  # fmt: skip
     batch = collate(rows)

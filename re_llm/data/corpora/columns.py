@@ -218,7 +218,7 @@ def _plain(column: str) -> str:
 def _rows(scan: Scan, table: Table) -> Iterator[tuple[int, dict[str, Any]]]:
     kind = table.file.suffix.lower()
     if kind in (".csv", ".tsv"):
-        rows = read_table(scan, table.file, (), delimiter="," if kind == ".csv" else "\t")
+        rows = read_table(scan, table.file, (), delimiter=None if kind == ".csv" else "\t")
         return _with_columns(table, rows)
     if kind in (".jsonl", ".json"):
         return read_json_lines(scan, table.file)

@@ -99,13 +99,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_table(
-    scan: Scan, path: Path, needed: Iterable[str], *, delimiter: str = ",", quoted: bool = True
+    scan: Scan, path: Path, needed: Iterable[str], *, delimiter: str | None = ",", quoted: bool = True
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row by column name) of a table with a header line; rows of another width are problems.
 
     Streams: the memory does not grow with the file. Encodings: `table_encoding`.
 
     Args:
+        delimiter: between the fields; None = a comma or a semicolon, whichever the header has more of.
         quoted: whether `"` quotes a field (in Common Voice it does not).
 
     Raises:
@@ -119,6 +120,10 @@ def read_table(
         raise RellmError(f"cannot read {path}: {error.strerror or error}", todo="Check --root") from error
     with file:
         csv.field_size_limit(FIELD_BYTES)
+        if delimiter is None:
+            header_line = file.readline(FIELD_BYTES)
+            file.seek(0)
+            delimiter = max(",;", key=header_line.count)
         rows = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
         try:
             header = [name.strip() for name in next(rows, [])]
@@ -220,7 +225,9 @@ def without_row(
         loose = [path for path in recordings(folder, deep=deep) if os.path.splitext(path)[0] not in stems]
         if loose:
             first = loose[0].relative_to(folder).as_posix()
-            scan.drop(f"recording in {folder.name} without a row in {Path(table).name}, such as {first}", len(loose))
+            scan.drop(
+                f"recording in {folder.resolve().name} without a row in {Path(table).name}, such as {first}", len(loose)
+            )
 
 
 def read_json_lines(scan: Scan, path: Path) -> Iterator[tuple[int, Json]]:

@@ -123,6 +123,13 @@ def test_headers_in_any_case(tmp_path):
     assert rows(tmp_path / "m.jsonl")[0].emotion == "angry"
 
 
+def test_semicolons_where_the_header_has_them(tmp_path):
+    worlds.sound(tmp_path / "one.wav", 0.2)
+    table = worlds.write(tmp_path / "t.csv", 'audio;text;emotion\none.wav;"Well, yes; no";sad\n')
+    assert prepare("table", table, tmp_path / "m.jsonl").problems == []
+    assert [(row.text, row.emotion) for row in rows(tmp_path / "m.jsonl")] == [("Well, yes; no", "sad")]
+
+
 def test_columns_that_are_not_read_are_noted(tmp_path):
     worlds.sound(tmp_path / "one.wav", 0.2)
     table = worlds.write(tmp_path / "t.csv", "audio,emotoin,Rater 3,emotion\none.wav,x,y,sad\n")
