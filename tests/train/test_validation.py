@@ -74,7 +74,7 @@ def trained(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_the_best_weights_are_kept(plan: Plan, tmp_path: Path) -> None:
     """A rate that overshoots: the loss on the held-out rows rises again."""
-    longer = held(plan, max_steps=24, lr=0.05)
+    longer = held(plan, max_steps=24, lr=0.2, schedule="constant_with_warmup")
     report = train(longer, tmp_path / "out", progress=False)
     assert (report.examples, report.held_out, report.steps) == (8, 4, 24)
     losses = {entry["step"]: entry["eval_loss"] for entry in log(tmp_path / "out") if "eval_loss" in entry}
@@ -83,7 +83,7 @@ def test_the_best_weights_are_kept(plan: Plan, tmp_path: Path) -> None:
     best = min(losses, key=losses.__getitem__)
     assert best < 24 and report.best == {"step": best, "eval_loss": losses[best]}
     # The weights are those of a training that ends there, but for the schedule of the rate.
-    constant = {"schedule": "constant_with_warmup", "warmup": 0, "lr": 0.05}
+    constant = {"schedule": "constant_with_warmup", "warmup": 0, "lr": 0.2}
     to_the_end = train(held(plan, max_steps=24, **constant), tmp_path / "long", progress=False)
     step = int(to_the_end.best["step"])
     train(held(plan, max_steps=step, **constant), tmp_path / "short", progress=False)
