@@ -111,8 +111,15 @@ def _get(offer: Offer) -> Path:
 
 def _said(offer: Offer) -> str:
     """Where a part comes from, and how much that is."""
+    from re_llm.core.parts import PREFIX
+
     part = offer.part
-    place = {"folder": offer.folder, "hub": part.hub, "index": ", ".join(wheel.requirement for wheel in part.wheels)}
+    place = {
+        "base": f"{PREFIX}{part.base}",
+        "folder": offer.folder,
+        "hub": part.hub,
+        "index": ", ".join(wheel.requirement for wheel in part.wheels),
+    }
     size = f"{_mb(offer.download)} " if offer.download else ""
     return f"{part.what}; {part.licence}; {size}from {place[offer.source]}"
 

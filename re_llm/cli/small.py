@@ -59,7 +59,9 @@ def llm(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the LoRA, the merged LLM, and a report.")],
     base: Annotated[str, typer.Option(help="Chat LLM that is taught.")] = "small:llm-base",
     rows: Annotated[int, typer.Option(min=10, help="Rows of training text.")] = 12_000,
-    epochs: Annotated[int, typer.Option(min=1)] = 2,
+    epochs: Annotated[int, typer.Option(min=1)] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a step; 32 or fewer fit a laptop.")] = 32,
+    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 1e-3,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -72,7 +74,7 @@ def llm(
     from re_llm.core.assets import resolve_component
     from re_llm.small.llm import Kindness, teach
 
-    options = Kindness(rows=rows, epochs=epochs, seed=seed)
+    options = Kindness(rows=rows, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
     figures = teach(
         Path(resolve_component(base)), text, out, options, device=device, say=partial(typer.echo, err=True)
     )  # fmt: skip
@@ -106,3 +108,34 @@ def check_llm(
     typer.echo(figures.summary())
     for sentence, emotion, reply in random.Random(0).sample(said, min(show, len(said))):
         typer.echo(f"{emotion}: {sentence} -> {reply}")
+
+
+@app.command("check")
+def check_model(
+    model: Annotated[str, typer.Argument(help="Checkpoint: folder, hub id, or a name that ships.")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest with transcripts; labels are used where it has them.")],
+    split: Annotated[str, typer.Option(help="Rows that are asked.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File for what was said, a line a recording.")] = None,
+    device: Device = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """What a speech LLM hears: word errors, words repeated by prompt, emotion by prompt and head, tone of its replies.
+
+    Example:
+
+        re-llm small check mini:re-llm manifest.jsonl --limit 2
+    """
+    from re_llm.core.records import write_records
+    from re_llm.inference.engine import load
+    from re_llm.small.check_speech import check_manifest, figures
+
+    engine = load(model, device=device)
+    found = check_manifest(engine, manifest, split=split, emotions=engine.emotions, limit=limit)
+    if out:
+        write_records(out, found)
+    result = figures(found)
+    if as_json:
+        print_json(vars(result))
+    else:
+        typer.echo(result.summary())

@@ -47,6 +47,7 @@ class Part:
         converted: whether the contents become a folder of transformers, or are the part as they are.
         stored: bytes on the disk in the end.
         building: only needed to make training data.
+        base, lora: a part that is made here, of another part and of a LoRA that ships with the package (folder in it).
     """
 
     name: str
@@ -58,6 +59,8 @@ class Part:
     converted: bool = False
     stored: int = 0
     building: bool = False
+    base: str | None = None
+    lora: str | None = None
 
     @property
     def download(self) -> int:
@@ -128,7 +131,14 @@ PARTS = {
             converted=True,
             stored=273_000_000,
         ),
-        Part("llm", "SmolLM2-135M-Instruct taught to answer kindly, made from llm-base", "Apache-2.0"),
+        Part(
+            "llm",
+            "SmolLM2-135M-Instruct taught to answer kindly, made from llm-base",
+            "Apache-2.0",
+            stored=273_000_000,
+            base="llm-base",
+            lora="small/assets/llm",
+        ),
         Part(
             "voice",
             "Piper voice en_US-joe-medium, 22 kHz",

@@ -65,8 +65,6 @@ def resolve_part(name: str) -> Path:
 
 def how_to_get(part: Part) -> str:
     """What to do for a part that is not here."""
-    if part.wheels:
-        return f"Fetch it, {part.download / 1e6:.0f} MB, with: re-llm parts get {part.name}"
-    return (
-        f"It is not published yet: name {PREFIX}llm-base instead, or put a trained one into {parts_home() / part.name}"
-    )
+    if part.base:
+        return f"Make it, of {PREFIX}{part.base}, with: re-llm parts get {part.base} {part.name}"
+    return f"Fetch it, {part.download / 1e6:.0f} MB, with: re-llm parts get {part.name}"

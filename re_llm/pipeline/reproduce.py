@@ -116,6 +116,7 @@ class Run:
     def continue_all(self) -> None:
         """The LLM's continuations of every training set that a stage reads."""
         from re_llm.continuations import NamedLlm, continue_manifest
+        from re_llm.continuations.plan import CHUNK
 
         decoding = self.recipe.decoding
         llm = NamedLlm.of(  # loaded once, if at all
@@ -129,6 +130,7 @@ class Run:
                 prompt=prompt,
                 splits=(split,),
                 batch_size=decoding.batch_size,
+                chunk=max(CHUNK, decoding.batch_size),
                 max_new_tokens=decoding.continuation_tokens,
                 overwrite=Overwrite.OUTDATED,
             )

@@ -47,7 +47,7 @@ class Kindness:
 
     rows: int = 12_000
     rank: int = 16
-    epochs: int = 2
+    epochs: int = 3
     batch_size: int = 32
     lr: float = 1e-3
     warmup: int = 20
@@ -70,7 +70,7 @@ def teach(
     """  # fmt: skip
     begun, home = time.monotonic(), pick_device(device)
     texts = [row.text for row in read_records(sentences, Sentence) if row.split == "train"]
-    batch = 512 if home.type == "cuda" else 32
+    batch = 2048 if home.type == "cuda" else 32
     untrained = ChatLlm.load(str(base), device=device, dtype="bfloat16")
     rows = kind_rows(texts, options.rows, seed=options.seed)
     rows += continued_rows(texts, options.rows, untrained, seed=options.seed, batch_size=batch)

@@ -94,7 +94,7 @@ def _check_labels(row: Continuation, losses: set[str], exchange: bool, where: st
 
 
 def _example(row: Continuation, file: Path, emotions: Sequence[str], options: StageOptions, where: str) -> Example:
-    corpus = file.name.partition(".")[0]
+    exchanged = file.name.partition(".")[0] in options.exchange
     return Example(
         key=_key(row, file),
         audio=str((file.parent / row.audio).resolve()),
@@ -105,10 +105,14 @@ def _example(row: Continuation, file: Path, emotions: Sequence[str], options: St
         emotion_name=row.emotion,
         emotion=emotions.index(canonical(row.emotion, emotions, where=where)) if row.emotion else IGNORE_INDEX,
         dimensions=row.dimensions(),
-        role="exchanged" if corpus in options.exchange else "donor" if corpus in options.donors else "row",
+        role="exchanged" if exchanged else "donor" if _is_donor(file, options) else "row",
         speaker=_named(str(row.speaker), row, file) if row.speaker else None,
         split=row.split,
     )
+
+
+def _is_donor(file: Path, options: StageOptions) -> bool:
+    return file.name.partition(".")[0] in options.donors
 
 
 def _key(row: Continuation, file: Path) -> str:
@@ -150,6 +154,9 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
             reason = _too_long(row, options, maker)
             if reason:
                 too_long.setdefault(key, (row.key, reason))
+                continue
+            if _is_donor(file, options) and row.emotion not in emotions:
+                loaded.drop(key, f"a donor's emotion is {row.emotion}")
                 continue
             _check_labels(row, losses, bool(options.exchange), where)
             if key not in found:

@@ -5,6 +5,7 @@ B batch, T frames, D width.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from re_llm.audio import waveform
+from re_llm.cluster.work import ordered_map
 from re_llm.llm.device import pick_device
 from re_llm.llm.rows import batches_by_length
 from re_llm.model.configuration import ReLlmConfig
@@ -59,12 +61,17 @@ def encode_examples(
     Raises:
         RellmError: a recording cannot be read (names it).
     """
-    samples = [waveform.load(e.audio, start=e.start, duration=e.duration) for e in examples]
+    # Threads serve here: decoding leaves the interpreter lock.
+    samples = list(ordered_map(_samples, examples, min(8, os.cpu_count() or 1)))
     found = []
     for rows in batches_by_length([len(s) for s in samples], batch_size):
         batch = _encode(model, processor, [samples[i] for i in rows])
         found += [Encoded.of(examples[i].key, batch, row) for row, i in enumerate(rows)]
     return found
+
+
+def _samples(example: Example) -> np.ndarray:
+    return waveform.load(example.audio, start=example.start, duration=example.duration)
 
 
 @torch.inference_mode()

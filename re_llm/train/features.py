@@ -193,7 +193,7 @@ def build_features(
     features = Features(ids, stores["speech"], stores.get("emotion"), pooled=model.config.fusion != "frames")
     segments = list({ids[e.key]: e for e in examples}.values())
     # A part is always the same utterances: encoded again after a kill, its batches round as they did.
-    parts = [part for part in batched(segments, READ_AHEAD) if not all(_held(ids[e.key], stores) for e in part)]
+    parts = [part for part in batched(segments, READ_AHEAD) if not all(_held(e, ids[e.key], stores) for e in part)]
     if not parts:
         return features
     missing = [example for part in parts for example in part]
@@ -210,8 +210,9 @@ def build_features(
     return features
 
 
-def _held(segment: str, stores: Mapping[str, StateStore]) -> bool:
-    return all(segment in store for store in stores.values())
+def _held(example: Example, segment: str, stores: Mapping[str, StateStore]) -> bool:
+    """Whether nothing is missing that training will read: of a recording whose emotion is exchanged, no emotion."""
+    return all(segment in store for name, store in stores.items() if (example.role, name) != ("exchanged", "emotion"))
 
 
 def _refuse_small_disk(folder: Path, examples: Sequence[Example], model: ReLlmForConditionalGeneration) -> None:

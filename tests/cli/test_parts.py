@@ -56,8 +56,9 @@ def test_with_yes_each_is_fetched(tmp_path, monkeypatch):
     assert json.loads(done.stdout) == {"small:voice": str(tmp_path / "made"), "small:kokoro": kokoro}
 
 
-def test_a_part_that_nobody_publishes(tmp_path):
+def test_a_part_that_is_made_here_costs_no_download_and_needs_its_base(tmp_path):
     done = run("get", "llm")
-    assert done.exit_code == 2 and "small:llm cannot be fetched" in done.stderr and "small:llm-base" in done.stderr
+    assert done.exit_code == 2 and "from small:llm-base" in done.stderr
+    assert "small:llm-base (SmolLM2-135M-Instruct" in done.stderr and "is not here" in done.stderr
     (tmp_path / "cache" / "parts" / "llm").mkdir(parents=True)
     assert run("get", "llm").exit_code == 0

@@ -36,7 +36,9 @@ def test_a_part_that_is_not_here_says_which_command_fetches_it(find):
     expected = r"small:whisper \(Whisper-base.*\) is not here\. Fetch it, 133 MB, with: re-llm parts get whisper"
     with pytest.raises(RellmError, match=expected):
         find("small:whisper")
-    with pytest.raises(RellmError, match=r"small:llm .*is not here.*not published yet: name small:llm-base instead"):
+    with pytest.raises(
+        RellmError, match=r"small:llm .*is not here.*Make it, of small:llm-base, with: re-llm parts"
+    ):
         find("small:llm")
     with pytest.raises(RellmError, match=r"no part 'small:gpt'\. Allowed: small:whisper, small:llm-base, small:llm,"):
         find("small:gpt")
@@ -58,4 +60,4 @@ def test_every_part_is_pinned():
         assert {package for each in part.contents for package, _ in each.members} == packages
         assert all(re.fullmatch("[0-9a-f]{64}", each.sha256) and each.size for each in (*part.wheels, *part.contents))
         assert len({wheel.pattern for wheel in part.wheels}) == len(part.wheels)
-        assert part.licence and bool(part.stored) == bool(part.wheels)
+        assert part.licence and part.stored and bool(part.wheels) != bool(part.base)

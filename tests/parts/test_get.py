@@ -12,8 +12,11 @@ from pathlib import Path
 
 import part_world as world
 import pytest
+import tiny_world
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from re_llm.core import part_list, parts
 from re_llm.core.errors import MissingExtra, RellmError
@@ -334,13 +337,29 @@ def test_what_converting_needs_is_asked_for_first(part, monkeypatch):
     assert look(part).source == "index"
 
 
+def test_a_part_is_made_of_another_one_and_a_lora_of_the_package(tmp_path, monkeypatch):
+    base = tiny_world.save_llm(tmp_path / "cache" / "parts" / "base")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "package" / "lora")
+    parts_of = {"base": Part("base", "", ""), "taught": Part("taught", "", "", base="base", lora="lora")}
+    for place in (part_list, parts, module):
+        monkeypatch.setattr(place, "PARTS", parts_of)
+    monkeypatch.setattr(module, "PACKAGE", tmp_path / "package")
+    monkeypatch.setenv("RE_LLM_CACHE", str(tmp_path / "cache"))
+    offer = look(parts_of["taught"])
+    assert (offer.source, offer.download) == ("base", 0)
+    folder = get(offer)
+    AutoModelForCausalLM.from_pretrained(folder)
+    assert json.loads((folder / "part.json").read_text())["base"] == "base"
+
+
 # --- names ---
 
 
 def test_names_and_groups():
     whole = part_list.PARTS
-    assert [each.name for each in module.chosen(["small"])] == ["whisper", "llm-base"]
-    assert [each.name for each in module.chosen(["all"])] == ["whisper", "llm-base", "voice", "kokoro"]
+    assert [each.name for each in module.chosen(["small"])] == ["whisper", "llm-base", "llm"]
+    assert [each.name for each in module.chosen(["all"])] == ["whisper", "llm-base", "llm", "voice", "kokoro"]
     assert [each.name for each in module.chosen(["small:voice", "voice"])] == ["voice"]
     with pytest.raises(RellmError, match=r"there is no part 'tiny'.*Allowed: small, all, whisper"):
         module.chosen(["tiny"])

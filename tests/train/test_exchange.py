@@ -100,6 +100,9 @@ def test_files_say_by_their_name_which_corpus_exchanges(tmp_path: Path) -> None:
         write_records(files[-1], [Continuation(key=corpus, emotion=emotion, early_stop=False, **row)])  # type: ignore[arg-type]
     loaded = load_examples(files, options(**EXCHANGE), EMOTIONS, tiny_world.tokenizer())
     assert [each.role for each in loaded.examples] == ["exchanged", "donor", "row"]
+    write_records(files[1], [Continuation(key="p", emotion="fear", early_stop=False, **row)])  # type: ignore[arg-type]
+    fewer = load_examples(files, options(**EXCHANGE), EMOTIONS, tiny_world.tokenizer())
+    assert fewer.dropped == {"a donor's emotion is fear": 1}
     write_records(files[0], [Continuation(key="x", early_stop=False, **row)])  # type: ignore[arg-type]
     with pytest.raises(RellmError, match=r"words\.continue\.jsonl:1: no emotion, by which"):
         load_examples(files, options(**EXCHANGE), EMOTIONS, tiny_world.tokenizer())
