@@ -35,7 +35,10 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines,
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", envvar="RE_LLM_MODEL", help="Checkpoint: folder, hub id, or mini:NAME for a shipped one."
+        "--model",
+        "-m",
+        envvar="RE_LLM_MODEL",
+        help="Checkpoint: folder, hub id, small:re-llm, mini:re-llm. auto: the small one if its parts are here.",
     ),
 ]
 # Options that few runs need stand in panels of their own, behind the main options.
@@ -63,7 +66,19 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the recipe; may be repeated.")
 ]
 
-DEFAULT_MODEL = "mini:re-llm"
+DEFAULT_MODEL = "auto"
+
+
+def chosen_model(name: str) -> str:
+    """The model that a command uses; of `auto`, the small one or the miniature, with a line about what is missing."""
+    from re_llm.core.assets import default_model, hint_at_small
+
+    if name != DEFAULT_MODEL:
+        return name
+    hint = hint_at_small()
+    if hint:
+        typer.echo(hint, err=True)
+    return default_model()
 
 
 class Formatter(Protocol):

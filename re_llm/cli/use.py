@@ -20,6 +20,7 @@ from re_llm.cli.common import (
     Model,
     OverwriteFlag,
     Quantize,
+    chosen_model,
     more_records,
     overwriting,
     print_json,
@@ -132,6 +133,7 @@ def respond(
     """
     from re_llm.inference.reply import RECOGNITION_PROMPT, ReplyOptions
 
+    model = chosen_model(model)
     options = ReplyOptions(
         system, prompt, RECOGNITION_PROMPT if recognize else None, batch_size, max_new_tokens, seed=seed
     )
@@ -163,6 +165,7 @@ def recognize(
     """
     from re_llm.inference.reply import ReplyOptions, is_recognizer
 
+    model = chosen_model(model)
     options = ReplyOptions(system, None, None if is_recognizer(model) else prompt, batch_size)
     _respond(inputs, options, _Checkpoint(model, device, dtype, quantize), out, split, overwriting(overwrite), as_json)
 
@@ -190,7 +193,7 @@ def chat(
     from re_llm.apps import chat as module
     from re_llm.inference.reply import Decoding
 
-    decoding = Decoding(max_new_tokens, temperature)
+    decoding, model = Decoding(max_new_tokens, temperature), chosen_model(model)
     with Console(stderr=True).status(f"loading {model}"):
         engine = _Checkpoint(model, device, dtype, quantize).load()
     console = Console(highlight=False)

@@ -9,20 +9,27 @@ from pathlib import Path
 from re_llm.core import parts
 from re_llm.core.errors import RellmError
 from re_llm.core.files import file_hash, files_hash, hash_of
+from re_llm.core.part_list import PARTS
 
 PACKAGE = Path(__file__).parent.parent
 SOURCE_TREE = PACKAGE.parent  # of an editable installation
+
+# What ships with the package beside the miniature, by name; licences: the README of each folder.
+SHIPPED = {"small:re-llm": "small/assets/nc/re-llm", "small:emotion": "small/assets/nc/emotion"}
+SMALL_MODEL, MINI_MODEL = "small:re-llm", "mini:re-llm"
 
 # Files of a model's folder that tell about the model and are no part of it.
 _ABOUT = {"provenance.json", "recipe.resolved.yaml", "report.json", "log.jsonl", "dropped.jsonl", "README.md"}
 
 
 def resolve_component(name: str, relative_to: Path | None = None) -> str:
-    """Folder or hub id of a component. `mini:NAME` ships with the package, `small:NAME` is fetched once.
+    """Folder or hub id of a component. `mini:NAME` ships with the package, `small:NAME` too, or is fetched once.
 
     Raises:
         RellmError: `mini:NAME` is not shipped, `small:NAME` not here.
     """
+    if name in SHIPPED:
+        return str(PACKAGE / SHIPPED[name])
     if name.startswith(parts.PREFIX):
         return str(parts.resolve_part(name))
     if not name.startswith("mini:"):
@@ -37,6 +44,28 @@ def resolve_component(name: str, relative_to: Path | None = None) -> str:
             todo="Run `re-llm mini build`, or set RE_LLM_MINI to the folder of a build",
         )
     return str(folder)
+
+
+def default_model() -> str:
+    """The model that is used when none is named: RE_LLM_MODEL, else the small one if its parts are here."""
+    named = os.environ.get("RE_LLM_MODEL")
+    return named or (MINI_MODEL if missing_parts() else SMALL_MODEL)
+
+
+def missing_parts() -> list[str]:
+    """Parts that the small model needs and that are not here."""
+    return [name for name in ("whisper", "llm") if parts.find_part(name) is None]
+
+
+def hint_at_small() -> str | None:
+    """One line about what is missing for the small model; None when nothing is, or another one was named."""
+    if os.environ.get("RE_LLM_MODEL") or not missing_parts():
+        return None
+    size = sum(part.download for part in PARTS.values() if not part.building)
+    return (
+        f"Using the miniature, which has heard synthetic voices only. For people, fetch {SMALL_MODEL}'s parts "
+        f"({size / 1e6:.0f} MB): re-llm parts get small"
+    )
 
 
 def mini_assets() -> Path:

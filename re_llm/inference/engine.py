@@ -23,7 +23,7 @@ from re_llm.audio import waveform
 from re_llm.audio.given import Audio, describe, read
 from re_llm.audio.speech import prepare
 from re_llm.core.answer_parser import parse_answer
-from re_llm.core.assets import mini_assets, resolve_component
+from re_llm.core.assets import MINI_MODEL, default_model, mini_assets, resolve_component
 from re_llm.core.records import Utterance
 from re_llm.inference.generation import generate
 from re_llm.inference.reply import (
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from re_llm.model.modeling import ReLlmForConditionalGeneration
     from re_llm.model.processing import ReLlmProcessor
 
-SHIPPED_MODEL = "mini:re-llm"
+SHIPPED_MODEL = MINI_MODEL  # whose recordings ship as well
 
 
 class Engine:
@@ -315,15 +315,16 @@ class Engine:
 
 
 def load(
-    name: str | os.PathLike[str] = SHIPPED_MODEL,
+    name: str | os.PathLike[str] | None = None,
     *,
     device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
 ) -> Engine:
-    """Loads a checkpoint: a folder, a hub id, or `mini:re-llm`, the miniature shipped with the package.
+    """Loads a checkpoint: a folder, a hub id, `small:re-llm` or `mini:re-llm`.
 
     Args:
+        name: None = RE_LLM_MODEL, else the small model when its parts are here, else the miniature.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
         quantize: `8bit` or `4bit` for the LLM alone (extra `quantize`); None leaves it in `dtype`.
@@ -334,6 +335,7 @@ def load(
     from re_llm.model.modeling import ReLlmForConditionalGeneration
     from re_llm.model.processing import load_processor
 
+    name = default_model() if name is None else name
     folder = resolve_component(str(name))
     where = pick_device(device)
     model = ReLlmForConditionalGeneration.from_pretrained(

@@ -19,6 +19,7 @@ from re_llm.model.shared_emotion_config import is_shared
 from re_llm.recipe.config import Components, StageOptions, unfit
 from re_llm.recipe.options import ModelOptions
 
+
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides the outcome of one run.

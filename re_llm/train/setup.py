@@ -20,7 +20,6 @@ from re_llm.train.schedule import warmup_steps
 from re_llm.train.trainer import ReLlmTrainer
 from re_llm.train.validation import Validation, row_batches
 
-
 LOADERS = 4  # processes that make the batches for a GPU
 
 

@@ -36,9 +36,7 @@ def test_a_part_that_is_not_here_says_which_command_fetches_it(find):
     expected = r"small:whisper \(Whisper-base.*\) is not here\. Fetch it, 133 MB, with: re-llm parts get whisper"
     with pytest.raises(RellmError, match=expected):
         find("small:whisper")
-    with pytest.raises(
-        RellmError, match=r"small:llm .*is not here.*Make it, of small:llm-base, with: re-llm parts"
-    ):
+    with pytest.raises(RellmError, match=r"small:llm .*is not here.*Make it, of small:llm-base, with: re-llm parts"):
         find("small:llm")
     with pytest.raises(RellmError, match=r"no part 'small:gpt'\. Allowed: small:whisper, small:llm-base, small:llm,"):
         find("small:gpt")

@@ -1,0 +1,43 @@
+"""Which model is used when none is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from re_llm.cli.common import DEFAULT_MODEL, chosen_model
+from re_llm.core.assets import MINI_MODEL, SMALL_MODEL, default_model, hint_at_small, resolve_component
+from re_llm.core.parts import parts_home
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RE_LLM_CACHE", str(tmp_path))
+    monkeypatch.delenv("RE_LLM_SMALL", raising=False)
+    monkeypatch.delenv("RE_LLM_MODEL", raising=False)
+    return tmp_path
+
+
+def test_the_small_model_is_used_once_its_parts_are_here(cache: Path, capsys: pytest.CaptureFixture) -> None:
+    assert default_model() == MINI_MODEL
+    assert chosen_model(DEFAULT_MODEL) == MINI_MODEL
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "re-llm parts get small" in said and "226 MB" in said
+    for part in ("whisper", "llm"):
+        (parts_home() / part).mkdir(parents=True)
+    assert default_model() == SMALL_MODEL and hint_at_small() is None
+    assert chosen_model(DEFAULT_MODEL) == SMALL_MODEL
+    assert capsys.readouterr().err == ""
+
+
+def test_a_named_model_is_taken_without_a_word(cache: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    assert chosen_model("folder") == "folder"
+    monkeypatch.setenv("RE_LLM_MODEL", "mini:re-llm")
+    assert default_model() == "mini:re-llm" and hint_at_small() is None
+    assert capsys.readouterr().err == ""
+
+
+def test_what_ships_is_found_by_its_name() -> None:
+    assert (Path(resolve_component(SMALL_MODEL)) / "config.json").is_file()
+    assert (Path(resolve_component("small:emotion")) / "config.json").is_file()
