@@ -83,10 +83,17 @@ def reply(
         [ids],
         [torch.cat([each.embeddings for each in encoded])] if encoded else [],
         replace(decoding, max_new_tokens=_room(engine, len(ids), decoding.max_new_tokens)),
+        said=[_said(engine, turns[-1], encoded)],
         on_text=on_text,
         cancelled=cancelled,
     )
     return ChatCompletion(**vars(replace(completion, prompt_tokens=len(ids))))
+
+
+def _said(engine: Engine, turn: Turn, encoded: Sequence[EncodedSpeech]) -> str:
+    """What a turn says, of which `encoded` ends with the recordings."""
+    recordings = iter(encoded[len(encoded) - sum(not isinstance(part, str) for part in turn.parts) :])
+    return " ".join(part if isinstance(part, str) else engine.words(next(recordings)) for part in turn.parts)
 
 
 def _refuse_long_text(engine: Engine, turns: Sequence[Turn], system: str) -> None:

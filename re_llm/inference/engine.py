@@ -25,7 +25,9 @@ from re_llm.audio.speech import prepare
 from re_llm.core.answer_parser import parse_answer
 from re_llm.core.assets import MINI_MODEL, default_model, mini_assets, resolve_component
 from re_llm.core.records import Utterance
+from re_llm.core.risk import at_risk, careful_reply
 from re_llm.inference.generation import generate
+from re_llm.inference.read_out import read_out
 from re_llm.inference.reply import (
     DEFAULT_PROMPT,
     RECOGNITION_PROMPT,
@@ -59,6 +61,7 @@ class Engine:
     Attributes:
         context: longest row of the LLM in tokens, the answer included; None when its config names no limit.
         longest_token: bytes of text that a token stands for at most.
+        careful: `careful` of config.json: words about harming oneself are answered by rule (`re_llm.core.risk`).
         names, needs_audio, dtype, quantized: see `System`.
     """
 
@@ -74,6 +77,7 @@ class Engine:
         self.names, self.longest_token = (name,), max(len(token.encode()) for token in self.tokenizer.get_vocab())
         self.dtype: torch.dtype = model.dtype
         self.quantized: str | None = model.quantized
+        self.careful = bool(getattr(model.config, "careful", False)) and model.ctc_blank is not None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -152,7 +156,12 @@ class Engine:
         before, after = split_chat(self.tokenizer, get_prompt(prompt), history)
         rows = [self.processor.row([before, len(each.embeddings), after]) for each in encoded]
         speech = [each.embeddings for each in encoded]
-        return self.generate(rows, speech, Decoding(**decoding), on_text=on_text, cancelled=cancelled)
+        said = [self.words(each) for each in encoded] if get_prompt(prompt).id.startswith("chat") else None
+        return self.generate(rows, speech, Decoding(**decoding), said=said, on_text=on_text, cancelled=cancelled)
+
+    def words(self, encoded: EncodedSpeech) -> str:
+        """Words that stand in the speech tokens; none for a model that need not be careful."""
+        return self.tokenizer.decode(read_out(self.model, encoded.embeddings)) if self.careful else ""
 
     def generate(
         self,
@@ -160,12 +169,24 @@ class Engine:
         speech: Sequence[torch.Tensor],
         decoding: Decoding,
         *,
+        said: Sequence[str] | None = None,
         on_text: Callable[[str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[Completion]:
-        """The LLM's answers to one batch of finished rows of token ids; see `re_llm.inference.generation`."""
+        """The LLM's answers to one batch of finished rows of token ids; see `re_llm.inference.generation`.
+
+        Args:
+            said: what the last turn of each row says; a careful model answers words about harming oneself by rule.
+        """
+        careful = [careful_reply(text) if self.careful and at_risk(text) else None for text in said or ()]
+        if careful and all(careful):
+            if on_text:
+                on_text(str(careful[0]))
+            return [Completion(str(reply)) for reply in careful]
         with self._lock:
-            return generate(self.model, self.processor, self.stops, rows, speech, decoding, on_text, cancelled)
+            found = generate(self.model, self.processor, self.stops, rows, speech, decoding, on_text, cancelled)
+        given = careful or [None] * len(found)
+        return [answer if reply is None else Completion(reply) for answer, reply in zip(found, given, strict=True)]
 
     def respond(
         self,

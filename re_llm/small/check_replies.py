@@ -8,9 +8,9 @@ from pathlib import Path
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.records import read_records
+from re_llm.core.risk import at_risk
 from re_llm.llm.completion import TextLlm
 from re_llm.llm.prompts import get_prompt
-from re_llm.small.kind_replies import at_risk
 from re_llm.small.text import Sentence
 from re_llm.small.tone import all_different, names_topic, repeated, tone
 from re_llm.small.turned import content_words

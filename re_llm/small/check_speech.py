@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from re_llm.audio.waveform import load
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Record, Utterance, read_records
 from re_llm.evaluate.word_errors import error_rate, plain
 from re_llm.inference.engine import Engine
+from re_llm.inference.read_out import read_out
 from re_llm.inference.reply import DEFAULT_PROMPT, RECOGNITION_PROMPT, EncodedSpeech, Reply
-from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.small.tone import names_topic, repeated, tone
 
 REPEAT = "repeat"
@@ -69,22 +68,6 @@ class SpeechFigures:
         )
 
 
-@torch.inference_mode()
-def read_out(model: ReLlmForConditionalGeneration, embeddings: torch.Tensor) -> list[int]:
-    """Token ids in speech tokens [S, D]: the nearest embedding of each, repetitions joined, blanks left out.
-
-    Raises:
-        RellmError: the model was trained without `adapter_ctc`, so its tokens are none of the LLM's.
-    """
-    blank, vocabulary = model.ctc_blank, model.get_input_embeddings().weight
-    if blank is None:
-        raise RellmError("this model has no CTC blank", todo="Train a stage with the loss adapter_ctc")
-    assert isinstance(vocabulary, torch.Tensor)
-    scores = embeddings.float() @ torch.cat([vocabulary.float(), blank[None].float()]).T
-    best = scores.argmax(-1).unique_consecutive().tolist()
-    return [token for token in best if token != len(vocabulary)]
-
-
 def check_speech(
     engine: Engine,
     rows: Sequence[Utterance],
@@ -93,7 +76,13 @@ def check_speech(
     batch_size: int = 16,
     on_batch: Callable[[int], None] = lambda count: None,
 ) -> list[Checked]:
-    """Asks a model everything about recordings (16 kHz mono) whose words are known."""
+    """Asks a model everything about recordings (16 kHz mono) whose words are known.
+
+    Raises:
+        RellmError: the model was trained without `adapter_ctc`, so its tokens are none of the LLM's.
+    """
+    if engine.model.ctc_blank is None:
+        raise RellmError("this model has no CTC blank", todo="Train a stage with the loss adapter_ctc")
     found: list[Checked] = []
     for first in range(0, len(rows), batch_size):
         some = rows[first : first + batch_size]

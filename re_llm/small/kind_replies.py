@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from functools import cache
 from importlib.resources import files
 
@@ -14,13 +13,6 @@ from re_llm.small.tone import all_different, names_topic, tone
 from re_llm.small.turned import clause, topic
 
 TRIES = 12
-RISK = re.compile(
-    r"suicid|(kill|cut|hurt|hang|harm)(|ed|t?ing) (myself|themselves|himself|herself)|overdos|self.?harm"
-    r"|(end|ending|take|taking|took) (my|his|her|their|it) (own )?(life|all)|(want|wanted|wanting|like|going) to die"
-    r"|wish i (was|were) dead|be dead|better off dead|end it\b",
-    re.IGNORECASE,
-)
-"""Sentences about harming oneself. They get one careful kind of reply, whatever the voice sounds like."""
 
 
 @cache
@@ -46,16 +38,6 @@ def kind_reply(text: str, emotion: str, rng: random.Random) -> str | None:
         if names_topic(reply, text) and tone(reply, text) == emotion:
             return reply
     return None
-
-
-def at_risk(text: str) -> bool:
-    """Whether somebody may be about to harm themselves."""
-    return RISK.search(text.replace("\u2019", "'")) is not None
-
-
-def careful_reply(rng: random.Random) -> str:
-    """The reply to such a sentence."""
-    return rng.choice(wordings()["risk"]["reply"])
 
 
 def kind_replies(text: str, rng: random.Random) -> dict[str, str]:

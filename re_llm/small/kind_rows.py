@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.risk import at_risk, careful_reply
 from re_llm.llm.completion import TextLlm
 from re_llm.llm.prompts import Prompt, get_prompt
-from re_llm.small.kind_replies import at_risk, careful_reply, kind_replies, with_cue
+from re_llm.small.kind_replies import kind_replies, with_cue
 
 KINDS = {"told": 0.55, "heard": 0.2, "named": 0.08, "repeated": 0.07, "continued": 0.1}
 """Fraction of the rows: reply to a sentence whose emotion the prompt names; to one with words that carry the emotion;
@@ -72,7 +73,7 @@ def continued_rows(sentences: Sequence[str], count: int, llm: TextLlm, *, seed: 
 
 def _replies(text: str, rng: random.Random) -> dict[str, str]:
     if at_risk(text):
-        return {emotion: careful_reply(rng) for emotion in PROMPT_EMOTIONS}
+        return dict.fromkeys(PROMPT_EMOTIONS, careful_reply(text))
     return kind_replies(text, rng)
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.records import write_records
+from re_llm.core.risk import REPLIES, at_risk
 from re_llm.llm.completion import Completion
 from re_llm.small.check_replies import check_replies, held_out
-from re_llm.small.kind_replies import at_risk, kind_replies, with_cue, wordings
+from re_llm.small.kind_replies import kind_replies, with_cue, wordings
 from re_llm.small.kind_rows import kind_rows
 from re_llm.small.text import Sentence
 from re_llm.small.tone import all_different, names_topic, repeated, tone
@@ -95,7 +96,7 @@ def test_whoever_may_harm_themselves_gets_one_careful_kind_of_reply() -> None:
     rows = kind_rows(["I want to kill myself with my pills."] * 40, 40, seed=0)
     told = [row.answer for row in rows if row.prompt.id == "cascade"]
     assert told
-    assert all(answer in wordings()["risk"]["reply"] for answer in told)
+    assert all(answer in REPLIES for answer in told)
 
 
 def test_rows_are_of_all_kinds_and_repeat() -> None:
