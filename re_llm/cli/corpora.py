@@ -135,6 +135,8 @@ def check(
     """
     from re_llm.data.check import check as run_check
 
+    if page and any(page.exists() and path.exists() and page.samefile(path) for path in (manifest, *against)):
+        raise RellmError(f"--page {page} is a manifest that is checked", todo="Give another name")
     with Where(engine, ray_address).connect() as cluster:
         report = run_check(manifest, decode=not no_audio, workers=workers, cluster=cluster, against=against)
     other = report.against

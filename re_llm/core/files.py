@@ -85,6 +85,16 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def refuse_existing(out: Path) -> None:
+    """For what is written whole and has no sidecar that would tell whether it may be replaced.
+
+    Raises:
+        RellmError: `out` is a file that holds something, or a folder that does.
+    """
+    if out.stat().st_size if out.is_file() else out.is_dir() and any(out.iterdir()):
+        raise RellmError(f"{out} is there already and not empty", todo="Give another name, or remove it")
+
+
 @contextlib.contextmanager
 def new_folder(target: Path, *, last: str = "config.json") -> Iterator[Path]:
     """A hidden folder to fill, whose files are in `target` when the block ends without an error.

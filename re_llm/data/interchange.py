@@ -18,7 +18,7 @@ from pathlib import Path
 from re_llm.audio import waveform
 from re_llm.audio.source import locate
 from re_llm.core.errors import MissingExtra, RellmError
-from re_llm.core.files import disk_error, new_folder, writing
+from re_llm.core.files import disk_error, new_folder, refuse_existing, writing
 from re_llm.core.records import DIMENSIONS, Continuation, Utterance, read_records, write_records
 from re_llm.data.corpora.base import Scan, unit
 from re_llm.data.corpora.columns import KEPT, LOCATION, UNIT
@@ -167,9 +167,6 @@ def _to_webdataset(manifest: Path, out: Path) -> int:
     rows = enumerate(read_records(manifest, Utterance))
     count = 0
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        if there := sorted(out.glob("*.tar")):
-            raise RellmError(f"{out} holds shards already: {there[0].name}", todo="Give another --out, or delete them")
         with new_folder(out) as folder:
             while batch := list(islice(rows, PER_SHARD)):
                 _write_shard(manifest, folder / f"{count // PER_SHARD:06}.tar", batch)
@@ -244,11 +241,13 @@ def export(manifest: str | os.PathLike[str], out: str | os.PathLike[str], kind: 
         kind: one of `EXPORTS`.
 
     Raises:
-        RellmError: unknown kind, a broken manifest, a recording that is missing or that the format cannot name.
+        RellmError: unknown kind, something at `out` already, a broken manifest, a recording that is missing or that the
+            format cannot name.
         MissingExtra: `hf` without the extra `data`.
     """
     if kind not in EXPORTS:
         raise RellmError(f"unknown format {kind!r}", allowed=", ".join(EXPORTS))
+    refuse_existing(Path(out))
     return EXPORTS[kind](Path(manifest), Path(out))
 
 
@@ -269,7 +268,8 @@ def continuations_from_peers(
         scale: range of `avd_ans` in the file.
 
     Raises:
-        RellmError: a line is broken, lacks a field, or a rating is off the scale; names file and line.
+        RellmError: a line is broken, lacks a field, or a rating is off the scale; names file and line. Or there is
+            something at `out` already.
     """
     source, target = Path(path), Path(out)
     root = Path(audio_root) if audio_root is not None else source.parent
@@ -297,13 +297,19 @@ def continuations_from_peers(
         except (KeyError, TypeError, ValueError) as error:
             raise RellmError(f"{source}:{line}: not a continuation: {str(error).splitlines()[0]}") from error
 
+    refuse_existing(target)
     scan = Scan(source.parent, strict=True)
     return write_records(target, (record(line, row) for line, row in read_json_lines(scan, source)))
 
 
 def continuations_to_peers(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
-    """The peers' jsonl from `continuations.jsonl`: audio, text, instruction, emotion, output, early_stop, avd_ans."""
+    """The peers' jsonl from `continuations.jsonl`: audio, text, instruction, emotion, output, early_stop, avd_ans.
+
+    Raises:
+        RellmError: something at `out` already, or a broken line.
+    """
     source, target = Path(path), Path(out)
+    refuse_existing(target)
 
     def row(record: Continuation) -> Json:
         found = record.dimensions()

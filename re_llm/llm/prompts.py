@@ -138,8 +138,10 @@ def split_chat(
     turn.
 
     Raises:
-        RellmError: the tokenizer has no chat template, or the template refuses the conversation.
+        RellmError: the tokenizer has no chat template, the template refuses the conversation, or the prompt names an
+            emotion that was not filled in (`Prompt.with_emotion`).
     """
+    prompt = prompt.with_emotion(None)
     turns = [*(history or []), {"role": "user", "content": prompt.before + _CONTENT + prompt.after}]
     text = _laid_out(tokenizer, [{"role": "system", "content": prompt.system}, *turns])
     if isinstance(text, Exception) or prompt.system.strip() not in text:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, parse_label_set
 from re_llm.core.parts import PREFIX
-from re_llm.llm.prompts import PROMPTS
-from re_llm.recipe.options import Changes, ModelOptions, Options, changed, changes_of
+from re_llm.recipe.options import Changes, ModelOptions, Options, PromptId, changed, changes_of, without_label
 
 Trained = Literal["adapter", "lora", "heads", "emotion_head", "dimension_head", "speech_encoder"]
 LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
@@ -48,18 +47,11 @@ class TaskOptions(Options):
         prompt that the answer was given to, with the emotion label where that names it (RE-LLM section II-B).
     """
 
-    prompt: str
+    prompt: PromptId
     target: Literal["output", "emotion", "transcript"] = "output"
     fraction: float = Field(default=1.0, gt=0.0)
-    continuation: str | None = None
-    teacher_prompt: str | None = None
-
-    @field_validator("prompt", "teacher_prompt", "continuation")
-    @classmethod
-    def _known(cls, value: str | None) -> str | None:
-        if value is not None and value not in PROMPTS:
-            raise ValueError(f"unknown prompt {value!r}; allowed: {', '.join(PROMPTS)}")
-        return value
+    continuation: PromptId | None = None
+    teacher_prompt: PromptId | None = None
 
 
 if TYPE_CHECKING:
@@ -119,7 +111,7 @@ class StageOptions(Options):
     data: tuple[str, ...] = ()
     exchange: tuple[str, ...] = ()
     donors: tuple[str, ...] = ()
-    continuation: str = "continue"  # prompt with which the LLM wrote the targets
+    continuation: PromptId = "continue"  # prompt with which the LLM wrote the targets
     tasks: tuple[TaskOptions, ...] = (TaskOptions(prompt="continue"),)
     losses: dict[str, float]
     warm_losses: dict[str, float] | None = None
@@ -237,7 +229,7 @@ class SystemOptions(Options):
     kind: Literal["text", "cascade", "text-label", "speech"]
     stage: str | None = None
     per_corpus: bool = False
-    prompt: str = "chat-empathetic"
+    prompt: PromptId = "chat-empathetic"
     model: ModelChanges = ModelChanges()
     stage_options: StageChanges = StageChanges()
 
@@ -245,8 +237,8 @@ class SystemOptions(Options):
     def _consistent(self) -> SystemOptions:
         if (self.kind == "speech") != (self.stage is not None):
             raise ValueError("a system of kind `speech` names its `stage`; the others have none")
-        if self.prompt not in PROMPTS:
-            raise ValueError(f"unknown prompt {self.prompt!r}; allowed: {', '.join(PROMPTS)}")
+        if self.kind == "speech":
+            without_label(self.prompt)
         return self
 
 
@@ -264,7 +256,7 @@ class DecodingOptions(Options):
     continuation_tokens: int = Field(default=48, ge=1)
     batch_size: int = Field(default=16, ge=1)
     continuation_tokenization: Literal["pieces", "joined"] = "pieces"
-    recognize_prompt: str = "recognize"
+    recognize_prompt: Annotated[PromptId, AfterValidator(without_label)] = "recognize"
     recognize_tokens: int = Field(default=128, ge=1)
     repetition_penalty: float | None = Field(default=None, gt=0.0)
     quantize: Literal["8bit", "4bit"] | None = None
@@ -282,7 +274,7 @@ class Recipe(Options):
     corpora: dict[str, CorpusOptions] = Field(default={})
     stages: dict[str, StageOptions]
     systems: dict[str, SystemOptions] = Field(default={})
-    baseline: str = "blsp-emo-ft"
+    baseline: str | None = None
     decoding: DecodingOptions = DecodingOptions()
     scorer: str = "small"
     device: str = "auto"
@@ -324,6 +316,8 @@ class Recipe(Options):
                     raise ValueError(f"system {name!r}: {wrong}")
             elif system.stage and (system.per_corpus or not _is_checkpoint(system.stage)):
                 raise ValueError(f"system {name!r} names stage {system.stage!r}, which is not under `stages`")
+        if self.systems and self.baseline not in (None, *self.systems):
+            raise ValueError(f"baseline is {self.baseline!r}; allowed: {', '.join(self.systems)}")
         if self.model.fusion != "none" and self.components.emotion_encoder is None:
             raise ValueError("model.fusion needs components.emotion_encoder (or set fusion: none)")
         return self

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from copy import copy
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,6 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from re_llm.core.errors import RellmError
+from re_llm.llm.prompts import PROMPTS
 
 
 class Options(BaseModel):
@@ -70,6 +72,26 @@ def _keys_at(options: type[Options], location: tuple[int | str, ...]) -> str:
             kinds = [annotation, *getattr(annotation, "__args__", ())]
             options = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Options)), options)
     return ", ".join(options.model_fields)
+
+
+def _prompt_id(name: str) -> str:
+    if name not in PROMPTS:
+        raise ValueError(f"unknown prompt {name!r}; allowed: {', '.join(PROMPTS)}")
+    return name
+
+
+def without_label(name: str) -> str:
+    """The id of a prompt that does not name the emotion.
+
+    Raises:
+        ValueError: it does.
+    """
+    if PROMPTS[name].needs_emotion:
+        raise ValueError(f"the prompt {name!r} names the emotion, which the model has to recognise")
+    return name
+
+
+PromptId = Annotated[str, AfterValidator(_prompt_id)]
 
 
 class LoraOptions(Options):

@@ -208,6 +208,10 @@ def test_prepare_writes_checks_and_exports_a_manifest(tmp_path: Path, recording)
     assert result.exit_code == 0, result.output
     assert "emotions  sad 1" in result.stdout
     assert call("prepare", "check", manifest, "--page", page).exit_code == 0
+    before = manifest.read_bytes()
+    refused = call("prepare", "check", manifest, "--page", manifest)
+    assert refused.exit_code == 2 and "is a manifest that is checked" in refused.output
+    assert manifest.read_bytes() == before
     shown = call("prepare", "check", manifest, "--no-audio", "--strict")
     assert shown.exit_code == 0 and "test      1 utterances, 0 speakers: sad 1" in shown.stdout
     assert "<html" in page.read_text()

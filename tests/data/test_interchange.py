@@ -179,7 +179,7 @@ def test_webdataset(manifest, tmp_path, monkeypatch):
     assert all(".tar:" in u.audio for u in found)
     assert_same(manifest, tmp_path / "b.jsonl", found, atol=2 / 32768)
     assert [p.name for p in out.iterdir() if p.suffix != ".tar"] == []
-    with pytest.raises(RellmError, match=r"holds shards already: 000000\.tar"):
+    with pytest.raises(RellmError, match="shards is there already and not empty"):
         interchange.export(manifest, out, "webdataset")
     (out / "000002.tar").write_bytes(b"no archive" * 100)
     assert [p.file for p in prepare("webdataset", out, tmp_path / "b.jsonl").problems] == ["000002.tar"]
@@ -220,8 +220,21 @@ def test_emobox(manifest, tmp_path):
     assert found[2].duration == pytest.approx(0.2)
     first = next(read_records(manifest, Utterance)).model_copy(update={"emotion": None})
     write_records(manifest, [first])
+    out.unlink()
     assert interchange.export(manifest, out, "emobox") == 1, "a row without a label is not lost"
     assert back("emobox", out, tmp_path / "b.jsonl", audio_root=str(tmp_path))[0].emotion is None
+
+
+@pytest.mark.parametrize("kind", interchange.EXPORTS)
+def test_nothing_is_written_over(manifest, tmp_path, kind):
+    """Neither another file nor the manifest itself; a folder of shards would keep those of the last time."""
+    before = manifest.read_bytes()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("my own work")
+    for out in (manifest, tmp_path / "mine", tmp_path / "mine" / "notes.txt"):
+        with pytest.raises(RellmError, match="is there already and not empty"):
+            interchange.export(manifest, out, kind)
+    assert manifest.read_bytes() == before and (tmp_path / "mine" / "notes.txt").read_text() == "my own work"
 
 
 def test_peers(manifest, tmp_path):
@@ -259,7 +272,11 @@ def test_continuations_of_the_peers(tmp_path):
     assert again == {**row, "avd_ans": [0.0, 0.5, 1.0]}
     (tmp_path / "p.jsonl").write_text('{"audio": "a.wav"}\n')
     with pytest.raises(RellmError, match=r"p\.jsonl:1: not a continuation"):
-        interchange.continuations_from_peers(tmp_path / "p.jsonl", out, llm="x")
+        interchange.continuations_from_peers(tmp_path / "p.jsonl", tmp_path / "new.jsonl", llm="x")
+    for same in (lambda: interchange.continuations_from_peers(out, out, llm="x"),
+                 lambda: interchange.continuations_to_peers(out, out)):  # fmt: skip
+        with pytest.raises(RellmError, match="is there already and not empty"):
+            same()
 
 
 def test_unknown_format(manifest, tmp_path):

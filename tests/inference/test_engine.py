@@ -134,6 +134,12 @@ def test_threads_do_not_disturb_each_other(loaded: engine.Engine) -> None:
     assert [found[i] for i in range(3)] == expected
 
 
+def test_a_prompt_that_names_the_emotion_is_refused(loaded: engine.Engine) -> None:
+    """It would stand there as `{emotion}`, word for word."""
+    with pytest.raises(RellmError, match="prompt 'cascade' names the emotion"):
+        loaded.respond(WAVES[0], prompt="cascade", max_new_tokens=2)
+
+
 def test_history_changes_the_row(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
 
