@@ -25,8 +25,8 @@ from re_llm.mini.lexicon import CUES, TOPICS
 
 END = "<|im_end|>"
 END_OF_TEXT = "<|endoftext|>"
-# The others came after the miniature's LLM.
-TAUGHT = tuple(name for name, prompt in PROMPTS.items() if name != "label" and prompt not in RELEASED)
+# The others came after the miniature's LLM was trained.
+TAUGHT = tuple(name for name, prompt in PROMPTS.items() if name not in ("label", "repeat") and prompt not in RELEASED)
 # How often each prompt is trained: the ones the alignment stages lean on most come most often.
 PROMPT_WEIGHTS = {"chat-empathetic": 2.0, "continue": 2.0, "continue-emotion": 2.0, "recognize": 1.5}
 

@@ -106,6 +106,13 @@ def test_saved_folder_is_an_ordinary_chat_model(trained: Path) -> None:
     assert out.shape[1] <= ids.shape[1] + 3
 
 
+def test_a_prompt_that_is_added_changes_no_training_of_the_llm() -> None:
+    assert TAUGHT == (
+        "chat", "chat-empathetic", "chat-empathetic-paper", "continue", "continue-emotion", "continue-emotion-code",
+        "continue-speech", "continue-speech-blsp", "recognize", "recognize-speech", "cascade", "cascade-dialogue",
+    )  # fmt: skip
+
+
 def test_rows_are_laid_out_like_the_text_pass(source: RowSource) -> None:
     sentence = source.sentences[0]
     for name in PROMPTS:
