@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -316,39 +316,3 @@ class TrainingRows:
             task = draw.choices(tasks, weights=[t.fraction for t in tasks])[0]
         row = self.maker.make(index, example, task)
         return replace(row, donor=draw.choice(self.donors[example.emotion])) if example.role == "exchanged" else row
-
-
-class BucketedSampler:
-    """Yields (epoch, index) in an order that batches utterances of similar length; the epoch is set by the trainer."""
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int):
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        for index in bucketed_order(self.lengths, self.batch_size, seed=self.seed, epoch=self.epoch):
-            yield self.epoch, index
-
-
-def bucketed_order(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, pool: int = 50) -> list[int]:
-    """A shuffled order in which neighbours have similar length: batches of `batch_size` waste little on padding.
-
-    Shuffles, sorts within pools of `pool` batches, shuffles the batches.
-    """
-    draw = random.Random(f"{seed}/{epoch}/order")
-    order = list(range(len(lengths)))
-    draw.shuffle(order)
-    batches: list[list[int]] = []
-    for first in range(0, len(order), pool * batch_size):
-        part = sorted(order[first : first + pool * batch_size], key=lambda i: lengths[i])
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    # A short batch anywhere but at the end would shift the border of every later one.
-    short = [b for b in batches if len(b) < batch_size]
-    full = [b for b in batches if len(b) == batch_size]
-    draw.shuffle(full)
-    return [i for batch in (*full, *short) for i in batch]

@@ -12,9 +12,10 @@ from re_llm.audio import waveform
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.train.collate import Collator, SpeechInputs
-from re_llm.train.data import BucketedSampler, Example, RowMaker, TrainingRows
+from re_llm.train.data import Example, RowMaker, TrainingRows
 from re_llm.train.features import FRAMES_PER_SECOND, Features
 from re_llm.train.objective import Objective
+from re_llm.train.order import BucketedSampler
 from re_llm.train.plan import Plan
 from re_llm.train.schedule import warmup_steps
 from re_llm.train.trainer import ReLlmTrainer

@@ -26,8 +26,9 @@ from re_llm.core.files import replacing, write_text
 from re_llm.core.progress import progress_bar
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.train.collate import Batch
-from re_llm.train.data import BucketedSampler, Row, TrainingRows
+from re_llm.train.data import Row, TrainingRows
 from re_llm.train.objective import Objective
+from re_llm.train.order import BucketedSampler
 from re_llm.train.schedule import warmup_decay
 from re_llm.train.validation import Validation
 
