@@ -59,7 +59,7 @@ def llm(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the LoRA, the merged LLM, and a report.")],
     base: Annotated[str, typer.Option(help="Chat LLM that is taught.")] = "small:llm-base",
     rows: Annotated[int, typer.Option(min=10, help="Rows of training text.")] = 12_000,
-    epochs: Annotated[int, typer.Option(min=1)] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the rows.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step; 32 or fewer fit a laptop.")] = 32,
     lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 1e-3,
     seed: Seed = 0,

@@ -175,7 +175,9 @@ def train(
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train one stage of a recipe on continuations, or an emotion encoder on labelled recordings.
+    """Train one stage of a recipe, or an emotion encoder.
+
+    A stage trains on continuations, an emotion encoder on labelled recordings.
 
     A complete checkpoint of the same data, models and options stays as it is; another one is refused.
 
