@@ -26,6 +26,7 @@ from re_llm.cli.common import (
 )
 from re_llm.cluster.engines import Where
 from re_llm.core.errors import RellmError
+from re_llm.core.workers import refuse_several
 
 if TYPE_CHECKING:
     from re_llm.llm.server import ChatServer
@@ -188,6 +189,7 @@ def train(
         re-llm train emotion --data ravdess.jsonl --data emodb.jsonl --out encoders/mine
     """
     from re_llm.core.product import read_sidecar
+    from re_llm.core.workers import is_first
     from re_llm.recipe.emotion import EmotionRecipe
     from re_llm.recipe.files import load_any, parse_overrides
 
@@ -216,7 +218,8 @@ def train(
         plan, out, overwrite=overwriting(overwrite), features=features, device=device,
         keep_checkpoints=keep_checkpoints, where=where, track=track,
     )  # fmt: skip
-    print_report(report, as_json)
+    if is_first():
+        print_report(report, as_json)
 
 
 def _train_emotion(
@@ -234,6 +237,7 @@ def _train_emotion(
     for name, given in foreign.items():
         if given:
             raise RellmError(f"{name} is no option of an emotion encoder's training", todo="Leave it out")
+    refuse_several("the training of an emotion encoder")
     from re_llm.train.emotion.run import train_emotion
 
     report = train_emotion(
@@ -287,6 +291,7 @@ def reproduce(
     from re_llm.pipeline.reproduce import reproduce as run
     from re_llm.recipe.files import load_recipe, parse_overrides
 
+    refuse_several("reproduce")
     chosen = load_recipe(recipe, parse_overrides(overrides))
     place, say = out or Path("runs") / chosen.name, partial(typer.echo, err=True)
     done = run(chosen, place, say=say, until=until, convert=convert)

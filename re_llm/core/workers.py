@@ -1,4 +1,4 @@
-"""Worker processes that end with the process that started them, however it ends."""
+"""Worker processes that end with the process that started them, and processes that a launcher has started."""
 
 from __future__ import annotations
 
@@ -9,6 +9,30 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
+
+from re_llm.core.errors import RellmError
+
+
+def launched() -> int:
+    """How many processes a launcher (torchrun, `accelerate launch`) has started together; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one of them that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def refuse_several(what: str) -> None:
+    """Raises where a launcher has started several processes, each of which would do the same.
+
+    Raises:
+        RellmError: so it is.
+    """
+    if launched() > 1:
+        raise RellmError(
+            f"{what} runs in one process, and {launched()} were started", todo="Start it without a launcher"
+        )
 
 
 @contextmanager

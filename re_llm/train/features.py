@@ -33,6 +33,7 @@ from re_llm.model.processing import ReLlmProcessor
 from re_llm.model.shared_emotion import SharedEmotionEncoder
 from re_llm.train.data import Example
 from re_llm.train.encode import Encoded, EncodeWork, encode_examples
+from re_llm.train.processes import Processes
 
 READ_AHEAD = 256  # utterances decoded and sorted by length at a time: bounds the memory
 VERSION = 1  # rises when the same encoder begins to give other states for the same recording
@@ -68,12 +69,12 @@ class StateStore:
         self.rows: dict[str, tuple[int, int]] = {}  # first row and number of rows
         self._read = self._total = 0
         self._states: np.ndarray | None = None
-        self._refresh()
+        self.refresh()
 
     def __contains__(self, key: str) -> bool:
         return key in self.rows
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Takes over what was added since; a line that is not whole is none."""
         index, states = self.folder / "index.txt", self.folder / "states.bin"
         if not (index.is_file() and states.is_file()):
@@ -97,7 +98,7 @@ class StateStore:
     def add(self, states: Mapping[str, np.ndarray]) -> None:
         """Adds states [T, D] by id; those that another process has added meanwhile are left out."""
         with files.lock(self.folder, folder=True, wait=True):
-            self._refresh()
+            self.refresh()
             new = {key: each for key, each in states.items() if key not in self.rows}
             if not new:
                 return
@@ -112,7 +113,7 @@ class StateStore:
                 with (self.folder / name).open("ab") as file:
                     file.truncate(end)  # what a killed process left behind the last whole line of the index
                     file.write(data)
-            self._refresh()
+            self.refresh()
 
     def get(self, key: str) -> np.ndarray:
         """States [T, D] of a segment, not in memory."""
@@ -175,6 +176,7 @@ def build_features(
     progress: bool = True,
     where: Where = HERE,
     device: str = "auto",
+    processes: Processes | None = None,
 ) -> Features:
     """Encodes every recording that the stores in `folder` do not hold, batched by length.
 
@@ -183,6 +185,7 @@ def build_features(
         where: machines that encode. On a cluster the model's encoders are sent to them, each part of `READ_AHEAD`
             utterances is encoded by one of them, and the files are the same as without.
         device: of the encoders on a cluster; in this process they run where the model is.
+        processes: share the work; without a cluster each of them encodes its parts.
 
     Raises:
         RellmError: a recording cannot be read (names it), or the disk is full, or will be.
@@ -191,23 +194,37 @@ def build_features(
         name: StateStore(folder / f"{name}-{found[:16]}") for name, found in fingerprints(model, processor).items()
     }
     features = Features(ids, stores["speech"], stores.get("emotion"), pooled=model.config.fusion != "frames")
+    everyone = processes or Processes(0, 1, model.device)
     segments = list({ids[e.key]: e for e in examples}.values())
     # A part is always the same utterances: encoded again after a kill, its batches round as they did.
-    parts = [part for part in batched(segments, READ_AHEAD) if not all(_held(e, ids[e.key], stores) for e in part)]
-    if not parts:
+    every = list(batched(segments, READ_AHEAD))
+    there = lambda part: all(_held(example, ids[example.key], stores) for example in part)  # noqa: E731
+    missing = everyone.told(lambda: [number for number, part in enumerate(every) if not there(part)])
+    if not missing:
         return features
-    missing = [example for part in parts for example in part]
-    _refuse_small_disk(folder, missing, model)
-    try:
-        with where.connect() as cluster, progress_bar("encode", len(missing), show=progress) as advance:
-            for encoded in _encoded(parts, model, processor, batch_size, cluster, device):
-                stores["speech"].add({ids[each.key]: each.states for each in encoded})
-                if "emotion" in stores:
-                    stores["emotion"].add({ids[each.key]: each.emotion for each in encoded if each.emotion is not None})
-                advance(len(encoded))
-    except OSError as error:
-        raise files.disk_error(folder, error) from error
+    _refuse_small_disk(folder, [example for n in missing for example in every[n]], model)
+    if where == HERE:
+        parts = [every[n] for n in missing[everyone.index :: everyone.count]]
+    else:
+        parts = [every[n] for n in missing] if everyone.first else []
+    if parts:
+        try:
+            with where.connect() as cluster, progress_bar("encode", sum(map(len, parts)), show=progress) as advance:
+                for encoded in _encoded(parts, model, processor, batch_size, cluster, device):
+                    _add(encoded, ids, stores)
+                    advance(len(encoded))
+        except OSError as error:
+            raise files.disk_error(folder, error) from error
+    everyone.wait()
+    for store in stores.values():
+        store.refresh()
     return features
+
+
+def _add(encoded: Sequence[Encoded], ids: Mapping[str, str], stores: Mapping[str, StateStore]) -> None:
+    stores["speech"].add({ids[each.key]: each.states for each in encoded})
+    if "emotion" in stores:
+        stores["emotion"].add({ids[each.key]: each.emotion for each in encoded if each.emotion is not None})
 
 
 def _held(example: Example, segment: str, stores: Mapping[str, StateStore]) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,7 @@ from re_llm.recipe.config import StageOptions
 from re_llm.train.collate import Batch, TextBatch
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """Loss of one batch.
 
     Attributes:
@@ -26,33 +24,38 @@ class Loss:
     """
 
     total: Tensor
-    terms: Mapping[str, Tensor]
+    terms: dict[str, Tensor]
     logits: Tensor | None
 
 
-class Objective:
-    """Losses of a stage; RE-LLM eq. 10 weighs them equally."""
+class Objective(nn.Module):
+    """A model and the losses of a stage; RE-LLM eq. 10 weighs them equally.
 
-    def __init__(self, options: StageOptions):
-        self.options = options
+    Its `forward` is the one that training calls and that accelerate wraps: all that is trained passes through it.
+    """
+
+    def __init__(self, model: ReLlmForConditionalGeneration, options: StageOptions):
+        super().__init__()
+        self.model, self.options = model, options
+        self.sharded = False  # each layer is put together in all processes at once: all of them make the same passes
+        parts = (model.language_model, model.speech_encoder.whisper)
+        # What FSDP shares out by itself: one layer of a part after the other.
+        self._no_split_modules = sorted({layer for part in parts for layer in part._no_split_modules or ()})
 
     def weights(self, step: int) -> Mapping[str, float]:
         """Weight by loss at an optimiser step."""
         warm = self.options.warm_losses if step < self.options.warm_steps else None
         return warm or self.options.losses
 
-    def __call__(
-        self, model: nn.Module, bare: ReLlmForConditionalGeneration, batch: Batch, weights: Mapping[str, float]
-    ) -> Loss:
+    def forward(self, batch: Batch, weights: Mapping[str, float], scales: Mapping[str, Tensor] | None = None) -> Loss:
         """Loss of a batch.
 
         Args:
-            model: the model as the Trainer has wrapped it, whose `forward` is called.
-            bare: the model itself, for everything else.
+            scales: factor by term, where the batch is a part of a larger one; 1 for those that are not named.
         """
         logits = None
         if any(name.startswith(("response", "input_kl")) for name in weights):
-            output = model(
+            output = self.model(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 logits_to_keep=batch["logits_at"],
@@ -60,9 +63,11 @@ class Objective:
             )
             speech, logits = output.speech, output.logits
         else:  # nothing reads the LLM's output
-            speech = bare.encode_speech(**batch["speech"])
-        terms = {} if logits is None else self._llm_terms(bare, weights, batch, logits)
-        terms |= self._speech_terms(bare, weights, batch, speech)
+            speech = self.model.encode_speech(**batch["speech"])
+        terms = {} if logits is None else self._llm_terms(weights, batch, logits)
+        terms |= self._speech_terms(weights, batch, speech)
+        if scales is not None:
+            terms = {name: scales.get(name, 1.0) * term for name, term in terms.items()}
         if terms:
             total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         else:  # every row of this batch answers with the label, and only losses with a teacher were asked for
@@ -70,9 +75,7 @@ class Objective:
             total = 0.0 * logits.sum()
         return Loss(total, terms, logits)
 
-    def _llm_terms(
-        self, model: ReLlmForConditionalGeneration, weights: Mapping[str, float], batch: Batch, logits: Tensor
-    ) -> dict[str, Tensor]:
+    def _llm_terms(self, weights: Mapping[str, float], batch: Batch, logits: Tensor) -> dict[str, Tensor]:
         """Losses on what the LLM says: of the response [N, V], and at the transcript for input_kl."""
         terms: dict[str, Tensor] = {}
         if "response_ce" in weights:
@@ -80,7 +83,8 @@ class Objective:
         taught = {"response_kl", "input_kl"} & weights.keys()
         given = batch.get("teacher")
         if taught and given is not None:
-            read = model.text_forward(given["input_ids"], given["attention_mask"], logits_to_keep=given["logits_at"])
+            rows = (given["input_ids"], given["attention_mask"])
+            read = self.model.text_forward(*rows, logits_to_keep=given["logits_at"])
             assert read.logits is not None, "a pass of the LLM has logits"
             temperature = self.options.temperature
             if "input_kl" in taught:
@@ -90,12 +94,14 @@ class Objective:
                 at: Where = "kl_at" if "kl_at" in batch else "response_at"
                 student, teacher = _chosen(logits, batch, at)[given["of_target"]], _chosen(read.logits, given, at)
                 terms["response_kl"] = losses.response_kl(student, teacher, temperature=temperature)
+        elif taught and self.sharded:
+            row = torch.zeros(1, 1, dtype=torch.long, device=logits.device)
+            self.model.text_forward(row, torch.ones_like(row))
         return terms
 
-    def _speech_terms(
-        self, model: ReLlmForConditionalGeneration, weights: Mapping[str, float], batch: Batch, speech: SpeechTokens
-    ) -> dict[str, Tensor]:
+    def _speech_terms(self, weights: Mapping[str, float], batch: Batch, speech: SpeechTokens) -> dict[str, Tensor]:
         """Losses on the adapter's output and on the heads."""
+        model = self.model
         terms: dict[str, Tensor] = {}
         if {"input_er", "input_er_avd"} & weights.keys():
             emotion_logits, dimensions = model.predict_emotion(speech)
@@ -126,3 +132,19 @@ def _chosen(logits: Tensor, batch: TextBatch | Batch, where: Where) -> Tensor:
     """Logits [N, V] at the positions `where`, out of those of all losses; all of them where there are no others."""
     at = batch.get(where)
     return logits if at is None else logits[at[batch["logits_at"]]]
+
+
+def averaged_over(batch: Batch) -> dict[str, Tensor]:
+    """How many tokens, values or rows of a batch each loss is a mean over."""
+    none = torch.zeros((), dtype=torch.long)
+    rows = torch.tensor(len(batch["emotions"]))
+    given = batch.get("teacher")
+    return {
+        "response_ce": (batch["targets"] != losses.IGNORE_INDEX).sum(),
+        "response_kl": none if given is None else given["of_target"].sum(),
+        "input_kl": batch["input_at"].sum() if "input_at" in batch else none,
+        "input_er": (batch["emotions"] != losses.IGNORE_INDEX).sum(),
+        "input_er_avd": (~batch["dimensions"].isnan()).sum(),
+        "cif": rows,
+        "adapter_ctc": rows,
+    }

@@ -7,20 +7,28 @@ from collections.abc import Iterator, Sequence
 
 
 class BucketedSampler:
-    """Yields (epoch, index) in an order that batches utterances of similar length; the epoch is set by the trainer."""
+    """Yields (epoch, index) in an order that batches utterances of similar length; the epoch is set by the trainer.
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int):
+    An epoch is as many whole steps as the rows give, so that it is the same for one process and for several.
+
+    Args:
+        batch_size: rows of a batch, of all processes together. accumulate: batches of a step.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int, accumulate: int = 1):
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        step = batch_size * accumulate
+        self.rows = len(lengths) // step * step or len(lengths)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self.rows
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        for index in bucketed_order(self.lengths, self.batch_size, seed=self.seed, epoch=self.epoch):
-            yield self.epoch, index
+        order = bucketed_order(self.lengths, self.batch_size, seed=self.seed, epoch=self.epoch)
+        yield from ((self.epoch, index) for index in order[: self.rows])
 
 
 def bucketed_order(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, pool: int = 50) -> list[int]:

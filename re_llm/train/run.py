@@ -6,12 +6,12 @@ import importlib.util
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from transformers import TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
@@ -19,9 +19,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from re_llm.cluster.engines import HERE, Where
 from re_llm.core import files
 from re_llm.core.errors import MissingExtra, RellmError
-from re_llm.core.product import Overwrite, State, recall
+from re_llm.core.product import Overwrite, Product, Standing, State, recall
 from re_llm.core.provenance import write_resolved
-from re_llm.llm.device import pick_device
 from re_llm.model.hub import locate
 from re_llm.model.inputs import load_tokenizer
 from re_llm.model.transfer import Transfer
@@ -29,6 +28,7 @@ from re_llm.train.data import Example, Loaded, RowMaker, TrainingRows, load_exam
 from re_llm.train.features import build_features
 from re_llm.train.identity import segment_ids, training_product
 from re_llm.train.plan import Plan, TrainReport, build_model
+from re_llm.train.processes import Division, Processes
 from re_llm.train.schedule import warmup_cut
 from re_llm.train.setup import make_trainer
 from re_llm.train.trainer import ReLlmTrainer, TerminalProgress, cut_log, tensorboard
@@ -75,22 +75,36 @@ def train(plan: Plan, out: str | Path, *, overwrite: Overwrite = Overwrite.NO, *
     """
     around, out = Surroundings(**surroundings), Path(out)
     begun = time.monotonic()
-    home = pick_device(around.device)
+    processes = Processes.start(around.device)
+    Division.of(plan.stage, processes.count)
     inputs = _inputs(plan)
     recall(out)
-    segments = segment_ids([*inputs.train, *inputs.held_out], around.features or out / "features")
+    examples = [*inputs.train, *inputs.held_out]
+    segments = processes.told(lambda: segment_ids(examples, around.features or out / "features"))
     product = training_product(plan, out, segments)
-    with product.making(overwrite, run={"device": home.type}) as before:
+    with _making(product, overwrite, processes) as before:
         if before.state is State.SAME:
             report = product.stored(TrainReport)
         else:
-            report = _train(plan, out, home, inputs, segments, around)
+            report = _train(plan, out, processes, inputs, segments, around)
             report.seconds, report.remade = time.monotonic() - begun, before.why
-            _write_about(out, plan, report)
-            product.finish(report)
-        if not around.keep_checkpoints:
+            if processes.first:
+                _write_about(out, plan, report)
+                product.finish(report)
+        if processes.first and not around.keep_checkpoints:
             shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        processes.wait()
     return report
+
+
+@contextmanager
+def _making(product: Product, overwrite: Overwrite, processes: Processes) -> Iterator[Standing]:
+    """`Product.making` by the first process, which tells the others how the product stands."""
+    if not processes.first:
+        yield processes.told(lambda: Standing(State.ABSENT))
+        return
+    with product.making(overwrite, run={"device": processes.device.type, "processes": processes.count}) as before:
+        yield processes.told(lambda: before)
 
 
 @dataclass(frozen=True)
@@ -120,37 +134,42 @@ def _inputs(plan: Plan) -> _Inputs:
 
 
 def _train(
-    plan: Plan, out: Path, home: torch.device, inputs: _Inputs, segments: Mapping[str, str], around: Surroundings
+    plan: Plan, out: Path, processes: Processes, inputs: _Inputs, segments: Mapping[str, str], around: Surroundings
 ) -> TrainReport:
-    _write_dropped(out, inputs.loaded)
+    if processes.first:
+        _write_dropped(out, inputs.loaded)
     set_seed(plan.seed)
     # On a CPU the backward pass of eager attention is faster than that of the fused kernel.
-    model, processor = build_model(plan, attention="eager" if home.type == "cpu" else None)
-    model.to(home)
+    model, processor = build_model(plan, attention="eager" if processes.device.type == "cpu" else None)
+    model.to(processes.device)
+    show = around.progress and processes.first
     features = None
     if plan.stage.features == "disk" and "speech_encoder" not in plan.stage.train:
         features = build_features(
             around.features or out / "features", inputs.loaded.examples, segments, model, processor,
-            progress=around.progress, where=around.where, device=around.device,
+            progress=show, where=around.where, device=around.device, processes=processes,
         )  # fmt: skip
-    with TerminalProgress(plan.stage.batch_size * plan.stage.accumulate, around.progress) as progress:
+    with TerminalProgress(plan.stage.batch_size * plan.stage.accumulate, show) as progress:
         callbacks: list[TrainerCallback] = [progress]
-        if around.track:
+        if around.track and processes.first:
             callbacks.append(tensorboard(out / "tensorboard"))
-        trainer = make_trainer(plan, out, home, model, processor, inputs.train, inputs.held_out, features, callbacks)
-        report = _run(trainer, plan, out)
+        rows = (inputs.train, inputs.held_out)
+        trainer = make_trainer(plan, out, processes, model, processor, *rows, features, callbacks)
+        report = _run(trainer, plan, out, processes)
     report.examples, report.held_out = len(inputs.train), len(inputs.held_out)
     report.dropped = dict(inputs.loaded.dropped)
-    processor.save_pretrained(out)
-    report.start = _write_start(out, model.taken_over)
+    if processes.first:
+        processor.save_pretrained(out)
+        report.start = _write_start(out, model.taken_over)
     return report
 
 
-def _run(trainer: ReLlmTrainer, plan: Plan, out: Path) -> TrainReport:
+def _run(trainer: ReLlmTrainer, plan: Plan, out: Path, processes: Processes) -> TrainReport:
     """Trains from the last checkpoint on and saves the model."""
-    last = _last_checkpoint(out / CHECKPOINTS)
+    last = processes.told(lambda: _last_checkpoint(out / CHECKPOINTS))
     done = 0 if last is None else int(last.rpartition("-")[2])
-    cut_log(out / "log.jsonl", done)
+    if processes.first:
+        cut_log(out / "log.jsonl", done)
     seconds = 0.0
     if last is not None and done >= trainer.args.max_steps:  # the Trainer would make one more step
         trainer.restore(last)
@@ -161,7 +180,7 @@ def _run(trainer: ReLlmTrainer, plan: Plan, out: Path) -> TrainReport:
     if trainer.validation is not None:
         trainer.take_best(trainer.validation)
         report.best = {"step": trainer.state.best_global_step, "eval_loss": trainer.state.best_metric}
-    trainer.bare.save_pretrained(out)
+    trainer.save_model_to(out)
     logged = {name: value for entry in trainer.state.log_history for name, value in entry.items()}
     report.final = {name: value for name, value in logged.items() if name not in ("epoch", "step")}
     if seconds:

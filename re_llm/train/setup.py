@@ -9,14 +9,17 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from re_llm.audio import waveform
+from re_llm.core.errors import RellmError
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
+from re_llm.recipe.config import StageOptions
 from re_llm.train.collate import Collator, SpeechInputs
 from re_llm.train.data import Example, RowMaker, TrainingRows
 from re_llm.train.features import FRAMES_PER_SECOND, Features
 from re_llm.train.objective import Objective
 from re_llm.train.order import BucketedSampler
 from re_llm.train.plan import Plan
+from re_llm.train.processes import Division, Processes
 from re_llm.train.schedule import warmup_steps
 from re_llm.train.trainer import ReLlmTrainer
 from re_llm.train.validation import Validation, row_batches
@@ -27,7 +30,7 @@ LOADERS = 4  # processes that make the batches for a GPU
 def make_trainer(
     plan: Plan,
     out: Path,
-    device: torch.device,
+    processes: Processes,
     model: ReLlmForConditionalGeneration,
     processor: ReLlmProcessor,
     train: Sequence[Example],
@@ -41,27 +44,43 @@ def make_trainer(
         train, held_out: rows to train on and to validate on; the second are none without validation.
         features: states of the encoders; None encodes every batch anew.
     """
-    stage = plan.stage
+    stage, division = plan.stage, Division.of(plan.stage, processes.count)
+    if stage.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     maker = RowMaker(processor.tokenizer, stage)
     rows = TrainingRows(train, maker, seed=plan.seed)
     lengths = _lengths(rows, features)
+    _refuse_few_rows(len(rows), stage, processes)
     validation = None
     if stage.validation is not None:
         kept = TrainingRows(held_out, maker, seed=plan.seed)
         batches = list(row_batches(kept, _lengths(kept, features), stage.batch_size))
         collate = _collator(plan, held_out, model, processor, features)
         validation = Validation(stage.validation, batches, collate, out / "checkpoints")
-    return ReLlmTrainer(
-        model,
-        training_arguments(plan, out, device, len(rows)),
+    trainer = ReLlmTrainer(
+        Objective(model, stage),
+        training_arguments(plan, out, processes.device, len(rows), division),
         rows=rows,
         collate=_collator(plan, train, model, processor, features),
-        objective=Objective(stage),
-        sampler=BucketedSampler(lengths, stage.batch_size, seed=plan.seed),
+        sampler=BucketedSampler(lengths, stage.batch_size, seed=plan.seed, accumulate=stage.accumulate),
         log_file=out / "log.jsonl",
         callbacks=callbacks,
+        processes=processes,
+        parted=division.parted,
         validation=validation,
     )
+    if not processes.first:  # dropout of its own; the Trainer has set the same seed everywhere
+        torch.manual_seed(plan.seed + processes.index)
+    return trainer
+
+
+def _refuse_few_rows(rows: int, stage: StageOptions, processes: Processes) -> None:
+    step = stage.batch_size * stage.accumulate
+    if processes.count > 1 and rows < step:
+        raise RellmError(
+            f"{rows} rows are less than one step of {step}, which {processes.count} processes share",
+            todo="Use one process, or a smaller batch_size or accumulate",
+        )
 
 
 def _lengths(rows: TrainingRows, features: Features | None) -> list[int]:
@@ -126,14 +145,14 @@ def total_steps(plan: Plan, rows: int) -> int:
     return stage.max_steps or max(1, round(stage.epochs * per_epoch))
 
 
-def training_arguments(plan: Plan, out: Path, device: torch.device, rows: int) -> TrainingArguments:
+def training_arguments(plan: Plan, out: Path, device: torch.device, rows: int, division: Division) -> TrainingArguments:
     """What transformers' Trainer is told; `rows` is the number of examples."""
     stage = plan.stage
     steps = total_steps(plan, rows)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
-        per_device_train_batch_size=stage.batch_size,
-        gradient_accumulation_steps=stage.accumulate,
+        per_device_train_batch_size=division.batch_size,
+        gradient_accumulation_steps=division.accumulate,
         max_steps=steps,
         learning_rate=stage.lr,
         weight_decay=stage.weight_decay,
@@ -155,6 +174,15 @@ def training_arguments(plan: Plan, out: Path, device: torch.device, rows: int) -
         disable_tqdm=True,
         log_level="error",
         logging_nan_inf_filter=False,  # a loss that is not finite ends the run
-        # Only when asked for: transformers is about to rename the argument, and says so each time.
-        **({"gradient_checkpointing": True} if stage.gradient_checkpointing else {}),
     )
+    if device.type == "cuda":
+        _keep_to(arguments, device)
+    return arguments
+
+
+def _keep_to(arguments: TrainingArguments, device: torch.device) -> None:
+    """Without a launcher the Trainer would take the first GPU, and nn.DataParallel over all that are visible."""
+    torch.cuda.set_device(device)
+    arguments.__dict__["_setup_devices"] = device
+    arguments._n_gpu = 1
+    arguments.distributed_state.device = device

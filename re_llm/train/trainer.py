@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -24,11 +25,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from re_llm.core.errors import Failed, RellmError
 from re_llm.core.files import replacing, write_text
 from re_llm.core.progress import progress_bar
+from re_llm.model.components import PREFIXES
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.train.collate import Batch
 from re_llm.train.data import Row, TrainingRows
-from re_llm.train.objective import Objective
+from re_llm.train.objective import Loss, Objective, averaged_over
 from re_llm.train.order import BucketedSampler
+from re_llm.train.processes import Processes
 from re_llm.train.schedule import warmup_decay
 from re_llm.train.validation import Validation
 
@@ -43,33 +46,38 @@ class ReLlmTrainer(Trainer):
     Args:
         sampler: order of the rows.
         log_file: receives one JSON line per logging step with every term.
+        parted: the processes have parts of the same batch, and not batches of their own.
     """
 
     def __init__(
         self,
-        model: ReLlmForConditionalGeneration,
+        objective: Objective,
         args: TrainingArguments,
         *,
         rows: TrainingRows,
         collate: Callable[[Sequence[Row]], Batch],
-        objective: Objective,
         sampler: BucketedSampler,
         log_file: Path,
         callbacks: list[TrainerCallback],
+        processes: Processes,
+        parted: bool = False,
         validation: Validation | None = None,
     ):
-        super().__init__(model=model, args=args, train_dataset=rows, data_collator=collate, callbacks=callbacks)
+        super().__init__(model=objective, args=args, train_dataset=rows, data_collator=collate, callbacks=callbacks)
         self.objective, self.sampler, self.log_file, self.validation = objective, sampler, log_file, validation
+        self.processes, self.parted = processes, parted
+        objective.sharded = self.is_fsdp_enabled
         self.remove_callback(PrinterCallback)  # standard output belongs to the command
         self.add_callback(_EveryStep(self))
-        self._terms: dict[str, list[Tensor]] = defaultdict(list)
+        names = sorted({*objective.options.losses, *(objective.options.warm_losses or {})})
+        self._terms: dict[str, list[Tensor]] = {name: [] for name in names}
         # The loss is a mean over this micro-batch; the Trainer divides it by the accumulation steps.
         self.model_accepts_loss_kwargs = False
 
     @property
     def bare(self) -> ReLlmForConditionalGeneration:
-        """The model without what the Trainer has put around it."""
-        return self.accelerator.unwrap_model(self.model)
+        """The model without what training has put around it."""
+        return self.objective.model
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that this run trains, by name."""
@@ -100,15 +108,23 @@ class ReLlmTrainer(Trainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: object = None
     ) -> Tensor | tuple[Tensor, dict[str, Tensor | None]]:
         """Weighted sum of the stage's losses; the terms are kept for the log."""
-        # The Trainer casts `forward` alone; the adapter, the heads and the teacher are called here as well.
-        with self.accelerator.autocast():
-            loss = self.objective(model, self.bare, inputs, self.objective.weights(self.state.global_step))
+        weights = self.objective.weights(self.state.global_step)
+        scales = self._scales(inputs, weights) if self.parted else None
+        loss = Loss(*model(inputs, weights, scales))
         if not torch.isfinite(loss.total):
             wrong = next((name for name, term in loss.terms.items() if not torch.isfinite(term)), "the weighted sum")
-            self._diverged(f"the loss {wrong} is not finite")
-        for name, term in loss.terms.items():
-            self._terms[name].append(term.detach())
+            self._diverged(f"the loss {wrong} is not finite", alone=True)
+        for name in {**loss.terms, **(scales or {})}:  # a part without an item adds zero to the mean of the batch
+            self._terms[name].append(loss.terms.get(name, torch.zeros_like(loss.total)).detach())
         return (loss.total, {"logits": loss.logits}) if return_outputs else loss.total
+
+    def _scales(self, inputs: Batch, weights: Mapping[str, float]) -> dict[str, Tensor]:
+        """Factors that make the mean over the processes of a loss on parts that of the whole batch."""
+        counts = averaged_over(inputs)
+        own = torch.stack([counts[name].to(self.args.device, torch.float32) for name in weights])
+        whole = self.accelerator.reduce(own, "sum")
+        factors = own * self.processes.count / whole.clamp(min=1)
+        return {name: factor for name, factor, n in zip(weights, factors, whole.tolist(), strict=True) if n}
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Adds to the gradients; raises when one is not finite, before clipping spreads that to all of them."""
@@ -121,14 +137,16 @@ class ReLlmTrainer(Trainer):
         self._check("weight", {name: p.detach() for name, p in self.trained().items()})
 
     def _check(self, what: str, tensors: Mapping[str, Tensor]) -> None:
-        if not torch.isfinite(nn.utils.get_total_norm(tensors.values())):
-            largest = {n: tensor.abs().nan_to_num(math.inf, math.inf).max().item() for n, tensor in tensors.items()}
+        if not torch.isfinite(whole(nn.utils.get_total_norm(tensors.values()))):
+            largest = {n: whole(t).abs().nan_to_num(math.inf, math.inf).max().item() for n, t in tensors.items()}
             name = max(largest, key=largest.__getitem__)
             self._diverged(f"the {what} {name} is {largest[name]:.3g}")
 
-    def _diverged(self, why: str) -> NoReturn:
+    def _diverged(self, why: str, *, alone: bool = False) -> NoReturn:
+        """Ends the training. `alone`: the other processes do not know it; they end when the launcher sees this one."""
         step = self.state.global_step + 1
-        self._write_log({"stopped": why}, step)
+        if alone or self.processes.first:
+            self._write_log({"stopped": why}, step)
         kept = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
         raise Failed(
@@ -145,41 +163,58 @@ class ReLlmTrainer(Trainer):
         counts: Counter[str] = Counter()
         training = self.model.training
         self.model.eval()
-        for rows in validation.batches:
-            batch = self._prepare_inputs(validation.collate(rows))
-            with self.accelerator.autocast():
-                loss = self.objective(self.model, self.bare, batch, self.objective.options.losses)
-            for name, value in {"loss": loss.total, **loss.terms}.items():
+        for first in range(0, len(validation.batches), self.processes.count):
+            place = first + self.processes.index  # behind the end: a pass like the others' that is not counted
+            rows = validation.batches[place % len(validation.batches)]
+            loss = Loss(*self.model(self._prepare_inputs(validation.collate(rows)), self.objective.options.losses))
+            for name, value in {"loss": loss.total, **loss.terms}.items() if place < len(validation.batches) else ():
                 sums[name] += value.item() * len(rows)
                 counts[name] += len(rows)
         self.model.train(training)
-        means = {f"eval_{name}": sums[name] / counts[name] for name in counts}
+        names = ["loss", *self.objective.options.losses]
+        summed = self._summed([sums[name] for name in names] + [counts[name] for name in names])
+        means = {f"eval_{n}": a / b for n, a, b in zip(names, summed, summed[len(names) :], strict=False) if b}
         self.log(means)
         loss_now, step, state = means["eval_loss"], self.state.global_step, self.state
         if not math.isfinite(loss_now):
             self._diverged("the loss on the held-out rows is not finite")
         if state.best_metric is None or loss_now < state.best_metric:
             state.best_metric, state.best_global_step = loss_now, step
-            with replacing(validation.best) as path:
-                self._write_trained(path)
+            self._write_trained(validation.best)
             return False
         patience = validation.options.patience
         return patience is not None and step - state.best_global_step >= patience * validation.options.every
 
     def take_best(self, validation: Validation) -> None:
         """Puts the weights with the smallest loss on the held-out rows in place."""
+        self.processes.wait()
         self._read_trained(validation.best)
 
     # -- log and checkpoints ------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if not any(name.startswith("eval_") for name in logs):
-            for name, values in self._terms.items():
-                logs[name] = torch.stack(values).mean().item()
-            self._terms.clear()
+            logs |= self._mean_terms()
+        if "train_loss" in logs:  # the Trainer's own is that of one process
+            logs["train_loss"] = self._summed([logs["train_loss"]])[0] / self.processes.count
         super().log(logs, start_time)
         if self.is_world_process_zero():
             self._write_log(logs, self.state.global_step)
+
+    def _mean_terms(self) -> dict[str, float]:
+        """Mean of each loss since the last time, over all processes."""
+        sums = [torch.stack(values).sum().item() if values else 0.0 for values in self._terms.values()]
+        counts = [float(len(values)) for values in self._terms.values()]
+        for values in self._terms.values():
+            values.clear()
+        summed = self._summed(sums + counts)
+        return {n: a / b for n, a, b in zip(self._terms, summed, summed[len(sums) :], strict=False) if b}
+
+    def _summed(self, values: Sequence[float]) -> list[float]:
+        """Sums over the processes."""
+        if self.processes.count == 1:
+            return list(values)
+        return self.accelerator.reduce(torch.tensor(values, device=self.args.device), "sum").tolist()
 
     def _write_log(self, logs: dict[str, Any], step: int) -> None:
         """One line; a number that JSON does not have is null."""
@@ -189,12 +224,21 @@ class ReLlmTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:
         """Only what this run trains, in its full precision; everything else is in the components."""
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        self._write_trained(folder / TRAINED)
+        self._write_trained(Path(output_dir or str(self.args.output_dir)) / TRAINED)
 
     def _write_trained(self, path: Path) -> None:
-        save_file({name: p.detach().cpu().contiguous() for name, p in self.trained().items()}, path)
+        state = {name: whole(p.detach()).cpu().contiguous() for name, p in self.trained().items()}
+        if self.processes.first:
+            with replacing(path) as temporary:
+                save_file(state, temporary)
+
+    def save_model_to(self, folder: Path) -> None:
+        """Writes the checkpoint that others load. Components that it only names need not be put together."""
+        named = tuple(PREFIXES[role] for role, source in self.bare.component_sources.items() if source is not None)
+        foreign = {n for n in self.bare.state_dict() if n.startswith(named) and ".lora_" not in n}
+        state = {n: t if n in foreign else whole(t) for n, t in self.bare.state_dict().items()}
+        if self.processes.first:
+            self.bare.save_pretrained(folder, state_dict=state)
 
     def restore(self, checkpoint: str) -> None:
         """Takes over weights and state of a checkpoint, without training on."""
@@ -214,7 +258,15 @@ class ReLlmTrainer(Trainer):
             )
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(stored[name])
+                value = stored[name].to(parameter.device)
+                if isinstance(parameter, DTensor):
+                    value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+                parameter.copy_(value)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that FSDP2 has shared out, put together; all processes call it at the same time."""
+    return tensor.full_tensor().clone() if isinstance(tensor, DTensor) else tensor
 
 
 class _EveryStep(TrainerCallback):

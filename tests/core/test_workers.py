@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from re_llm.core import workers
+from re_llm.core.errors import RellmError
+
 WORLDS = Path(__file__).parents[1] / "worlds"
 RUNS = """
 import signal
@@ -64,3 +67,13 @@ def test_a_signal_to_the_parent_ends_the_workers(tmp_path: Path, how: signal.Sig
     finally:
         parent.kill()
         parent.wait()
+
+
+def test_what_runs_in_one_process_refuses_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers.refuse_several("reproduce")
+    assert workers.is_first() and workers.launched() == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert not workers.is_first()
+    with pytest.raises(RellmError, match="reproduce runs in one process, and 2 were started"):
+        workers.refuse_several("reproduce")

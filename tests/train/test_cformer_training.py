@@ -68,9 +68,9 @@ def test_both_losses_fall_and_as_many_tokens_fire_as_the_transcript_has(
 
     terms = Objective._speech_terms
 
-    def watched(self, model, weights, batch, speech):
+    def watched(self, weights, batch, speech):
         fired.append((speech.lengths.tolist(), batch["transcript_lengths"].tolist()))
-        return terms(self, model, weights, batch, speech)
+        return terms(self, weights, batch, speech)
 
     monkeypatch.setattr(Objective, "_speech_terms", watched)
     train(replace(plan, stage=plan.stage.model_copy(update={"max_steps": 90})), tmp_path / "out", progress=False)

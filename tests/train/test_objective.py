@@ -44,7 +44,7 @@ def test_response_kl_compares_where_the_option_says(plan: Plan, losses: dict, kl
     row = RowMaker(processor.tokenizer, plan.stage).make(0, made, plan.stage.tasks[0])
     batch = _collator(plan, [made], model, processor, None)([row])
     with torch.no_grad():
-        terms = Objective(plan.stage)(model, model, batch, losses).terms
+        terms = Objective(model, plan.stage)(batch, losses).terms
         student = model(batch["input_ids"], batch["attention_mask"], **batch["speech"]).logits[0]
         text = (*row.teacher_prefix, *row.transcript, *row.teacher_suffix, *row.response)
         teacher = model.text_forward(torch.tensor([text])).logits[0]
@@ -71,7 +71,7 @@ def test_the_teacher_of_response_kl_sees_the_emotion(plan: Plan) -> None:
             row = RowMaker(processor.tokenizer, changed.stage).make(0, made, task)
             batch = _collator(changed, [made], model, processor, None)([row])
             with torch.no_grad():
-                loss = Objective(changed.stage)(model, model, batch, changed.stage.losses)
+                loss = Objective(model, changed.stage)(batch, changed.stage.losses)
             found[teacher_prompt, emotion] = float(loss.total)
     assert found[None, "sad"] != pytest.approx(found[None, "happy"], rel=1e-3)
     assert found["continue-speech", "sad"] == pytest.approx(found["continue-speech", "happy"], rel=1e-6)

@@ -17,6 +17,7 @@ from re_llm.recipe.config import TaskOptions
 from re_llm.train.collate import Batch
 from re_llm.train.data import load_examples
 from re_llm.train.plan import Plan, build_model
+from re_llm.train.processes import Processes
 from re_llm.train.run import train
 from re_llm.train.schedule import warmup_cut, warmup_decay
 from re_llm.train.setup import make_trainer
@@ -57,7 +58,8 @@ def trainer_of(plan: Plan, out: Path, watched: Watched) -> tuple[ReLlmTrainer, R
     set_seed(plan.seed)
     model, processor = build_model(plan, attention="eager")
     rows = load_examples(plan.data, plan.stage, plan.emotions, processor.tokenizer).examples
-    return make_trainer(plan, out, torch.device("cpu"), model, processor, rows, [], None, [watched]), model
+    alone = Processes(0, 1, torch.device("cpu"))
+    return make_trainer(plan, out, alone, model, processor, rows, [], None, [watched]), model
 
 
 def batches(trainer: ReLlmTrainer, size: int) -> Iterator[Batch]:
@@ -79,7 +81,7 @@ def by_hand(plan: Plan, out: Path) -> tuple[dict[str, Tensor], list[float]]:
     norms = []
     for step, batch in enumerate(batches(trainer, stage.batch_size)):
         model.zero_grad()
-        trainer.objective(model, model, batch, stage.losses).total.backward()
+        trainer.objective(batch, stage.losses).total.backward()
         gradients = {name: p.grad for name, p in weights.items() if p.grad is not None}
         norms.append(math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients.values())))
         scale = min(1.0, stage.max_grad_norm / (norms[-1] + 1e-6))
