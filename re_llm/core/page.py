@@ -42,6 +42,7 @@ tbody tr:hover { background: var(--tint); }
 th.text, td.text { text-align: left; white-space: normal; }
 td.best { background: var(--best); font-weight: 650; }
 td small { display: block; color: var(--soft); font-size: .78em; font-weight: 400; }
+audio { display: block; width: 11rem; height: 2rem; margin-top: .25rem; }
 mark { color: inherit; background: none; padding: 0 .1em; }
 mark.er, mark.both { background: var(--best); border-radius: 3px; }
 mark.ex, mark.both { border-bottom: 2px solid var(--accent); }
@@ -143,8 +144,27 @@ class Marked:
         return "".join(rf"\emph{{{text}}}" if name else text for text, name in pieces)
 
 
+@dataclass(frozen=True)
+class Clip:
+    """A table cell with a recording that the HTML page plays: a FLAC file, and a text beside it."""
+
+    text: str
+    flac: bytes
+    best = False
+
+    def html(self) -> str:
+        data = base64.b64encode(self.flac).decode("ascii")
+        return f'{to_html(self.text)}<audio controls preload="none" src="data:audio/flac;base64,{data}"></audio>'
+
+    def markdown(self) -> str:
+        return to_markdown(self.text)
+
+    def latex(self) -> str:
+        return to_latex(self.text)
+
+
 NONE = Value("—")
-Cell = Value | Marked | str
+Cell = Value | Marked | Clip | str
 Cells = list[Cell]  # one row of a table
 
 
@@ -203,7 +223,7 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     text_columns: Sequence[int] = (0,)
 
-    def _cells(self, row: Sequence[Cell]) -> list[Value | Marked]:
+    def _cells(self, row: Sequence[Cell]) -> list[Value | Marked | Clip]:
         assert len(row) == len(self.header), f"{len(row)} cells under {len(self.header)} headings"
         return [Value(cell) if isinstance(cell, str) else cell for cell in row]
 

@@ -138,6 +138,7 @@ class ReplyRecord(Dimensional):
     speaker: str | None = None
     gender: str | None = None
     language: str | None = None
+    start: float | None = Field(default=None, ge=0.0)
     duration: float | None = Field(default=None, gt=0.0)
     emotion: str | None = None
     label_set: str | None = None

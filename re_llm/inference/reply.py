@@ -351,6 +351,7 @@ def to_record(row: Utterance, reply: Reply, options: ReplyOptions, source: str |
         speaker=row.speaker,
         gender=(row.model_extra or {}).get("gender"),
         language=row.language,
+        start=row.start or None,
         duration=row.duration,
         **{f"reference_{name}": getattr(row, name) for name in DIMENSIONS},
         emotion=row.emotion,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from re_llm.core.page import NONE, Block, Cells, Heading, Marked, Paragraph, Table, quote
+from re_llm.audio.source import moved
+from re_llm.core.errors import RellmError
+from re_llm.core.page import NONE, Block, Cell, Cells, Clip, Heading, Marked, Paragraph, Table, quote
 from re_llm.core.records import ReplyRecord, read_records
 from re_llm.report.tables import CORPORA, NO_CORPUS, SYSTEMS, ScoreTable, corpus_title, system_title
 
@@ -21,6 +24,8 @@ def read_replies(paths: Sequence[Path]) -> Replies:
     found: Replies = {}
     for path in paths:
         for reply in read_records(path, ReplyRecord):
+            if reply.audio:  # relative to the file of replies
+                reply.audio = moved(reply.audio, path.parent, Path())
             found.setdefault((reply.system, reply.corpus or NO_CORPUS), []).append(reply)
     return found
 
@@ -73,11 +78,28 @@ def _example_systems(spoken: Replies, baseline: str | None) -> list[str]:
     return [*wanted, *(name for name in present if name not in wanted)][:EXAMPLE_SYSTEMS]
 
 
+def _clip(reply: ReplyRecord) -> bytes | None:
+    """The recording as a FLAC file; None when it cannot be read here."""
+    from re_llm.audio import waveform
+
+    try:
+        samples = waveform.load(reply.audio or "", start=reply.start or 0.0, duration=reply.duration)
+    except RellmError:
+        return None
+    import soundfile
+
+    out = BytesIO()
+    soundfile.write(out, samples, waveform.RATE, format="FLAC", subtype="PCM_16")
+    return out.getvalue()
+
+
 def example_blocks(table: ScoreTable, spoken: Replies, baseline: str | None) -> list[Block]:
     systems = _example_systems(spoken, baseline)
     blocks: list[Block] = []
+    lost = 0
     for corpus, text in _chosen_sentences(spoken, systems):
         rows: list[Cells] = []
+        heard: set[str] = set()
         seen: set[tuple[str, str | None]] = set()
         matching = [(s, r) for s in systems for r in spoken.get((s, corpus), ()) if r.text == text]
         for system, reply in sorted(matching, key=lambda pair: (pair[1].emotion or "", systems.index(pair[0]))):
@@ -88,8 +110,13 @@ def example_blocks(table: ScoreTable, spoken: Replies, baseline: str | None) -> 
             levels = [table.items.get((system, corpus, m), {}).get(item) for m in ("ER", "EX")]
             shown = [NONE if level is None else f"{level:.0f}" for level in levels]
             spans = {m.lower(): table.rationales.get((system, corpus, m), {}).get(item, []) for m in ("ER", "EX")}
-            names = [quote(reply.emotion or "—"), quote(system_title(system))]
-            rows.append([*names, _marked(reply.response, spans), *shown])
+            emotion: Cell = quote(reply.emotion or "—")
+            if reply.audio and reply.key not in heard:
+                heard.add(reply.key)
+                clip = _clip(reply)
+                lost += clip is None
+                emotion = Clip(quote(reply.emotion or "—"), clip) if clip else emotion
+            rows.append([emotion, quote(system_title(system)), _marked(reply.response, spans), *shown])
         blocks += [Heading(3, quote(f"{corpus_title(corpus)}: “{_shorten(text)}”")),
                    Table(["spoken as", "system", "reply", "ER", "Ex"], rows, (0, 1, 2))]  # fmt: skip
     if not blocks:
@@ -98,4 +125,6 @@ def example_blocks(table: ScoreTable, spoken: Replies, baseline: str | None) -> 
         "The same words, spoken in several emotions where the corpus has them; chosen by rule, not by hand. Marked: "
         "the sentences that carry ER (tinted) and Ex (underlined), as the scorer found them."
     )
+    if lost:
+        note += f" {lost} recordings could not be read here."
     return [Heading(2, "Examples"), Paragraph(note), *blocks]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from reply_world import EMOTIONS, SENTENCES, write_replies
 
 from re_llm.core.errors import RellmError
 from re_llm.core.page import Table
-from re_llm.core.records import ReplyRecord
+from re_llm.core.records import ReplyRecord, write_records
 from re_llm.report.reply_sections import example_blocks, read_replies
 from re_llm.report.tables import ScoreTable
 
@@ -44,6 +49,25 @@ def test_passages_that_carry_a_level_are_marked():
     assert '<mark class="er">I&#x27;m so </mark><mark class="both">sorry.</mark><mark class="ex"> What &lt;b' in page
     assert page.count("Go on.") < 80 and " …</td>" in page
     assert r"**I'm so** **sorry.** **What \<b\>happened?**" in block.markdown()
+
+
+def test_recordings_are_held_by_the_page_and_lost_ones_counted(tmp_path: Path):
+    (tmp_path / "wav").mkdir()
+    soundfile.write(tmp_path / "wav" / "a.wav", np.sin(np.arange(32000) / 10), 16000)
+    about = {"system": "s", "response": "Oh.", "text": "Hi.", "corpus": "esd"}
+    rows = [
+        ReplyRecord(key="1", emotion="sad", audio="wav/a.wav", start=0.5, duration=1.0, **about),
+        ReplyRecord(key="2", emotion="happy", audio="wav/b.wav", **about),
+    ]
+    write_records(tmp_path / "r.jsonl", rows)
+    blocks = example_blocks(ScoreTable(), read_replies([tmp_path / "r.jsonl"]), None)
+    (table,) = [block for block in blocks if isinstance(block, Table)]
+    (data,) = re.findall(r'<audio controls preload="none" src="data:audio/flac;base64,([^"]+)"', table.html())
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
+    assert (len(samples), rate) == (16000, 16000)
+    assert samples == pytest.approx(np.sin(np.arange(8000, 24000) / 10), abs=1e-3)
+    assert "1 recordings could not be read here" in blocks[1].text
+    assert "audio" not in table.markdown()
 
 
 def test_nothing_to_show():
