@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean
 
 from re_llm.core.answer_parser import parse_answer
@@ -73,6 +74,7 @@ class Audit:
         return None if self.named is None else self.named * (1 - (self.named_right or 0.0))
 
 
+@lru_cache(maxsize=1 << 15)
 def named_emotion(response: str) -> str | None:
     """The emotion that a reply ascribes to whom it answers; None when it names none.
 

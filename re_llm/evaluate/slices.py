@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 ATTRIBUTES = ("gender", "speaker", "emotion", "duration", "language")
 DURATIONS = ((2.0, "under 2 s"), (5.0, "2 to 5 s"), (float("inf"), "5 s and longer"))
-RESAMPLES = 2000
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
