@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
@@ -68,15 +68,7 @@ class BiEncoderOptions(Options):
         """
         if not scratch and (unused := sorted(SCRATCH & given.keys())):
             raise RellmError(f"{unused[0]} has no meaning with a trained encoder", todo="Add --from-scratch")
-        try:
-            return cls(**({"lr": SCRATCH_LR} if scratch else {}) | given)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            name = ".".join(map(str, first["loc"]))
-            if first["type"] == "extra_forbidden":
-                raise RellmError(f"unknown option: {name}", allowed=", ".join(cls.model_fields)) from None
-            what = f"{name} = {given.get(name)}: " if name else ""
-            raise RellmError(what + first["msg"].removeprefix("Value error, ")) from None
+        return cls.read(({"lr": SCRATCH_LR} if scratch else {}) | given, "--set")
 
 
 @dataclass(frozen=True)

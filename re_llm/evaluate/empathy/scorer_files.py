@@ -17,6 +17,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import write_json
 from re_llm.evaluate.empathy.biencoder import WINDOW, convert_checkpoint
 from re_llm.evaluate.empathy.biencoder_start import read_tokenizer
 from re_llm.evaluate.empathy.epitome import MECHANISMS
@@ -76,10 +77,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(stored, dict):
         raise RellmError(f"{path} does not describe a scorer")
     return stored
-
-
-def write_json(path: Path, value: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclass

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from re_llm.core.errors import RellmError
-from re_llm.core.files import disk_error
+from re_llm.core.files import disk_error, write_json
 from re_llm.core.progress import progress_bar
 from re_llm.core.provenance import write_provenance
 from re_llm.evaluate.empathy.biencoder import save_biencoder
@@ -26,7 +26,7 @@ from re_llm.evaluate.empathy.biencoder_start import SCRATCH, BiEncoderOptions, S
 from re_llm.evaluate.empathy.biencoder_training import Trained, judge_pairs, train_biencoder
 from re_llm.evaluate.empathy.epitome import CSV_NAMES, MECHANISMS, PUBLISHED, Pair, read_pairs, seeker_post
 from re_llm.evaluate.empathy.measures import TrainReport, measures, trivial_levels
-from re_llm.evaluate.empathy.scorer_files import check_folder, write_json, write_shared
+from re_llm.evaluate.empathy.scorer_files import check_folder, write_shared
 
 OURS = "bi-encoder"
 

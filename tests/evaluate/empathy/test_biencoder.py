@@ -269,5 +269,5 @@ def test_rationale_measures_count_rows_not_batches():
 
 
 def test_options_refuse_nonsense():
-    with pytest.raises(RellmError, match="epochs = 0"):
+    with pytest.raises(RellmError, match="epochs is 0"):
         BiEncoderOptions.checked({"epochs": 0}, scratch=False)
