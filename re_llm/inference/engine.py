@@ -161,7 +161,9 @@ class Engine:
 
     def words(self, encoded: EncodedSpeech) -> str:
         """Words that stand in the speech tokens; none for a model that need not be careful."""
-        return self.tokenizer.decode(read_out(self.model, encoded.embeddings)) if self.careful else ""
+        if not self.careful:
+            return ""
+        return self.tokenizer.decode(read_out(self.model, encoded.embeddings), clean_up_tokenization_spaces=False)
 
     def generate(
         self,

@@ -102,7 +102,7 @@ def _checked(engine: Engine, row: Utterance, speech: EncodedSpeech, reply: Reply
     return Checked(
         key=row.key,
         text=row.text or "",
-        read=engine.tokenizer.decode(read_out(engine.model, speech.embeddings)),
+        read=engine.tokenizer.decode(read_out(engine.model, speech.embeddings), clean_up_tokenization_spaces=False),
         repeat=again,
         reply=reply.response,
         speaker=row.speaker,
