@@ -6,10 +6,8 @@ B batch, S speech tokens, L tokens, D width of the LLM.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import threading
-from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,15 +17,13 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 import torch
 
-from re_llm.audio import waveform
 from re_llm.audio.given import Audio, describe, read
 from re_llm.audio.speech import prepare
 from re_llm.core.answer_parser import parse_answer
 from re_llm.core.assets import MINI_MODEL, default_model, mini_assets, resolve_component
 from re_llm.core.records import Utterance
-from re_llm.core.risk import at_risk, careful_reply
+from re_llm.inference.careful import answered, read_out
 from re_llm.inference.generation import generate
-from re_llm.inference.read_out import read_out
 from re_llm.inference.reply import (
     DEFAULT_PROMPT,
     RECOGNITION_PROMPT,
@@ -41,6 +37,7 @@ from re_llm.inference.reply import (
     ReplyOptions,
     RespondOptions,
 )
+from re_llm.inference.room import seconds_that_fit
 from re_llm.inference.streaming import text_pieces
 from re_llm.llm.completion import Completion
 from re_llm.llm.device import pick_device, pick_dtype
@@ -100,17 +97,7 @@ class Engine:
             prompts: prompts around the speech, each with the tokens that its answer may have; None stands for no
                 prompt. Without any, the speech is counted alone.
         """
-        if self.context is None or not self.model.config.adapter.counts_beforehand:
-            return math.inf  # a CFormer's tokens are counted once it has run; the model refuses a row that is too long
-        around = [
-            len(self.processor.row(split_chat(self.tokenizer, get_prompt(prompt)))) + tokens
-            for prompt, tokens in prompts
-            if prompt
-        ]
-        room = self.context - max(around, default=0)
-        tenths = range(1, round(10 * waveform.MAX_SECONDS) + 1)
-        fit = bisect_right(tenths, room, key=lambda n: self.processor.speech_token_count(n * waveform.RATE // 10))
-        return math.inf if fit == len(tenths) else fit / 10
+        return seconds_that_fit(self.processor, self.model.config, self.context, prompts)
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[np.ndarray]) -> list[EncodedSpeech]:
@@ -161,9 +148,8 @@ class Engine:
 
     def words(self, encoded: EncodedSpeech) -> str:
         """Words that stand in the speech tokens; none for a model that need not be careful."""
-        if not self.careful:
-            return ""
-        return self.tokenizer.decode(read_out(self.model, encoded.embeddings), clean_up_tokenization_spaces=False)
+        ids = read_out(self.model, encoded.embeddings) if self.careful else []
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     def generate(
         self,
@@ -175,20 +161,13 @@ class Engine:
         on_text: Callable[[str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[Completion]:
-        """The LLM's answers to one batch of finished rows of token ids; see `re_llm.inference.generation`.
+        """The LLM's answers to finished rows of token ids (`re_llm.inference.generation`); `said`: see `answered`."""
 
-        Args:
-            said: what the last turn of each row says; a careful model answers words about harming oneself by rule.
-        """
-        careful = [careful_reply(text) if self.careful and at_risk(text) else None for text in said or ()]
-        if careful and all(careful):
-            if on_text:
-                on_text(str(careful[0]))
-            return [Completion(str(reply)) for reply in careful]
-        with self._lock:
-            found = generate(self.model, self.processor, self.stops, rows, speech, decoding, on_text, cancelled)
-        given = careful or [None] * len(found)
-        return [answer if reply is None else Completion(reply) for answer, reply in zip(found, given, strict=True)]
+        def decode() -> list[Completion]:
+            with self._lock:
+                return generate(self.model, self.processor, self.stops, rows, speech, decoding, on_text, cancelled)
+
+        return answered(decode, said, on_text) if self.careful and said else decode()
 
     def respond(
         self,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from re_llm.core.errors import RellmError
-from re_llm.inference.read_out import read_out
+from re_llm.inference.careful import read_out
 from re_llm.small.check_speech import Checked, check_speech, figures
 
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")
