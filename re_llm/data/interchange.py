@@ -166,6 +166,8 @@ def _encoded(manifest: Path, utterance: Utterance) -> tuple[bytes, str]:
 def _to_webdataset(manifest: Path, out: Path) -> int:
     rows = enumerate(read_records(manifest, Utterance))
     count = 0
+    if there := sorted(out.glob("*.tar")):
+        raise RellmError(f"{out} holds shards already: {there[0].name}", todo="Give another --out, or delete them")
     try:
         with new_folder(out) as folder:
             while batch := list(islice(rows, PER_SHARD)):

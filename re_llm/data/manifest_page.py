@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from re_llm.core.files import disk_error
+from re_llm.core.files import write_text
 from re_llm.core.page import Block, Drawing, Heading, Items, Paragraph, Table, html_page, quote
 from re_llm.core.records import DIMENSIONS
 from re_llm.data.check import CheckReport
@@ -28,11 +28,7 @@ def write_page(report: CheckReport, out: str | os.PathLike[str], against: Leakag
         RellmError: it cannot be written.
     """
     path = Path(out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(report, against), encoding="utf-8")
-    except OSError as error:
-        raise disk_error(path, error) from error
+    write_text(path, page(report, against))
     return path
 
 

@@ -210,5 +210,4 @@ def _write_down(job: Job, stage: str, figures: Figures) -> None:
     """Adds a stage to `build.json`."""
     path = job.out / "build.json"
     known = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
-    record = {**provenance(seed=job.seed), "stages": {**known, stage: figures}}
-    write_json(path, record)
+    write_json(path, {**provenance(seed=job.seed), "stages": {**known, stage: figures}})

@@ -105,14 +105,11 @@ def _check_direction(kind: str, to: str | None) -> None:
 
 
 def _carry_out(plan: ConversionPlan, target: Path, progress: bool) -> ConvertReport:
-    """Writes into a hidden folder that takes the target's name at the end."""
     try:
-        home = target if target.is_dir() else target.parent
-        home.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(home).free
-        if plan.nbytes > free:
-            raise RellmError(f"{plan.nbytes / 1e9:.3g} GB to write, and {free / 1e9:.3g} GB free in {home}")
         with new_folder(target) as new:
+            free = shutil.disk_usage(new).free
+            if plan.nbytes > free:
+                raise RellmError(f"{plan.nbytes / 1e9:.3g} GB to write, and {free / 1e9:.3g} GB free for {target}")
             write(plan, new, progress)
             plan.finish(new)
     except (OSError, SafetensorError) as error:
