@@ -13,20 +13,8 @@ from re_llm.core.records import Continuation, Utterance
 from re_llm.llm.completion import Completion, TextLlm
 from re_llm.llm.prompts import Prompt, get_prompt
 
-# What training needs of the utterance beside its text.
-_CARRIED = (
-    "label_set",
-    "valence",
-    "arousal",
-    "dominance",
-    "vad_source",
-    "corpus",
-    "split",
-    "start",
-    "duration",
-    "speaker",
-    "emotion",
-)
+# What training needs of the utterance.
+_CARRIED = {*Continuation.model_fields, "vad_source", "speaker"}
 
 
 @dataclass(frozen=True)
@@ -80,22 +68,13 @@ def outcome(row: Utterance, prompt: Prompt, llm: str, answer: Completion | None)
     """What becomes of an utterance with this answer; None for an unusable one."""
     if answer is None:
         return Outcome(row, unusable(row, prompt))
-    known = row.model_dump(exclude_none=True)
     text = without_reasoning(answer.text)
-    record = Continuation(
-        key=row.key,
-        audio=row.audio,
-        text=row.text or "",
-        instruction=prompt.with_emotion(row.emotion).before,
-        output=answer.text if text is None else text,
-        early_stop=answer.finish_reason == "length",
-        llm=llm,
-        served_model=answer.model if answer.model != llm else None,
-        prompt=prompt.id,
-        **{name: known[name] for name in _CARRIED if name in known},
-    )
+    fields = row.model_dump(include=_CARRIED, exclude_none=True)
+    fields |= {"instruction": prompt.with_emotion(row.emotion).before, "prompt": prompt.id, "llm": llm}
+    fields |= {"output": answer.text if text is None else text, "early_stop": answer.finish_reason == "length"}
+    fields["served_model"] = answer.model if answer.model != llm else None
     dropped = answer.refused or (REASONING if text is None else refusal(text))
-    return Outcome(record, dropped, answer.detail)
+    return Outcome(Continuation.model_validate(fields), dropped, answer.detail)
 
 
 def continue_rows(

@@ -197,29 +197,18 @@ def _outcomes(
     job: _Job, llm: TextLlm, files: _Files, advance: Callable[[int], None], cluster: Cluster | None
 ) -> Iterator[list[Outcome]]:
     """Outcomes of the rows that are missing in the files, in order, as they become known."""
+    # A chunk that is written in part is answered again: in another batch its rows might round to other words.
+    missing = (rows for rows in job.chunks() if not all(files.holds(row.key) for row in rows))
     if isinstance(llm, NamedLlm) and cluster is not None:
-        yield from _from_cluster(job, llm, cluster, files, advance)
+        work = ContinueWork(llm.name, job.prompt, job.max_new_tokens, job.batch_size, llm.device, llm.dtype, llm.tokens)
+        for outcomes in cluster.map(work, missing):
+            yield outcomes
+            advance(len(outcomes))
     elif hasattr(llm, "stream"):
         yield from _from_server(job, llm, files, advance)  # type: ignore[arg-type]
     else:
-        for rows in _missing(job, files):
-            yield continue_rows(
-                rows, llm, job.prompt, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size, on_batch=advance
-            )
-
-
-def _missing(job: _Job, files: _Files) -> Iterator[list[Utterance]]:
-    """Chunks to answer. Written in part counts as not written: in other company its rows might round to other words."""
-    return (rows for rows in job.chunks() if not all(files.holds(row.key) for row in rows))
-
-
-def _from_cluster(
-    job: _Job, llm: NamedLlm, cluster: Cluster, files: _Files, advance: Callable[[int], None]
-) -> Iterator[list[Outcome]]:
-    work = ContinueWork(llm.name, job.prompt, job.max_new_tokens, job.batch_size, llm.device, llm.dtype, llm.tokens)
-    for outcomes in cluster.map(work, _missing(job, files)):
-        yield outcomes
-        advance(len(outcomes))
+        limits = {"max_new_tokens": job.max_new_tokens, "batch_size": job.batch_size}
+        yield from (continue_rows(rows, llm, job.prompt, **limits, on_batch=advance) for rows in missing)
 
 
 def _from_server(
@@ -243,12 +232,6 @@ def _from_server(
     yield [outcome(row, job.prompt, server.name, None) for row in waiting]
 
 
-def reasons(out: Path) -> Counter[str]:
-    """Why rows of `out` were dropped, counted."""
-    with dropped_file(out).open(encoding="utf-8") as lines:
-        return Counter(json.loads(line)["dropped"] for line in lines)
-
-
 def count(out: Path, report: ContinueReport) -> None:
     """Fills in what the finished files of `out` hold; an empty file of dropped rows is removed."""
     with out.open(encoding="utf-8") as lines:
@@ -256,7 +239,8 @@ def count(out: Path, report: ContinueReport) -> None:
             report.rows += 1
             report.early_stops += row["early_stop"]
             report.models[row.get("served_model") or row["llm"]] += 1
-    report.dropped = reasons(out)
+    with dropped_file(out).open(encoding="utf-8") as lines:
+        report.dropped = Counter(json.loads(line)["dropped"] for line in lines)
     if report.dropped:
         report.dropped_file = dropped_file(out)
     else:
