@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
@@ -26,6 +26,8 @@ RECOGNITION_TOKENS = 128  # as in the released code; an answer ends by itself lo
 SHARED_EMOTION = "re_llm_shared_emotion"  # model type of an emotion encoder that reads Whisper's layers
 
 STAGE = "respond 2"  # the number rises when the same recordings begin to get other replies
+# Of an utterance, in the record of its reply.
+ROW_FIELDS = ("key", "text", "audio", "corpus", "speaker", "language", "duration", "emotion", "label_set")
 # What a message calls a setting.
 _NAMES = {
     "model": "--model",
@@ -133,13 +135,7 @@ class ReplyOptions:
                 "model": named or None,
                 "dtype": str(system.dtype).removeprefix("torch."),
                 "quantized": system.quantized,
-                "system": self.system,
-                "prompt": self.prompt,
-                "recognize": self.recognize,
-                "max_new_tokens": self.max_new_tokens,
-                "recognize_tokens": self.recognize_tokens,
-                "repetition_penalty": self.repetition_penalty,
-                "seed": self.seed,
+                **{name: value for name, value in asdict(self).items() if name != "batch_size"},
             },
             names={**_NAMES, **{f"model {n}": f"the model {name}" for n, name in enumerate(system.names, 1)}},
             beside=(out.with_suffix(".dropped.jsonl"),),
@@ -340,28 +336,18 @@ def to_record(row: Utterance, reply: Reply, options: ReplyOptions, source: str |
         if predictions[name] is not None:
             predictions[name] = min(max(predictions[name], 0.0), 1.0)
     predictions["probabilities"] = predictions["probabilities"] or None
+    said = {name: getattr(reply, name) for name in ("response", "answer", "named_emotion", "transcript")}
+    if options.prompt:
+        said |= {"tokens": reply.tokens, "finish_reason": reply.finish_reason}
     return ReplyRecord(
+        **{name: getattr(row, name) for name in ROW_FIELDS},
         **predictions,
-        key=row.key,
+        **said,
         system=options.system,
-        response=reply.response,
-        text=row.text,
-        audio=row.audio,
-        corpus=row.corpus,
-        speaker=row.speaker,
         gender=(row.model_extra or {}).get("gender"),
-        language=row.language,
         start=row.start or None,
-        duration=row.duration,
         **{f"reference_{name}": getattr(row, name) for name in DIMENSIONS},
-        emotion=row.emotion,
-        label_set=row.label_set,
-        answer=reply.answer,
-        named_emotion=reply.named_emotion,
-        transcript=reply.transcript,
         prompt=options.prompt,
-        tokens=reply.tokens if options.prompt else None,
-        finish_reason=reply.finish_reason if options.prompt else None,
         seed=options.seed,
         source=source,
     )

@@ -63,13 +63,10 @@ class TextSystem:
         options: ReplyOptions,
         on_batch: OnBatch | None = None,
     ) -> list[Reply]:
-        """Replies to manifest rows, in their order.
+        """Replies to manifest rows; see `System`.
 
         A prompt with an emotion takes the row's label, and then the recognition prompt is left out: its answer would
         stand in the question.
-
-        Args:
-            samples: recordings of the rows (16 kHz mono) for a cascade; unused otherwise.
 
         Raises:
             RellmError: a row has no text, or no emotion that the prompt needs; names the row.
