@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -27,6 +28,7 @@ FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 # The disk is full, the user's quota is, the file is too large for it, or it is read-only.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+DISK_TODO = "Free space or choose another --out, then run the same command again: what was\n  finished is kept"
 
 # What the parser raises (typer brings its own click in new versions, so it is named through typer).
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -156,26 +158,20 @@ def _report(error: Exception, debug: bool | None) -> int:
     """Writes the error to stderr; returns the exit code."""
     if debug:
         traceback.print_exc()
+    code = FAILED
     if isinstance(error, RellmError):
-        _print_error(error.what)
-        if error.allowed:
-            typer.echo(f"  Allowed: {error.allowed}", err=True)
-        if error.todo:
-            typer.echo(f"  {error.todo}", err=True)
-        return error.code
-    if disk := _disk_error(error):
-        _print_error(disk)
-        typer.echo("  Free space or choose another --out, then run the same command again: what was", err=True)
-        typer.echo("  finished is kept", err=True)
-        return WRONG_INPUT
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        _print_error("out of memory")
-        typer.echo("  Try a smaller --batch-size, or --dtype bfloat16", err=True)
-        return FAILED
-    _print_error(f"{type(error).__name__}: {error}")
-    if not debug:
-        typer.echo("  This was not expected. `re-llm --debug COMMAND ...` shows where it happened", err=True)
-    return FAILED
+        shown, code = error, error.code
+    elif disk := _disk_error(error):
+        shown, code = RellmError(disk, todo=DISK_TODO), WRONG_INPUT
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        shown = RellmError("out of memory", todo="Try a smaller --batch-size, or --dtype bfloat16")
+    else:
+        todo = "This was not expected. `re-llm --debug COMMAND ...` shows where it happened"
+        shown = RellmError(f"{type(error).__name__}: {error}", todo=None if debug else todo)
+    typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+    allowed = f"Allowed: {shown.allowed}" if shown.allowed else None
+    typer.echo("\n  ".join(filter(None, (shown.what, allowed, shown.todo))), err=True)
+    return code
 
 
 def _disk_error(error: Exception) -> str | None:
@@ -190,11 +186,6 @@ def _disk_error(error: Exception) -> str | None:
     return "cannot write a training checkpoint: the disk is full" if "PytorchStreamWriter failed" in text else None
 
 
-def _print_error(what: str) -> None:
-    typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(what, err=True)
-
-
 def prepare_environment() -> None:
     """Settings that libraries read when they are imported; what the user has set stays."""
     # Waiting threads sleep instead of spinning: a small model on a busy machine takes a tenth of the processor time.
@@ -207,6 +198,15 @@ def prepare_environment() -> None:
 def print_json(value: object) -> None:
     """One JSON document on stdout; pydantic records and paths included."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
+
+
+def print_result(value: object, lines: Iterable[str], as_json: bool) -> None:
+    """Prints a result: `value` for machines, `lines` for people."""
+    if as_json:
+        print_json(value)
+    else:
+        for line in lines:
+            typer.echo(line)
 
 
 def _plain(value: object) -> object:

@@ -23,6 +23,7 @@ from re_llm.cli.common import (
     more_speed,
     overwriting,
     print_json,
+    print_result,
     print_state,
 )
 from re_llm.cluster.engines import Where
@@ -170,10 +171,7 @@ def export(
     from re_llm.data.interchange import export as run_export
 
     rows = run_export(manifest, out, to)
-    if as_json:
-        print_json({"rows": rows, "out": out, "format": to})
-    else:
-        typer.echo(f"{rows} utterances as {to}: {out}")
+    print_result({"rows": rows, "out": out, "format": to}, [f"{rows} utterances as {to}: {out}"], as_json)
 
 
 def _estimator(model: str | None, device: str) -> DimensionEstimator | Literal["norms"] | None:

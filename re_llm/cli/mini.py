@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from re_llm.cli.common import Command, JsonFlag, Seed, print_json
+from re_llm.cli.common import Command, JsonFlag, Seed, print_json, print_result
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,10 +38,7 @@ def build(
     from re_llm.mini.training.build import build as run
 
     assets = run(out, seed=seed, scale=scale, allow_changes=allow_changes, say=partial(typer.echo, err=True))
-    if as_json:
-        print_json({"assets": assets})
-    else:
-        typer.echo(f"built: {assets}; use it with RE_LLM_MINI={assets}")
+    print_result({"assets": assets}, [f"built: {assets}; use it with RE_LLM_MINI={assets}"], as_json)
 
 
 @app.command(cls=Command)
@@ -62,11 +59,8 @@ def world(
     from re_llm.mini.layouts import CORPORA, write_world
 
     found = write_world(out, seed=seed, scale=scale, workers=workers, corpora=corpus or CORPORA)
-    if as_json:
-        print_json(found)
-        return
-    for name, summary in found.items():
-        typer.echo(f"{name}: {summary['recordings']} recordings, {summary['hours']:.1f} h, in {out / name}")
+    sizes = {name: f"{each['recordings']} recordings, {each['hours']:.1f} h" for name, each in found.items()}
+    print_result(found, (f"{name}: {size}, in {out / name}" for name, size in sizes.items()), as_json)
 
 
 @app.command(cls=Command)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from re_llm.cli.common import Command, JsonFlag, print_json
+from re_llm.cli.common import Command, JsonFlag, print_json, print_result
 from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
@@ -84,11 +84,7 @@ def get(
     made: dict[str, Any] = {PREFIX + offer.part.name: offer.folder for offer in offers}
     for offer in wanted:
         made[PREFIX + offer.part.name] = _get(offer)
-    if as_json:
-        print_json(made)
-        return
-    for name, place in made.items():
-        typer.echo(f"{name}: {place}")
+    print_result(made, (f"{name}: {place}" for name, place in made.items()), as_json)
 
 
 def _ask(total: int, home: Path) -> None:

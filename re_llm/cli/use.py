@@ -18,6 +18,7 @@ from re_llm.cli.common import (
     JsonFlag,
     MaxNewTokens,
     Model,
+    Overrides,
     OverwriteFlag,
     Quantize,
     chosen_model,
@@ -68,9 +69,7 @@ def demo(
 
 def doctor(
     recipe: Annotated[str | None, typer.Argument(help="A recipe: file, or name of a shipped one.")] = None,
-    overrides: Annotated[
-        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the recipe.")
-    ] = [],
+    overrides: Overrides = [],
     convert: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Convert parts in original formats into this folder of a run.")
     ] = None,
