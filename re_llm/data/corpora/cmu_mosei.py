@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from re_llm.core.records import Utterance
@@ -59,45 +58,32 @@ def _segments(scan: Scan, raw: Path) -> Iterator[Utterance]:
             if not line:
                 continue
             try:
-                segment = _segment(line)
-                rated = ratings[segment.video, segment.clip]
+                video, clip, fields = _segment(line)
+                emotion, label = _label(ratings[video, clip], threshold)
             except ValueError as error:
                 scan.problem(file, str(error), number)
             except KeyError:
-                scan.problem(file, f"no ratings of {segment.video} {segment.clip}", number)
+                scan.problem(file, f"no ratings of {video} {clip}", number)
             else:
-                yield _utterance(raw, segment, *_label(rated, threshold))
+                audio = raw / "Audio" / "Full" / "WAV_16000" / f"{video}.wav"
+                yield INFO.utterance(audio, **fields, split="train", emotion=emotion, emotion_raw=label)
 
 
-@dataclass(frozen=True)
-class Segment:
-    """One line of a transcript; times in seconds."""
-
-    video: str
-    clip: str
-    start: float
-    end: float
-    text: str
-
-
-def _segment(line: str) -> Segment:
+def _segment(line: str) -> tuple[str, str, dict[str, object]]:
+    """(video, clip, fields of the utterance) of one line of a transcript."""
     # The text itself may hold three underscores; an id may begin with a hyphen.
-    parts = line.split("___", 4)
     try:
-        segment = Segment(parts[0], parts[1], float(parts[2]), float(parts[3]), parts[4].strip())
-    except (IndexError, ValueError):
+        video, clip, start, end, text = line.split("___", 4)
+        times = float(start), float(end)
+    except ValueError:
         raise ValueError(f"not VIDEO___CLIP___START___END___TEXT: {line[:80]!r}") from None
-    if segment.end <= segment.start:
-        raise ValueError(f"{segment.video} {segment.clip} ends where it starts")
-    return segment
-
-
-def _utterance(raw: Path, segment: Segment, emotion: str | None, label: str) -> Utterance:
-    audio = raw / "Audio" / "Full" / "WAV_16000" / f"{segment.video}.wav"
-    return INFO.utterance(
-        audio, **_clip(segment.video, segment.clip, segment.text), split="train", start=segment.start,
-        duration=round(segment.end - segment.start, 3), emotion=emotion, emotion_raw=label,
-    )  # fmt: skip
+    if times[1] <= times[0]:
+        raise ValueError(f"{video} {clip} ends where it starts")
+    return (
+        video,
+        clip,
+        {**_clip(video, clip, text.strip()), "start": times[0], "duration": round(times[1] - times[0], 3)},
+    )
 
 
 def _clip(video: str, clip: str, text: str) -> dict[str, object]:

@@ -35,20 +35,22 @@ def decode_text(data: bytes) -> str:
     In this order: byte order mark, NUL bytes (UTF-16 without a mark), UTF-8, GB 18030 if it decodes to Chinese
     characters, Latin-1 with the punctuation of cp1252.
     """
-    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
-        if data.startswith(mark):
-            return data.decode(encoding, errors="replace")
-    head = data[:4096]
-    if head.count(0) > len(head) // 8:
-        return data.decode("utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be", errors="replace")
+    if encoding := _marked(data[:4096]):
+        return data.decode(encoding, errors="replace")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        return _decode_legacy(data)
+        return data.decode("gb18030") if _is_chinese(data) else data.decode("latin-1").translate(_C1)
 
 
-def _decode_legacy(data: bytes) -> str:
-    return data.decode("gb18030") if _is_chinese(data) else data.decode("latin-1").translate(_C1)
+def _marked(head: bytes) -> str | None:
+    """The Unicode encoding that a byte order mark or NUL bytes show; None without them."""
+    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if head.startswith(mark):
+            return encoding
+    if head.count(0) > len(head) // 8:
+        return "utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be"
+    return None
 
 
 def _is_chinese(data: bytes) -> bool:
@@ -69,10 +71,8 @@ def table_encoding(head: bytes) -> str:
 
     UTF-16 is what spreadsheets save as "Unicode text"; single fields of MELD and CMU-MOSEI are cp1252 in a UTF-8 file.
     """
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    if head.count(0) > len(head) // 8:
-        return "utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be"
+    if encoding := _marked(head):
+        return encoding
     whole = head[: head.rfind(b"\n") + 1] or head  # a character may be cut in two at the end
     try:
         whole.decode("utf-8-sig")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,8 @@ def _listing(root: Path, out: Path) -> str:
     """The content of a file; of a folder, which files there are, and a stamp of each: they are too many to be read."""
     if root.is_file():
         return file_hash(root)
-    return hash_of(
-        f"{path.relative_to(root)} {stamp(path)}" for path in sorted(_files(root)) if not _is_ours(path, out)
-    )
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(root):
-        yield from (path for name in names if (path := Path(folder) / name).is_file())
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not _is_ours(path, out))
+    return hash_of(f"{path.relative_to(root)} {stamp(path)}" for path in files)
 
 
 def _is_ours(path: Path, out: Path) -> bool:

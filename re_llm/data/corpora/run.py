@@ -135,7 +135,8 @@ def _prepare(
     filters = _filters(info, scan)
     limit = scan.option("limit", 0, int)
     report = PrepareReport(problems=scan.problems, dropped=scan.dropped, notes=scan.notes)
-    report.published = {} if _selects(scan.options) else dict(info.published.get(scan.protocol or "", {}))
+    if not set(scan.options) - {"transcripts", "audio_root"}:  # which alone do not change the selection
+        report.published = dict(info.published.get(scan.protocol or "", {}))
     journal = Journal(out)
     work = HeaderWork(scan.root, hashed, journal.known)
     checked = run_rows(work, _selected(scan, info, reader, filters), cluster=cluster, workers=workers)
@@ -146,8 +147,8 @@ def _prepare(
     total = None if scan.protocol or limit else info.utterances or None
     try:
         with progress_bar(f"prepare {info.name}", total) as advance:
-            rows = _at_least_one(info, scan, _counted(report, _relative(rows, out), advance))
-            write_records(out, _and_problems(rows, report, out))
+            rows = _counted(report, rows, os.path.abspath(out.parent), advance)
+            write_records(out, _and_problems(_at_least_one(info, scan, rows), report, out))
     except RellmError:
         if scan.problems and not out.exists():  # an older manifest keeps its list
             _write_problems(out, scan.problems)
@@ -175,11 +176,6 @@ def _check(info: CorpusInfo, protocol: str | None, options: Mapping[str, Any], w
             raise RellmError(f"{info.name} has no option {name!r}", allowed=", ".join(known))
     if workers < 1:
         raise RellmError(f"workers={workers}", allowed="1 or more")
-
-
-def _selects(options: Mapping[str, Any]) -> bool:
-    """Whether options change which utterances there are, or on which side."""
-    return bool(set(options) - {"transcripts", "audio_root"})
 
 
 def _filters(info: CorpusInfo, scan: Scan) -> Filters:
@@ -278,16 +274,13 @@ def _with_pseudo_labels(
                 scan.problem(utterance.audio, error.what)
 
 
-def _relative(rows: Iterable[Utterance], out: Path) -> Iterator[Utterance]:
-    folder = os.path.abspath(out.parent)
-    for utterance in rows:
-        utterance.audio = Path(os.path.relpath(os.path.abspath(utterance.audio), folder)).as_posix()
-        yield utterance
-
-
-def _counted(report: PrepareReport, rows: Iterable[Utterance], advance: Callable[[], None]) -> Iterator[Utterance]:
+def _counted(
+    report: PrepareReport, rows: Iterable[Utterance], folder: str, advance: Callable[[], None]
+) -> Iterator[Utterance]:
+    """The rows, their paths relative to the folder of the manifest, as the report counts them."""
     for utterance in rows:
         advance()
+        utterance.audio = Path(os.path.relpath(os.path.abspath(utterance.audio), folder)).as_posix()
         report.rows += 1
         report.by_split[utterance.split] += 1
         report.by_emotion[utterance.emotion or "none"] += 1
