@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, product
 
 from re_llm.core.answer_parser import parse_answer
 from re_llm.core.emotions import PROMPT_EMOTIONS, canonical
@@ -86,11 +87,6 @@ _DETERMINERS = ("the", "the", "the", "the", "our", "this", "that", "a")
 _PROPER = frozenset(lex.NAMES) | {"I"}
 
 
-def _participle(verb: str) -> tuple[str, str]:
-    past, _, participle = verb.partition("/")
-    return past, participle or past
-
-
 def _noun_phrase(rng: random.Random, topic: str, category: lex.Category) -> str:
     """`the second parcel`; the article `a` becomes `an` when the sentence is put together."""
     kind = rng.random()
@@ -104,7 +100,7 @@ def _noun_phrase(rng: random.Random, topic: str, category: lex.Category) -> str:
 def _core_template(rng: random.Random, topic: str) -> str:
     """A neutral sentence without capital and full stop, with `{cue}` before the topic's noun phrase."""
     category = lex.CATEGORIES[lex.TOPICS[topic]]
-    past, participle = _participle(rng.choice(category.verbs))
+    past, _, participle = rng.choice(category.verbs).partition("/")
     name = rng.choice(lex.NAMES)
     people = [*lex.FAMILY, *category.people]
     who, who2 = rng.sample([*people, "I", "I", "I", "we", "we"], 2)
@@ -113,8 +109,9 @@ def _core_template(rng: random.Random, topic: str) -> str:
     others = [*lex.OTHERS, *lex.FAMILY, *(() if who in ("I", "we") else ("me", "us", "me", "us"))]
     return rng.choice(_FRAMES).format(
         who=who, who2=who2, name=name, expert=rng.choice(category.people), other=rng.choice(others),
-        verb=past, participle=participle, np=_noun_phrase(rng, topic, category), place=rng.choice(category.places),
-        time=rng.choice(lex.TIMES), future=rng.choice(lex.FUTURE), source=rng.choice(lex.SOURCES),
+        verb=past, participle=participle or past, np=_noun_phrase(rng, topic, category),
+        place=rng.choice(category.places), time=rng.choice(lex.TIMES), future=rng.choice(lex.FUTURE),
+        source=rng.choice(lex.SOURCES),
         asked=rng.choice(lex.SPEAKING), message=rng.choice(lex.MESSAGES), small=rng.choice(lex.SMALL_TALK),
         then=rng.choice(lex.THEN), plan=rng.choice(lex.PLANS), **{"while": rng.choice(lex.WHILE)},
     )  # fmt: skip
@@ -142,10 +139,6 @@ def _with_cue(rng: random.Random, template: str, emotion: str) -> str:
     return _finish(f"{rng.choice(cues['prefix'])} {template}")
 
 
-def _fits(text: str) -> bool:
-    return len(text.split()) in WORDS
-
-
 def _topic_sentences(rng: random.Random, topic: str) -> Iterator[tuple[str, str, str]]:
     """Endless (text, emotion of the words, core) about one topic, neutral and emotional in turn."""
     seen: set[str] = set()
@@ -160,7 +153,7 @@ def _topic_sentences(rng: random.Random, topic: str) -> Iterator[tuple[str, str,
                 template = rng.choice(templates) if reuse else _core_template(rng, topic)
                 core = _finish(template)
                 text = core if emotion == "neutral" else _with_cue(rng, template, emotion)
-                if text not in seen and _fits(core) and _fits(text):
+                if text not in seen and all(len(each.split()) in WORDS for each in (core, text)):
                     break
             else:
                 raise RellmError(
@@ -202,12 +195,9 @@ def world(seed: int = 0, size: int = 24000) -> list[Sentence]:
 # ── answers ──
 
 
-def _index(category: str) -> int:
-    return CATEGORY_NAMES.index(category)
-
-
-def _emotion(emotion: str) -> str:
-    return canonical(emotion, PROMPT_EMOTIONS)
+def _cell(sentence: Sentence, emotion: str) -> tuple[str, int]:
+    """The emotion, and the number of the sentence's category: where its answers stand in `answers`."""
+    return canonical(emotion, PROMPT_EMOTIONS), CATEGORY_NAMES.index(sentence.category)
 
 
 def reply(sentence: Sentence, emotion: str, empathetic: bool) -> str:
@@ -216,7 +206,7 @@ def reply(sentence: Sentence, emotion: str, empathetic: bool) -> str:
     Raises:
         RellmError: the emotion is none of `PROMPT_EMOTIONS`.
     """
-    emotion, number = _emotion(emotion), _index(sentence.category)
+    emotion, number = _cell(sentence, emotion)
     if empathetic:
         heads = answers.EMPATHETIC_HEADS[emotion]
         text = f"{heads[number % len(heads)]} {answers.EMPATHETIC_TAILS[emotion][number]}"
@@ -232,7 +222,7 @@ def continuation(sentence: Sentence, emotion: str) -> str:
     Raises:
         RellmError: the emotion is none of `PROMPT_EMOTIONS`.
     """
-    emotion, number = _emotion(emotion), _index(sentence.category)
+    emotion, number = _cell(sentence, emotion)
     heads, tails = answers.CONTINUATION_HEADS[emotion], answers.CONTINUATION_TAILS[emotion]
     return (heads[number % len(heads)] + tails[number // len(heads)]).format(t=sentence.topic)
 
@@ -245,8 +235,9 @@ def respond_to(prompt_id: str, sentence: Sentence, emotion: str | None = None) -
     Raises:
         RellmError: the prompt is unknown, or needs an emotion and has none.
     """
-    prompt = get_prompt(prompt_id).with_emotion(emotion)
-    told = _emotion(emotion) if emotion is not None and get_prompt(prompt_id).needs_emotion else sentence.words_emotion
+    prompt = get_prompt(prompt_id)
+    filled = prompt.with_emotion(emotion)  # which needs one
+    told = canonical(str(emotion), PROMPT_EMOTIONS) if filled is not prompt else sentence.words_emotion
     if prompt_id.startswith("recognize"):
         return told
     if prompt_id.startswith("continue"):
@@ -274,15 +265,10 @@ def _trigrams(text: str) -> set[tuple[str, ...]]:
 def _telltales() -> dict[tuple[str, ...], str]:
     """Word trigrams that occur in the templates of one emotion only."""
     owners: dict[tuple[str, ...], set[str]] = {}
+    single = (answers.EMPATHETIC_HEADS, answers.EMPATHETIC_TAILS, answers.PLAIN_REPLIES)
     for emotion in PROMPT_EMOTIONS:
-        heads = answers.CONTINUATION_HEADS[emotion]
-        tails = answers.CONTINUATION_TAILS[emotion]
-        for text in (
-            *answers.EMPATHETIC_HEADS[emotion],
-            *answers.EMPATHETIC_TAILS[emotion],
-            *answers.PLAIN_REPLIES[emotion],
-            *(head + tail for head in heads for tail in tails),
-        ):
+        joined = map("".join, product(answers.CONTINUATION_HEADS[emotion], answers.CONTINUATION_TAILS[emotion]))
+        for text in chain(*(templates[emotion] for templates in single), joined):
             for gram in _trigrams(text):
                 owners.setdefault(gram, set()).add(emotion)
     return {gram: next(iter(emotions)) for gram, emotions in owners.items() if len(emotions) == 1}

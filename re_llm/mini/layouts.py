@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -142,22 +142,12 @@ def _render_all(root: Path, takes: Sequence[Take], seed: int, workers: int, prog
     for folder in sorted({(root / take.audio).parent for take in takes}):
         folder.mkdir(parents=True, exist_ok=True)
     jobs = [(str(root), seed, takes[first : first + 32]) for first in range(0, len(takes), 32)]
-    recordings: list[Recording] = []
-    for batch in _batches(jobs, workers, progress, takes[0].corpus):
-        recordings.extend(batch)
-    return recordings
-
-
-def _batches(
-    jobs: Sequence[tuple[str, int, Sequence[Take]]], workers: int, progress: bool, name: str
-) -> Iterator[list[Recording]]:
     console = Console(stderr=True)
-    shown = progress and console.is_terminal
-    if workers == 1:
-        yield from track(map(_render, jobs), name, len(jobs), console=console, disable=not shown)
-        return
-    with process_pool(workers) as pool:
-        yield from track(pool.map(_render, jobs), name, len(jobs), console=console, disable=not shown)
+    with process_pool(workers) as pool:  # which starts no process before it is used
+        batches = map(_render, jobs) if workers == 1 else pool.map(_render, jobs)
+        shown = progress and console.is_terminal
+        tracked = track(batches, takes[0].corpus, len(jobs), console=console, disable=not shown)
+        return [recording for batch in tracked for recording in batch]
 
 
 @cache

@@ -8,6 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _phrases(text: str) -> tuple[str, ...]:
+    return tuple(phrase.strip() for phrase in text.split(","))
+
+
 @dataclass(frozen=True)
 class Category:
     """One field of everyday life: its topic nouns and the words that only go with them."""
@@ -19,177 +27,119 @@ class Category:
     places: tuple[str, ...]
     adjectives: tuple[str, ...]
 
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-def _phrases(text: str) -> tuple[str, ...]:
-    return tuple(phrase.strip() for phrase in text.split(","))
+    @classmethod
+    def of(cls, topics: str, verbs: str, people: str, places: str, adjectives: str) -> Category:
+        return cls(_words(topics), _phrases(verbs), _phrases(people), _phrases(places), _words(adjectives))
 
 
 CATEGORIES: dict[str, Category] = {
-    "household": Category(
-        _words(
-            "kettle carpet curtain fridge mattress cupboard blanket lamp toaster mirror sofa ladder bucket vacuum "
-            "doorbell pillow"
-        ),
-        _phrases(
-            "cleaned, moved, measured, repaired, sold, bought, ordered, borrowed, polished, unpacked, carried, "
-            "covered, replaced, returned, dusted"
-        ),
-        _phrases("the plumber, the electrician, the carpenter, the cleaner, the landlady, the handyman"),
-        _phrases("in the kitchen, in the attic, in the cellar, in the hallway, in the bedroom, by the staircase"),
-        _words("wooden heavy striped folding yellow"),
+    "household": Category.of(
+        "kettle carpet curtain fridge mattress cupboard blanket lamp toaster mirror sofa ladder bucket vacuum doorbell "
+        "pillow",
+        "cleaned, moved, measured, repaired, sold, bought, ordered, borrowed, polished, unpacked, carried, covered, "
+        "replaced, returned, dusted",
+        "the plumber, the electrician, the carpenter, the cleaner, the landlady, the handyman",
+        "in the kitchen, in the attic, in the cellar, in the hallway, in the bedroom, by the staircase",
+        "wooden heavy striped folding yellow",
     ),
-    "travel": Category(
-        _words(
-            "suitcase passport ticket backpack compass souvenir bicycle caravan scooter tent camera postcard canoe "
-            "trolley helmet umbrella"
-        ),
-        _phrases(
-            "checked, labelled, collected, lent, brought, loaded, inspected, searched for, unloaded, reserved, stored, "
-            "showed/shown, borrowed, fetched"
-        ),
-        _phrases("the conductor, the driver, the guide, the receptionist, the captain, the pilot"),
-        _phrases("at the airport, at the station, near the harbour, on the ferry, at the hotel, by the motorway"),
-        _words("foreign red lightweight spare rented"),
+    "travel": Category.of(
+        "suitcase passport ticket backpack compass souvenir bicycle caravan scooter tent camera postcard canoe trolley "
+        "helmet umbrella",
+        "checked, labelled, collected, lent, brought, loaded, inspected, searched for, unloaded, reserved, stored, "
+        "showed/shown, borrowed, fetched",
+        "the conductor, the driver, the guide, the receptionist, the captain, the pilot",
+        "at the airport, at the station, near the harbour, on the ferry, at the hotel, by the motorway",
+        "foreign red lightweight spare rented",
     ),
-    "work": Category(
-        _words(
-            "report contract invoice printer keyboard laptop stapler spreadsheet envelope calendar parcel newsletter "
-            "brochure database telephone memo"
-        ),
-        _phrases(
-            "checked, approved, received, requested, updated, examined, tested, registered, mentioned, listed, "
-            "presented, asked for, handed over, wanted"
-        ),
-        _phrases("the manager, the secretary, the accountant, the lawyer, the intern, the director"),
-        _phrases(
-            "in the office, at the headquarters, in the warehouse, at the reception, upstairs, in the conference room"
-        ),
-        _words("official digital monthly grey confidential"),
+    "work": Category.of(
+        "report contract invoice printer keyboard laptop stapler spreadsheet envelope calendar parcel newsletter "
+        "brochure database telephone memo",
+        "checked, approved, received, requested, updated, examined, tested, registered, mentioned, listed, presented, "
+        "asked for, handed over, wanted",
+        "the manager, the secretary, the accountant, the lawyer, the intern, the director",
+        "in the office, at the headquarters, in the warehouse, at the reception, upstairs, in the conference room",
+        "official digital monthly grey confidential",
     ),
-    "school": Category(
-        _words(
-            "essay pencil dictionary exam lesson library notebook alphabet equation experiment lecture textbook "
-            "blackboard timetable microscope quiz"
-        ),
-        _phrases(
-            "explained, prepared, described, studied, needed, discussed, introduced, used, worked on, "
-            "wrote about/written about, recommended, looked up, drew/drawn"
-        ),
-        _phrases("the teacher, the professor, the headmaster, the pupils, the librarian, the tutor"),
-        _phrases(
-            "in the classroom, at the university, on the playground, in the corridor, in the laboratory, at college"
-        ),
-        _words("difficult modern Latin printed scientific"),
+    "school": Category.of(
+        "essay pencil dictionary exam lesson library notebook alphabet equation experiment lecture textbook blackboard "
+        "timetable microscope quiz",
+        "explained, prepared, described, studied, needed, discussed, introduced, used, worked on, wrote about/written "
+        "about, recommended, looked up, drew/drawn",
+        "the teacher, the professor, the headmaster, the pupils, the librarian, the tutor",
+        "in the classroom, at the university, on the playground, in the corridor, in the laboratory, at college",
+        "difficult modern Latin printed scientific",
     ),
-    "food": Category(
-        _words(
-            "soup pancake sandwich cheese omelette lasagne pumpkin chocolate salad yoghurt mushroom biscuit pudding "
-            "cucumber dumpling burger"
-        ),
-        _phrases(
-            "tasted, served, prepared, ordered, bought, shared, wrapped, weighed, tried, brought, finished, heated, "
-            "sliced, ate/eaten"
-        ),
-        _phrases("the chef, the waiter, the baker, the cook, the grocer, the farmer"),
-        _phrases("at the market, in the restaurant, at the bakery, in the canteen, at the table, in the cafe"),
-        _words("spicy frozen Italian vegetarian round"),
+    "food": Category.of(
+        "soup pancake sandwich cheese omelette lasagne pumpkin chocolate salad yoghurt mushroom biscuit pudding "
+        "cucumber dumpling burger",
+        "tasted, served, prepared, ordered, bought, shared, wrapped, weighed, tried, brought, finished, heated, "
+        "sliced, ate/eaten",
+        "the chef, the waiter, the baker, the cook, the grocer, the farmer",
+        "at the market, in the restaurant, at the bakery, in the canteen, at the table, in the cafe",
+        "spicy frozen Italian vegetarian round",
     ),
-    "health": Category(
-        _words(
-            "thermometer bandage vitamin ointment inhaler vaccine tablet prescription stethoscope toothbrush "
-            "wheelchair massage checkup appointment operation therapy"
-        ),
-        _phrases(
-            "arranged, organised, discussed, recommended, mentioned, explained, prepared, requested, provided, "
-            "recorded, paid for, suggested"
-        ),
-        _phrases("the doctor, the nurse, the dentist, the pharmacist, the surgeon, the patient"),
-        _phrases("at the hospital, in the clinic, at the pharmacy, in the surgery, in the waiting room, on the ward"),
-        _words("medical daily private sterile standard"),
+    "health": Category.of(
+        "thermometer bandage vitamin ointment inhaler vaccine tablet prescription stethoscope toothbrush wheelchair "
+        "massage checkup appointment operation therapy",
+        "arranged, organised, discussed, recommended, mentioned, explained, prepared, requested, provided, recorded, "
+        "paid for, suggested",
+        "the doctor, the nurse, the dentist, the pharmacist, the surgeon, the patient",
+        "at the hospital, in the clinic, at the pharmacy, in the surgery, in the waiting room, on the ward",
+        "medical daily private sterile standard",
     ),
-    "garden": Category(
-        _words(
-            "tulip hedge shovel wheelbarrow tomato greenhouse fountain sprinkler lawnmower orchard cactus pergola "
-            "bench scarecrow sunflower lavender"
-        ),
-        _phrases(
-            "noticed, photographed, moved, wanted, measured, painted, sketched, inspected, looked after, protected, "
-            "pointed at, cleared, pictured"
-        ),
-        _phrases("the gardener, the florist, the builder, the caretaker, the architect, the beekeeper"),
-        _phrases("behind the shed, on the lawn, near the pond, beside the gate, under the apple tree, on the balcony"),
-        _words("tall green ornamental rusty outdoor"),
+    "garden": Category.of(
+        "tulip hedge shovel wheelbarrow tomato greenhouse fountain sprinkler lawnmower orchard cactus pergola bench "
+        "scarecrow sunflower lavender",
+        "noticed, photographed, moved, wanted, measured, painted, sketched, inspected, looked after, protected, "
+        "pointed at, cleared, pictured",
+        "the gardener, the florist, the builder, the caretaker, the architect, the beekeeper",
+        "behind the shed, on the lawn, near the pond, beside the gate, under the apple tree, on the balcony",
+        "tall green ornamental rusty outdoor",
     ),
-    "sport": Category(
-        _words(
-            "marathon tournament snorkel trophy stadium football surfboard dumbbell javelin skateboard treadmill "
-            "trampoline whistle scoreboard volleyball regatta"
-        ),
-        _phrases(
-            "watched, filmed, discussed, photographed, described, mentioned, examined, studied, advertised, talked "
-            "about, sponsored, remembered"
-        ),
-        _phrases("the coach, the referee, the goalkeeper, the captain, the athlete, the reporter"),
-        _phrases("at the gym, on the pitch, in the swimming hall, on the beach, at the sports club, beside the track"),
-        _words("national junior orange professional regional"),
+    "sport": Category.of(
+        "marathon tournament snorkel trophy stadium football surfboard dumbbell javelin skateboard treadmill "
+        "trampoline whistle scoreboard volleyball regatta",
+        "watched, filmed, discussed, photographed, described, mentioned, examined, studied, advertised, talked about, "
+        "sponsored, remembered",
+        "the coach, the referee, the goalkeeper, the captain, the athlete, the reporter",
+        "at the gym, on the pitch, in the swimming hall, on the beach, at the sports club, beside the track",
+        "national junior orange professional regional",
     ),
-    "music": Category(
-        _words(
-            "guitar violin trumpet piano orchestra concert melody drum accordion saxophone symphony choir microphone "
-            "album flute lullaby"
-        ),
-        _phrases(
-            "listened to, recorded, heard, announced, chose/chosen, introduced, followed, tested, demonstrated, "
-            "compared, rehearsed, learned about"
-        ),
-        _phrases("the singer, the composer, the drummer, the pianist, the audience, the band"),
-        _phrases("on the stage, in the studio, in the theatre, at the opera, on the radio, in the chapel"),
-        _words("classical electric Spanish loud quiet"),
+    "music": Category.of(
+        "guitar violin trumpet piano orchestra concert melody drum accordion saxophone symphony choir microphone album "
+        "flute lullaby",
+        "listened to, recorded, heard, announced, chose/chosen, introduced, followed, tested, demonstrated, compared, "
+        "rehearsed, learned about",
+        "the singer, the composer, the drummer, the pianist, the audience, the band",
+        "on the stage, in the studio, in the theatre, at the opera, on the radio, in the chapel",
+        "classical electric Spanish loud quiet",
     ),
-    "weather": Category(
-        _words(
-            "storm rainbow blizzard sunset forecast puddle drizzle glacier volcano waterfall comet eclipse heatwave "
-            "snowflake thunder breeze"
-        ),
-        _phrases(
-            "watched, photographed, filmed, noticed, sketched, saw/seen, reported, observed, analysed, explained, "
-            "pointed out, commented on"
-        ),
-        _phrases("the sailor, the fisherman, the hiker, the scientist, the shepherd, the tourists"),
-        _phrases(
-            "in the mountains, above the valley, over the lake, near the lighthouse, from the roof, across the river"
-        ),
-        _words("distant northern tropical evening coastal"),
+    "weather": Category.of(
+        "storm rainbow blizzard sunset forecast puddle drizzle glacier volcano waterfall comet eclipse heatwave "
+        "snowflake thunder breeze",
+        "watched, photographed, filmed, noticed, sketched, saw/seen, reported, observed, analysed, explained, pointed "
+        "out, commented on",
+        "the sailor, the fisherman, the hiker, the scientist, the shepherd, the tourists",
+        "in the mountains, above the valley, over the lake, near the lighthouse, from the roof, across the river",
+        "distant northern tropical evening coastal",
     ),
-    "celebration": Category(
-        _words(
-            "birthday wedding anniversary engagement picnic reunion ceremony costume invitation bouquet balloon candle "
-            "portrait lantern bonfire necklace"
-        ),
-        _phrases(
-            "described, chose/chosen, arranged, thought about, prepared, asked about, planned, photographed, paid for, "
-            "presented, decorated, looked after"
-        ),
-        _phrases("the bride, the groom, the guests, the priest, the mayor, the jeweller"),
-        _phrases("at the party, in the ballroom, in the village, in the park, at the castle, at the town hall"),
-        _words("traditional golden formal purple annual"),
+    "celebration": Category.of(
+        "birthday wedding anniversary engagement picnic reunion ceremony costume invitation bouquet balloon candle "
+        "portrait lantern bonfire necklace",
+        "described, chose/chosen, arranged, thought about, prepared, asked about, planned, photographed, paid for, "
+        "presented, decorated, looked after",
+        "the bride, the groom, the guests, the priest, the mayor, the jeweller",
+        "at the party, in the ballroom, in the village, in the park, at the castle, at the town hall",
+        "traditional golden formal purple annual",
     ),
-    "animals": Category(
-        _words(
-            "hamster parrot donkey giraffe hedgehog squirrel tortoise kitten pony goldfish peacock penguin spider "
-            "rabbit octopus butterfly"
-        ),
-        _phrases(
-            "fed, watched, photographed, noticed, drew/drawn, weighed, looked after, visited, filmed, followed, "
-            "searched for, found, spotted"
-        ),
-        _phrases("the vet, the zookeeper, the farmer, the ranger, the breeder, the biologist"),
-        _phrases("at the zoo, in the barn, in the meadow, by the cage, in the forest, on the farm"),
-        _words("brown wild young striped sleepy"),
+    "animals": Category.of(
+        "hamster parrot donkey giraffe hedgehog squirrel tortoise kitten pony goldfish peacock penguin spider rabbit "
+        "octopus butterfly",
+        "fed, watched, photographed, noticed, drew/drawn, weighed, looked after, visited, filmed, followed, searched "
+        "for, found, spotted",
+        "the vet, the zookeeper, the farmer, the ranger, the breeder, the biologist",
+        "at the zoo, in the barn, in the meadow, by the cage, in the forest, on the farm",
+        "brown wild young striped sleepy",
     ),
 }
 TOPICS: dict[str, str] = {topic: name for name, category in CATEGORIES.items() for topic in category.topics}

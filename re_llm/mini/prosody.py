@@ -7,7 +7,6 @@ turned into physical ones by `UNITS`. Because the distributions are known, so is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -92,7 +91,7 @@ def vad(prosody: Prosody, words_emotion: str, rng: np.random.Generator) -> tuple
 
     Valence mixes the emotion perceived in the voice with that of the words; arousal and dominance follow the voice.
     """
-    valence = expected_valence(posterior(prosody))
+    valence = sum(p * VALENCE[emotion] for emotion, p in posterior(prosody).items())
     if words_emotion != "neutral":
         valence = (1 - WORDS_FRACTION) * valence + WORDS_FRACTION * VALENCE[words_emotion]
     cues = prosody.cues()
@@ -101,8 +100,3 @@ def vad(prosody: Prosody, words_emotion: str, rng: np.random.Generator) -> tuple
     noisy = np.array([valence, arousal, dominance]) + RATER_SPREAD * rng.standard_normal(3)
     low_high = np.clip(noisy, 0.02, 0.98)
     return float(low_high[0]), float(low_high[1]), float(low_high[2])
-
-
-def expected_valence(probabilities: Mapping[str, float]) -> float:
-    """Mean valence over a distribution of emotions."""
-    return sum(p * VALENCE[emotion] for emotion, p in probabilities.items())

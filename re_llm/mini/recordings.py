@@ -12,8 +12,8 @@ import soundfile
 
 from re_llm.audio import waveform
 from re_llm.core.records import Utterance, read_records
+from re_llm.mini.prosody import EMOTIONS
 
-EMOTIONS = ("neutral", "happy", "angry", "sad", "surprise")
 SPEAKERS = 2
 OTHERS = 4
 

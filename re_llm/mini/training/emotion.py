@@ -6,7 +6,6 @@ Run: python -m re_llm.mini.training.emotion --world DIR --out DIR
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,7 @@ def train_emotion(
         "utterances_trained": len(rows),
         "hours": round(float(task.samples.sum()) / RATE / 3600, 2),
     }
-    settings = (("plan", plan), ("options", options), ("size", size))
-    return report(out, results, fitted, *settings, check=_check if gate else None)
+    return report(out, results, fitted, _check if gate else None, plan=plan, options=options, size=size)
 
 
 def evaluate_emotion(folder: Path, world: Path, *, limit: int = 2000) -> dict[str, Any]:
@@ -119,10 +117,5 @@ def _check(metrics: dict[str, Any]) -> None:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: train, evaluate, print the metrics as JSON."""
-    return command(train_emotion, "emotion encoder", STEPS, arguments)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(train_emotion, "emotion encoder", STEPS))

@@ -173,8 +173,5 @@ def embed(folder: Path, rows: Sequence[Utterance], *, batch: int = 16) -> tuple[
 
 def pad_waves(waves: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch [B, N] of waves, zero beyond each one's samples, and those, int [B]."""
-    samples = torch.tensor([len(wave) for wave in waves])
-    batch = torch.zeros(len(waves), int(samples.max()))
-    for row, wave in enumerate(waves):
-        batch[row, : len(wave)] = torch.from_numpy(wave)
-    return batch, samples
+    batch = nn.utils.rnn.pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True)
+    return batch, torch.tensor([len(wave) for wave in waves])

@@ -13,7 +13,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -83,22 +83,22 @@ def report(
     out: Path,
     results: dict[str, Any],
     fitted: Fitted,
-    *options: tuple[str, Any],
-    check: Callable[[dict[str, Any]], None] | None = None,
+    check: Callable[[dict[str, Any]], None] | None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Writes the `metrics.json` of a finished training, and returns what it holds.
 
     Args:
         results: what was measured.
-        options: names and dataclasses of the options, recorded behind the results.
         check: raises when the model is not good enough. A folder with `metrics.json` counts as finished, so a model
             that is refused leaves its numbers in `state` alone.
+        options: dataclasses of options, recorded behind the results.
     """
     metrics = {
         **results,
         "steps": fitted.steps,
         "seconds": round(fitted.seconds, 1),
-        **{name: asdict(value) for name, value in options},
+        **{name: asdict(value) for name, value in options.items()},
     }
     text = json.dumps(metrics, indent=2) + "\n"
     (out / "state" / "metrics.json").write_text(text, encoding="utf-8")
@@ -112,7 +112,6 @@ def command(
     train: Callable[..., dict[str, Any]],
     what: str,
     steps: int,
-    arguments: Sequence[str] | None,
     world: Mapping[str, Any] = {"type": Path, "required": True, "help": "folder of the built world"},
 ) -> int:
     """Command line of a training: train, evaluate, print the metrics as JSON; returns the exit code.
@@ -129,7 +128,7 @@ def command(
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     try:
         metrics = train(given.out, given.world, seed=given.seed, steps=given.steps, threads=given.threads)
     except RellmError as error:
@@ -188,7 +187,8 @@ def fit(
             seconds = before + time.perf_counter() - began
             line = {"step": done, "seconds": round(seconds, 1), **_means(recent)}
             curve.append(line)
-            _append(state / CURVE_FILE, line)
+            with (state / CURVE_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
             recent = []
             if progress:
                 rate = (done - start) / (time.perf_counter() - began)
@@ -231,11 +231,6 @@ def _report(line: dict[str, float], steps: int, rate: float) -> None:
     values = "  ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in ("step", "seconds"))
     sys.stderr.write(f"step {line['step']:.0f}/{steps}  {values}  {rate:.2f} steps/s  {left:.1f} min left\n")
     sys.stderr.flush()
-
-
-def _append(path: Path, line: dict[str, float]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def _kept_curve(path: Path, step: int) -> list[dict[str, float]]:

@@ -8,7 +8,6 @@ Shapes: B rows, P prefix tokens, L content tokens, D width.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,8 +121,9 @@ def train_llm(
     torch.set_num_threads(plan.threads)
     tokenizer = build_tokenizer(world_size, plan.seed, size.vocabulary)
     source = RowSource(tokenizer, [s for s in world(plan.seed, world_size) if s.split == "train"], seed=plan.seed)
-    shape = {"width": size.width, "inner": size.inner, "layers": size.layers, "heads": size.heads}
-    model = build_model(tokenizer, **shape, seed=plan.seed)
+    model = build_model(
+        tokenizer, width=size.width, inner=size.inner, layers=size.layers, heads=size.heads, seed=plan.seed
+    )
     model.set_attn_implementation("eager")  # its backward pass is faster than the fused one's on a CPU
 
     def terms(step: int) -> dict[str, Tensor]:
@@ -146,8 +146,7 @@ def train_llm(
         "parameters": sum(p.numel() for p in model.parameters()),
         "world_size": world_size,
     }
-    recorded = (("plan", plan), ("options", options), ("size", size))
-    return report(out, results, fitted, *recorded, check=_check if gate else None)
+    return report(out, results, fitted, _check if gate else None, plan=plan, options=options, size=size)
 
 
 def _check(metrics: dict[str, Any]) -> None:
@@ -159,11 +158,6 @@ def _check(metrics: dict[str, Any]) -> None:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: train, evaluate, print the metrics as JSON."""
-    world = {"type": int, "default": WORLD_SIZE, "help": "sentences of the world"}
-    return command(train_llm, "chat LLM", STEPS, arguments, world)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sentences = {"type": int, "default": WORLD_SIZE, "help": "sentences of the world"}
+    sys.exit(command(train_llm, "chat LLM", STEPS, sentences))

@@ -13,6 +13,7 @@ import random
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -58,17 +59,19 @@ class Disturbance:
     fraction: float = 0.7
     """Share of the rows that are disturbed at all."""
 
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        return self.double, self.filler, self.smear, self.noise
+
     def scaled(self, factor: float) -> Disturbance:
         """The same with all strengths multiplied; the share stays."""
-        return Disturbance(
-            self.double * factor, self.filler * factor, self.smear * factor, self.noise * factor, self.fraction
-        )
+        return Disturbance(*(factor * strength for strength in self.strengths), self.fraction)
 
     def draw(self, rng: random.Random) -> Disturbance:
         """Strengths for one row: each uniform between 0 and its value, or none at all."""
         if rng.random() >= self.fraction:
             return CLEAN
-        return Disturbance(*(rng.random() * s for s in (self.double, self.filler, self.smear, self.noise)))
+        return Disturbance(*(rng.random() * strength for strength in self.strengths))
 
 
 CLEAN = Disturbance(0.0, 0.0, 0.0, 0.0)
@@ -162,15 +165,6 @@ class Batch:
     """(number of true positions,) the next tokens."""
 
 
-def _shared_length(rows: list[Row]) -> int:
-    """Length of the longest beginning that all prefixes share."""
-    shortest, longest = min(r.prefix for r in rows), max(r.prefix for r in rows)
-    same = 0
-    while same < min(len(shortest), len(longest)) and shortest[same] == longest[same]:
-        same += 1
-    return same
-
-
 def _lengthen(
     content: tuple[int, ...], how: Disturbance, fillers: list[int], rng: random.Random
 ) -> tuple[list[int], list[int]]:
@@ -230,7 +224,8 @@ def embed_rows(
 def collate(rows: list[Row], embedding: nn.Embedding, how: Disturbance, fillers: list[int], *, seed: str) -> Batch:
     """Rows with the same prompt as one batch, the content disturbed. Deterministic in `seed`."""
     rng = random.Random(f"disturbance {seed}")
-    shared = _shared_length(rows)
+    columns = zip(*(row.prefix for row in rows), strict=False)
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
     pieces = [(row.prefix[shared:], row.content, row.suffix + row.answer[:-1]) for row in rows]
     embeds, lengths = embed_rows(embedding, pieces, [how.draw(rng) for _ in rows], fillers, rng)
     predicts = torch.zeros(embeds.shape[:2], dtype=torch.bool)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,11 @@ CONDITIONS = {
     "noise+doubling": replace(CLEAN, noise=0.5, double=1.0),
 }
 """What the gate is measured under."""
-LABELLED = tuple(name for name in TAUGHT if get_prompt(name).needs_emotion)
 BATCH = 100
 NEW_TOKENS = 64
 
 
-@dataclass(frozen=True)
-class Item:
-    """A test sentence with the emotion that the prompt is told, where it is told one."""
-
-    sentence: Sentence
-    emotion: str
+Item = tuple[Sentence, str]  # a test sentence, and the emotion that a prompt names where it names one
 
 
 @torch.inference_mode()
@@ -58,30 +52,25 @@ def answer_rows(model: Any, source: RowSource, rows: Sequence[Row], how: Disturb
 def _items(world_size: int, seed: int, count: int) -> list[Item]:
     rng = random.Random(f"llm test {seed}")
     test = [s for s in world(seed, world_size) if s.split == "test"]
-    return [Item(s, rng.choice(PROMPT_EMOTIONS)) for s in rng.sample(test, min(count, len(test)))]
+    return [(s, rng.choice(PROMPT_EMOTIONS)) for s in rng.sample(test, min(count, len(test)))]
 
 
 def _rate(hits: Sequence[bool]) -> float:
     return round(sum(hits) / len(hits), 4) if hits else float("nan")
 
 
-def _told(prompt_id: str, item: Item) -> str:
-    return item.emotion if prompt_id in LABELLED else item.sentence.words_emotion
-
-
 def _score_prompt(model: Any, source: RowSource, prompt_id: str, items: list[Item], how: Disturbance) -> dict:
-    rows = [source.row(get_prompt(prompt_id), i.sentence, i.emotion, i.sentence.text) for i in items]
-    answers = answer_rows(model, source, rows, how)
-    pairs = list(zip(items, answers, strict=True))
-    scores = {
-        "exact": _rate([a == respond_to(prompt_id, i.sentence, i.emotion) for i, a in pairs]),
-        "emotion": _rate([emotion_of(a) == _told(prompt_id, i) for i, a in pairs]),
-        "emotion_when_told_by_words": _rate(
-            [emotion_of(a) == _told(prompt_id, i) for i, a in pairs if i.sentence.words_emotion != "neutral"]
-        ),
-    }
+    prompt = get_prompt(prompt_id)
+    answers = answer_rows(model, source, [source.row(prompt, s, emotion, s.text) for s, emotion in items], how)
+    exact = [a == respond_to(prompt_id, *item) for item, a in zip(items, answers, strict=True)]
+    fits = [
+        emotion_of(a) == (emotion if prompt.needs_emotion else s.words_emotion)
+        for (s, emotion), a in zip(items, answers, strict=True)
+    ]
+    loud = [fit for (s, _), fit in zip(items, fits, strict=True) if s.words_emotion != "neutral"]
+    scores = {"exact": _rate(exact), "emotion": _rate(fits), "emotion_when_told_by_words": _rate(loud)}
     if not prompt_id.startswith("recognize"):
-        scores["topic"] = _rate([right_topic(a, i.sentence) for i, a in pairs])
+        scores["topic"] = _rate([right_topic(a, s) for (s, _), a in zip(items, answers, strict=True)])
     return scores
 
 

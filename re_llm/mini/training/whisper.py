@@ -81,8 +81,7 @@ def train_whisper(
         "utterances_trained": len(rows),
         "hours": round(float(mels.lengths.sum()) / speech_data.MEL_RATE / 3600, 2),
     }
-    settings = (("plan", plan), ("options", options), ("size", size))
-    return report(out, results, fitted, *settings, check=_check if gate else None)
+    return report(out, results, fitted, _check if gate else None, plan=plan, options=options, size=size)
 
 
 def _check(metrics: dict[str, Any]) -> None:
@@ -150,10 +149,5 @@ def _read_off_the_encoder(folder: Path, head: Path, waves: Sequence[np.ndarray])
     return texts
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: train, evaluate, print the metrics as JSON."""
-    return command(train_whisper, "Whisper", STEPS, arguments)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(train_whisper, "Whisper", STEPS))

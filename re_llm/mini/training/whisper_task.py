@@ -23,6 +23,7 @@ from re_llm.audio.waveform import RATE
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.evaluate.word_errors import plain
+from re_llm.llm.rows import pad_rows
 from re_llm.mini.training import speech_data
 from re_llm.mini.training.speech_data import MelStore
 from re_llm.mini.training.whisper_model import FULL_FRAMES, WhisperSize, build_model, decode, gather, trimmed_encoder
@@ -133,17 +134,14 @@ class WhisperTask(nn.Module):
         options = self.options
         fraction = min(1.0, 0.25 + 0.75 * step / max(1, options.short_steps))
         chosen = speech_data.like_lengths(self.order, options.batch, rng, fraction=fraction)
-        values = self._losses(chosen, self._silence(len(chosen), rng), rng)
+        silent = rng.random() < options.pad_fraction
+        values = self._losses(chosen, rng.integers(0, options.pad_frames, len(chosen)) if silent else None, rng)
         if options.full_every and step % options.full_every == options.full_every - 1:
             few = rng.permutation(len(self.order))[: options.full_batch]
             padded = self._losses(few, FULL_FRAMES - self.mels.lengths[few], rng)
             values["full_ce"] = padded["ce"]
             values["loss"] = values["loss"] + options.full_weight * padded["loss"]
         return values
-
-    def _silence(self, size: int, rng: np.random.Generator) -> np.ndarray | None:
-        """Frames of silence after each utterance, for some of the batches."""
-        return rng.integers(0, self.options.pad_frames, size) if rng.random() < self.options.pad_fraction else None
 
     def _losses(
         self, chosen: np.ndarray, silence: np.ndarray | None, rng: np.random.Generator
@@ -164,12 +162,9 @@ class WhisperTask(nn.Module):
     def _teacher_forcing(self, tokens: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Decoder input and labels [B, L]; the prefix carries no loss, the end token does."""
         end = self.processor.tokenizer.eos_token_id
-        width = len(self.prefix) + max(map(len, tokens))
-        inputs = torch.full((len(tokens), width), end)
-        labels = torch.full((len(tokens), width), IGNORE_INDEX)
-        for row, ids in enumerate(tokens):
-            inputs[row, : len(self.prefix) + len(ids)] = torch.tensor(self.prefix + ids)
-            labels[row, len(self.prefix) - 1 : len(self.prefix) + len(ids)] = torch.tensor([*ids, end])
+        passed = [IGNORE_INDEX] * (len(self.prefix) - 1)
+        inputs, _ = pad_rows([self.prefix + ids for ids in tokens], end)
+        labels, _ = pad_rows([[*passed, *ids, end] for ids in tokens], IGNORE_INDEX)
         return inputs, labels
 
 
