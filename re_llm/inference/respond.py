@@ -237,44 +237,10 @@ def respond_rows(
             report.resumed = report.rows
             return report
         report = RespondReport(out=out, remade=before.why)
-        _respond(system, rows, root, options, sources, report, strict=strict, progress=progress)
+        _Run(system, root, options, sources, report, strict).answer(rows, progress)
         report.seconds = time.monotonic() - started
         product.finish(report)
     return report
-
-
-def _respond(
-    system: System,
-    rows: Sequence[Utterance],
-    root: Path,
-    options: ReplyOptions,
-    sources: Mapping[str, str],
-    report: RespondReport,
-    *,
-    strict: bool,
-    progress: bool,
-) -> None:
-    """Replies to the rows that have none, into the files of the report."""
-    dropped_file = report.out.with_suffix(".dropped.jsonl")
-    with RecordAppender(report.out) as kept:
-        if kept.rows != len(kept.keys):
-            raise RellmError(f"{report.out} holds a key twice", todo="Move the file away, or give another --out")
-        report.resumed = kept.rows
-        dropped_file.unlink(missing_ok=True)  # a recording that was unusable in an earlier run is tried again
-        todo = [row for row in rows if row.key not in kept.keys]
-        with (
-            RecordAppender(dropped_file) as dropped,
-            progress_bar(options.system, len(rows), done=len(rows) - len(todo), show=progress) as advance,
-        ):
-            limit = system.max_seconds(*options.prompts)
-            run = _Run(system, root, options, sources, kept, dropped, advance, report, limit)
-            for first in range(0, len(todo), CHUNK):
-                run.answer(todo[first : first + CHUNK], strict=strict)
-            report.rows, report.dropped = kept.rows, dropped.rows
-    if report.dropped:
-        report.dropped_file = dropped_file
-    else:
-        dropped_file.unlink()
 
 
 @dataclass
@@ -285,23 +251,46 @@ class _Run:
     root: Path
     options: ReplyOptions
     sources: Mapping[str, str]
-    kept: RecordAppender
-    dropped: RecordAppender
-    advance: Callable[..., None]
     report: RespondReport
-    max_seconds: float
+    strict: bool
+    kept: RecordAppender = field(init=False)
+    dropped: RecordAppender = field(init=False)
+    advance: Callable[..., None] = field(init=False)
+    max_seconds: float = field(init=False)
     rows: list[Utterance] = field(default_factory=list)
 
-    def answer(self, chunk: Sequence[Utterance], *, strict: bool) -> None:
+    def answer(self, rows: Sequence[Utterance], progress: bool) -> None:
+        """Replies to the rows that have none, into the files of the report."""
+        report, dropped_file = self.report, self.report.out.with_suffix(".dropped.jsonl")
+        self.max_seconds = self.system.max_seconds(*self.options.prompts)
+        with RecordAppender(report.out) as self.kept:
+            report.resumed = self.kept.rows
+            if report.resumed != len(self.kept.keys):
+                raise RellmError(f"{report.out} holds a key twice", todo="Move the file away, or give another --out")
+            dropped_file.unlink(missing_ok=True)  # a recording that was unusable in an earlier run is tried again
+            todo = [row for row in rows if row.key not in self.kept.keys]
+            with (
+                RecordAppender(dropped_file) as self.dropped,
+                progress_bar(self.options.system, len(rows), done=len(rows) - len(todo), show=progress) as self.advance,
+            ):
+                for first in range(0, len(todo), CHUNK):
+                    self._answer(todo[first : first + CHUNK])
+                report.rows, report.dropped = self.kept.rows, self.dropped.rows
+        if report.dropped:
+            report.dropped_file = dropped_file
+        else:
+            dropped_file.unlink()
+
+    def _answer(self, chunk: Sequence[Utterance]) -> None:
         """Answers a chunk; every batch of a speech system is written when it is done."""
-        samples = self._load(chunk, strict) if self.system.needs_audio else None
+        samples = self._load(chunk) if self.system.needs_audio else None
         good = [row for row in chunk if samples is None or row.key in samples]
         here = self.kept.path.parent
         self.rows = [row.model_copy(update={"audio": moved(row.audio, self.root, here)}) for row in good]
         if good:
             self.system.respond_rows(good, list(samples.values()) if samples else None, self.options, self._save)
 
-    def _load(self, chunk: Sequence[Utterance], strict: bool) -> dict[str, np.ndarray]:
+    def _load(self, chunk: Sequence[Utterance]) -> dict[str, np.ndarray]:
         """Samples of the usable rows at 16 kHz, by key; the other rows are listed with the reason."""
         samples = {}
         for row in chunk:
@@ -309,7 +298,7 @@ class _Run:
                 wave = waveform.load(row.audio, start=row.start, duration=row.duration, root=self.root)
                 samples[row.key] = self._checked(wave, row)
             except RellmError as error:
-                if strict:
+                if self.strict:
                     raise
                 about = {"dropped": str(error), "source": self.sources[row.key]}
                 self.dropped.append([row.model_copy(update=about)])
