@@ -12,7 +12,8 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-def _phrases(text: str) -> tuple[str, ...]:
+def phrases(text: str) -> tuple[str, ...]:
+    """The parts of a text between commas."""
     return tuple(phrase.strip() for phrase in text.split(","))
 
 
@@ -29,7 +30,7 @@ class Category:
 
     @classmethod
     def of(cls, topics: str, verbs: str, people: str, places: str, adjectives: str) -> Category:
-        return cls(_words(topics), _phrases(verbs), _phrases(people), _phrases(places), _words(adjectives))
+        return cls(_words(topics), phrases(verbs), phrases(people), phrases(places), _words(adjectives))
 
 
 CATEGORIES: dict[str, Category] = {
@@ -148,14 +149,14 @@ NAMES = _words(
     "Anna Peter Sophie Martin Laura Daniel Emily Oliver Hannah Thomas Isabel George Victoria Patrick Natalie Samuel "
     "Caroline Edward Monica Vincent Barbara Felix Rosa Gregory"
 )
-FAMILY = _phrases(
+FAMILY = phrases(
     "my brother, my sister, my mother, my father, my aunt, my uncle, my grandmother, my grandfather, my cousin, my "
     "nephew, my niece, my husband, my wife, my roommate, our neighbour, our landlord, our daughter, our son, my boss, "
     "my colleague, my best friend, the twins, the children, a stranger, a student, an old friend"
 )
-OTHERS = _phrases("him, her, everyone, somebody, the others, both of them, them")
+OTHERS = phrases("him, her, everyone, somebody, the others, both of them, them")
 MODIFIERS = _words("first second third other same usual famous local ordinary latest next original")
-TIMES = _phrases(
+TIMES = phrases(
     "this morning, yesterday, last week, on Monday, on Tuesday, on Wednesday, on Thursday, on Friday, on Saturday, on "
     "Sunday, last summer, last winter, last spring, last autumn, in January, in February, in March, in April, in June, "
     "in July, in August, in September, in October, in November, in December, two days ago, three weeks ago, an hour "
@@ -163,31 +164,31 @@ TIMES = _phrases(
     "in the afternoon, at the weekend, earlier today, before sunrise, during the holidays, at half past seven, five "
     "minutes ago, on Christmas Eve"
 )
-FUTURE = _phrases(
+FUTURE = phrases(
     "tomorrow, next week, tonight, next Monday, on Friday evening, later today, soon, in an hour, after the holidays, "
     "next month, in the coming days, before the end of the year"
 )
-WHILE = _phrases(
+WHILE = phrases(
     "over breakfast, on the phone, during the break, while the water was boiling, on the way home, over a cup of tea, "
     "at the bus stop, in the lift, while we were waiting, in the queue, during the "
     "commercial break, while the laundry was drying, at the crossroads, in the car"
 )
-THEN = _phrases(
+THEN = phrases(
     "went to bed, locked the door, drove home, made some coffee, read the newspaper, turned on the television, took "
     "the train, walked to the supermarket, opened the window, fed the cat, put on a jacket, washed the dishes, "
     "switched off the light, wrote a letter, sat down, called a colleague, watered the plants, set the alarm, crossed "
     "the street, took a shower"
 )
-SOURCES = _phrases(
+SOURCES = phrases(
     "from Canada, from the internet, from a catalogue, from London, from a shop in Paris, from abroad, from the "
     "south, from another town, from an exhibition, from Japan, from an island, from the museum"
 )
-SPEAKING = _phrases("told, asked, reminded, informed, questioned, emailed")
-MESSAGES = _phrases("a message, a note, an email, a phone call, an article, a question, a letter, some news")
-SMALL_TALK = _phrases(
+SPEAKING = phrases("told, asked, reminded, informed, questioned, emailed")
+MESSAGES = phrases("a message, a note, an email, a phone call, an article, a question, a letter, some news")
+SMALL_TALK = phrases(
     "talked about, spoke about, heard about, asked about, read about, wondered about, thought of, joked about"
 )
-PLANS = _phrases(
+PLANS = phrases(
     "will ask about, will talk about, is supposed to describe, will write about, is going to look at, will decide on, "
     "will take care of, wants to know about"
 )
@@ -195,12 +196,12 @@ PLANS = _phrases(
 # Emotional words: every kind combines with every neutral core.
 CUES: dict[str, dict[str, tuple[str, ...]]] = {
     "sad": {
-        "interjection": _phrases("oh no, oh dear, alas, what a pity, poor me, how sad, what a shame, boohoo"),
-        "clause": _phrases(
+        "interjection": phrases("oh no, oh dear, alas, what a pity, poor me, how sad, what a shame, boohoo"),
+        "clause": phrases(
             "and I could cry, and it breaks my heart, and I feel so lonely now, and I am in tears, and my heart is "
             "heavy, and I feel hopeless, and nothing can comfort me, and it left me feeling empty"
         ),
-        "prefix": _phrases(
+        "prefix": phrases(
             "I am so sad that, it breaks my heart that, I cried because, it hurts me that, I feel miserable since, "
             "it makes me weep that"
         ),
@@ -208,14 +209,14 @@ CUES: dict[str, dict[str, tuple[str, ...]]] = {
         "adverb": _words("sadly unfortunately regrettably tragically sorrowfully tearfully"),
     },
     "angry": {
-        "interjection": _phrases(
+        "interjection": phrases(
             "ugh, argh, for heaven's sake, damn it, how dare they, what a cheek, grr, what nonsense"
         ),
-        "clause": _phrases(
+        "clause": phrases(
             "and it makes my blood boil, and I am furious, and I have had enough, and it drives me mad, and I could "
             "scream, and nobody even apologised, and I will complain, and it is so unfair"
         ),
-        "prefix": _phrases(
+        "prefix": phrases(
             "I am so angry that, it makes me furious that, I hate it that, it is outrageous that, I am fed up because, "
             "it drives me crazy that"
         ),
@@ -223,12 +224,12 @@ CUES: dict[str, dict[str, tuple[str, ...]]] = {
         "adverb": _words("annoyingly infuriatingly outrageously maddeningly shamelessly disgracefully"),
     },
     "happy": {
-        "interjection": _phrases("yay, hooray, yippee, woohoo, how lovely, great news, what joy, hurrah"),
-        "clause": _phrases(
+        "interjection": phrases("yay, hooray, yippee, woohoo, how lovely, great news, what joy, hurrah"),
+        "clause": phrases(
             "and I could not be happier, and it made my day, and I am over the moon, and I am still smiling, and we "
             "danced for joy, and it was wonderful, and I loved it, and my heart is singing"
         ),
-        "prefix": _phrases(
+        "prefix": phrases(
             "I am so glad that, I am delighted that, it is wonderful that, I was thrilled when, it makes me so happy "
             "that, I smiled because"
         ),
@@ -236,12 +237,12 @@ CUES: dict[str, dict[str, tuple[str, ...]]] = {
         "adverb": _words("happily luckily fortunately thankfully joyfully gladly"),
     },
     "surprise": {
-        "interjection": _phrases("wow, goodness, whoa, gosh, good heavens, oh my, blimey, imagine that"),
-        "clause": _phrases(
+        "interjection": phrases("wow, goodness, whoa, gosh, good heavens, oh my, blimey, imagine that"),
+        "clause": phrases(
             "and I never saw that coming, and I could hardly believe it, and nobody had expected it, and my jaw "
             "dropped, and it came out of nowhere, and I was speechless, and it caught me off guard, and I am amazed"
         ),
-        "prefix": _phrases(
+        "prefix": phrases(
             "I am astonished that, I cannot believe that, who would have thought that, it is incredible that, I was "
             "stunned when, I had no idea that"
         ),

@@ -6,6 +6,7 @@ next, so it is loaded afresh for each (about 3 ms), and the order of rendering d
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import hashlib
 import re
@@ -153,8 +154,9 @@ class Espeak:
                 raise RellmError(f"espeak-ng could not load the voice {voice!r}", todo="Reinstall espeakng-loader")
             yield library, int(rate)
             library.espeak_Terminate()
-        finally:
-            _unload(library)
+        finally:  # with the library goes the state that it keeps between utterances
+            free = "FreeLibrary" if sys.platform == "win32" else "dlclose"
+            getattr(_ctypes, free)(library._handle)
 
     def say(self, text: str, voice: str, parameters: dict[int, int]) -> tuple[np.ndarray, int]:
         """Render `text`: (int16 [samples], sample rate).
@@ -194,16 +196,6 @@ class Espeak:
                 while rest.value:  # one clause a call
                     said.append((translate(ctypes.byref(rest), self._UTF8, self._IPA) or b"").decode())
         return "".join(said).strip()
-
-
-def _unload(library: ctypes.CDLL) -> None:
-    """Drop the shared library and with it the state it keeps between utterances."""
-    import _ctypes
-
-    if sys.platform == "win32":
-        _ctypes.FreeLibrary(library._handle)
-    else:
-        _ctypes.dlclose(library._handle)
 
 
 class Synthesizer:

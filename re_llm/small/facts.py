@@ -5,36 +5,33 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+from re_llm.mini.lexicon import phrases
 
-def _listed(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",")]
-
-
-NAMES = _listed(
+NAMES = phrases(
     "Anna, Peter, Sophie, Martin, Laura, Daniel, Emily, Oliver, Hannah, Thomas, James, Maria, Ahmed, Fatima, Wei, "
     "Yuki, Priya, Arjun, Carlos, Elena, Omar, Aisha, Kofi, Zoe, Liam, Noah, Olivia, Grace, Henry, Jack, Chloe, Leo, "
     "Nina, Sarah, Michael, David, Susan, Karen, Robert, Linda, Jennifer, Kevin, Brian, Amanda, Rachel, Jason, Ruth, "
     "Frank, Alice, Simon, Claire, Marcus, Diana, Victor, Lucy"
 )
-SURNAMES = _listed(
+SURNAMES = phrases(
     "Smith, Johnson, Miller, Davis, Wilson, Anderson, Taylor, Thompson, Martinez, Robinson, Clark, Lewis, Walker, "
     "Young, King, Wright, Hill, Green, Baker, Nelson, Carter, Mitchell, Turner, Phillips, Campbell, Parker, Evans, "
     "Collins, Stewart, Murphy, Cook, Morgan, Bell, Cooper, Richardson, Cox, Howard, Ward, Kim, Patel, Singh, "
     "Nguyen, Khan, Chen, Lopez, Garcia, Schmidt, Rossi, Novak"
 )
-PLACES = _listed(
+PLACES = phrases(
     "London, Paris, Berlin, Madrid, Rome, Vienna, Dublin, Oslo, Lisbon, Athens, Warsaw, Prague, New York, Chicago, "
     "Boston, Houston, Seattle, Denver, Atlanta, Miami, Toronto, Montreal, Mexico City, Tokyo, Seoul, Beijing, "
     "Mumbai, Cairo, Nairobi, Sydney, Melbourne, Auckland, California, Texas, Florida, Scotland, Ireland, Canada, "
     "Australia, Germany, France, Spain, Italy, Japan, India, Brazil, Egypt, Kenya, Sweden, Poland"
 )
-MONTHS = _listed("January, February, March, April, May, June, July, August, September, October, November, December")
-DAYS = _listed("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
-THINGS = _listed(
+MONTHS = phrases("January, February, March, April, May, June, July, August, September, October, November, December")
+DAYS = phrases("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
+THINGS = phrases(
     "apples, eggs, tickets, chairs, books, boxes, pencils, candles, letters, bottles of water, cups of tea, "
     "oranges, plates, photographs, batteries, blankets, sandwiches, stamps, towels, envelopes"
 )
-SPANS = _listed("minutes, hours, days, weeks, months, years")
+SPANS = phrases("minutes, hours, days, weeks, months, years")
 TEMPLATES = (
     "My appointment with Doctor {surname} is on {day} at {time}.",
     "Please wake me up at {time} on {day}.",

@@ -41,10 +41,6 @@ class Speaker:
     """Factor on the pitch range."""
 
 
-def _mix(**styles: float) -> str:
-    return ",".join(f"{name}:{weight:g}" for name, weight in styles.items())
-
-
 _PIPER = (
     Speaker("joe", "piper", "joe"),
     Speaker("joe-deep", "piper", "joe", formant=0.93, pitch=-2.5),
@@ -58,16 +54,16 @@ _PIPER = (
     Speaker("joe-test", "piper", "joe", "test", formant=0.89, pitch=-3.5, range=1.2),
 )
 _KOKORO = (
-    Speaker("gongitsune", "kokoro", _mix(jf_gongitsune=1)),
-    Speaker("tebukuro", "kokoro", _mix(jf_tebukuro=1)),
-    Speaker("kumo", "kokoro", _mix(jm_kumo=1)),
-    Speaker("kumo-deep", "kokoro", _mix(jm_kumo=1), formant=0.94, pitch=-2.0),
-    Speaker("alpha-kumo", "kokoro", _mix(jf_alpha=0.5, jm_kumo=0.5)),
-    Speaker("gongitsune-kumo", "kokoro", _mix(jf_gongitsune=0.5, jm_kumo=0.5)),
-    Speaker("tebukuro-kumo", "kokoro", _mix(jf_tebukuro=0.4, jm_kumo=0.6)),
-    Speaker("alpha-gongitsune", "kokoro", _mix(jf_alpha=0.4, jf_gongitsune=0.6)),
-    Speaker("gongitsune-tebukuro", "kokoro", _mix(jf_gongitsune=0.5, jf_tebukuro=0.5), "dev"),
-    Speaker("nezumi", "kokoro", _mix(jf_nezumi=1), "test"),
+    Speaker("gongitsune", "kokoro", "jf_gongitsune:1"),
+    Speaker("tebukuro", "kokoro", "jf_tebukuro:1"),
+    Speaker("kumo", "kokoro", "jm_kumo:1"),
+    Speaker("kumo-deep", "kokoro", "jm_kumo:1", formant=0.94, pitch=-2.0),
+    Speaker("alpha-kumo", "kokoro", "jf_alpha:0.5,jm_kumo:0.5"),
+    Speaker("gongitsune-kumo", "kokoro", "jf_gongitsune:0.5,jm_kumo:0.5"),
+    Speaker("tebukuro-kumo", "kokoro", "jf_tebukuro:0.4,jm_kumo:0.6"),
+    Speaker("alpha-gongitsune", "kokoro", "jf_alpha:0.4,jf_gongitsune:0.6"),
+    Speaker("gongitsune-tebukuro", "kokoro", "jf_gongitsune:0.5,jf_tebukuro:0.5", "dev"),
+    Speaker("nezumi", "kokoro", "jf_nezumi:1", "test"),
 )
 _FLITE = (
     Speaker("rms", "flite", "rms"),
