@@ -106,6 +106,7 @@ class _Turn:
 
     line: int
     match: re.Match[str]
+    speaker: str
     votes: dict[str, list[str]] = field(default_factory=dict)
     ratings: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -131,7 +132,8 @@ def _turns(scan: Scan, labels: Path) -> list[_Turn]:
     for number, line in read_lines(labels):
         if line.startswith("["):
             match = _TURN.match(line)
-            turn = _Turn(number, match) if match is not None and _KEY.match(match["key"]) else None
+            key = _KEY.match(match["key"]) if match is not None else None
+            turn = _Turn(number, match, f"Ses{key['session']}{key['speaker']}") if match and key else None
             if turn is None:
                 scan.problem(labels, f"not a turn: {line[:80]!r}", number)
             else:
@@ -154,16 +156,10 @@ def _dialogue(scan: Scan, session: Path, labels: Path) -> Iterator[Utterance]:
         if scan.protocol in MERGED and emotion == "excited":
             emotion = "happy"
         yield INFO.utterance(
-            session / "sentences" / "wav" / labels.stem / f"{key}.wav", text=texts.get(key), speaker=_speaker(key),
+            session / "sentences" / "wav" / labels.stem / f"{key}.wav", text=texts.get(key), speaker=turn.speaker,
             dialogue=labels.stem, turn=number, emotion=emotion, emotion_raw=label, style=style,
             votes=turn.votes or None, ratings=turn.ratings or None, **dimensions(scan, ratings, SCALE, labels, line),
         )  # fmt: skip
-
-
-def _speaker(key: str) -> str:
-    match = _KEY.match(key)
-    assert match is not None, key
-    return f"Ses{match['session']}{match['speaker']}"
 
 
 def _transcript(scan: Scan, path: Path) -> dict[str, str]:
