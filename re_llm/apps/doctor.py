@@ -128,7 +128,9 @@ def _part(role: str, name: str) -> Part:
         parameters=count,
         download=int(known.download_gb * GB) if known and folder is None else None,
         licence=known.licence if known else None,
-        memory=_weights(role, count),
+        memory={}
+        if count is None
+        else {n: int(count * (b if role == "llm" else BYTES["bf16"])) for n, b in BYTES.items()},
     )
 
 
@@ -141,13 +143,6 @@ def _folder(name: str) -> Path | None:
     except RellmError:
         return None
     return folder if [*folder.glob("*.safetensors"), *folder.glob("*.bin")] else None
-
-
-def _weights(role: str, count: int | None) -> dict[str, int]:
-    """Bytes of the weights by precision of the LLM."""
-    if count is None:
-        return {}
-    return {name: int(count * (each if role == "llm" else BYTES["bf16"])) for name, each in BYTES.items()}
 
 
 def examine_recipe(

@@ -68,10 +68,6 @@ def _valid(info: AudioInfo, name: str) -> AudioInfo:
     return info
 
 
-def _needs_av(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in WITH_AV
-
-
 def _handle(file: IO[bytes]) -> IO[bytes] | int:
     """The descriptor of a plain file, which libsndfile reads faster than a Python object."""
     return file.fileno() if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO) else file
@@ -86,7 +82,12 @@ def info(source: Source, *, root: str | os.PathLike[str] | None = None) -> Audio
     """
     with open_bytes(source, root) as (file, size, name):
         _refuse_truncated(file, size, name)
-        return _first_that_reads(name, file, lambda: _native_info(file, name), lambda: _av_info(file, name))
+        return _first_that_reads(
+            name,
+            file,
+            lambda: _native_info(file, name),
+            lambda: _valid(AudioInfo(*audio_av.probe(file, name, COUNTED_SECONDS)), name),
+        )
 
 
 def _refuse_truncated(file: IO[bytes], size: int, name: str) -> None:
@@ -105,13 +106,9 @@ def _native_info(file: IO[bytes], name: str) -> AudioInfo:
         return _valid(AudioInfo(sound.samplerate, sound.frames, sound.channels), name)
 
 
-def _av_info(file: IO[bytes], name: str) -> AudioInfo:
-    return _valid(AudioInfo(*audio_av.probe(file, name, COUNTED_SECONDS)), name)
-
-
 def _first_that_reads(name: str, file: IO[bytes], native: Callable[[], R], av: Callable[[], R]) -> R:
     """libsndfile first, then PyAV; PyAV at once for suffixes that only it reads."""
-    if _needs_av(name):
+    if os.path.splitext(name)[1].lower() in WITH_AV:
         return av()
     try:
         return native()

@@ -58,7 +58,8 @@ def convert(
             that is not empty. Nothing is left behind then.
     """
     target = Path(dst).expanduser()
-    _check_target(target)
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise RellmError(f"{target} is there already and not empty", todo="Name a new folder, or remove this one")
     return _carry_out(_plan(src, to, emotion_encoder, tokenizer), target, progress)
 
 
@@ -88,11 +89,6 @@ def _source(name: Name) -> Path:
     if Path(name).expanduser().is_dir() or any(folder.glob("*.safetensors")):
         return folder
     return locate(name, also=(TIKTOKEN, "pytorch_model*.bin", ctranslate2.MODEL))
-
-
-def _check_target(target: Path) -> None:
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise RellmError(f"{target} is there already and not empty", todo="Name a new folder, or remove this one")
 
 
 def _check_direction(kind: str, to: str | None) -> None:

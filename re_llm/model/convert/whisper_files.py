@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
 from transformers import GenerationConfig, WhisperConfig, WhisperTokenizer
 
 from re_llm.core.errors import RellmError
@@ -92,23 +93,16 @@ def _tokenizer(source: Path, named: Path | None, vocab_size: int) -> Any:
     if missing:
         raise RellmError(f"{path} has no token {missing}", allowed="the tokenizer of a Whisper")
     times = range(vocab_size - known[NO_TIMES] - 1)
-    made.add_tokens([_token(f"<|{SECONDS_PER_TIME * i:.2f}|>", special=False) for i in times])
+    made.add_tokens([AddedToken(f"<|{SECONDS_PER_TIME * i:.2f}|>", normalized=False) for i in times])
     special = sorted((i, token) for token, i in made.get_vocab().items() if known[START] <= i <= known[NO_TIMES])
-    made.add_special_tokens(
-        {"pad_token": END, "additional_special_tokens": [_token(token, special=True) for _, token in special]}
-    )
+    others = [AddedToken(token, normalized=False, special=True) for _, token in special]
+    made.add_special_tokens({"pad_token": END, "additional_special_tokens": others})
     if max(made.get_vocab().values()) >= vocab_size:
         raise RellmError(
             f"{path} has ids up to {max(made.get_vocab().values())}, and the model {vocab_size} embeddings",
             todo="Take the tokenizer that belongs to this Whisper",
         )
     return made
-
-
-def _token(text: str, *, special: bool) -> Any:
-    from tokenizers import AddedToken
-
-    return AddedToken(text, normalized=False, special=special)
 
 
 def _ids(given: Mapping[str, Any], name: str, vocab_size: int, where: str) -> list[int] | None:
