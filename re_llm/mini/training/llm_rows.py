@@ -65,7 +65,7 @@ class Disturbance:
 
     def scaled(self, factor: float) -> Disturbance:
         """The same with all strengths multiplied; the share stays."""
-        return Disturbance(*(factor * strength for strength in self.strengths), self.fraction)
+        return Disturbance(*(factor * strength for strength in self.strengths), fraction=self.fraction)
 
     def draw(self, rng: random.Random) -> Disturbance:
         """Strengths for one row: each uniform between 0 and its value, or none at all."""
