@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,23 +155,20 @@ def _show(console: Console, results: list[DemoResult], folder: Path, command: tu
 
     console.print(f"[bold]{len(results)} recordings in[/] {folder}")
     console.print("[dim]Synthetic voices that no part of the miniature was trained on.[/]")
-    before: DemoResult | None = None
-    for item in results:
-        if before is None or item.sentence != before.sentence:
-            console.print(f"\n[bold]“{escape(item.sentence)}”[/]")
-            before = None
+    for sentence, items in groupby(results, key=lambda item: item.sentence):
+        console.print(f"\n[bold]“{escape(sentence)}”[/]")
         # The same transcript gets the same response: it is shown once.
-        if before is None or (item.transcript, item.text_only) != (before.transcript, before.text_only):
+        for (transcript, text_only), spoken in groupby(items, key=lambda item: (item.transcript, item.text_only)):
             print_pairs(
                 console,
-                ("transcript", f"[dim]“{escape(item.transcript)}”[/]"),
-                ("text-only reply", f"[yellow]{escape(item.text_only)}[/]"),
+                ("transcript", f"[dim]“{escape(transcript)}”[/]"),
+                ("text-only reply", f"[yellow]{escape(text_only)}[/]"),
                 width=WIDTH,
             )
-        if command:
-            _play(command, folder / item.recording)
-        _show_one(console, item)
-        before = item
+            for item in spoken:
+                if command:
+                    _play(command, folder / item.recording)
+                _show_one(console, item)
     _summarize(console, results)
     console.print("\n[bold]Next[/]")
     example = folder / results[0].recording

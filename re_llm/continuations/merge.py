@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,20 +200,15 @@ def _complete(keys: dict[str, int], index: dict[str, _Line], parts: list[_Part])
 
 def _rows(plan: Plan, index: dict[str, _Line], out: Path, *, dropped: bool) -> Iterator[Record]:
     """The kept or the dropped rows in the manifest's order, their audio paths as seen from `out`."""
-    open_files = {line.file: line.file.open("rb") for line in index.values() if line.dropped is dropped}
-    try:
+    paths = {line.file for line in index.values() if line.dropped is dropped}
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(path.open("rb")) for path in paths}
         for _, row in plan.rows():
             line = index[row.key]
-            if line.dropped is not dropped:
-                continue
-            file = open_files[line.file]
-            file.seek(line.offset)
-            raw = file.readline()
-            record = _checked(raw, line, row)
-            yield record.model_copy(update={"audio": moved(row, plan.manifest.parent, out.parent).audio})
-    finally:
-        for file in open_files.values():
-            file.close()
+            if line.dropped is dropped:
+                files[line.file].seek(line.offset)
+                record = _checked(files[line.file].readline(), line, row)
+                yield record.model_copy(update={"audio": moved(row, plan.manifest.parent, out.parent).audio})
 
 
 def _checked(raw: bytes, line: _Line, row: Utterance) -> Record:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from re_llm.core.errors import RellmError
@@ -79,18 +81,9 @@ class Plan:
 
     def chunks(self) -> Iterator[list[Utterance]]:
         """The chunks of this shard."""
-        gathered: list[Utterance] = []
-        current = None
-        for chunk, row in self.rows():
-            if not self.shard.holds(chunk):
-                continue
-            if chunk != current and gathered:
-                yield gathered
-                gathered = []
-            current = chunk
-            gathered.append(row)
-        if gathered:
-            yield gathered
+        for chunk, rows in groupby(self.rows(), key=itemgetter(0)):
+            if self.shard.holds(chunk):
+                yield [row for _, row in rows]
 
     def keys(self) -> dict[str, int]:
         """Keys of the rows of all shards, in order, with the number of their chunk.

@@ -10,7 +10,7 @@ import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from gzip import GzipFile
 from itertools import islice
 from pathlib import Path
@@ -31,8 +31,7 @@ UNLABELLED = "unknown"  # in EmoBox, where every row has a label
 
 def _kept(utterance: Utterance, native: Iterable[str]) -> Json:
     """The fields that a format has no place for, under a name that only the readers here know; `native` are others."""
-    fields = utterance.model_dump(exclude={*LOCATION, *native}, exclude_none=True)
-    return {KEPT: fields}
+    return {KEPT: utterance.model_dump(exclude={*LOCATION, *native}, exclude_none=True)}
 
 
 def _where(manifest: Path, utterance: Utterance | Continuation) -> str:
@@ -58,24 +57,14 @@ def _write_json(out: Path, rows: Iterable[Json]) -> int:
     return count
 
 
-def _whole_files(manifest: Path, kind: str) -> Iterator[Utterance]:
-    """Utterances, for a format without segments and archives.
-
-    Raises:
-        RellmError: an utterance is a segment, or a member of an archive.
-    """
-    for utterance in read_records(manifest, Utterance):
+def _to_peers(manifest: Path, out: Path) -> int:
+    def row(utterance: Utterance) -> Json:
         place = _where(manifest, utterance)
         if locate(place).length is not None or _is_segment(utterance, waveform.info(place)):
             raise RellmError(
-                f"{utterance.key} is a part of {utterance.audio}, and {kind} knows whole files only",
+                f"{utterance.key} is a part of {utterance.audio}, and the peers' jsonl knows whole files only",
                 todo="Export as webdataset, which cuts the recordings",
             )
-        yield utterance
-
-
-def _to_peers(manifest: Path, out: Path) -> int:
-    def row(utterance: Utterance) -> Json:
         found = utterance.dimensions()
         return {
             "audio": _beside(manifest, utterance, out),
@@ -85,7 +74,7 @@ def _to_peers(manifest: Path, out: Path) -> int:
             **_kept(utterance, ("text", "emotion", *(() if found is None else DIMENSIONS))),
         }
 
-    return _write_json(out, (row(u) for u in _whole_files(manifest, "the peers' jsonl")))
+    return _write_json(out, map(row, read_records(manifest, Utterance)))
 
 
 def _to_emobox(manifest: Path, out: Path) -> int:
@@ -111,7 +100,7 @@ def _to_emobox(manifest: Path, out: Path) -> int:
             **_kept(utterance, ("key", "corpus", "emotion", "speaker")),
         }
 
-    return _write_json(out, (row(u) for u in read_records(manifest, Utterance)))
+    return _write_json(out, map(row, read_records(manifest, Utterance)))
 
 
 def _to_lhotse(manifest: Path, out: Path) -> int:
@@ -146,7 +135,7 @@ def _to_lhotse(manifest: Path, out: Path) -> int:
             "type": "MonoCut",
         }  # fmt: skip
 
-    return _write_json(out, (row(u) for u in read_records(manifest, Utterance)))
+    return _write_json(out, map(row, read_records(manifest, Utterance)))
 
 
 def _encoded(manifest: Path, utterance: Utterance) -> tuple[bytes, str]:

@@ -267,11 +267,7 @@ def length_in_words(text: str, language: str | None) -> int:
 
 def pseudo_random_order(names: Iterable[T], seed: int, what: str) -> list[T]:
     """Names in an order fixed by `seed`: the same with every version of Python, and for any subset of the names."""
-
-    def rank(name: T) -> bytes:
-        return hashlib.sha256(f"{what}:{seed}:{name}".encode()).digest()
-
-    return sorted(names, key=rank)
+    return sorted(names, key=lambda name: hashlib.sha256(f"{what}:{seed}:{name}".encode()).digest())
 
 
 def speaker_folds(scan: Scan, speakers: Sequence[str]) -> dict[str, str]:

@@ -7,8 +7,10 @@ names; a `.txt` is the text, a `.cls` the emotion. Compressed shards cannot be r
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from re_llm.audio import waveform
@@ -27,6 +29,8 @@ INFO = CorpusInfo(
     options=OPTIONS,
     dimensions=True,
 )
+
+_NAME = re.compile(r"((?:.*/)?[^/.]+)\.?([^/]*)", re.DOTALL)  # of a member: the sample, and what its field is
 
 
 def read(scan: Scan) -> Iterator[Utterance]:
@@ -55,23 +59,16 @@ def _rows(scan: Scan, shard: Path) -> Iterator[tuple[None, Json, str]]:
 
 def _samples(scan: Scan, shard: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, Json]]:
     """(name, fields) of neighbouring members of one name; `audio` locates the recording."""
-    current, fields = "", {}  # type: str, Json
-    for member in archive:
-        folder, _, file = member.name.rpartition("/")
-        stem, _, suffix = file.partition(".")
-        if not member.isfile() or not stem:
-            continue
-        key = f"{folder}/{stem}" if folder else stem
-        if key != current and fields:
-            yield current, fields
-            fields = {}
-        current = key
-        try:
-            fields.update(_field(shard, archive, member, suffix.lower()))
-        except ValueError as error:
-            scan.problem(shard, f"{member.name}: {error}")
-    if fields:
-        yield current, fields
+    named = ((match, member) for member in archive if member.isfile() and (match := _NAME.fullmatch(member.name)))
+    for key, members in groupby(named, key=lambda each: each[0][1]):
+        fields: Json = {}
+        for match, member in members:
+            try:
+                fields.update(_field(shard, archive, member, match[2].lower()))
+            except ValueError as error:
+                scan.problem(shard, f"{member.name}: {error}")
+        if fields:
+            yield key, fields
 
 
 def _field(shard: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> Json:
