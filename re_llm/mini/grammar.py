@@ -87,6 +87,13 @@ _DETERMINERS = ("the", "the", "the", "the", "our", "this", "that", "a")
 _PROPER = frozenset(lex.NAMES) | {"I"}
 
 
+# A kind of cue, and where it stands; an adjective fills the place that the template keeps for it.
+_CUED = (
+    ("interjection", "{cue}, {text}"), ("interjection", "{text}, {cue}"), ("clause", "{text}, {cue}"),
+    ("prefix", "{cue} {text}"), ("adjective", "{text}"), ("adverb", "{cue}, {text}"),
+)  # fmt: skip
+
+
 def _noun_phrase(rng: random.Random, topic: str, category: lex.Category) -> str:
     """`the second parcel`; the article `a` becomes `an` when the sentence is put together."""
     kind = rng.random()
@@ -126,17 +133,9 @@ def _finish(template: str, adjective: str = "") -> str:
 
 def _with_cue(rng: random.Random, template: str, emotion: str) -> str:
     """The sentence with one emotional cue of a random kind."""
-    cues = lex.CUES[emotion]
-    kind = rng.choice(("start", "end", "clause", "prefix", "adjective", "adverb"))
-    if kind == "adjective":
-        return _finish(template, rng.choice(cues["adjective"]))
-    if kind in ("start", "adverb"):
-        return _finish(f"{rng.choice(cues['interjection' if kind == 'start' else 'adverb'])}, {template}")
-    if kind == "end":
-        return _finish(f"{template}, {rng.choice(cues['interjection'])}")
-    if kind == "clause":
-        return _finish(f"{template}, {rng.choice(cues['clause'])}")
-    return _finish(f"{rng.choice(cues['prefix'])} {template}")
+    kind, form = rng.choice(_CUED)
+    cue = rng.choice(lex.CUES[emotion][kind])
+    return _finish(form.format(cue=cue, text=template), cue if kind == "adjective" else "")
 
 
 def _topic_sentences(rng: random.Random, topic: str) -> Iterator[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,9 +61,7 @@ def prompts(count: int, seed: int) -> list[tuple[str, str, str]]:
     decks: tuple[Iterator[str], Iterator[str], Iterator[int]] = (
         _deck(rng, topics()), _deck(rng, OPENERS), _deck(rng, range(len(GREETINGS))),
     )  # fmt: skip
-    for topic, opener, number in zip(*decks, strict=False):
-        if len(made) == count:
-            break
+    for topic, opener, number in islice(zip(*decks, strict=False), count):
         asked, answered = GREETINGS[number]
         turns = (("user", asked.format(topic=topic)), ("assistant", answered))
         told = "".join(f"{MARKS[0]}{who}\n{text}{MARKS[1]}\n" for who, text in turns)

@@ -267,17 +267,12 @@ def _load(
         about: dict[str, Any] = file.metadata()
         stored = {name.removeprefix("parameter.") for name in file.keys() if name.startswith("parameter.")}  # noqa: SIM118
         seed = json.loads(about["plan"])["seed"]
+        there, here = f"seed {seed} and {len(stored)} parameters", f"seed {plan.seed} and {len(parameters)}"
         if about.get("settings") != settings:
-            raise RellmError(
-                f"{path} holds a run with other settings: {about.get('settings')}, this one has {settings}",
-                todo="Choose another output folder, or delete this one's `state`",
-            )
-        if stored != set(parameters) or seed != plan.seed:
-            raise RellmError(
-                f"{path} holds a run with seed {seed} and {len(stored)} parameters, this one has seed {plan.seed} and "
-                f"{len(parameters)}",
-                todo="Choose another output folder, or delete this one's `state`",
-            )
+            there, here = f"other settings: {about.get('settings')}", settings
+        if about.get("settings") != settings or stored != set(parameters) or seed != plan.seed:
+            todo = "Choose another output folder, or delete this one's `state`"
+            raise RellmError(f"{path} holds a run with {there}, this one has {here}", todo=todo)
         updates = json.loads(about["updates"])
         with torch.no_grad():
             for name, p in parameters.items():

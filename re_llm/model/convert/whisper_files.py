@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from re_llm.core.errors import RellmError
 from re_llm.model.convert.tokenizer import MAX_BYTES
 
 END, START, NO_TIMES = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
+SUPPRESSED = ("suppress_ids", "suppress_ids_begin")
 TASKS = ("transcribe", "translate")
 SECONDS_PER_TIME = 0.02
 # Whisper's vocabularies have this size or more when it knows other languages than English.
@@ -48,8 +49,10 @@ class WhisperFiles:
         places = range(start + 1, min(tasks.values(), default=start))
         languages = {token: i for token, i in known.items() if i in places}
         options: dict[str, Any] = {"lang_to_id": languages, "task_to_id": tasks} if several else {}
-        if heads := _pairs(given, "alignment_heads", (config.decoder_layers, config.decoder_attention_heads), where):
+        size = (config.decoder_layers, config.decoder_attention_heads)
+        if heads := _listed(given, "alignment_heads", "a layer and a head each", size, where):
             options["alignment_heads"] = heads
+        ids = [_listed(given, name, "token ids", [config.vocab_size], where) for name in SUPPRESSED]
         return GenerationConfig(
             bos_token_id=end,
             eos_token_id=end,
@@ -57,8 +60,8 @@ class WhisperFiles:
             decoder_start_token_id=start,
             no_timestamps_token_id=known[NO_TIMES],
             prev_sot_token_id=known.get("<|startofprev|>"),
-            suppress_tokens=_ids(given, "suppress_ids", config.vocab_size, where),
-            begin_suppress_tokens=_ids(given, "suppress_ids_begin", config.vocab_size, where),
+            suppress_tokens=ids[0],
+            begin_suppress_tokens=ids[1],
             is_multilingual=several,
             max_initial_timestamp_index=LAST_FIRST_TIME,
             max_length=config.max_target_positions,
@@ -105,27 +108,17 @@ def _tokenizer(source: Path, named: Path | None, vocab_size: int) -> Any:
     return made
 
 
-def _ids(given: Mapping[str, Any], name: str, vocab_size: int, where: str) -> list[int] | None:
-    """Token ids of an option; None when it is not given."""
+def _listed(given: Mapping[str, Any], name: str, what: str, below: Sequence[int], where: str) -> list[Any] | None:
+    """An option that lists whole numbers, or pairs of them, each below its limit; None when it is not given."""
     values = given.get(name)
-    if values is None:
-        return None
-    if not isinstance(values, list) or not all(type(i) is int and 0 <= i < vocab_size for i in values):
-        raise RellmError(f"{where}: {name} is no list of token ids", allowed=f"whole numbers below {vocab_size}")
-    return values
 
+    def fits(value: object) -> bool:
+        row = [value] if len(below) == 1 else value
+        if not isinstance(row, list) or len(row) != len(below):
+            return False
+        return all(type(i) is int and 0 <= i < most for i, most in zip(row, below, strict=True))
 
-def _pairs(given: Mapping[str, Any], name: str, below: tuple[int, int], where: str) -> list[list[int]] | None:
-    """Pairs of layer and head; None when they are not given."""
-    values = given.get(name)
-    if values is None:
-        return None
-    fits = isinstance(values, list) and all(
-        isinstance(pair, list)
-        and len(pair) == 2
-        and all(type(i) is int and 0 <= i < most for i, most in zip(pair, below, strict=True))
-        for pair in values
-    )
-    if not fits:
-        raise RellmError(f"{where}: {name} is no list of a layer and a head each", allowed=f"below {below}")
+    if values is not None and not (isinstance(values, list) and all(map(fits, values))):
+        allowed = f"whole numbers below {' and '.join(map(str, below))}"
+        raise RellmError(f"{where}: {name} is no list of {what}", allowed=allowed)
     return values
