@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
@@ -60,18 +60,18 @@ class Disturbance:
     """Share of the rows that are disturbed at all."""
 
     @property
-    def strengths(self) -> tuple[float, ...]:
-        return self.double, self.filler, self.smear, self.noise
+    def strengths(self) -> dict[str, float]:
+        return {name: value for name, value in vars(self).items() if name != "fraction"}
 
     def scaled(self, factor: float) -> Disturbance:
         """The same with all strengths multiplied; the share stays."""
-        return Disturbance(*(factor * strength for strength in self.strengths), fraction=self.fraction)
+        return replace(self, **{name: factor * value for name, value in self.strengths.items()})
 
     def draw(self, rng: random.Random) -> Disturbance:
         """Strengths for one row: each uniform between 0 and its value, or none at all."""
         if rng.random() >= self.fraction:
             return CLEAN
-        return Disturbance(*(rng.random() * strength for strength in self.strengths))
+        return replace(CLEAN, **{name: rng.random() * value for name, value in self.strengths.items()})
 
 
 CLEAN = Disturbance(0.0, 0.0, 0.0, 0.0)
