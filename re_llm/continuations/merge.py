@@ -65,7 +65,7 @@ def merge_shards(manifest: str | Path, shards: Sequence[str | Path], out: str | 
         RellmError: a shard is missing, given twice or made otherwise; a row is missing, doubled or in a wrong shard
             (names the first one and the shard); `out` exists; the disk is full.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     out = Path(out)
     if out.exists():
         raise RellmError(f"{out} exists", todo="Move it away, or give another --out")
@@ -91,7 +91,7 @@ def merge_shards(manifest: str | Path, shards: Sequence[str | Path], out: str | 
         write_records(out, _rows(plan, index, out, dropped=False))
         report = ContinueReport()
         count(out, report)
-        report.seconds = time.monotonic() - begun
+        report.seconds = time.monotonic() - started
         product.finish(report, runs=runs)
     return report
 
@@ -171,7 +171,7 @@ def _index(parts: list[_Part]) -> dict[str, _Line]:
 
 
 def _again(part: _Part) -> str:
-    return f"Run shard {part.shard} again with the options that it was begun with: it goes on where it ended"
+    return f"Run shard {part.shard} again with the options that it was started with: it continues where it ended"
 
 
 def _complete(keys: dict[str, int], index: dict[str, _Line], parts: list[_Part]) -> None:

@@ -55,7 +55,7 @@ def unusable(row: Utterance, prompt: Prompt) -> str | None:
     if prompt.needs_emotion and row.emotion is None:
         return "no-emotion"
     if prompt.needs_emotion and not is_label(row.emotion, row.label_set):
-        return "unknown-emotion"  # the LLM would be told a name that no recipe knows
+        return "unknown-emotion"  # a name that no recipe knows would stand in the prompt
     return None
 
 
@@ -92,7 +92,7 @@ def continue_rows(
     logit, so a run that must be repeatable keeps its calls the same. `audio` of the records is that of the rows.
 
     Args:
-        prompt: id of a prompt, or one of your own.
+        prompt: id of a prompt, or a custom one.
         on_batch: called with the number of further rows that were answered.
 
     Raises:

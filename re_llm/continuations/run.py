@@ -176,7 +176,7 @@ def continue_manifest(
 
 
 def _continue(job: _Job, llm: TextLlm, wanted: set[str], progress: bool, cluster: Cluster | None) -> ContinueReport:
-    begun = time.monotonic()
+    started = time.monotonic()
     report = ContinueReport()
     with RecordAppender(job.out) as kept, RecordAppender(dropped_file(job.out)) as dropped:
         files = _Files(kept, dropped)
@@ -189,7 +189,7 @@ def _continue(job: _Job, llm: TextLlm, wanted: set[str], progress: bool, cluster
             report.retries = Counter(getattr(llm, "retries", {}))
         assert files.rows == len(wanted), (files.rows, len(wanted))
     count(job.out, report)
-    report.seconds = time.monotonic() - begun
+    report.seconds = time.monotonic() - started
     return report
 
 

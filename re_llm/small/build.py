@@ -26,7 +26,7 @@ from re_llm.core.provenance import provenance
 from re_llm.core.records import Utterance, read_records
 from re_llm.small.speakers import ENGINES
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 Figures = dict[str, object]
 
 HOURS = 23.0  # rendered for training, so that 20 are left when voices are dropped
@@ -60,7 +60,7 @@ class Gate:
     """Whether a smaller build needs less of it."""
 
 
-def write_text(job: Job, say: Say) -> Figures:
+def write_text(job: Job, say: Log) -> Figures:
     """Stage `text`: sentences of all sources."""
     from re_llm.small import text
     from re_llm.small.dialogues import write_dialogues
@@ -84,7 +84,7 @@ def write_text(job: Job, say: Say) -> Figures:
     return {"sentences": splits.total(), "held_out": splits["dev"] + splits["test"], "sources": counts}
 
 
-def render_speech(job: Job, say: Say) -> Figures:
+def render_speech(job: Job, say: Log) -> Figures:
     """Stage `speech`: the sentences, spoken."""
     from re_llm.small.render import render
 
@@ -95,18 +95,18 @@ def render_speech(job: Job, say: Say) -> Figures:
     return _figures_of(rendered)
 
 
-def check_voices(job: Job, say: Say) -> Figures:
+def check_voices(job: Job, say: Log) -> Figures:
     """Stage `voices`: Whisper listens, and the voices that it does not understand are left out."""
     from re_llm.small.listen import keep_understood, listen
 
     folder = job.out / "speech"
-    heard = listen(folder / "rendered.jsonl", resolve_part("whisper"), folder / "voices.jsonl", say=say)
-    dropped = keep_understood(folder / "rendered.jsonl", heard, folder / "manifest.jsonl")
-    say(f"voices: {len(heard) - len(dropped)} understood, left out: {', '.join(dropped) or 'none'}")
+    voices = listen(folder / "rendered.jsonl", resolve_part("whisper"), folder / "voices.jsonl", say=say)
+    dropped = keep_understood(folder / "rendered.jsonl", voices, folder / "manifest.jsonl")
+    say(f"voices: {len(voices) - len(dropped)} understood, left out: {', '.join(dropped) or 'none'}")
     return {**_figures_of(folder / "manifest.jsonl"), "dropped": dropped}
 
 
-def disturb_speech(job: Job, say: Say) -> Figures:
+def disturb_speech(job: Job, say: Log) -> Figures:
     """Stage `rooms`: the recordings as they would arrive."""
     from re_llm.small.rooms import Disturbed, disturb_all
 
@@ -118,7 +118,7 @@ def disturb_speech(job: Job, say: Say) -> Figures:
     return {"train_hours": _figures_of(manifest)["train_hours"], "disturbed": round(1 - dry / max(1, len(trained)), 3)}
 
 
-def draw(job: Job, say: Say) -> Figures:
+def draw(job: Job, say: Log) -> Figures:
     """Stage `drawn`: an emotion for every recording of the training."""
     from re_llm.small.drawn import draw_emotions
 
@@ -144,7 +144,7 @@ def _figures_of(manifest: Path) -> Figures:
     }
 
 
-STAGES: Mapping[str, tuple[Callable[[Job, Say], Figures], tuple[Gate, ...]]] = {
+STAGES: Mapping[str, tuple[Callable[[Job, Log], Figures], tuple[Gate, ...]]] = {
     "text": (write_text, (Gate("sentences", 12_000), Gate("held_out", 400))),
     "speech": (render_speech, (Gate("train_hours", 20), Gate("train_voices", 12, scaled=False))),
     "voices": (
@@ -158,7 +158,7 @@ STAGES: Mapping[str, tuple[Callable[[Job, Say], Figures], tuple[Gate, ...]]] = {
 }  # fmt: skip
 
 
-def build(job: Job, *, stages: Sequence[str] = tuple(STAGES), say: Say = lambda line: None) -> dict[str, Figures]:
+def build(job: Job, *, stages: Sequence[str] = tuple(STAGES), say: Log = lambda line: None) -> dict[str, Figures]:
     """Runs the stages in their order and checks each; what an earlier run has done is not done again.
 
     Returns:
@@ -176,8 +176,8 @@ def build(job: Job, *, stages: Sequence[str] = tuple(STAGES), say: Say = lambda 
         if name not in stages:
             continue
         say(f"== {name}")
-        begun = time.monotonic()
-        found[name] = {**run(job, say), "seconds": round(time.monotonic() - begun)}
+        started = time.monotonic()
+        found[name] = {**run(job, say), "seconds": round(time.monotonic() - started)}
         _write_down(job, name, found[name])
         for gate in gates:
             _check(name, gate, found[name], job.scale)

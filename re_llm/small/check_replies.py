@@ -26,7 +26,7 @@ class ReplyFigures:
 
     Attributes:
         topic: names a content word of what was said.
-        tone: the rules hear the emotion that it answers.
+        tone: the rules recognise the emotion that it answers.
         different: no two of the replies to a sentence are the same.
         finished: ended by itself.
         repeated: content words of the sentence in the answer when it is to be repeated.

@@ -1,7 +1,7 @@
 """Sentences that a chat LLM writes itself: it plays a person who talks to an assistant about everyday topics.
 
-The user's turn is begun (`I`, `Can you`, `Yesterday`, ...) and the LLM goes on, through its own end of turn into
-the assistant's answer and the next question, so every token it makes is a token of speech.
+The first words of the user's turn are given (`I`, `Can you`, `Yesterday`, ...). The LLM continues through its own end
+of turn into the assistant's answer and the next question, so every token it makes is a token of speech.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def prompts(count: int, seed: int) -> list[tuple[str, str, str]]:
         _deck(rng, topics()), _deck(rng, OPENERS), _deck(rng, range(len(GREETINGS))),
     )  # fmt: skip
     for topic, opener, number in islice(zip(*decks, strict=False), count):
-        asked, answered = GREETINGS[number]
-        turns = (("user", asked.format(topic=topic)), ("assistant", answered))
-        told = "".join(f"{MARKS[0]}{who}\n{text}{MARKS[1]}\n" for who, text in turns)
-        made.append((topic, f"{told}{MARKS[0]}user\n{opener}", opener))
+        question, answer = GREETINGS[number]
+        turns = (("user", question.format(topic=topic)), ("assistant", answer))
+        turns_text = "".join(f"{MARKS[0]}{who}\n{text}{MARKS[1]}\n" for who, text in turns)
+        made.append((topic, f"{turns_text}{MARKS[0]}user\n{opener}", opener))
     return made
 
 
@@ -91,10 +91,10 @@ def write_dialogues(
     Args:
         llm: folder of a chat LLM with ChatML turns.
         tokens: length of each continuation.
-        say: told how far it is, after each batch.
+        say: receives the progress as text, after each batch.
 
     Raises:
-        RellmError: the folder holds no such LLM, or `out` was begun with other settings.
+        RellmError: the folder holds no such LLM, or `out` was started with other settings.
     """
     weights = llm / "model.safetensors"
     if not weights.is_file():

@@ -17,7 +17,7 @@ LIMIT = 0.30
 """Word error rate above which a voice teaches more noise than words."""
 
 
-class Heard(Record):
+class VoiceErrors(Record):
     """What Whisper understood of a voice; `key` is the voice."""
 
     utterances: int
@@ -27,7 +27,7 @@ class Heard(Record):
 
 def listen(
     rendered: Path, whisper: Path, out: Path, *, sample: int = SAMPLE, say: Callable[[str], None] = lambda line: None
-) -> list[Heard]:
+) -> list[VoiceErrors]:
     """Transcribes a sample of every voice; goes on where an earlier run stopped.
 
     Sentences with figures are left out: Whisper may write them in another way than they stand in the text.
@@ -52,19 +52,19 @@ def listen(
             waves = [load(row.audio, root=rendered.parent) for row in some]
             texts = [plain(row.text or "").split() for row in some]
             wer = error_rate(texts, [plain(found).split() for found in transcriber.transcribe(waves)])
-            rows.append([Heard(key=speaker, utterances=len(some), words=sum(map(len, texts)), wer=wer)])
+            rows.append([VoiceErrors(key=speaker, utterances=len(some), words=sum(map(len, texts)), wer=wer)])
             say(f"voices: {speaker}: word error rate {100 * wer:.1f} %, {len(some)} sentences")
-    return list(read_records(out, Heard))
+    return list(read_records(out, VoiceErrors))
 
 
-def keep_understood(rendered: Path, heard: list[Heard], out: Path, *, limit: float = LIMIT) -> list[str]:
+def keep_understood(rendered: Path, voices: list[VoiceErrors], out: Path, *, limit: float = LIMIT) -> list[str]:
     """Writes the manifest of the voices within the limit; returns the names of the others.
 
     Raises:
         RellmError: no voice is within it.
     """
-    good = {voice.key for voice in heard if voice.wer <= limit}
+    good = {voice.key for voice in voices if voice.wer <= limit}
     if not good:
         raise RellmError(f"Whisper understands none of the voices of {rendered}", allowed=f"word error rate <= {limit}")
     write_records(out, (row for row in read_records(rendered, Utterance) if row.speaker in good))
-    return sorted({voice.key for voice in heard} - good)
+    return sorted({voice.key for voice in voices} - good)

@@ -68,18 +68,18 @@ def teach(
     Returns:
         Figures of the training, which `out/report.json` holds as well.
     """  # fmt: skip
-    begun, home = time.monotonic(), pick_device(device)
+    started, home = time.monotonic(), pick_device(device)
     texts = [row.text for row in read_records(sentences, Sentence) if row.split == "train"]
     batch = 2048 if home.type == "cuda" else 32
     untrained = ChatLlm.load(str(base), device=device, dtype="bfloat16")
     rows = kind_rows(texts, options.rows, seed=options.seed)
     rows += continued_rows(texts, options.rows, untrained, seed=options.seed, batch_size=batch)
-    say(f"llm: {len(rows)} rows after {time.monotonic() - begun:.0f} s")
+    say(f"llm: {len(rows)} rows after {time.monotonic() - started:.0f} s")
     model = _with_lora(untrained.model.float(), options)
     loss = _fit(model, untrained.tokenizer, rows, options, home, say)
     _save_lora(model, out / "lora", options)
     merge_lora(base, out / "lora", out / "llm")
-    figures = {**asdict(options), "trained_rows": len(rows), "loss": loss, "seconds": round(time.monotonic() - begun)}
+    figures = {**asdict(options), "trained_rows": len(rows), "loss": loss, "seconds": round(time.monotonic() - started)}
     files.write_json(out / "report.json", figures)
     return figures
 

@@ -38,7 +38,7 @@ class Spoken(Utterance):
     source: str
     """Where its sentence comes from."""
     unseen_voice: bool
-    """Whether the voice is heard in no training sentence."""
+    """Whether no training sentence is spoken by the voice."""
 
 
 class Line(NamedTuple):
@@ -78,10 +78,10 @@ def render(
         sentences: `sentences.jsonl`.
         out: the manifest; recordings go into folders beside it, one a speaker.
         engines: of `speakers.ENGINES`.
-        say: told how far it is, once a minute.
+        say: receives the progress as text, once a minute.
 
     Raises:
-        RellmError: an engine or a part is missing, another process writes `out`, or it was begun otherwise.
+        RellmError: an engine or a part is missing, another process writes `out`, or it was started with other settings.
     """
     chosen = list(read_records(sentences, Sentence))
     if not any(sentence.split == "train" for sentence in chosen):

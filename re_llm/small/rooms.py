@@ -49,7 +49,7 @@ def disturb_all(
     Returns:
         The number of rows.
     """
-    begun, made = time.monotonic(), 0
+    started, made = time.monotonic(), 0
     settings: dict[str, Setting] = {"seed": seed, **({"copies": copies} if copies > 1 else {})}
     with growing(out, settings) as rows, _mapped(workers) as mapped:
         wanted = (
@@ -63,7 +63,7 @@ def disturb_all(
         while piece := list(islice(left_over, PIECE * workers)):
             rows.append(mapped(work, piece))
             made += len(piece)
-            left = (len(missing) - made) * (time.monotonic() - begun) / made
+            left = (len(missing) - made) * (time.monotonic() - started) / made
             say(f"rooms: {made} of {len(missing)} recordings, {left / 60:.0f} min left")
         return rows.rows
 

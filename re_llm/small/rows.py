@@ -1,4 +1,4 @@
-"""JSON-lines files that a build writes piece by piece and resumes, if the settings are those they were begun with."""
+"""JSON-lines files that a build writes piece by piece and resumes, if the settings are those of the first run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def growing(
         made: what else is to be said about this run.
 
     Raises:
-        RellmError: another process is writing the file, or it was begun with other settings.
+        RellmError: another process is writing the file, or it was started with other settings.
     """
     product = Product(out, "small build 1", {}, settings, grows=True)
     with product.making(run=made) as before, RecordAppender(out) as rows:

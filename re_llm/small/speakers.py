@@ -1,6 +1,6 @@
 """Who speaks: real voices of several synthesisers, moved in pitch, vocal tract and liveliness to make more of them.
 
-A speaker of the pools `dev` and `test` is heard in no training sentence, and neither is its base where it can be
+A speaker of the pools `dev` and `test` speaks no training sentence, and neither is its base where it can be
 avoided: Kokoro's style `jf_nezumi`, Flite's `awb` and espeak-ng's test variants occur there alone.
 """
 

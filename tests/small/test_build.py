@@ -19,7 +19,7 @@ from re_llm.inference.transcribe import Transcriber
 from re_llm.small import build as builder
 from re_llm.small.build import Gate, Job, build, choose_engines
 from re_llm.small.dialogues import Dialogue, write_dialogues
-from re_llm.small.listen import Heard, keep_understood, listen
+from re_llm.small.listen import VoiceErrors, keep_understood, listen
 from re_llm.small.render import Spoken
 from re_llm.small.text import Sentence
 
@@ -63,7 +63,7 @@ def test_voices_that_are_not_understood_are_left_out(
 
 def test_no_voice_is_understood(rendered: Path, tmp_path: Path) -> None:
     with pytest.raises(RellmError, match="none of the voices"):
-        keep_understood(rendered, [Heard(key="clear", utterances=1, words=4, wer=0.9)], tmp_path / "m.jsonl")
+        keep_understood(rendered, [VoiceErrors(key="clear", utterances=1, words=4, wer=0.9)], tmp_path / "m.jsonl")
 
 
 def test_dialogues_go_on_in_whole_batches(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def manifest_standing(product: Product, root: Path, *, strict: bool = False) -> 
     """As `Product.standing`; recordings that lie outside of the corpus' folder are compared too.
 
     Args:
-        strict: a manifest with problems counts as unfinished, so that the first of them is told again.
+        strict: a manifest with problems counts as unfinished, so that the first of them is reported again.
     """
     found = product.standing()
     if found.state is not State.SAME:

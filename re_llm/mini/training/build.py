@@ -26,14 +26,14 @@ from re_llm.inference.transcribe import FIXED
 from re_llm.pipeline.reproduce import reproduce
 from re_llm.recipe.files import load_recipe
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 MAX_ASSET_BYTES = 25 * 2**20
 CORPORA = ("speech", "msp_podcast", "iemocap", "esd")
 COMPONENTS = ("llm", "whisper", "emotion")
 CHECKPOINTS = {"emotion": "blsp-emo", "re_llm": "re-llm"}  # stage of the recipe -> name it ships under
 
 
-def train_parts(out: Path, world: Path, *, seed: int, say: Say) -> None:
+def train_parts(out: Path, world: Path, *, seed: int, say: Log) -> None:
     """Trains the three components, each on one core: Whisper beside the LLM and then the emotion encoder.
 
     Raises:
@@ -59,7 +59,7 @@ def train_parts(out: Path, world: Path, *, seed: int, say: Say) -> None:
             stop.set()
 
 
-def _train_part(name: str, out: Path, world: Path, seed: int, say: Say, stop: threading.Event) -> None:
+def _train_part(name: str, out: Path, world: Path, seed: int, say: Log, stop: threading.Event) -> None:
     folder, log = out / "parts" / name, out / "parts" / f"{name}.log"
     if (folder / "metrics.json").is_file():
         say(f"{name}: complete")
@@ -149,7 +149,7 @@ def build(
     seed: int = 0,
     scale: float = 1.0,
     allow_changes: bool = False,
-    say: Say = lambda line: None,
+    say: Log = lambda line: None,
 ) -> Path:
     """Makes the miniature: world, components, speech LLMs, package. Returns the folder of what ships.
 

@@ -119,7 +119,7 @@ def command(
     Args:
         train: takes the output folder, the world, `seed`, `steps` and `threads`.
         what: the model, for the help.
-        steps: unless asked otherwise.
+        steps: the default of --steps.
         world: how `--world` is read.
     """
     parser = argparse.ArgumentParser(description=f"Train the miniature's {what}.")

@@ -1,4 +1,4 @@
-"""Walking through the header of a binary file of weights that a stranger may have made.
+"""Reads the header of a binary file of weights that is not trusted.
 
 Every length comes from the file and is checked against what is left of it, before anything of that size is made.
 """

@@ -90,7 +90,7 @@ def plan(path: Path) -> ConversionPlan:
 
 @contextmanager
 def _foreign(path: Path) -> Iterator[None]:
-    """What other packages raise over a file of a stranger, as one message."""
+    """Errors of other packages about an untrusted file, as one RellmError."""
     try:
         yield
     except (RellmError, MemoryError):
