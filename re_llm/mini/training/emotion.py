@@ -34,19 +34,16 @@ LEAST_UA = 0.6
 def train_emotion(
     out: Path,
     world: Path,
+    plan: Plan,
     *,
-    seed: int = 0,
-    steps: int = STEPS,
-    threads: int = 1,
     progress: bool = True,
     size: EmotionSize | None = None,
     options: EmotionSteps | None = None,
-    plan: Plan | None = None,
     gate: bool = True,
 ) -> dict[str, Any]:
     """Train on `msp_podcast` Train; writes a folder in audeering's format to `out`, its training state to `out/state`.
 
-    A run that was killed goes on from its state. `plan` replaces `seed`, `steps` and `threads`.
+    A run that was killed goes on from its state.
 
     Returns:
         What `metrics.json` holds: the results of `evaluate_emotion`, steps, seed, threads, seconds, sizes.
@@ -55,7 +52,6 @@ def train_emotion(
         RellmError: the world's tables or recordings are missing, or (with `gate`) the model is not good enough.
     """
     size, options = size or EmotionSize(), options or EmotionSteps()
-    plan = plan or Plan(steps, 1e-3, warmup=min(200, steps // 10), seed=seed, threads=threads)
     rows = speech_data.utterances(world, "msp_podcast", "train")
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
@@ -118,4 +114,6 @@ def _check(metrics: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command(train_emotion, "emotion encoder", STEPS))
+    sys.exit(
+        command(train_emotion, "emotion encoder", STEPS, lambda n, **more: Plan(n, 1e-3, min(200, n // 10), **more))
+    )

@@ -112,14 +112,16 @@ def command(
     train: Callable[..., dict[str, Any]],
     what: str,
     steps: int,
+    plan: Callable[..., Plan],
     world: Mapping[str, Any] = {"type": Path, "required": True, "help": "folder of the built world"},
 ) -> int:
     """Command line of a training: train, evaluate, print the metrics as JSON; returns the exit code.
 
     Args:
-        train: takes the output folder, the world, `seed`, `steps` and `threads`.
+        train: takes the output folder, the world and the plan.
         what: the model, for the help.
         steps: the default of --steps.
+        plan: made of the steps, `seed` and `threads`.
         world: how `--world` is read.
     """
     parser = argparse.ArgumentParser(description=f"Train the miniature's {what}.")
@@ -130,7 +132,7 @@ def command(
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     try:
-        metrics = train(given.out, given.world, seed=given.seed, steps=given.steps, threads=given.threads)
+        metrics = train(given.out, given.world, plan(given.steps, seed=given.seed, threads=given.threads))
     except RellmError as error:
         sys.stderr.write(f"{error}\n")
         return 1

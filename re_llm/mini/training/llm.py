@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +93,18 @@ def answer_loss(model: Qwen2ForCausalLM, batch: Batch) -> Tensor:
 
 def train_llm(
     out: Path,
-    world_size: int = WORLD_SIZE,
+    world_size: int,
+    plan: Plan,
     *,
-    seed: int = 0,
-    steps: int = STEPS,
-    threads: int = 1,
     progress: bool = True,
     size: LlmSize | None = None,
     options: LlmSteps | None = None,
-    plan: Plan | None = None,
     gate: bool = True,
 ) -> dict[str, Any]:
     """Train the LLM into the folder `out`, its training state into `out/state`; a run that was killed goes on from it.
 
     Args:
         world_size: sentences of the world.
-        plan: replaces `seed`, `steps` and `threads`.
 
     Returns:
         What `metrics.json` holds: the results of `evaluate_llm`, steps, seed, threads, seconds, sizes.
@@ -117,7 +114,6 @@ def train_llm(
             noise or doubling, so that no adapter could be trained on it.
     """
     size, options = size or LlmSize(), options or LlmSteps()
-    plan = plan or Plan(steps, 1.5e-3, 100, seed, "cosine", threads, weight_decay=0.05, save_every=200)
     torch.set_num_threads(plan.threads)
     tokenizer = build_tokenizer(world_size, plan.seed, size.vocabulary)
     source = RowSource(tokenizer, [s for s in world(plan.seed, world_size) if s.split == "train"], seed=plan.seed)
@@ -160,4 +156,5 @@ def _check(metrics: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     sentences = {"type": int, "default": WORLD_SIZE, "help": "sentences of the world"}
-    sys.exit(command(train_llm, "chat LLM", STEPS, sentences))
+    plan = partial(Plan, learning_rate=1.5e-3, warmup=100, schedule="cosine", weight_decay=0.05, save_every=200)
+    sys.exit(command(train_llm, "chat LLM", STEPS, plan, sentences))

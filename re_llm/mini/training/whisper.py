@@ -41,20 +41,17 @@ T = TypeVar("T")
 def train_whisper(
     out: Path,
     world: Path,
+    plan: Plan,
     *,
-    seed: int = 0,
-    steps: int = STEPS,
-    threads: int = 1,
     progress: bool = True,
     size: WhisperSize | None = None,
     options: WhisperSteps | None = None,
-    plan: Plan | None = None,
     gate: bool = True,
 ) -> dict[str, Any]:
     """Train on `speech` train and the transcripts of `msp_podcast` Train; writes a Hugging Face folder to `out`.
 
     The training state, the curve and the cached log-mels live in `out/state`; a run that was killed goes on from
-    there. `plan` replaces `seed`, `steps` and `threads`.
+    there.
 
     Returns:
         What `metrics.json` holds: the results of `evaluate_whisper`, steps, seed, threads, seconds, sizes.
@@ -63,7 +60,6 @@ def train_whisper(
         RellmError: the world's tables or recordings are missing, or (with `gate`) the model is not good enough.
     """
     size, options = size or WhisperSize(), options or WhisperSteps()
-    plan = plan or Plan(steps, 1.5e-3, warmup=min(300, steps // 10), seed=seed, threads=threads)
     rows = [row for corpus in speech_data.FOLDERS for row in speech_data.utterances(world, corpus, "train")]
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
@@ -150,4 +146,4 @@ def _read_off_the_encoder(folder: Path, head: Path, waves: Sequence[np.ndarray])
 
 
 if __name__ == "__main__":
-    sys.exit(command(train_whisper, "Whisper", STEPS))
+    sys.exit(command(train_whisper, "Whisper", STEPS, lambda n, **more: Plan(n, 1.5e-3, min(300, n // 10), **more)))
