@@ -28,10 +28,8 @@ def installed() -> bool:
 
 
 def _av(name: str) -> Any:
-    try:
+    with MissingExtra.unless("av", "av", f"Reading {name}"):
         import av
-    except ImportError:
-        raise MissingExtra("av", "av", f"Reading {name}") from None
     return av
 
 

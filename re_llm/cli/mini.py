@@ -77,9 +77,10 @@ def quality(
     """
     from dataclasses import asdict
 
-    from re_llm.mini.quality import quality_of
+    from re_llm.core.records import ReplyRecord, read_records
+    from re_llm.mini.quality import quality as rates_of
 
-    found = {str(path): quality_of(path, seed=seed) for path in replies}
+    found = {str(path): rates_of(read_records(path, ReplyRecord), seed=seed) for path in replies}
     if as_json:
         print_json({name: asdict(result) for name, result in found.items()})
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -53,3 +55,12 @@ class MissingExtra(RellmError):
             f"{feature} needs the package {package}, which is not installed",
             todo=f'Install it with: pip install "re-llm[{extra}]"',
         )
+
+    @classmethod
+    @contextmanager
+    def unless(cls, package: str, extra: str, feature: str) -> Iterator[None]:
+        """Around the import of a package: its absence is this error."""
+        try:
+            yield
+        except ImportError:
+            raise cls(package, extra, feature) from None

@@ -185,11 +185,9 @@ def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _to_hf(manifest: Path, out: Path) -> int:
-    try:
+    with MissingExtra.unless("datasets", "data", "Writing a Hugging Face dataset"):
         import datasets
         from datasets.arrow_writer import ArrowWriter
-    except ImportError:
-        raise MissingExtra("datasets", "data", "Writing a Hugging Face dataset") from None
     columns = sorted(set(Utterance.model_fields) - LOCATION)
     kinds = dict.fromkeys([*columns, KEPT], datasets.Value("string"))
     kinds |= dict.fromkeys(DIMENSIONS, datasets.Value("float64")) | {"turn": datasets.Value("int64")}

@@ -10,10 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
-from re_llm.core.records import ReplyRecord, read_records
+from re_llm.core.records import ReplyRecord
 from re_llm.evaluate.ser import score_recognition
 from re_llm.mini.grammar import Sentence, emotion_of, right_topic, world
 
@@ -103,12 +102,3 @@ def _voices_agree(replies: Iterable[ReplyRecord]) -> float | None:
             tones[_plain(reply.text or ""), str(reply.emotion)][reply.speaker] = emotion_of(reply.response)
     same = [a == b for by_voice in tones.values() for a, b in combinations(by_voice.values(), 2)]
     return sum(same) / len(same) if same else None
-
-
-def quality_of(file: Path, *, seed: int = 0) -> Quality:
-    """`quality` of a replies.jsonl.
-
-    Raises:
-        RellmError: the file is missing or broken.
-    """
-    return quality(read_records(file, ReplyRecord), seed=seed)

@@ -127,10 +127,8 @@ class Espeak:
     _SYNCHRONOUS, _UTF8, _IPA = 2, 1, 2
 
     def __init__(self) -> None:
-        try:
+        with MissingExtra.unless("espeakng-loader", "mini", "Building the miniature world"):
             import espeakng_loader
-        except ImportError:
-            raise MissingExtra("espeakng-loader", "mini", "Building the miniature world") from None
         self._path, self._data = espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
         self._pieces: list[np.ndarray] = []
         self._callback = self._CALLBACK(self._receive)

@@ -28,7 +28,7 @@ class HubOffer:
     download: int
 
 
-def look(repository: str, *, cache_only: bool = False) -> HubOffer | None:
+def look(repository: str) -> HubOffer | None:
     """What the hub has of a repository; None without a way to it."""
     from huggingface_hub import HfApi, snapshot_download
 
@@ -38,8 +38,6 @@ def look(repository: str, *, cache_only: bool = False) -> HubOffer | None:
             return HubOffer(repository, folder, 0)
     except Exception as error:  # not in the cache; which error says so changes with the package
         log.debug("%s is not in the hub's cache: %s", repository, error)
-    if cache_only:
-        return None
     try:
         found = HfApi().model_info(repository, files_metadata=True, timeout=TIMEOUT_SECONDS)
     except Exception as error:  # no network, no such host, a proxy that refuses: the next source is tried

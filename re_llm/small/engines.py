@@ -52,10 +52,8 @@ def _file(part: str, pattern: str) -> Path:
 
 
 def _session(path: Path) -> InferenceSession:
-    try:
+    with MissingExtra.unless("onnxruntime", "small-build", FEATURE):
         from onnxruntime import InferenceSession, SessionOptions
-    except ImportError:
-        raise MissingExtra("onnxruntime", "small-build", FEATURE) from None
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

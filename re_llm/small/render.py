@@ -159,11 +159,9 @@ def shaped(wave: np.ndarray, rate: int, speaker: Speaker, rng: np.random.Generat
     Raises:
         MissingExtra: praat-parselmouth is not installed.
     """
-    try:
+    with MissingExtra.unless("praat-parselmouth", "small-build", FEATURE):
         from parselmouth import Sound
         from parselmouth.praat import call
-    except ImportError:
-        raise MissingExtra("praat-parselmouth", "small-build", FEATURE) from None
     sound = Sound(wave.astype(np.float64), rate)
     found = sound.to_pitch(pitch_floor=PITCH_HZ[0], pitch_ceiling=PITCH_HZ[1]).selected_array["frequency"]
     semitones = speaker.pitch + PITCH_SPREAD * float(rng.standard_normal())

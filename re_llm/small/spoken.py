@@ -26,10 +26,8 @@ def spoken(text: str) -> str:
 
 
 def _read(match: re.Match[str]) -> str:
-    try:
+    with MissingExtra.unless("num2words", "small-build", "Reading figures aloud"):
         from num2words import num2words
-    except ImportError:
-        raise MissingExtra("num2words", "small-build", "Reading figures aloud") from None
     kind, found = str(match.lastgroup), match[0]
     if kind == "percent":
         return " percent"

@@ -17,10 +17,8 @@ SHUTDOWN_SECONDS = 30  # for running requests when the server is stopped
 def require() -> None:
     """Raises MissingExtra when a package of the extra is not installed."""
     for package in ("fastapi", "prometheus_client", "uvicorn"):
-        try:
+        with MissingExtra.unless(package, "serve", "re-llm serve"):
             __import__(package)
-        except ImportError:
-            raise MissingExtra(package, "serve", "re-llm serve") from None
 
 
 def listen(host: str, port: int) -> socket.socket:

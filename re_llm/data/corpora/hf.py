@@ -44,10 +44,8 @@ def _datasets(root: Path) -> dict[str, Any]:
         MissingExtra: `datasets` is not installed.
         RellmError: the folder holds no dataset.
     """
-    try:
+    with MissingExtra.unless("datasets", "data", "Reading a Hugging Face dataset"):
         import datasets
-    except ImportError:
-        raise MissingExtra("datasets", "data", "Reading a Hugging Face dataset") from None
     parquet = sorted([*root.glob("*.parquet"), *root.glob("data/*.parquet")])
     if parquet:
         by_split: dict[str, list[str]] = {}

@@ -29,6 +29,7 @@ from re_llm.mini.training.fitting import Plan, command, fit, report
 STEPS = 1300
 LEAST_CCC = {"arousal": 0.5, "dominance": 0.5, "valence": 0.3}
 LEAST_UA = 0.6
+PROBED = 2000  # Train utterances that the linear probe of the five emotions is fitted on
 
 
 def train_emotion(
@@ -69,19 +70,18 @@ def train_emotion(
     return report(out, results, fitted, _check if gate else None, plan=plan, options=options, size=size)
 
 
-def evaluate_emotion(folder: Path, world: Path, *, limit: int = 2000) -> dict[str, Any]:
+def evaluate_emotion(folder: Path, world: Path) -> dict[str, Any]:
     """Quality of a saved emotion encoder on `msp_podcast` Test1 (voices that training never had).
 
     Args:
         folder: what `train_emotion` wrote.
         world: the built world.
-        limit: how many Train utterances the linear probe of the five emotions is fitted on.
 
     Returns:
         `ccc` per dimension; `ua`, the unweighted accuracy of a logistic regression from the embedding to the five
         emotions; `recalls` per emotion; `utterances` and, of those, `with_class`.
     """
-    train = [row for row in speech_data.utterances(world, "msp_podcast", "train") if class_index(row) >= 0][:limit]
+    train = [row for row in speech_data.utterances(world, "msp_podcast", "train") if class_index(row) >= 0][:PROBED]
     test = speech_data.utterances(world, "msp_podcast", "test1")
     fitted, _ = embed(folder, train)
     embeddings, predicted = embed(folder, test)

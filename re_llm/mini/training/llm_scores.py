@@ -25,6 +25,8 @@ CONDITIONS = {
     "noise+doubling": replace(CLEAN, noise=0.5, double=1.0),
 }
 """What the gate is measured under."""
+GATED = ("continue", "continue-emotion", "chat-empathetic")
+COUNT = 200  # of test sentences
 BATCH = 100
 NEW_TOKENS = 64
 
@@ -49,10 +51,10 @@ def answer_rows(model: Any, source: RowSource, rows: Sequence[Row], how: Disturb
     return [answer.strip() for answer in answers]
 
 
-def _items(world_size: int, seed: int, count: int) -> list[Item]:
+def _items(world_size: int, seed: int) -> list[Item]:
     rng = random.Random(f"llm test {seed}")
     test = [s for s in world(seed, world_size) if s.split == "test"]
-    return [(s, rng.choice(PROMPT_EMOTIONS)) for s in rng.sample(test, min(count, len(test)))]
+    return [(s, rng.choice(PROMPT_EMOTIONS)) for s in rng.sample(test, min(COUNT, len(test)))]
 
 
 def _rate(hits: Sequence[bool]) -> float:
@@ -74,9 +76,7 @@ def _score_prompt(model: Any, source: RowSource, prompt_id: str, items: list[Ite
     return scores
 
 
-def evaluate_llm(
-    folder: str | Path, *, seed: int = 0, world_size: int = 24000, count: int = 200, conditions: bool = True
-) -> dict[str, Any]:
+def evaluate_llm(folder: str | Path, *, seed: int = 0, world_size: int = 24000) -> dict[str, Any]:
     """Scores of a saved LLM on unseen sentences.
 
     Returns:
@@ -86,16 +86,11 @@ def evaluate_llm(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     source = RowSource(tokenizer, [s for s in world(seed, world_size) if s.split == "train"], seed=seed)
-    items = _items(world_size, seed, count)
-    result: dict[str, Any] = {
-        "items": len(items),
-        "prompts": {name: _score_prompt(model, source, name, items, CLEAN) for name in TAUGHT},
+    items = _items(world_size, seed)
+    prompts = {name: _score_prompt(model, source, name, items, CLEAN) for name in TAUGHT}
+    disturbed = {
+        condition: {name: _score_prompt(model, source, name, items, how) for name in GATED}
+        for condition, how in CONDITIONS.items()
     }
-    if conditions:
-        asked = ("continue", "continue-emotion", "chat-empathetic")
-        result["disturbed"] = {
-            condition: {name: _score_prompt(model, source, name, items, how) for name in asked}
-            for condition, how in CONDITIONS.items()
-        }
-        result["gate"] = min(s["topic"] for scores in result["disturbed"].values() for s in scores.values())
-    return result
+    gate = min(scores["topic"] for by_prompt in disturbed.values() for scores in by_prompt.values())
+    return {"items": len(items), "prompts": prompts, "disturbed": disturbed, "gate": gate}

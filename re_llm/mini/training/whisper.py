@@ -34,6 +34,7 @@ from re_llm.model.components import load_speech_encoder, speech_config
 
 STEPS = 3900
 WORST_WER = 0.10
+UTTERANCES, FULL_UTTERANCES = 400, 100  # transcribed from their real frames, and padded to 30 s
 CTC_HEAD = "char_ctc.safetensors"
 T = TypeVar("T")
 
@@ -91,25 +92,23 @@ def _check(metrics: dict[str, Any]) -> None:
         )
 
 
-def evaluate_whisper(folder: Path, world: Path, *, limit: int = 400, limit_full: int = 100) -> dict[str, Any]:
+def evaluate_whisper(folder: Path, world: Path) -> dict[str, Any]:
     """Errors of a saved Whisper on `speech` test (voices and sentences that training never had).
 
     Args:
         folder: what `train_whisper` wrote.
         world: the built world.
-        limit: how many utterances, evenly spread over the table, are transcribed from their real frames.
-        limit_full: how many through `generate` of plain transformers, padded to 30 s.
 
     Returns:
         `wer` and `wer_full` (word errors per reference word); `wer_same_as_full`, `wer` of just the utterances of
         `wer_full`; `exact`, the fraction of transcripts without an error; `utterances`; and `encoder_cer` and
         `encoder_wer`, of what the CTC head alone reads off the encoder, when the head is there.
     """
-    rows = _spread(speech_data.utterances(world, "common_voice", "test"), limit)
+    rows = _spread(speech_data.utterances(world, "common_voice", "test"), UTTERANCES)
     waves = [speech_data.read_wave(row) for row in rows]
     references = [plain(text) for text in speech_data.texts(rows)]
     found = [plain(text) for text in Transcriber.load(str(folder), device="cpu").transcribe(waves)]
-    few = _spread(range(len(rows)), limit_full)
+    few = _spread(range(len(rows)), FULL_UTTERANCES)
     full = Transcriber.load(str(folder), device="cpu", window="full").transcribe([waves[i] for i in few], batch_size=4)
     some = [references[i] for i in few]
     results = {

@@ -118,8 +118,6 @@ def _tensor(walk: Walk, found: GgufHeader) -> tuple[int, int]:
 
 def _types() -> tuple[dict[int, tuple[int, int]], dict[int, str]]:
     """Type -> numbers in a block and bytes of it; type -> name."""
-    try:
+    with MissingExtra.unless("gguf", "small", "Reading a GGUF file"):
         from gguf import GGML_QUANT_SIZES
-    except ImportError:
-        raise MissingExtra("gguf", "small", "Reading a GGUF file") from None
     return {int(k): v for k, v in GGML_QUANT_SIZES.items()}, {int(k): k.name for k in GGML_QUANT_SIZES}
