@@ -144,51 +144,22 @@ def _first_of(common: Rows, train: Rows, test: Rows) -> list[tuple[int, int]]:
 
 def _shared_audio(train: Traces, test: Traces, sounds: Sequence[tuple[int, int]]) -> tuple[Overlap, list[Example]]:
     """Recordings on both sides: segments of one file that overlap, the same samples, the same sound."""
-    groups = _Groups()
-    for name in ("hash", "path"):
-        for i, j in _overlapping(train, test, train.of(name), test.of(name)):
-            groups.join(FILE, i, j)
-    for i, j in _equal(train.of("samples"), test.of("samples")):
-        groups.join(SAMPLES, i, j)
-    for i, j in sounds:
-        groups.join(SOUND, i, j)
-    return Overlap("audio", groups.count(), len(groups.train), len(groups.test)), groups.examples()
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
 
-
-class _Groups:
-    """Rows of both sides that are one recording, joined step by step."""
-
-    def __init__(self) -> None:
-        self.train: dict[int, int] = {}
-        self.test: dict[int, int] = {}
-        self._parents: list[int] = []
-        self._examples: dict[int, Example] = {}  # by test row
-
-    def join(self, how: str, train: int, test: int) -> None:
-        """Notes that two rows are one recording."""
-        one, other = (self._root(self._node(rows, row)) for rows, row in ((self.train, train), (self.test, test)))
-        self._parents[max(one, other)] = min(one, other)
-        self._examples.setdefault(test, (how, train, test))
-
-    def count(self) -> int:
-        """Number of different recordings."""
-        return sum(parent == node for node, parent in enumerate(self._parents))
-
-    def examples(self) -> list[Example]:
-        """The first recordings in the order of the test rows."""
-        by_group = {self._root(self.test[row]): self._examples[row] for row in sorted(self.test, reverse=True)}
-        return sorted(by_group.values(), key=lambda example: example[2])[:EXAMPLES]
-
-    def _node(self, rows: dict[int, int], row: int) -> int:
-        if row not in rows:
-            rows[row] = len(self._parents)
-            self._parents.append(rows[row])
-        return rows[row]
-
-    def _root(self, node: int) -> int:
-        while self._parents[node] != node:
-            self._parents[node] = node = self._parents[self._parents[node]]
-        return node
+    files = (pair for name in ("hash", "path") for pair in _overlapping(train, test, train.of(name), test.of(name)))
+    ways = ((FILE, files), (SAMPLES, _equal(train.of("samples"), test.of("samples"))), (SOUND, sounds))
+    found = [(how, i, j) for how, pairs in ways for i, j in pairs]
+    if not found:
+        return Overlap("audio"), []
+    trained, rows = np.unique([i for _, i, _ in found], return_inverse=True)
+    tested, columns = np.unique([j for _, _, j in found], return_inverse=True)
+    nodes = len(trained) + len(tested)
+    graph = csr_array((np.ones(len(found)), (rows, len(trained) + columns)), (nodes, nodes))
+    count, groups = connected_components(graph, directed=False)  # rows of one recording
+    first = np.sort(np.unique(groups[len(trained) :], return_index=True)[1])[:EXAMPLES]
+    by_test = {example[2]: example for example in reversed(found)}
+    return Overlap("audio", int(count), len(trained), len(tested)), [by_test[j] for j in tested[first].tolist()]
 
 
 def _equal(train: Rows, test: Rows) -> Iterator[tuple[int, int]]:
