@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from re_llm.mini.grammar import Sentence
 from re_llm.mini.prosody import EMOTIONS
@@ -64,20 +65,18 @@ class Deck:
     """Sentences of one split by the emotion of their words, dealt without repetition while they last."""
 
     def __init__(self, sentences: Iterable[Sentence], split: str, rng: random.Random):
-        self._piles: dict[str, list[Sentence]] = {emotion: [] for emotion in EMOTIONS}
+        piles: dict[str, list[Sentence]] = {emotion: [] for emotion in EMOTIONS}
         for sentence in sentences:
             if sentence.split == split:
-                self._piles[sentence.words_emotion].append(sentence)
-        for emotion, pile in self._piles.items():
+                piles[sentence.words_emotion].append(sentence)
+        for emotion, pile in piles.items():
             assert pile, f"no {split} sentence with {emotion} words"
             rng.shuffle(pile)
-        self._dealt = dict.fromkeys(EMOTIONS, 0)
+        self._piles = {emotion: cycle(pile) for emotion, pile in piles.items()}
 
     def deal(self, words_emotion: str) -> Sentence:
         """The next sentence with such words."""
-        pile, place = self._piles[words_emotion], self._dealt[words_emotion]
-        self._dealt[words_emotion] += 1
-        return pile[place % len(pile)]
+        return next(self._piles[words_emotion])
 
 
 def _scaled(count: int, scale: float, least: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -101,8 +102,7 @@ def character_ids(text: str) -> list[int]:
 
 def read_characters(best: Sequence[int]) -> str:
     """Text of a frame-wise best path: repeats merged, blanks dropped."""
-    merged = [symbol for i, symbol in enumerate(best) if symbol and (i == 0 or symbol != best[i - 1])]
-    return "".join(CHARACTERS[symbol - 1] for symbol in merged)
+    return "".join(CHARACTERS[symbol - 1] for symbol, _ in groupby(best) if symbol)
 
 
 class WhisperTask(nn.Module):

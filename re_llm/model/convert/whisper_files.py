@@ -41,8 +41,8 @@ class WhisperFiles:
     def _generation(self, given: Mapping[str, Any], where: str) -> GenerationConfig:
         config, known = self.config, self.tokenizer.get_vocab()
         end, start = known[END], known[START]
-        config.bos_token_id = config.eos_token_id = config.pad_token_id = end
-        config.decoder_start_token_id = start
+        marks = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
+        config.update(marks)
         several = config.vocab_size >= MULTILINGUAL
         tasks = {task: known[f"<|{task}|>"] for task in TASKS if f"<|{task}|>" in known}
         # Languages stand between the start and the tasks.
@@ -54,10 +54,7 @@ class WhisperFiles:
             options["alignment_heads"] = heads
         ids = [_listed(given, name, "token ids", [config.vocab_size], where) for name in SUPPRESSED]
         return GenerationConfig(
-            bos_token_id=end,
-            eos_token_id=end,
-            pad_token_id=end,
-            decoder_start_token_id=start,
+            **marks,
             no_timestamps_token_id=known[NO_TIMES],
             prev_sot_token_id=known.get("<|startofprev|>"),
             suppress_tokens=ids[0],
