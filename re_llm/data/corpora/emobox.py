@@ -21,6 +21,7 @@ from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Scan
 from re_llm.data.corpora.columns import KEPT, restored
 from re_llm.data.corpora.files import Json, read_json_lines, read_lines, visible
+from re_llm.data.identity import CORPORA
 
 INFO = CorpusInfo(
     name="emobox",
@@ -53,8 +54,6 @@ LABELS = {
     **dict.fromkeys(("apologetic", "assertive", "concerned", "encouraging"), "other"),
 }  # fmt: skip
 UNDECIDED = frozenset({"no-agreement", "unknown"})
-# Names of corpora that have a reader here: the same corpus must have one name, or its speakers are not recognised.
-CORPORA = {"cremad": "crema_d", "jlcorpus": "jl", "mer2023": "merbench", "msppodcast": "msp_podcast"}
 # Speakers in keys, as the readers here write them: all groups of the match, joined.
 IN_KEY = {
     name: re.compile(pattern)

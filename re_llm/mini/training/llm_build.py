@@ -9,13 +9,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config,
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.llm.prompts import get_prompt
 from re_llm.mini.grammar import respond_to, world
-from re_llm.mini.training.llm_rows import END, END_OF_TEXT, TAUGHT
-
-START, SPEECH = "<|im_start|>", "<|speech|>"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+from re_llm.mini.training.llm_rows import TAUGHT
+from re_llm.model.configuration import SPEECH_TOKEN
+from re_llm.model.convert.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, IM_END, IM_START
 
 
 def build_tokenizer(world_size: int = 24000, seed: int = 0, vocabulary: int = 3000) -> PreTrainedTokenizerFast:
@@ -30,7 +26,7 @@ def build_tokenizer(world_size: int = 24000, seed: int = 0, vocabulary: int = 30
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    special = [END_OF_TEXT, START, END, SPEECH]
+    special = [END_OF_TEXT, IM_START, IM_END, SPEECH_TOKEN]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[AddedToken(t, special=True, normalized=False) for t in special],
@@ -41,8 +37,8 @@ def build_tokenizer(world_size: int = 24000, seed: int = 0, vocabulary: int = 30
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token=END_OF_TEXT,
-        eos_token=END,
-        additional_special_tokens=[START, SPEECH],
+        eos_token=IM_END,
+        additional_special_tokens=[IM_START, SPEECH_TOKEN],
         model_max_length=512,
         padding_side="left",
         clean_up_tokenization_spaces=False,

@@ -23,9 +23,8 @@ from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.llm.prompts import PROMPTS, RELEASED, Prompt, get_prompt, split_chat
 from re_llm.mini.grammar import Sentence, respond_to
 from re_llm.mini.lexicon import CUES, TOPICS
+from re_llm.model.convert.tokenizer import END_OF_TEXT, IM_END
 
-END = "<|im_end|>"
-END_OF_TEXT = "<|endoftext|>"
 # The others came after the miniature's LLM was trained.
 TAUGHT = tuple(name for name, prompt in PROMPTS.items() if name not in ("label", "repeat") and prompt not in RELEASED)
 # How often each prompt is trained: the ones the alignment stages lean on most come most often.
@@ -129,7 +128,7 @@ class RowSource:
         self, prompt: Prompt, sentence: Sentence, emotion: str, text: str, history: list[dict[str, str]] | None = None
     ) -> Row:
         prefix, suffix = split_chat(self.tokenizer, prompt.with_emotion(emotion), history)
-        answer = respond_to(prompt.id, sentence, emotion) + f"{END}\n{END_OF_TEXT}"
+        answer = respond_to(prompt.id, sentence, emotion) + f"{IM_END}\n{END_OF_TEXT}"
         return Row(*(self.encode(piece) for piece in (prefix, text, suffix, answer)))
 
     def _turn(self, prompt: Prompt, rng: random.Random) -> list[dict[str, str]]:
