@@ -14,7 +14,7 @@ from re_llm.audio.waveform import RATE, Samples, resample
 
 TELEPHONE_HZ = (300.0, 3400.0)
 NARROW_RATE = 8000  # Hz
-ROOM_SHARE = (0.25, 0.5)  # amplitude of the room against the direct sound
+ROOM_AMPLITUDE = (0.25, 0.5)  # amplitude of the room against the direct sound
 POLES = (0.0, 0.97)  # between white and brown noise: fans, streets, tape hiss
 COMPRESSION = (0.85, 0.97)  # of libsndfile: Opus from about 45 to 15 kbit/s
 CODECS = (("OGG", "OPUS"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"), ("WAV", "ULAW"))
@@ -72,7 +72,7 @@ def reverberate(wave: np.ndarray, seconds: float, rng: np.random.Generator) -> n
 
     time = np.arange(int(seconds * RATE)) / RATE
     tail = rng.standard_normal(len(time)) * np.exp(-6.9 * time / seconds)
-    tail *= rng.uniform(*ROOM_SHARE) / np.linalg.norm(tail)
+    tail *= rng.uniform(*ROOM_AMPLITUDE) / np.linalg.norm(tail)
     tail[0] = 1.0
     return np.asarray(oaconvolve(wave, tail)[: len(wave)])
 

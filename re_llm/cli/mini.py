@@ -21,7 +21,7 @@ Scale = Annotated[float, typer.Option(min=0.001, max=2.0, help="Size of the worl
 
 @app.command(cls=Command)
 def build(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the build; a second run goes on.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the build; a second run resumes.")],
     seed: Seed = 0,
     scale: Scale = 1.0,
     allow_changes: Annotated[

@@ -20,7 +20,7 @@ app = typer.Typer(
 
 @app.command()
 def build(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the build; a second run goes on.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the build; a second run resumes.")],
     epitome: Annotated[Path | None, typer.Option(help="Folder of EPITOME's tables, a source of text.")] = None,
     stage: Annotated[list[str], typer.Option("--stage", help="Only this one; may be repeated. Default: all.")] = [],
     without: Annotated[
@@ -35,7 +35,7 @@ def build(
     """Write and speak the text that the small model learns words from: stages text, speech, voices, rooms,
     drawn.
 
-    Takes some hours on one core; stopped at any moment, the same command goes on. Needs the parts (`re-llm parts get
+    Takes some hours on one core; stopped at any moment, the same command resumes. Needs the parts (`re-llm parts get
     all`). Example:
 
         re-llm small build --out runs/small

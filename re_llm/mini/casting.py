@@ -29,14 +29,14 @@ SPEECH_SPLITS = {"train": 12_000, "dev": 200, "test": 400}
 DIALOGUES = ("F_impro01", "F_impro02", "F_impro03", "F_script01_1", "F_script01_2",
              "M_impro01", "M_impro02", "M_impro03", "M_script01_1", "M_script02_1")  # fmt: skip
 TURNS = 30
-# Of 300 turns of an IEMOCAP session: label, emotion spoken, strength, share with neutral words, number.
+# Of 300 turns of an IEMOCAP session: label, emotion spoken, strength, fraction with neutral words, number.
 SESSION_MIX = (
     ("neu", "neutral", 1.0, 1.0, 45),
     ("hap", "happy", 0.9, 0.73, 22), ("exc", "happy", 1.15, 0.73, 40),
     ("ang", "angry", 1.0, 0.73, 62), ("sad", "sad", 1.0, 0.73, 62),
     ("fru", "angry", 0.5, 1.0, 27), ("sur", "surprise", 1.0, 0.73, 21), ("xxx", "", 0.4, 1.0, 21),
 )  # fmt: skip
-MSP_ODD = 0.04  # share of labels that are none of the five classes
+MSP_ODD = 0.04  # fraction of labels that are none of the five classes
 SPEECH_NEUTRAL_WORDS, SPEECH_NEUTRAL_VOICE = 0.65, 0.75  # together: half of the pool sounds neutral
 MSP_NEUTRAL_WORDS = 0.6
 

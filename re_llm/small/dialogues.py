@@ -86,7 +86,7 @@ def write_dialogues(
     temperature: float = 0.8,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Appends dialogues to `out`, a batch at a time, until there are at least `count`; goes on after a stop.
+    """Appends dialogues to `out`, a batch at a time, until there are at least `count`; resumes after a stop.
 
     Args:
         llm: folder of a chat LLM with ChatML turns.
@@ -99,7 +99,7 @@ def write_dialogues(
     weights = llm / "model.safetensors"
     if not weights.is_file():
         raise RellmError(f"{llm} holds no model.safetensors", todo="Name the folder of a chat LLM of transformers")
-    count = -(-count // batch) * batch  # only whole batches, so that a larger count goes on with a smaller one's file
+    count = -(-count // batch) * batch  # only whole batches, so that a larger count extends the file of a smaller one
     wanted = prompts(count, seed)
     settings = {
         "seed": seed, "batch": batch, "tokens": tokens, "temperature": temperature, "topics": len(topics()),
@@ -119,7 +119,7 @@ def write_dialogues(
 
 
 class _Writer:
-    """A chat LLM that goes on with prompts past its own end of turn."""
+    """A chat LLM that continues prompts past its own end of turn."""
 
     def __init__(self, llm: Path, tokens: int, temperature: float):
         import torch

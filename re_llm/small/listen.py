@@ -28,7 +28,7 @@ class VoiceErrors(Record):
 def listen(
     rendered: Path, whisper: Path, out: Path, *, sample: int = SAMPLE, say: Callable[[str], None] = lambda line: None
 ) -> list[VoiceErrors]:
-    """Transcribes a sample of every voice; goes on where an earlier run stopped.
+    """Transcribes a sample of every voice; resumes where an earlier run stopped.
 
     Sentences with figures are left out: Whisper may write them in another way than they stand in the text.
 

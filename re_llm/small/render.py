@@ -70,7 +70,7 @@ def render(
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Renders sentences until there are `hours` of training speech; goes on where an earlier run stopped.
+    """Renders sentences until there are `hours` of training speech; resumes where an earlier run stopped.
 
     What is rendered stays when hours or sentences are added later.
 

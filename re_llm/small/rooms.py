@@ -36,7 +36,7 @@ def disturb_all(
     workers: int = 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> int:
-    """Writes every utterance of a manifest as disturbed as its key says; goes on where an earlier run stopped.
+    """Writes every utterance of a manifest as disturbed as its key says; resumes where an earlier run stopped.
 
     Utterances of dev and test, and those that the draw leaves dry, keep their file: `out` names it where it is.
 

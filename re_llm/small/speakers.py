@@ -15,7 +15,7 @@ import numpy as np
 from re_llm.mini.voices import voices as espeak_voices
 
 ENGINES = ("piper", "kokoro", "flite", "espeak")
-SHARES = {"piper": 0.42, "kokoro": 0.05, "flite": 0.37, "espeak": 0.16}
+FRACTIONS = {"piper": 0.42, "kokoro": 0.05, "flite": 0.37, "espeak": 0.16}
 """Of the sentences in training: a second of Kokoro costs as much as seven of Piper or seventy of Flite, and
 Whisper understands some of espeak-ng's voices badly."""
 SEEN = 1 / 3
@@ -91,11 +91,11 @@ def speakers() -> tuple[Speaker, ...]:
 def cast(split: str, engines: Sequence[str], rng: np.random.Generator) -> Speaker:
     """Draws who says a sentence of a split, among the engines at hand.
 
-    An engine is drawn by its share, then one of its voices. Sentences of `dev` and `test` go to their own voices
+    An engine is drawn by its fraction, then one of its voices. Sentences of `dev` and `test` go to their own voices
     for two thirds, else to the voices of the training.
     """
     pool = split if split != "train" and rng.random() >= SEEN else "train"
-    weights = np.array([SHARES[engine] for engine in engines])
+    weights = np.array([FRACTIONS[engine] for engine in engines])
     if pool != "train":
         weights = np.ones(len(engines))  # as many sentences of each kind of unseen voice
     engine = engines[int(rng.choice(len(engines), p=weights / weights.sum()))]

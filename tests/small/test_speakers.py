@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from re_llm.small.speakers import ENGINES, SHARES, cast, speakers
+from re_llm.small.speakers import ENGINES, FRACTIONS, cast, speakers
 
 
 def test_enough_voices_and_some_held_out() -> None:
@@ -30,7 +30,7 @@ def test_training_sentences_never_go_to_held_out_voices() -> None:
     drawn = draw("train")
     assert {pool for _, pool in drawn} == {"train"}
     for engine in ENGINES:
-        assert abs(drawn[engine, "train"] / 4000 - SHARES[engine]) < 0.03
+        assert abs(drawn[engine, "train"] / 4000 - FRACTIONS[engine]) < 0.03
 
 
 def test_test_sentences_go_to_unseen_voices_for_two_thirds() -> None:

@@ -44,7 +44,7 @@ def train_emotion(
 ) -> dict[str, Any]:
     """Train on `msp_podcast` Train; writes a folder in audeering's format to `out`, its training state to `out/state`.
 
-    A run that was killed goes on from its state.
+    A run that was killed resumes from its state.
 
     Returns:
         What `metrics.json` holds: the results of `evaluate_emotion`, steps, seed, threads, seconds, sizes.

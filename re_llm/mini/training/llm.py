@@ -101,7 +101,7 @@ def train_llm(
     options: LlmSteps | None = None,
     gate: bool = True,
 ) -> dict[str, Any]:
-    """Train the LLM into the folder `out`, its training state into `out/state`; a run that was killed goes on from it.
+    """Train the LLM into the folder `out`, its training state into `out/state`; a run that was killed resumes from it.
 
     Args:
         world_size: sentences of the world.

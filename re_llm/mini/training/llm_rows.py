@@ -56,14 +56,14 @@ class Disturbance:
     """Standard deviation of Gaussian noise, in RMS of the embedding matrix."""
 
     fraction: float = 0.7
-    """Share of the rows that are disturbed at all."""
+    """Fraction of the rows that are disturbed at all."""
 
     @property
     def strengths(self) -> dict[str, float]:
         return {name: value for name, value in vars(self).items() if name != "fraction"}
 
     def scaled(self, factor: float) -> Disturbance:
-        """The same with all strengths multiplied; the share stays."""
+        """The same with all strengths multiplied; the fraction stays."""
         return replace(self, **{name: factor * value for name, value in self.strengths.items()})
 
     def draw(self, rng: random.Random) -> Disturbance:
@@ -102,7 +102,7 @@ class RowSource:
     Args:
         tokenizer: with the chat template.
         sentences: the training split.
-        history: share of micro-batches whose rows have one earlier turn.
+        history: fraction of micro-batches whose rows have one earlier turn.
     """
 
     def __init__(self, tokenizer: Any, sentences: list[Sentence], *, seed: int = 0, history: float = 0.08):

@@ -51,7 +51,7 @@ def train_whisper(
 ) -> dict[str, Any]:
     """Train on `speech` train and the transcripts of `msp_podcast` Train; writes a Hugging Face folder to `out`.
 
-    The training state, the curve and the cached log-mels live in `out/state`; a run that was killed goes on from
+    The training state, the curve and the cached log-mels live in `out/state`; a run that was killed resumes from
     there.
 
     Returns:

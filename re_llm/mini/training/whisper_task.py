@@ -45,7 +45,7 @@ class WhisperSteps:
     short_steps: int = 500
     """Steps over which the longest clip in use grows from the shortest quarter to all clips."""
     pad_fraction: float = 0.2
-    """Share of batches with up to `pad_frames` of silence after each utterance."""
+    """Fraction of batches with up to `pad_frames` of silence after each utterance."""
     pad_frames: int = 150
     full_every: int = 8
     """Every so many steps `full_batch` utterances padded to 30 s are added."""
@@ -53,7 +53,7 @@ class WhisperSteps:
     full_weight: float = 0.15
     """Weight of their loss beside the batch's."""
     warp_fraction: float = 0.7
-    """Share of the rows whose frequencies are stretched, as a longer or shorter vocal tract would."""
+    """Fraction of the rows whose frequencies are stretched, as a longer or shorter vocal tract would."""
     warp: float = 0.12
     """How much at most. Unseen voices are what the model gets wrong."""
 
