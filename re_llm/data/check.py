@@ -26,7 +26,7 @@ from re_llm.data import fingerprint
 from re_llm.data.audio_check import AudioCheck, AudioCheckWork, Numbered, sound_of
 from re_llm.data.leakage import Leakage, compare, is_test
 from re_llm.data.manifest import Problem, Summary
-from re_llm.data.traces import Manifests, Traces, groups_of, skip_broken
+from re_llm.data.traces import Manifests, Traces, connected, groups_of, skip_broken
 
 DURATION_TOLERANCE = 0.1  # s between the manifest and the file
 PIECE = 1 << 16  # duplicates are read again in pieces of so many rows
@@ -241,14 +241,8 @@ class _Seen:
 
     def _duplicates(self) -> None:
         """Groups of rows of one recording, and those of them that have different labels."""
-        groups: dict[int, list[int]] = {}  # by the first row
-        first_of: dict[int, int] = {}
-        for contents in self._contents.values():
-            for rows in groups_of(np.frombuffer(contents, np.int64)):
-                joined = {member for row in rows for member in groups.pop(first_of.get(row, row), [row])}
-                groups[min(joined)] = sorted(joined)
-                first_of.update(dict.fromkeys(joined, min(joined)))
-        found = sorted(groups.values())
+        same = (rows for contents in self._contents.values() for rows in groups_of(np.frombuffer(contents, np.int64)))
+        found = connected((rows[0], row) for rows in same for row in rows)
         for first in range(0, len(found), PIECE):
             piece = found[first : first + PIECE]
             read = dict(self._read(row for rows in piece for row in rows))

@@ -17,7 +17,7 @@ import numpy as np
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance, read_numbered
 from re_llm.data.identity import sentence, speaker_identity
-from re_llm.data.traces import Manifests, Rows, Traces, rows_by_id
+from re_llm.data.traces import Manifests, Rows, Traces, connected, rows_by_id
 
 KINDS = ("audio", "speaker", "sentence")
 EXAMPLES = 5
@@ -144,22 +144,14 @@ def _first_of(common: Rows, train: Rows, test: Rows) -> list[tuple[int, int]]:
 
 def _shared_audio(train: Traces, test: Traces, sounds: Sequence[tuple[int, int]]) -> tuple[Overlap, list[Example]]:
     """Recordings on both sides: segments of one file that overlap, the same samples, the same sound."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import connected_components
-
     files = (pair for name in ("hash", "path") for pair in _overlapping(train, test, train.of(name), test.of(name)))
     ways = ((FILE, files), (SAMPLES, _equal(train.of("samples"), test.of("samples"))), (SOUND, sounds))
     found = [(how, i, j) for how, pairs in ways for i, j in pairs]
-    if not found:
-        return Overlap("audio"), []
-    trained, rows = np.unique([i for _, i, _ in found], return_inverse=True)
-    tested, columns = np.unique([j for _, _, j in found], return_inverse=True)
-    nodes = len(trained) + len(tested)
-    graph = csr_array((np.ones(len(found)), (rows, len(trained) + columns)), (nodes, nodes))
-    count, groups = connected_components(graph, directed=False)  # rows of one recording
-    first = np.sort(np.unique(groups[len(trained) :], return_index=True)[1])[:EXAMPLES]
-    by_test = {example[2]: example for example in reversed(found)}
-    return Overlap("audio", int(count), len(trained), len(tested)), [by_test[j] for j in tested[first].tolist()]
+    groups = connected((~i, j) for _, i, j in found)  # training rows below zero
+    first = sorted(min(j for j in group if j >= 0) for group in groups)[:EXAMPLES]
+    examples = {example[2]: example for example in reversed(found)}
+    trained, tested = len({i for _, i, _ in found}), len(examples)
+    return Overlap("audio", len(groups), trained, tested), [examples[j] for j in first]
 
 
 def _equal(train: Rows, test: Rows) -> Iterator[tuple[int, int]]:

@@ -118,6 +118,19 @@ def skip_broken(_line: int, _error: RellmError) -> None:
     """For lines that a check has listed already."""
 
 
+def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Numbers that pairs connect with each other, in ascending order, by their first."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    numbers, ends = np.unique(np.array([*pairs], np.int64).reshape(-1, 2), return_inverse=True)
+    graph = csr_array((np.ones(ends.size // 2), ends.reshape(-1, 2).T), (len(numbers), len(numbers)))
+    groups: dict[int, list[int]] = {}
+    for number, label in zip(numbers.tolist(), connected_components(graph, directed=False)[1].tolist(), strict=True):
+        groups.setdefault(label, []).append(number)
+    return list(groups.values())
+
+
 def groups_of(ids: Rows) -> Iterator[list[int]]:
     """Rows that share an identity, which is known and not that of one row alone."""
     values, counts = np.unique(ids, return_counts=True)
