@@ -7,19 +7,15 @@ reached, and then no end token is trained.
 and shards, `identity.py` keeps what a file was made with, `run.py` writes it, `merge.py` joins shards.
 """
 
-from re_llm.continuations.cleaning import PATTERNS, refusal
+from re_llm.continuations.cleaning import refusal
 from re_llm.continuations.merge import merge_shards
 from re_llm.continuations.named import NamedLlm
-from re_llm.continuations.plan import CHUNK, Shard
-from re_llm.continuations.rows import Outcome, continue_rows
-from re_llm.continuations.run import ContinueReport, continue_manifest
+from re_llm.continuations.plan import Shard
+from re_llm.continuations.rows import continue_rows
+from re_llm.continuations.run import continue_manifest
 
 __all__ = [
-    "CHUNK",
-    "PATTERNS",
-    "ContinueReport",
     "NamedLlm",
-    "Outcome",
     "Shard",
     "continue_manifest",
     "continue_rows",
