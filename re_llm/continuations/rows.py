@@ -14,7 +14,7 @@ from re_llm.llm.completion import Completion, TextLlm
 from re_llm.llm.prompts import Prompt, get_prompt
 
 # What training needs of the utterance.
-_CARRIED = {*Continuation.model_fields, "vad_source", "speaker"}
+_CARRIED = (*Continuation.model_fields, "vad_source", "speaker")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def outcome(row: Utterance, prompt: Prompt, llm: str, answer: Completion | None)
     if answer is None:
         return Outcome(row, unusable(row, prompt))
     text = without_reasoning(answer.text)
-    fields = row.model_dump(include=_CARRIED, exclude_none=True)
+    known = row.model_dump(exclude_none=True)
+    fields = {name: known[name] for name in _CARRIED if name in known}
     fields |= {"instruction": prompt.with_emotion(row.emotion).before, "prompt": prompt.id, "llm": llm}
     fields |= {"output": answer.text if text is None else text, "early_stop": answer.finish_reason == "length"}
     fields["served_model"] = answer.model if answer.model != llm else None
