@@ -36,9 +36,14 @@ def answered(
         said: what the last turn of each row says.
         on_text: called with the text of an answer by rule to a batch of one.
     """
-    rules = [careful_reply(text) if at_risk(text) else None for text in said]
+    rules = [rule(text) for text in said]
     if all(rules):
         if on_text:
             on_text(str(rules[0]))
         return [Completion(str(rule)) for rule in rules]
     return [answer if rule is None else Completion(rule) for answer, rule in zip(decode(), rules, strict=True)]
+
+
+def rule(said: str) -> str | None:
+    """The answer to words about harming oneself; None for other words."""
+    return careful_reply(said) if at_risk(said) else None

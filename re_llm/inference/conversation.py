@@ -32,6 +32,10 @@ _SYSTEMS = {prompt.system for prompt in PROMPTS.values()}
 Part = str | EncodedSpeech
 
 
+class ContextFull(RellmError):
+    """The LLM has no room for a conversation and its answer."""
+
+
 @dataclass(frozen=True)
 class Turn:
     """Texts and recordings of one side, in their order."""
@@ -75,32 +79,43 @@ def reply(
     Raises:
         RellmError: no turn, the last one is not the user's or is empty, or the conversation fills the LLM's context.
     """
-    decoding = decoding or Decoding()
-    chosen = get_prompt(prompt)
-    _refuse_long_text(engine, turns, system or "")
-    ids, encoded = row(engine, turns, chosen if system is None else replace(chosen, system=system))
+    ids, encoded, fitting = lay_out(engine, turns, prompt, system, decoding or Decoding())
     (completion,) = engine.generate(
         [ids],
         [torch.cat([each.embeddings for each in encoded])] if encoded else [],
-        replace(decoding, max_new_tokens=_room(engine, len(ids), decoding.max_new_tokens)),
-        said=[_said(engine, turns[-1], encoded)],
+        fitting,
+        said=[said(engine, turns[-1], encoded)],
         on_text=on_text,
         cancelled=cancelled,
     )
     return ChatCompletion(**vars(replace(completion, prompt_tokens=len(ids))))
 
 
-def _said(engine: Engine, turn: Turn, encoded: Sequence[EncodedSpeech]) -> str:
+def said(engine: Engine, turn: Turn, encoded: Sequence[EncodedSpeech]) -> str:
     """What a turn says, of which `encoded` ends with the recordings."""
     recordings = iter(encoded[len(encoded) - sum(not isinstance(part, str) for part in turn.parts) :])
     return " ".join(part if isinstance(part, str) else engine.words(next(recordings)) for part in turn.parts)
+
+
+def lay_out(
+    engine: Engine, turns: Sequence[Turn], prompt: str | Prompt, system: str | None, decoding: Decoding
+) -> tuple[list[int], list[EncodedSpeech], Decoding]:
+    """The row of a conversation, its recordings, and how it can be answered in the context that is left.
+
+    Raises:
+        RellmError: see `reply`.
+    """
+    chosen = get_prompt(prompt)
+    _refuse_long_text(engine, turns, system or "")
+    ids, encoded = row(engine, turns, chosen if system is None else replace(chosen, system=system))
+    return ids, encoded, replace(decoding, max_new_tokens=_room(engine, len(ids), decoding.max_new_tokens))
 
 
 def _refuse_long_text(engine: Engine, turns: Sequence[Turn], system: str) -> None:
     """Text that no tokenisation could fit into the context is not tokenised, which takes minutes for megabytes."""
     size = len(system.encode()) + sum(len(p.encode()) for turn in turns for p in turn.parts if isinstance(p, str))
     if engine.context is not None and size > engine.context * engine.longest_token:
-        raise RellmError(
+        raise ContextFull(
             f"the conversation is too long: {size} bytes of text, and this LLM holds {engine.context} tokens",
             todo="Leave out earlier turns, or shorten the text",
         )
@@ -112,7 +127,7 @@ def _room(engine: Engine, tokens: int, wanted: int) -> int:
     if limit is None:
         return wanted
     if tokens >= limit:
-        raise RellmError(
+        raise ContextFull(
             f"the conversation is {tokens} tokens long, and this LLM holds {limit} with the answer",
             todo="Leave out earlier turns, or shorten the recording",
         )
@@ -220,7 +235,10 @@ class Conversation:
 
         Closing it ends the answer at the next token; the turn is not part of the conversation then.
         """
-        turn = self.turn(*recordings, text=text)
+        return (yield from self.stream_turn(self.turn(*recordings, text=text)))
+
+    def stream_turn(self, turn: Turn) -> Generator[str, None, Reply]:
+        """As `stream`, of a turn whose recordings are encoded."""
         completion = yield from text_pieces(partial(self.answer, turn))
         return self.finish(turn, completion)
 

@@ -57,6 +57,7 @@ class Engine:
 
     Attributes:
         context: longest row of the LLM in tokens, the answer included; None when its config names no limit.
+        lock: held during a pass of the LLM.
         longest_token: bytes of text that a token stands for at most.
         careful: `careful` of config.json: words about harming oneself are answered by rule (`re_llm.core.risk`).
         names, needs_audio, dtype, quantized: see `System`.
@@ -75,7 +76,7 @@ class Engine:
         self.dtype: torch.dtype = model.dtype
         self.quantized: str | None = model.quantized
         self.careful = bool(getattr(model.config, "careful", False)) and model.ctc_blank is not None
-        self._lock = threading.Lock()
+        self.lock, self._encoding = threading.Lock(), threading.Lock()
 
     def __repr__(self) -> str:
         llm = type(self.model.language_model).__name__
@@ -103,7 +104,7 @@ class Engine:
     def encode(self, samples: Sequence[np.ndarray]) -> list[EncodedSpeech]:
         """Encodes one batch of recordings (16 kHz mono)."""
         inputs = {name: tensor.to(self.device) for name, tensor in self.processor.audio_inputs(list(samples)).items()}
-        with self._lock:
+        with self._encoding:
             speech = self.model.encode_speech(**inputs)
             logits, dimensions = self.model.predict_emotion(speech)
         predicted = zip(logits.float().softmax(-1).tolist(), dimensions.float().tolist(), strict=True)
@@ -164,7 +165,7 @@ class Engine:
         """The LLM's answers to finished rows of token ids (`re_llm.inference.generation`); `said`: see `answered`."""
 
         def decode() -> list[Completion]:
-            with self._lock:
+            with self.lock:
                 return generate(self.model, self.processor, self.stops, rows, speech, decoding, on_text, cancelled)
 
         return answered(decode, said, on_text) if self.careful and said else decode()

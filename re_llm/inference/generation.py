@@ -6,7 +6,7 @@ B batch, S speech tokens, L tokens, D width of the LLM.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteriaList
@@ -51,19 +51,32 @@ def generate(
     out = model.generate(
         **{name: tensor.to(model.device) for name, tensor in inputs.items()},
         speech=tokens,
-        **decoding.generation_options(),  # type: ignore[arg-type]
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=stops,
-        pad_token_id=processor.pad_token_id,
-        num_beams=1,  # one answer, whatever the checkpoint's own settings are
-        num_return_sequences=1,
-        return_dict_in_generate=False,
-        logits_processor=_penalty(model, decoding, prompt_length),
-        repetition_penalty=1.0,  # transformers' own counts the prompt, speech placeholders included
+        **generation_options(model, processor, stops, decoding, prompt_length),
         streamer=TextPieces(processor.tokenizer, on_text) if on_text else None,
         stopping_criteria=StoppingCriteriaList([Cancelled(cancelled)] if cancelled else []),
     )
     return read_completions(processor.tokenizer, out[:, prompt_length:], stops)
+
+
+def generation_options(
+    model: ReLlmForConditionalGeneration,
+    processor: ReLlmProcessor,
+    stops: list[int],
+    decoding: Decoding,
+    prompt_length: int,
+) -> dict[str, Any]:
+    """Arguments of `generate` that decide the tokens."""
+    return {
+        **decoding.generation_options(),
+        "max_new_tokens": decoding.max_new_tokens,
+        "eos_token_id": stops,
+        "pad_token_id": processor.pad_token_id,
+        "num_beams": 1,  # one answer, whatever the checkpoint's own settings are
+        "num_return_sequences": 1,
+        "return_dict_in_generate": False,
+        "logits_processor": _penalty(model, decoding, prompt_length),
+        "repetition_penalty": 1.0,  # transformers' own counts the prompt, speech placeholders included
+    }
 
 
 def _penalty(model: ReLlmForConditionalGeneration, decoding: Decoding, prompt_length: int) -> LogitsProcessorList:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -36,6 +36,45 @@ class TextPieces(TextStreamer):
         if shown:
             self._started = True
             self._on_text(shown)
+
+
+class StopText:
+    """Passes text on up to the first of some texts, which end the answer; holds back what may become one of them.
+
+    Attributes:
+        found: whether one of them was met.
+    """
+
+    def __init__(self, stops: Sequence[str], on_text: Callable[[str], None]):
+        self.found = False
+        self._stops, self._on_text, self._held = tuple(stops), on_text, ""
+
+    def cut(self, text: str) -> str:
+        """The text in front of the first of them."""
+        return text[: min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=len(text))]
+
+    def take(self, text: str) -> None:
+        """More of the answer."""
+        if self.found:
+            return
+        text = self._held + text
+        shown = self.cut(text)
+        self.found = len(shown) < len(text)
+        held = 0 if self.found else max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - held :]
+        if shown := shown[: len(text) - held]:
+            self._on_text(shown)
+
+    def end(self) -> None:
+        """The answer is over: what was held back is part of it."""
+        if self._held and not self.found:
+            self._on_text(self._held)
+        self._held = ""
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of a text that is a beginning of `stop`."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class Cancelled(StoppingCriteria):

@@ -150,7 +150,7 @@ def test_a_request_given_up_is_not_worked_on(loaded: engine.Engine, monkeypatch:
         return slow(*args)
 
     monkeypatch.setattr(loaded, "encode", encode)
-    monkeypatch.setattr(worker, "reply", None)  # the row may not be laid out after the time is over
+    monkeypatch.setattr(worker, "lay_out", None)  # the row may not be laid out after the time is over
     data = base64.b64encode(wav_bytes(tiny_world.wave(1.0, 2))).decode()
     part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
     with TestClient(build(loaded, ServeOptions(name="tiny", timeout_seconds=0.3))) as client:

@@ -32,7 +32,9 @@ from re_llm.apps.serve.app import build
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.cli import app as command_line
 from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.core.risk import careful_reply
 from re_llm.inference import engine
+from re_llm.inference.batch import RunningBatch
 
 CHAT = "/v1/chat/completions"
 TOKENS = 12
@@ -112,7 +114,8 @@ def test_the_stream_joined_is_the_answer(client: TestClient, files: dict[str, by
     assert first["emotion"] == whole["emotion"]
     pieces = [chunk["choices"][0]["delta"]["content"] for chunk in middle]
     assert "".join(pieces) == whole["choices"][0]["message"]["content"]
-    assert last["choices"][0] == {"index": 0, "delta": {}, "finish_reason": whole["choices"][0]["finish_reason"]}
+    ended = {"index": 0, "delta": {}, "finish_reason": whole["choices"][0]["finish_reason"], "logprobs": None}
+    assert last["choices"][0] == ended
     assert (usage["choices"], usage["usage"]) == ([], whole["usage"])
 
 
@@ -177,10 +180,13 @@ def test_seeded_sampling_repeats(client: TestClient) -> None:
         ({"messages": [user(spoken(b"this is no sound"))]}, 400, "not audio that can be read"),
         ({"messages": [user(*[spoken(b"x")] * 17)]}, 400, "more than 16 recordings"),
         ({"model": "gpt-4o"}, 404, "there is no model 'gpt-4o' here, only 'tiny'"),
-        ({"n": 2}, 400, "n is not supported here; it may be 1"),
+        ({"n": 9}, 400, "n: Input should be less than or equal to 8"),
+        ({"stop": ["x"] * 5}, 400, "stop: up to 4 texts"),
+        ({"top_logprobs": 2}, 400, "top_logprobs needs logprobs"),
+        ({"presence_penalty": 1}, 400, "presence_penalty is not supported here; it may be 0"),
         ({"tools": [{"type": "function"}]}, 400, "tools is not supported"),
-        ({"max_tokens": 0}, 400, "max_new_tokens is 0"),
-        ({"temperature": 9}, 400, "temperature is 9"),
+        ({"max_tokens": 0}, 400, "max_tokens: Input should be greater"),
+        ({"temperature": 9}, 400, "temperature: Input should be less"),
         ({"temperature": "warm"}, 400, "temperature"),
     ],
 )
@@ -259,8 +265,8 @@ def test_a_full_queue_and_a_timeout(loaded: engine.Engine, monkeypatch: pytest.M
         assert release.wait(30)
         return original(*args, **kwargs)
 
-    original = worker.reply
-    monkeypatch.setattr(worker, "reply", held)
+    original = worker.lay_out
+    monkeypatch.setattr(worker, "lay_out", held)
     options = ServeOptions(name=NAME, queue_size=1, timeout_seconds=1.5)
     statuses: list[int] = []
     with TestClient(build(loaded, options)) as client:
@@ -281,7 +287,7 @@ def test_a_full_queue_and_a_timeout(loaded: engine.Engine, monkeypatch: pytest.M
             thread.join()
         assert statuses == [504, 504]
         release.set()
-        monkeypatch.setattr(worker, "reply", original)
+        monkeypatch.setattr(worker, "lay_out", original)
         deadline = time.monotonic() + 30
         while client.post(CHAT, json=question).status_code != 200:  # those given up are still in front
             assert time.monotonic() < deadline
@@ -297,7 +303,7 @@ def test_a_failure_of_ours_tells_nothing(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError(said)
 
-    monkeypatch.setattr(worker, "reply", broken)
+    monkeypatch.setattr(worker, "lay_out", broken)
     with caplog.at_level(logging.DEBUG), TestClient(build(loaded, ServeOptions(name=NAME))) as client:
         for stream in (False, True):
             response = client.post(CHAT, json=ask(user("hello"), stream=stream))
@@ -307,17 +313,35 @@ def test_a_failure_of_ours_tells_nothing(
     assert said not in caplog.text + response.text
 
 
-def test_a_failure_in_the_middle_ends_the_stream(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: Any, on_text: Any, **kwargs: Any) -> None:
-        on_text("I am")
-        raise RellmError("the row grew too long")
-
-    monkeypatch.setattr(worker, "reply", broken)
+def test_a_failure_in_the_middle_ends_the_streams_and_not_the_server(
+    loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with TestClient(build(loaded, ServeOptions(name=NAME))) as client:
-        events = client.post(CHAT, json=ask(user("hello"), stream=True)).text.split("\n\n")
-    assert json.loads(events[1].removeprefix("data: "))["choices"][0]["delta"] == {"content": "I am"}
-    assert json.loads(events[2].removeprefix("data: "))["error"]["message"] == "the row grew too long."
-    assert events[3:] == [""]
+        question = ask(user("hello"), stream=True)
+        expected = client.post(CHAT, json=question).text
+
+        def broken(batch: RunningBatch) -> None:
+            for each in batch._running:
+                each.row.on_text("I am")
+            raise RellmError("the row grew too long")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunningBatch, "step", broken)
+            events = client.post(CHAT, json=question).text.split("\n\n")
+        assert json.loads(events[-3].removeprefix("data: "))["choices"][0]["delta"] == {"content": "I am"}
+        assert json.loads(events[-2].removeprefix("data: "))["error"]["message"] == "the row grew too long."
+        again = client.post(CHAT, json=question).text
+    assert [each["choices"] for each in streamed(again)] == [each["choices"] for each in streamed(expected)]
+
+
+def test_a_careful_model_answers_by_rule(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded, "careful", True)
+    with TestClient(build(loaded, ServeOptions(name=NAME))) as client:
+        for stream in (False, True):
+            text = client.post(CHAT, json=ask(user("I want to die"), n=2, stream=stream)).text
+            assert text.count(json.dumps(careful_reply("I want to die"))) == 2
+        other = client.post(CHAT, json=ask(user("hello"))).json()["choices"][0]["message"]["content"]
+    assert other != careful_reply("hello")
 
 
 def test_a_conversation_that_fills_the_context_is_refused_in_streams_too(client: TestClient) -> None:
@@ -333,8 +357,7 @@ def test_a_stopping_server_tells_those_who_wait(loaded: engine.Engine) -> None:
         made.submit(worker.Job(question, print))
     events: list[worker.Event] = []
     made._jobs.put(worker.Job(question, events.append))
-    made._thread.start = lambda: None  # it never gets to work
-    made._thread.join = lambda timeout: None
+    made._threads = []  # nobody gets to work
     made.close()
     assert [event.status for event in events] == [503]
 

@@ -24,9 +24,11 @@ from re_llm.apps.serve import protocol
 from re_llm.apps.serve.connections import HostCheck
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
-from re_llm.apps.serve.protocol import ApiError, Writer
-from re_llm.apps.serve.worker import Event, Job, Started, Worker
+from re_llm.apps.serve.protocol import ApiError
+from re_llm.apps.serve.responses import Writer
+from re_llm.apps.serve.worker import Done, Event, Job, Piece, Started, Worker
 from re_llm.core.errors import RellmError
+from re_llm.inference.batch import TokenChoice
 from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 
@@ -70,6 +72,14 @@ def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
         model = {"id": name, "object": "model", "created": started, "owned_by": "re-llm"}
         return {"object": "list", "data": [model]}
 
+    @app.get("/v1/models/{wanted:path}")
+    async def model(request: Request, wanted: str) -> dict[str, Any]:
+        (found,) = (await models(request))["data"]
+        if wanted != name:
+            message = f"there is no model {wanted!r} here, only {name!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return dict(found)
+
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         _authorise(request, options.api_key)
@@ -79,25 +89,39 @@ def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
             chat = await asyncio.to_thread(protocol.parse, body, model=name, max_new_tokens=options.max_new_tokens)
         call = _Call(request, chat, deadline, options.timeout_seconds)
         worker.submit(call.job)
-        writer = Writer(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), name)
+        writer = Writer(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), name, worker.engine.tokenizer.decode)
         with call.watched():
             first = await call.next()  # an unusable recording gives an error status, in streams too
         assert isinstance(first, Started), first
         if chat.stream:
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(_stream(call, writer, first), media_type="text/event-stream", headers=headers)
+        answers: list[Done] = []
+        tokens: list[list[TokenChoice]] = [[] for _ in range(chat.n)]
         with call.watched():
-            while not isinstance(event := await call.next(), ChatCompletion):
-                pass
-        return JSONResponse(writer.completion(event, first.estimate))
+            while len(answers) < chat.n:
+                event = await call.next()
+                assert isinstance(event, Piece | Done), event
+                tokens[event.index] += event.choices
+                if isinstance(event, Done):
+                    answers.append(event)
+        answers.sort(key=lambda done: done.index)
+        return JSONResponse(writer.completion(answers, tokens, first.estimates))
 
 
 async def _stream(call: _Call, writer: Writer, first: Started) -> AsyncIterator[str]:
+    request = call.job.request
+    done: list[ChatCompletion] = []
     try:
-        yield writer.opening(first.estimate)
-        while not isinstance(event := await call.next(), ChatCompletion):
-            yield writer.piece(str(event))
-        for chunk in writer.closing(event, call.job.request.usage):
+        yield writer.opening(first.estimates, request.n)
+        while len(done) < request.n:
+            event = await call.next()
+            if isinstance(event, Piece):
+                yield writer.piece(event)
+            elif isinstance(event, Done):
+                done.append(event.completion)
+                yield writer.end(event)
+        for chunk in writer.closing(done, request.usage):
             yield chunk
     except ApiError as error:
         yield writer.failure(error)

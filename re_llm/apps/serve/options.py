@@ -20,7 +20,8 @@ class ServeOptions:
         max_body_mb: largest request, in MB (10^6 bytes; base64 takes a third more than the recording).
         max_audio_seconds: of all recordings of one request together.
         max_new_tokens: longest answer, whatever a request asks for.
-        queue_size: requests that wait while one is answered; the next one gets 429.
+        rows: answers that are decoded together.
+        queue_size: requests that wait for one of these to be complete; the next one gets 429.
         timeout_seconds: from the arrival of a request to the end of its answer.
     """
 
@@ -31,10 +32,11 @@ class ServeOptions:
     max_audio_seconds: float = 60.0
     max_new_tokens: int = 256
     queue_size: int = 16
+    rows: int = 16
     timeout_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        for field in ("max_body_mb", "max_audio_seconds", "max_new_tokens", "queue_size", "timeout_seconds"):
+        for field in ("max_body_mb", "max_audio_seconds", "max_new_tokens", "queue_size", "rows", "timeout_seconds"):
             if getattr(self, field) <= 0:
                 raise RellmError(f"{field} is {getattr(self, field)}", allowed="more than 0")
         if self.api_key is not None and not self.api_key.isascii():

@@ -1,4 +1,4 @@
-"""Requests and responses of the API: OpenAI's chat completions with `input_audio`, and one field of ours, `emotion`.
+"""Requests of the API: OpenAI's chat completions with `input_audio` (and vLLM's `audio_url`).
 
 A field of a request that would change the answer and is not supported is refused, not ignored.
 """
@@ -8,18 +8,19 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from re_llm.core.errors import RellmError
-from re_llm.inference.conversation import ChatCompletion
-from re_llm.inference.reply import Decoding, Estimate
+from re_llm.inference.reply import Decoding
 
 MAX_RECORDINGS = 16  # of one request; each costs an encoder pass however short it is
 MAX_TURNS = 256
+MAX_CHOICES = 8
+MAX_STOPS, MAX_STOP_CHARS = 4, 200
 MESSAGE_CHARS = 400  # of an error message: what it quotes may be long
 # Fields of OpenAI's API that do not change the answer.
 WITHOUT_EFFECT = frozenset(
@@ -27,15 +28,12 @@ WITHOUT_EFFECT = frozenset(
 )
 # Fields that are accepted with these values, which are what happens anyway.
 ONLY = {
-    "n": (1,),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
-    "stop": ([],),
     "logit_bias": ({},),
 }
 
@@ -64,13 +62,23 @@ class Recording:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A valid request. `turns`: (role, parts); `usage`: whether the stream ends with the token counts."""
+    """A valid request.
+
+    Attributes:
+        turns: (role, parts).
+        usage: whether the stream ends with the token counts.
+        n: answers.
+        logprobs: likely tokens that are told with every token; None tells nothing.
+    """
 
     turns: tuple[tuple[Literal["user", "assistant"], tuple[str | Recording, ...]], ...]
     system: str | None
     decoding: Decoding
     stream: bool
     usage: bool
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
 
 class _InputAudio(BaseModel):
@@ -88,9 +96,20 @@ class _Audio(BaseModel):
     input_audio: _InputAudio
 
 
+class _Url(BaseModel):
+    url: str
+
+
+class _AudioUrl(BaseModel):
+    """vLLM's form; data only."""
+
+    type: Literal["audio_url"]
+    audio_url: _Url
+
+
 class _Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: list[Annotated[_Text | _Audio, Field(discriminator="type")]]
+    content: list[Annotated[_Text | _Audio | _AudioUrl, Field(discriminator="type")]]
 
     @field_validator("content", mode="before")
     @classmethod
@@ -109,10 +128,14 @@ class _Body(BaseModel):
     messages: list[_Message] = Field(min_length=1, max_length=MAX_TURNS)
     stream: bool = False
     stream_options: _StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    stop: str | list[str] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
 
 
@@ -146,7 +169,16 @@ def parse(body: bytes, *, model: str, max_new_tokens: int) -> ChatRequest:
     if not turns or turns[-1][0] != "user" or not any(turns[-1][1]):
         raise ApiError(400, "there is nothing to answer: the last message must be the user's", param="messages")
     options = request.stream_options or _StreamOptions()
-    return ChatRequest(turns, system, _decoding(request, max_new_tokens), request.stream, options.include_usage)
+    return ChatRequest(
+        turns,
+        system,
+        _decoding(request, max_new_tokens),
+        request.stream,
+        options.include_usage,
+        request.n or 1,
+        _stops(request.stop),
+        _logprobs(request),
+    )
 
 
 def _loaded(body: bytes) -> Any:
@@ -201,75 +233,51 @@ def _turn(message: _Message, index: int) -> tuple[Literal["user", "assistant"], 
             parts.append(part.text)
         elif message.role == "assistant":
             raise ApiError(400, "an assistant's turn holds text only", param=where)
+        elif isinstance(part, _Audio):
+            parts.append(Recording(_decoded(part.input_audio.data, f"{where}.input_audio.data"), where))
         else:
-            parts.append(Recording(_decoded(part.input_audio.data, where), where))
+            url, place = part.audio_url.url, f"{where}.audio_url.url"
+            if not _DATA_URL.match(url):
+                message_ = "URLs are never fetched: send the recording itself, as data:audio/wav;base64,..."
+                raise ApiError(400, message_, param=place, code="unsupported_url")
+            parts.append(Recording(_decoded(url, place), where))
     return ("assistant" if message.role == "assistant" else "user"), tuple(parts)
 
 
-def _decoded(data: str, where: str) -> bytes:
+_DATA_URL = re.compile(r"data:(?:audio|application|video)/[\w.+-]{1,60}(?:;[\w=.+-]{1,60})*;base64,", re.ASCII)
+
+
+def _decoded(data: str, param: str) -> bytes:
+    """Bytes of base64 text, bare or as a data: URL."""
     try:
-        return base64.b64decode(data, validate=True)
+        head = _DATA_URL.match(data)
+        return base64.b64decode(data[head.end() :] if head else data, validate=True)
     except (binascii.Error, ValueError):
-        message = "input_audio.data is not base64 (a plain base64 text, neither a URL nor a data: URL)"
-        raise ApiError(400, message, param=f"{where}.input_audio.data", code="invalid_base64") from None
+        message = "the recording is not base64: a plain text of it, or data:audio/wav;base64,..."
+        raise ApiError(400, message, param=param, code="invalid_base64") from None
+
+
+def _stops(given: str | list[str] | None) -> tuple[str, ...]:
+    stops = (given,) if isinstance(given, str) else tuple(given or ())
+    if len(stops) > MAX_STOPS or not all(0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
+        message = f"stop: up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters"
+        raise ApiError(400, message, param="stop")
+    return stops
+
+
+def _logprobs(request: _Body) -> int | None:
+    if request.logprobs:
+        return request.top_logprobs or 0
+    if request.top_logprobs is not None:
+        raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+    return None
 
 
 def _decoding(request: _Body, limit: int) -> Decoding:
     wanted = next((n for n in (request.max_completion_tokens, request.max_tokens) if n is not None), limit)
-    try:
-        return Decoding(
-            max_new_tokens=min(wanted, limit),
-            temperature=0.0 if request.temperature is None else request.temperature,
-            top_p=1.0 if request.top_p is None else request.top_p,
-            seed=request.seed,
-        )
-    except RellmError as error:
-        raise ApiError(400, str(error)) from None
-
-
-@dataclass(frozen=True)
-class Writer:
-    """Response objects of one answer: a whole completion, or its chunks."""
-
-    id: str
-    created: int
-    model: str
-
-    def completion(self, completion: ChatCompletion, estimate: Estimate | None) -> dict[str, Any]:
-        message = {"role": "assistant", "content": completion.text}
-        choice = {"index": 0, "message": message, "finish_reason": completion.finish_reason, "logprobs": None}
-        emotion = estimate and estimate.predictions()
-        return {**self._head(""), "choices": [choice], "usage": _usage(completion), "emotion": emotion}
-
-    def opening(self, estimate: Estimate | None) -> str:
-        """The first chunk: the role, and the emotion of the last recording (null without one)."""
-        chunk = self._chunk({"role": "assistant", "content": ""})
-        return _event({**chunk, "emotion": estimate and estimate.predictions()})
-
-    def piece(self, text: str) -> str:
-        return _event(self._chunk({"content": text}))
-
-    def closing(self, completion: ChatCompletion, usage: bool) -> Iterator[str]:
-        yield _event(self._chunk({}, completion.finish_reason))
-        if usage:
-            yield _event({**self._head(".chunk"), "choices": [], "usage": _usage(completion)})
-        yield "data: [DONE]\n\n"
-
-    def failure(self, error: ApiError) -> str:
-        """An error after the stream has started."""
-        return _event(error.body())
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": f"chat.completion{kind}", "created": self.created, "model": self.model}
-
-    def _chunk(self, delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
-        return {**self._head(".chunk"), "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
-
-
-def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
-
-
-def _usage(completion: ChatCompletion) -> dict[str, int]:
-    total = completion.prompt_tokens + completion.tokens
-    return {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.tokens, "total_tokens": total}
+    return Decoding(
+        max_new_tokens=min(wanted, limit),
+        temperature=0.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        seed=request.seed,
+    )

@@ -37,6 +37,13 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
+def _share_cores() -> None:
+    """Encoding and decoding run at once, each in a thread of its own, and share the cores."""
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+
+
 def run(
     model: str,
     options: ServeOptions,
@@ -62,6 +69,7 @@ def run(
         from re_llm.apps.serve.connections import Connection, hosts_of
         from re_llm.inference.engine import load
 
+        _share_cores()
         app = build(load(model, device=device, dtype=dtype, quantize=quantize), options, hosts_of(host, names))
         config = uvicorn.Config(
             app,
