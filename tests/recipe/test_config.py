@@ -84,7 +84,8 @@ def test_overrides_reach_any_depth_and_are_checked() -> None:
 
 
 SHIPPED = (
-    "mini", "mini_components", "small_components", "small", "re_llm", "re_llm_code", "blsp", "blsp_emo", "blsp_emo_code",
+    "mini", "mini_components", "small_components", "small", "re_llm", "re_llm_code", "blsp", "blsp_emo",
+    "blsp_emo_code",
 )  # fmt: skip
 
 
