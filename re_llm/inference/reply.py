@@ -26,8 +26,7 @@ RECOGNITION_TOKENS = 128  # as in the released code; an answer ends by itself lo
 SHARED_EMOTION = "re_llm_shared_emotion"  # model type of an emotion encoder that reads Whisper's layers
 
 STAGE = "respond 2"  # the number rises when the same recordings begin to get other replies
-# Of an utterance, in the record of its reply.
-ROW_FIELDS = ("key", "text", "audio", "corpus", "speaker", "language", "duration", "emotion", "label_set")
+FIELDS_OF_ROW = ("key", "text", "audio", "corpus", "speaker", "language", "duration", "emotion", "label_set")
 # What a message calls a setting.
 _NAMES = {
     "model": "--model",
@@ -332,17 +331,15 @@ def to_record(row: Utterance, reply: Reply, options: ReplyOptions, source: str |
         source: hash of the row and its recording, so that a row that has changed since is noticed.
     """
     predictions = reply.predictions()
-    for name in DIMENSIONS:  # the head is linear and may leave 0..1 by a little; the record's scale ends there
-        if predictions[name] is not None:
-            predictions[name] = min(max(predictions[name], 0.0), 1.0)
+    # The head is linear and may leave 0..1 by a little; the record's scale ends there.
+    predictions |= {n: min(max(value, 0.0), 1.0) for n in DIMENSIONS if (value := predictions[n]) is not None}
     predictions["probabilities"] = predictions["probabilities"] or None
-    said = {name: getattr(reply, name) for name in ("response", "answer", "named_emotion", "transcript")}
-    if options.prompt:
-        said |= {"tokens": reply.tokens, "finish_reason": reply.finish_reason}
+    decoded = ("tokens", "finish_reason") if options.prompt else ()
+    names = ("response", "answer", "named_emotion", "transcript", *decoded)
     return ReplyRecord(
-        **{name: getattr(row, name) for name in ROW_FIELDS},
+        **{name: getattr(row, name) for name in FIELDS_OF_ROW},
         **predictions,
-        **said,
+        **{name: getattr(reply, name) for name in names},
         system=options.system,
         gender=(row.model_extra or {}).get("gender"),
         start=row.start or None,
