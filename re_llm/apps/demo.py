@@ -29,6 +29,7 @@ PLAYERS = (("aplay", "-q"), ("afplay",), ("ffplay", "-nodisp", "-autoexit", "-lo
 NEXT = (
     ("re-llm respond {recording}", "the same for a recording of yours"),
     ("re-llm chat", "talk to it"),
+    ("re-llm parts get small", "a small model of real parts that hears people, 226 MB"),
     ("re-llm reproduce mini", "all six stages, eight systems, one report; about half an hour"),
     ("re-llm doctor re_llm", "what the real model needs"),
 )
