@@ -87,6 +87,8 @@ def _add(table: ScoreTable, row: Score, references: dict[tuple[str, str], str], 
                     f"{where}: the reference emotion of {row.key!r} is {extra['reference']}, elsewhere {first}",
                     todo="Answer the same manifest with every system",
                 )
+    elif "failed" not in (row.model_extra or {}):  # a judge that refused, or that could not be read
+        raise RellmError(f"{where}: {row.metric} of {row.key!r} has no value", todo="Score the replies again")
 
 
 def _check_items(table: ScoreTable, corpus: str, metric: str, common: bool) -> None:

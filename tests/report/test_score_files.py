@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from re_llm.cli import app
 from re_llm.core.errors import RellmError
-from re_llm.core.records import write_records
+from re_llm.core.records import Score, write_records
 from re_llm.evaluate import score_file
 from re_llm.report.score_files import read_scores
 
@@ -114,6 +114,17 @@ def test_other_reference_emotions_are_refused(tmp_path: Path):
         RellmError, match=r"b\.None\.scores:\d+: the reference emotion of 'u01' is happy, elsewhere sad"
     ):
         read_scores(paths)
+
+
+def test_an_item_without_a_value_is_refused_unless_a_judge_failed(tmp_path: Path):
+    path = tmp_path / "s.jsonl"
+    failed = Score(key="2", system="s", metric="JUDGE_EMPATHY", failed="refused")
+    rows = [Score(key="1", system="s", metric="ER", value=1), failed]
+    write_records(path, rows)
+    assert read_scores([path]).systems == ["s"]
+    write_records(path, [*rows, Score(key="2", system="s", metric="ER")])
+    with pytest.raises(RellmError, match=r"s\.jsonl:3: ER of '2' has no value"):
+        read_scores([path])
 
 
 def test_fewer_than_six_pairs_decide_nothing(tmp_path: Path):
