@@ -1,0 +1,125 @@
+"""The page in a real Chromium with a fake microphone (needs playwright and a Chromium on the PATH)."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("fastapi")
+pytest.importorskip("playwright")
+
+import uvicorn
+from playwright.sync_api import Page, expect, sync_playwright
+
+from re_llm.apps.serve.app import build
+from re_llm.apps.serve.connections import Connection, hosts_of
+from re_llm.apps.serve.options import ServeOptions
+from re_llm.audio import waveform
+from re_llm.inference import engine
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium on the PATH")]
+RECORDING = "0018-sad.flac"
+
+
+@pytest.fixture(scope="module")
+def address(assets: Path) -> Iterator[str]:
+    app = build(engine.load(device="cpu"), ServeOptions(), hosts_of("127.0.0.1"))
+    server = uvicorn.Server(uvicorn.Config(app, http=Connection, ws="none", log_level="critical"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def page(address: str, assets: Path, tmp_path: Path) -> Iterator[Page]:
+    """The page, with a microphone that plays a sad recording once, with silence around it."""
+    wave = waveform.resample(waveform.load(assets / "recordings" / RECORDING), 16_000, 48_000)
+    soundfile.write(tmp_path / "microphone.wav", np.pad(wave, (24_000, 480_000)), 48_000)
+    arguments = [
+        "--no-sandbox",
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={tmp_path / 'microphone.wav'}%noloop",
+    ]
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=BROWSER, args=arguments)
+        opened = browser.new_page(viewport={"width": 740, "height": 800})
+        wrong: list[str] = []
+        opened.on("pageerror", lambda error: wrong.append(str(error)))
+        opened.goto(address)
+        expect(opened.locator("#examples button").first).to_be_visible()
+        yield opened
+        browser.close()
+    assert wrong == []
+
+
+def answers(page: Page, count: int) -> Any:
+    found = page.locator("article .answer:not(.busy)")
+    expect(found).to_have_count(count, timeout=60_000)
+    return found
+
+
+def write(page: Page, text: str) -> None:
+    page.fill("#text", text)
+    page.press("#text", "Enter")
+
+
+def test_a_spoken_turn_keeps_its_emotion_and_its_place(page: Page) -> None:
+    page.click("#mic")
+    expect(page.locator("#level")).to_be_visible()
+    page.wait_for_timeout(4500)
+    page.click("#mic")
+    answers(page, 1)
+    assert page.locator(".bar.top b").inner_text() == "sad"
+    expect(page.locator("svg.plane circle")).to_have_count(1)
+    write(page, "And what did I say?")
+    answers(page, 2)
+    titles = page.locator("article .title").all_inner_texts()
+    assert titles[0].startswith("You said") and "what did I say" in titles[1]
+    assert page.locator("article").nth(1).locator(".bar").count() == 0  # a text has no emotion
+    box, composer = page.locator("article").nth(1).bounding_box(), page.locator("#ask").bounding_box()
+    assert box["y"] + box["height"] > 0 and composer["y"] + composer["height"] <= 801
+    page.reload()
+    answers(page, 2)
+    assert page.locator("article .title").all_inner_texts() == titles
+    page.click("#clear")
+    page.reload()
+    expect(page.locator("article")).to_have_count(0)
+
+
+def test_an_answer_can_be_stopped_and_a_failed_one_tried_again(page: Page) -> None:
+    page.route("**/v1/chat/completions", lambda route: None)  # never answered
+    write(page, "hello")
+    page.click("#stop")
+    expect(page.locator("article.failed")).to_contain_text("(stopped)")
+    page.unroute("**/v1/chat/completions")
+    page.click("article.failed button")
+    answers(page, 1)
+    expect(page.locator("article.failed")).to_have_count(0)
+    expect(page.locator("#stop")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_and_works_by_keyboard(page: Page, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.locator("#examples button").first.focus()
+    page.keyboard.press("Enter")
+    answers(page, 1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("article .answer").bounding_box()["y"] < 640
