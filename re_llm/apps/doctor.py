@@ -211,8 +211,11 @@ def show(machine: Machine, needs: Needs | None) -> None:
     table.add_row("disk", f"{_gb(machine.disk_free)} free in {existing(hub_cache())}")
     for extra, lacking in machine.extras.items():
         state = "[green]ready[/]" if not lacking else f'without {", ".join(lacking)}: pip install "re-llm\\[{extra}]"'
-        table.add_row(f"extra {extra}", state)
+        size = f"  {machine.sizes[extra] / 1e6:.0f} MB" if machine.sizes.get(extra) else ""
+        table.add_row(f"extra {extra}", state + size)
     console.print(table)
+    if machine.advice:
+        console.print(f"  [yellow]{machine.advice}[/]", soft_wrap=True)
     if needs:
         _show_needs(console, needs, machine)
 

@@ -12,12 +12,19 @@ from pathlib import Path
 
 import psutil
 
+CPU_WHEEL = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 CORE = ("torch", "transformers", "peft", "accelerate", "safetensors", "soundfile", "numpy")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Memory and disk in bytes. `extras` maps each extra to the packages of it that are missing."""
+    """Memory and disk in bytes.
+
+    Attributes:
+        extras: for each extra, the packages of it that are missing.
+        sizes: bytes on disk of each extra's own packages that are installed.
+        advice: what would suit this machine better; empty when nothing does.
+    """
 
     python: str
     system: str
@@ -28,11 +35,14 @@ class Machine:
     memory: int
     disk_free: int
     extras: dict[str, list[str]]
+    sizes: dict[str, int]
+    advice: str = ""
 
 
 def examine_machine() -> Machine:
     """Properties of this machine and of the installed packages."""
     device, device_memory = _device()
+    extras = extra_packages()
     return Machine(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
@@ -42,7 +52,9 @@ def examine_machine() -> Machine:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory=_memory(),
         disk_free=shutil.disk_usage(existing(hub_cache())).free,
-        extras=missing_extras(),
+        extras={name: [each for each in packages if installed(each) is None] for name, packages in extras.items()},
+        sizes={name: sum(map(size, packages)) for name, packages in extras.items()},
+        advice=_advice(device),
     )
 
 
@@ -51,6 +63,25 @@ def installed(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def size(package: str) -> int:
+    """Bytes of an installed package on disk, without what it needs; 0 when it is not installed."""
+    if installed(package) is None:
+        return 0
+    files = (Path(str(file.locate())) for file in metadata.files(package) or ())
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _advice(device: str) -> str:
+    """A build of torch for CUDA on a machine without such a GPU takes gigabytes for nothing."""
+    if not device.startswith("cpu") or platform.system() != "Linux":
+        return ""
+    import torch
+
+    if torch.version.cuda is None:
+        return ""
+    return f"no GPU is used here, and torch is a build for CUDA (several GB): {CPU_WHEEL}"
 
 
 def _device() -> tuple[str, int | None]:
@@ -87,17 +118,15 @@ def existing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
-def missing_extras() -> dict[str, list[str]]:
-    """For every extra of the installed distribution, the packages of it that are not installed."""
+def extra_packages() -> dict[str, list[str]]:
+    """The packages of every extra of the installed distribution."""
     try:
         required = metadata.requires("re-llm") or []
     except metadata.PackageNotFoundError:
         return {}
     result: dict[str, list[str]] = {}
     for line in required:
-        match = re.match(r"([A-Za-z0-9._-]+)[^;]*;.*\bextra == ['\"]([a-z]+)['\"]", line)
+        match = re.match(r"([A-Za-z0-9._-]+)[^;]*;.*\bextra == ['\"]([a-z-]+)['\"]", line)
         if match and match[1] != "re-llm":
-            lacking = result.setdefault(match[2], [])
-            if installed(match[1]) is None:
-                lacking.append(match[1])
+            result.setdefault(match[2], []).append(match[1])
     return result

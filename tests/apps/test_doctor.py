@@ -106,4 +106,31 @@ def test_without_the_package_installed_there_are_no_extras(monkeypatch: pytest.M
         raise this_machine.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(this_machine.metadata, "requires", missing)
-    assert this_machine.missing_extras() == {}
+    assert this_machine.extra_packages() == {}
+
+
+def test_extras_are_listed_with_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        'pyyaml>=6; extra == "serve"',
+        'no-such-package; extra == "small-build"',
+        "numpy",
+        're-llm[av]; extra == "dev"',
+    ]
+    monkeypatch.setattr(this_machine.metadata, "requires", lambda name: lines)
+    found = this_machine.examine_machine()
+    assert found.extras == {"serve": [], "small-build": ["no-such-package"]}
+    assert found.sizes["serve"] > 100_000 and found.sizes["small-build"] == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda", "said"),
+    [("cpu, 2 threads", "13.0", True), ("cpu, 2 threads", None, False), ("cuda: 1 x", "13.0", False)],
+)
+def test_a_build_for_cuda_without_a_gpu_is_told(
+    monkeypatch: pytest.MonkeyPatch, device: str, cuda: str | None, said: bool
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(this_machine.platform, "system", lambda: "Linux")
+    assert (this_machine.CPU_WHEEL in this_machine._advice(device)) == said
