@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +20,16 @@ from re_llm.core.terminal import dimensions
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from re_llm.inference.conversation import Part, Turn
-    from re_llm.inference.engine import Engine
-    from re_llm.inference.reply import Decoding, Estimate
+    from re_llm.inference.conversation import Conversation
+    from re_llm.inference.reply import Estimate, Reply
 
 HELP = """\
 Type the path of a recording (or drop the file here) to have it answered.
 Anything else is a text turn, answered by the same LLM without speech.
-  /reset  forget the conversation    /help  this list    /quit  leave (so does Ctrl-D)"""
+  /why    what was heard in the last recording, and what its words alone would be answered
+  /save FILE.jsonl   write the conversation, a turn a line
+  /reset  forget the conversation    /help  this list    /quit  leave (so does Ctrl-D)
+Ctrl-C ends an answer, not the conversation."""
 PROMPT = "you> "
 LIKELY = 3  # emotions that are shown
 BAR = 12  # characters
@@ -36,58 +40,103 @@ class Chat:
     """A conversation and the console it is shown on.
 
     Attributes:
-        remember: earlier exchanges that stay in the LLM's row; 0 makes every turn the first.
+        whisper: recognises the words of a recording for `/why`; None leaves them out.
     """
 
-    engine: Engine
+    talk: Conversation
     console: Console
-    decoding: Decoding
-    prompt: str = "chat-empathetic"
-    remember: int = 4
-    turns: list[Turn] = field(default_factory=list)
+    whisper: str | None = None
+    saved: list[dict[str, object]] = field(default_factory=list)
+    last: Reply | None = None
 
     def take(self, line: str) -> bool:
         """Handles one line of the user's; False when it ends the chat."""
         line = line.strip()
+        command, _, rest = line.partition(" ")
         if line in ("/quit", "/exit", "/q"):
             return False
         if line == "/reset":
-            self.turns.clear()
+            self.talk.reset()
+            self.saved.clear()
+            self.last = None
             self.console.print("[dim]The conversation starts again.[/]")
         elif line in ("/help", "/?"):
             self.console.print(HELP, markup=False)
+        elif line == "/why":
+            self._guarded(self._why)
+        elif command == "/save":
+            self._guarded(partial(self._save, rest.strip()))
         elif line.startswith("/") and not _file(line) and " " not in line and line.count("/") == 1:
             self.console.print(f"Unknown command {line}. /help lists the commands.", style="yellow", markup=False)
         elif line:
-            self._answer(line)
+            self._guarded(partial(self._answer, line))
         return True
 
-    def _answer(self, line: str) -> None:
-        """Answers a turn. One that cannot be used is reported, and does not become part of the conversation."""
-        from re_llm.inference.conversation import Turn, reply
-
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """What cannot be done is reported, and does not become part of the conversation."""
         try:
-            part: Part = line
-            if path := _file(line):
-                (encoded,) = self.engine.encode([self.engine.samples(path, (self.prompt, 1))])
-                self._show(encoded.estimate)
-                part = encoded
-            elif _looks_like_audio(line):
-                raise RellmError(f"no such file: {line}", todo="Check the path")
-            turns = [*self.turns, Turn("user", (part,))]
-            answer = reply(self.engine, turns, prompt=self.prompt, decoding=self.decoding, on_text=self._piece)
+            work()
         except RellmError as error:
             self.console.print(str(error), style="red", markup=False)
+
+    def _answer(self, line: str) -> None:
+        path = _file(line)
+        if path is None and _looks_like_audio(line):
+            raise RellmError(f"no such file: {line}", todo="Check the path")
+        turn = self.talk.turn(path) if path else self.talk.turn(text=line)
+        for estimate in turn.estimates:
+            self._show(estimate, LIKELY)
+        pieces = self.talk.stream_turn(turn)
+        try:
+            reply = self._shown(pieces)
+        except KeyboardInterrupt:
+            pieces.close()
+            self.console.print(" (ended)", style="yellow")
             return
-        self.console.print(" …" if answer.finish_reason == "length" else "", style="yellow")
-        self.turns = [*turns, Turn("assistant", (answer.text,))]
-        self.turns = self.turns[max(len(self.turns) - 2 * self.remember, 0) :]
+        self.console.print(" …" if reply.finish_reason == "length" else "", style="yellow")
+        if reply.estimates:
+            self.last = reply
+        heard = {"recording": path, **reply.predictions()} if path else {"text": line}
+        self.saved += [{"role": "user", **heard}, {"role": "assistant", "text": reply.response}]
 
-    def _piece(self, text: str) -> None:
-        self.console.print(text, style="green", end="", markup=False, soft_wrap=True)
+    def _shown(self, pieces: Generator[str, None, Reply]) -> Reply:
+        while True:
+            try:
+                self.console.print(next(pieces), style="green", end="", markup=False, soft_wrap=True)
+            except StopIteration as end:
+                reply: Reply = end.value
+                return reply
 
-    def _show(self, estimate: Estimate) -> None:
-        ranked = sorted(estimate.probabilities.items(), key=lambda pair: -pair[1])[:LIKELY]
+    def _why(self) -> None:
+        if self.last is None:
+            raise RellmError("no recording has been answered yet", todo="Type the path of one")
+        self._show(self.last, len(self.last.probabilities))
+        if self.whisper is None:
+            return
+        from re_llm.inference.transcribe import Transcriber
+
+        engine = self.talk.engine
+        transcriber = Transcriber.load(self.whisper, device=str(engine.device))
+        (words,) = transcriber.transcribe([self.last.recordings[-1]])
+        if not words.strip():
+            self.console.print("  words       none were recognised")
+            return
+        alone = engine.chat(prompt=self.talk.prompt, system=self.talk.system, **vars(self.talk.decoding))
+        self.console.print(f"  words       “{words}”", markup=False)
+        self.console.print(f"  words alone {alone.respond(text=words).response}", markup=False)
+
+    def _save(self, name: str) -> None:
+        if not name:
+            raise RellmError("/save needs a file", allowed="/save FILE.jsonl")
+        try:
+            with Path(name).expanduser().open("x", encoding="utf-8") as file:
+                file.writelines(json.dumps(turn, ensure_ascii=False) + "\n" for turn in self.saved)
+        except OSError as error:
+            raise RellmError(f"cannot write {name}: {error.strerror}", todo="Name another file") from None
+        self.console.print(f"{len(self.saved)} turns in {name}", style="dim", markup=False)
+
+    def _show(self, estimate: Estimate, count: int) -> None:
+        ranked = sorted(estimate.probabilities.items(), key=lambda pair: -pair[1])[:count]
         for name, value in ranked:
             self.console.print(f"  [dim]{name:10}[/] [cyan]{'█' * round(BAR * value):{BAR}}[/] {value:4.0%}")
         if shown := dimensions(estimate):

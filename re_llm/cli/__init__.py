@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from re_llm.cli import corpora, judging, mini, parts, reports, scores, small, stages, use
+from re_llm.cli import corpora, judging, mini, parts, reports, scores, small, stages, talk, use
 from re_llm.cli.common import Command, CommandGroup, prepare_environment
 from re_llm.core.version import __version__
 
@@ -54,7 +54,7 @@ def _options(
 
 _USE, _STAGES, _MORE = "Use a model", "From corpora to a report", "More"
 for _panel, _functions in (
-    (_USE, (use.demo, use.doctor, use.respond, use.recognize, use.chat, use.serve)),
+    (_USE, (use.demo, use.doctor, use.respond, use.recognize, talk.chat, talk.serve)),
     (_STAGES, (stages.continue_, stages.train, reports.report, stages.reproduce)),
     (_MORE, (reports.calibrate, reports.conflict, stages.continue_merge, stages.convert)),
 ):

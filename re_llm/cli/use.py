@@ -1,10 +1,13 @@
-"""Commands that use a trained model: demo, doctor, respond, recognize, chat, serve."""
+"""Commands that use a trained model: demo, doctor, respond, recognize."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,24 +30,24 @@ from re_llm.cli.common import (
     print_json,
     print_report,
 )
+from re_llm.cli.talk import Checkpoint, refuse_label
 from re_llm.core.errors import RellmError
-from re_llm.core.terminal import dimensions, likely, print_pairs
-from re_llm.llm.prompts import PROMPTS, get_prompt
 
 if TYPE_CHECKING:
     from re_llm.core.product import Overwrite
-    from re_llm.core.records import ReplyRecord
-    from re_llm.inference.engine import Engine
-    from re_llm.inference.recognizer import EmotionRecognizer
     from re_llm.inference.reply import ReplyOptions
 
-_limit = partial(typer.Option, rich_help_panel="More: limits")
-
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT", help="Recordings, or one manifest of utterances (*.jsonl).")
+    list[str],
+    typer.Argument(
+        metavar="INPUT", help="Recordings, folders of them, - for standard input; or one manifest (*.jsonl)."
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FILE.jsonl", help="Write records here; a second run goes on.")
+]
+Form = Annotated[
+    str | None, typer.Option("--format", help="Print txt (a line a recording), csv, srt or vtt, and nothing else.")
 ]
 Splits = Annotated[list[str], typer.Option("--split", help="Only this split of a manifest; may be repeated.")]
 System = Annotated[str, more_records(help="Name of this system in the records, for the report.")]
@@ -118,6 +121,7 @@ def respond(
     quantize: Quantize = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
+    form: Form = None,
 ) -> None:
     """Respond to recordings: the recognised emotion and the reply.
 
@@ -136,7 +140,9 @@ def respond(
     options = ReplyOptions(
         system, prompt, RECOGNITION_PROMPT if recognize else None, batch_size, max_new_tokens, seed=seed
     )
-    _respond(inputs, options, _Checkpoint(model, device, dtype, quantize), out, split, overwriting(overwrite), as_json)
+    checkpoint = Checkpoint(model, device, dtype, quantize)
+    with _named(inputs) as names:
+        _respond(names, options, checkpoint, out, split, overwriting(overwrite), as_json, form)
 
 
 def recognize(
@@ -152,6 +158,7 @@ def recognize(
     quantize: Quantize = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
+    form: Form = None,
 ) -> None:
     """Recognise the emotion of recordings.
 
@@ -166,127 +173,42 @@ def recognize(
 
     model = chosen_model(model)
     options = ReplyOptions(system, None, None if is_recognizer(model) else prompt, batch_size)
-    _respond(inputs, options, _Checkpoint(model, device, dtype, quantize), out, split, overwriting(overwrite), as_json)
+    checkpoint = Checkpoint(model, device, dtype, quantize)
+    with _named(inputs) as names:
+        _respond(names, options, checkpoint, out, split, overwriting(overwrite), as_json, form)
 
 
-def chat(
-    model: Model = DEFAULT_MODEL,
-    prompt: Annotated[str, typer.Option(help="Id of the prompt that is answered.")] = "chat-empathetic",
-    remember: Annotated[int, typer.Option(min=0, help="Earlier exchanges that stay in the LLM's row.")] = 4,
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Annotated[float, typer.Option(help="0 answers greedily, up to 2 more freely.")] = 0.0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-) -> None:
-    """Talk to a model in the terminal.
-
-    Each line is the path of a recording, or text. Shows the recognised emotion and the answer as it is decoded. /reset
-    starts the conversation again, /quit leaves. Example:
-
-        re-llm chat --model checkpoints/re-llm
-    """
-    _refuse_label(prompt)
-    from rich.console import Console
-
-    from re_llm.apps import chat as module
-    from re_llm.inference.reply import Decoding
-
-    decoding, model = Decoding(max_new_tokens, temperature), chosen_model(model)
-    with Console(stderr=True).status(f"loading {model}"):
-        engine = _Checkpoint(model, device, dtype, quantize).load()
-    console = Console(highlight=False)
-    if console.is_terminal:
-        console.print(module.HELP, markup=False, style="dim")
-    module.run(module.Chat(engine, console, decoding, prompt, remember))
-
-
-def serve(
-    model: Model = DEFAULT_MODEL,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is for other machines to reach.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="RE_LLM_API_KEY", help="Key that clients have to send. Better by environment.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model in the API.")] = None,
-    prompt: Annotated[
-        str, typer.Option(help="Id of the prompt, unless a request brings a system text.")
-    ] = "chat-empathetic",
-    max_new_tokens: MaxNewTokens = 256,
-    max_body_mb: Annotated[float, _limit(help="Largest request, in MB.")] = 16.0,
-    max_audio_seconds: Annotated[float, _limit(help="Longest audio of one request, in seconds.")] = 60.0,
-    queue_size: Annotated[int, _limit(min=1, help="Requests that may wait; the next one is refused.")] = 16,
-    timeout: Annotated[float, _limit(help="Longest time to an answer, in seconds; then its work ends too.")] = 120.0,
-    host_name: Annotated[
-        list[str], _limit(help="Name that it may be reached by beside its address, a proxy's; may be repeated.")
-    ] = [],
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-) -> None:
-    """Serve a model over HTTP, as OpenAI's chat API with audio.
-
-    The address itself shows a page with a microphone.
-
-    Needs the extra serve. Recordings and texts are neither stored nor logged. Example:
-
-        re-llm serve --port 8000
-    """
-    from re_llm.apps.serve import run as module
-    from re_llm.apps.serve.options import ServeOptions
-
-    module.require()
-    from re_llm.apps.serve.connections import LOOPBACK
-
-    options = ServeOptions(
-        name, prompt, api_key, max_body_mb, max_audio_seconds, max_new_tokens, queue_size, timeout_seconds=timeout
-    )
-    if host not in LOOPBACK and api_key is None:
-        typer.echo(f"Anyone who reaches {host} can use this server: set RE_LLM_API_KEY to ask for a key.", err=True)
-    typer.echo(f"Loading {model}; then at http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
-    module.run(model, options, host=host, port=port, device=device, dtype=dtype, quantize=quantize, names=host_name)
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    """A checkpoint, and how it is loaded."""
-
-    name: str
-    device: str
-    dtype: str
-    quantize: str | None
-
-    def load(self) -> Engine:
-        from re_llm.inference.engine import load
-
-        return load(self.name, device=self.device, dtype=self.dtype, quantize=self.quantize)
-
-    def load_system(self, options: ReplyOptions) -> Engine | EmotionRecognizer:
-        """What answers; an emotion encoder where nothing is asked."""
-        from re_llm.inference.recognizer import EmotionRecognizer
-
-        if options.prompt or options.recognize:
-            return self.load()
-        return EmotionRecognizer.load(self.name, device=self.device, dtype=self.dtype)
+@contextmanager
+def _named(inputs: list[str]) -> Iterator[list[str]]:
+    """The inputs as files: `-` becomes one with what standard input holds, for as long as the context lasts."""
+    if "-" not in inputs:
+        yield inputs
+        return
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "standard-input"
+        file.write_bytes(sys.stdin.buffer.read())
+        yield [str(file) if name == "-" else name for name in inputs]
 
 
 def _respond(
     inputs: list[str],
     options: ReplyOptions,
-    checkpoint: _Checkpoint,
+    checkpoint: Checkpoint,
     out: Path | None,
     splits: list[str],
     overwrite: Overwrite,
     as_json: bool,
+    form: str | None,
 ) -> None:
     """Both commands: a manifest goes to a file, recordings go to the screen (and to a file when one is named)."""
+    from re_llm.apps.outputs import formatted, show
     from re_llm.core.records import ReplyRecord, read_records
     from re_llm.inference.respond import respond_files, respond_manifest, respond_rows, rows_for
 
-    _refuse_label(options.prompt, options.recognize)
+    refuse_label(options.prompt, options.recognize)
     # Wrong paths are reported before the model is loaded, which takes seconds.
+    if form:
+        formatted([], form)  # a wrong name is told before the model is loaded, too
     manifest = _manifest(inputs, out, splits)
     rows = [] if manifest else rows_for(inputs)
     engine = checkpoint.load_system(options)
@@ -302,16 +224,12 @@ def _respond(
         replies = respond_files(engine, rows, options)
     if as_json:
         print_json(replies)
+    elif form:
+        typer.echo(formatted(replies, form), nl=False)
     else:
-        _show(replies)
+        from rich.console import Console
 
-
-def _refuse_label(*prompts: str | None) -> None:
-    """Raises a RellmError for a prompt that names the emotion which the model has to recognise."""
-    for name in prompts:
-        if name and get_prompt(name).needs_emotion:
-            allowed = ", ".join(name for name, prompt in PROMPTS.items() if not prompt.needs_emotion)
-            raise RellmError(f"prompt {name!r} names the emotion that the model has to recognise", allowed=allowed)
+        show(replies, Console(highlight=False))
 
 
 def _manifest(inputs: list[str], out: Path | None, splits: list[str]) -> Path | None:
@@ -325,22 +243,3 @@ def _manifest(inputs: list[str], out: Path | None, splits: list[str]) -> Path | 
     if splits and not manifest:
         raise RellmError("--split chooses among the utterances of a manifest, and recordings were named")
     return manifest
-
-
-def _show(replies: list[ReplyRecord]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(highlight=False)
-    for reply in replies:
-        named = f"{reply.named_emotion or 'no emotion'}  [dim]“{escape(reply.answer or '')}”[/]"
-        cut = " [yellow](cut at the token limit)[/]" if reply.finish_reason == "length" else ""
-        console.print(f"[bold]{escape(reply.key)}[/]", soft_wrap=True)
-        print_pairs(
-            console,
-            ("named", named if reply.answer is not None else ""),
-            ("predicted", likely(reply.probabilities)),
-            ("", f"[dim]{dimensions(reply)}[/]" if reply.dimensions() else ""),
-            ("reply", f"[green]{escape(reply.response)}[/]{cut}" if reply.prompt else ""),
-            width=11,
-        )

@@ -6,14 +6,14 @@ Shapes: B recordings, N samples (16 kHz), E emotions.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from re_llm.audio import waveform
+from re_llm.audio.given import Audio, describe, read
+from re_llm.audio.speech import prepare
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
@@ -31,7 +31,6 @@ from re_llm.model.speech_layers import SpeechLayers, half_on_cpu
 
 # Recordings -> logits [B, E], and valence, arousal, dominance [B, 3] where the encoder tells them.
 Encode = Callable[[Sequence[np.ndarray]], tuple[Tensor, Tensor | None]]
-Item = str | os.PathLike[str] | np.ndarray
 BATCH = 8
 
 
@@ -105,17 +104,11 @@ class EmotionRecognizer:
         """No limit: no LLM has to have room for the speech."""
         return math.inf
 
-    def samples(self, item: Item, *prompts: object) -> np.ndarray:
-        """16 kHz mono float32 samples [N] of a path, or of an array that is that already.
+    def samples(self, item: Audio, *prompts: object) -> np.ndarray:
+        """Samples [N] of a recording of any kind, without the silence at its ends; see `Engine.samples`."""
+        return prepare(read(item), describe(item), math.inf)
 
-        Raises:
-            RellmError: it cannot be read, or is silent.
-        """
-        if isinstance(item, np.ndarray):
-            return waveform.refuse_silence(np.asarray(item, np.float32), "the audio array")
-        return waveform.refuse_silence(waveform.load(item), os.fspath(item))
-
-    def recognize(self, items: Sequence[Item], *, batch_size: int = BATCH) -> list[Estimate]:
+    def recognize(self, items: Sequence[Audio], *, batch_size: int = BATCH) -> list[Estimate]:
         """Estimates of recordings, in their order. An estimate does not depend on its batch.
 
         Raises:

@@ -70,21 +70,31 @@ class RespondReport(Made):
 
 
 def rows_for(files: Iterable[str | os.PathLike[str]]) -> list[Utterance]:
-    """Manifest rows for plain recordings; the key is the path.
+    """Manifest rows for plain recordings, and for all recordings in folders; the key is the path.
 
     Raises:
-        RellmError: there is no such file, it is a folder, or it is named twice.
+        RellmError: there is no such file, a folder holds no recording, or one is named twice.
     """
     rows: dict[str, Utterance] = {}
-    for name in [os.fspath(file) for file in files]:
-        path = locate(name).path
-        if not path.is_file():
-            what = f"{path} is a folder" if path.is_dir() else f"no such file: {path}"
-            raise RellmError(what, allowed="recordings, or one manifest ending in .jsonl")
+    for name in [found for file in files for found in _recordings(os.fspath(file))]:
         if name in rows:
             raise RellmError(f"{name} is named twice", todo="Name every recording once")
         rows[name] = Utterance(key=name, corpus=FILES, split="test", audio=name)
     return list(rows.values())
+
+
+def _recordings(name: str) -> list[str]:
+    path = locate(name).path
+    if path.is_dir():
+        found = sorted(str(each) for each in path.rglob("*") if each.suffix.lower() in waveform.SUFFIXES)
+        if not found:
+            raise RellmError(f"{path} is a folder without recordings", allowed=", ".join(waveform.SUFFIXES))
+        return found
+    if not path.is_file():
+        raise RellmError(
+            f"no such file: {path}", allowed="recordings, folders of them, or one manifest ending in .jsonl"
+        )
+    return [name]
 
 
 def respond_files(system: SpeechSystem, rows: Sequence[Utterance], options: ReplyOptions) -> list[ReplyRecord]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -15,6 +17,7 @@ from re_llm.cli import app
 from re_llm.inference import engine
 from re_llm.inference.conversation import Turn, reply
 from re_llm.inference.reply import Decoding
+from re_llm.inference.transcribe import Transcriber
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def loaded(tiny_checkpoint: Path) -> engine.Engine:
 @pytest.fixture
 def talk(loaded: engine.Engine) -> chat.Chat:
     console = Console(file=io.StringIO(), width=400, highlight=False)
-    return chat.Chat(loaded, console, Decoding(max_new_tokens=8))
+    return chat.Chat(loaded.chat(max_new_tokens=8), console)
 
 
 def shown(talk: chat.Chat) -> str:
@@ -39,29 +42,29 @@ def test_a_recording_is_heard_and_answered(talk: chat.Chat, loaded: engine.Engin
     assert expected.response in shown(talk)
     assert expected.emotion in shown(talk)
     assert f"valence {expected.valence:.2f}, arousal {expected.arousal:.2f}" in shown(talk)
-    assert [turn.role for turn in talk.turns] == ["user", "assistant"]
-    assert talk.turns[1].parts == (expected.response,)
+    assert [turn.role for turn in talk.talk.turns] == ["user", "assistant"]
+    assert talk.talk.turns[1].parts == (expected.response,)
 
 
 def test_a_text_is_answered_in_its_conversation(talk: chat.Chat, loaded: engine.Engine, recording) -> None:
     chat.run(talk, [str(recording()), "and you?"])
-    before = [*talk.turns[:2], Turn("user", ("and you?",))]
-    assert talk.turns[3].parts == (reply(loaded, before, decoding=Decoding(8)).text,)
+    before = [*talk.talk.turns[:2], Turn("user", ("and you?",))]
+    assert talk.talk.turns[3].parts == (reply(loaded, before, decoding=Decoding(8)).text,)
 
 
 def test_only_the_last_exchanges_are_remembered(talk: chat.Chat) -> None:
-    talk.remember = 1
+    talk.talk.remember = 1
     chat.run(talk, ["one", "two", "three"])
-    assert [turn.role for turn in talk.turns] == ["user", "assistant"]
-    assert talk.turns[0].parts == ("three",)
-    talk.remember = 0
+    assert [turn.role for turn in talk.talk.turns] == ["user", "assistant"]
+    assert talk.talk.turns[0].parts == ("three",)
+    talk.talk.remember = 0
     chat.run(talk, ["four"])
-    assert talk.turns == []
+    assert talk.talk.turns == []
 
 
 def test_commands(talk: chat.Chat) -> None:
     chat.run(talk, ["hello", "/reset", "/help", "/nonsense", "", "/quit", "never read"])
-    assert talk.turns == []
+    assert talk.talk.turns == []
     assert "starts again" in shown(talk)
     assert "/reset  forget" in shown(talk)
     assert "Unknown command /nonsense" in shown(talk)
@@ -75,7 +78,7 @@ def test_what_cannot_be_heard_is_told_and_forgotten(
     Path("broken.wav").write_bytes(b"not a recording")
     chat.run(talk, ["hello", name])
     assert message in shown(talk)
-    assert len(talk.turns) == 2
+    assert len(talk.talk.turns) == 2
 
 
 def test_a_dropped_file_is_found_however_the_terminal_quotes_it(recording) -> None:
@@ -92,3 +95,46 @@ def test_the_command_reads_lines(tiny_checkpoint: Path, recording) -> None:
     result = CliRunner().invoke(app, options, input=f"{recording()}\nwhat?\n/quit\n")
     assert result.exit_code == 0, result.output
     assert "valence" in result.stdout
+
+
+def test_why_tells_all_that_was_heard(
+    talk: chat.Chat, loaded: engine.Engine, recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = ["hello there"]
+    fake = SimpleNamespace(transcribe=lambda samples: heard)
+    monkeypatch.setattr(Transcriber, "load", lambda name, device: fake)
+    chat.run(talk, ["/why"])
+    assert "no recording has been answered yet" in shown(talk)
+    talk.whisper = "a-whisper"
+    chat.run(talk, [str(recording()), "and you?", "/why"])
+    all_shown, _, alone = shown(talk).rpartition("words alone")
+    assert all(name in all_shown for name in loaded.emotions)
+    assert "“hello there”" in all_shown
+    assert loaded.chat(max_new_tokens=8).respond(text="hello there").response in alone
+    heard[0] = " "
+    chat.run(talk, ["/why"])
+    assert "none were recognised" in shown(talk)
+
+
+def test_save_writes_a_turn_a_line(talk: chat.Chat, recording, tmp_path: Path) -> None:
+    path, out = str(recording()), tmp_path / "talk.jsonl"
+    chat.run(talk, [path, "and you?", f"/save {out}", f"/save {out}", "/save"])
+    turns = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [turn["role"] for turn in turns] == ["user", "assistant"] * 2
+    assert turns[0]["recording"] == path and turns[0]["predicted_emotion"] and turns[2]["text"] == "and you?"
+    assert "cannot write" in shown(talk) and "/save needs a file" in shown(talk)
+
+
+def test_ctrl_c_ends_the_answer_and_not_the_conversation(talk: chat.Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat.run(talk, ["hello"])
+
+    def interrupt(pieces: object) -> None:
+        next(pieces)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(talk, "_shown", interrupt)
+        chat.run(talk, ["more"])
+    assert "(ended)" in shown(talk) and len(talk.talk.turns) == 2
+    chat.run(talk, ["again"])
+    assert len(talk.talk.turns) == 4

@@ -92,7 +92,7 @@ def test_a_misspelt_word_is_answered_with_the_right_one(arguments: list[str], su
     ("arguments", "expected"),
     [
         (["respond", "missing.wav"], "no such file: missing.wav"),
-        (["respond", "."], "is a folder"),
+        (["respond", "."], "is a folder without recordings"),
         (["respond", "missing.jsonl", "--out", "r.jsonl"], "no such file: missing.jsonl"),
         (["respond", "a.jsonl", "b.wav", "--out", "r.jsonl"], "stands beside other inputs"),
         (["respond", "x.wav", "--prompt", "nonsense"], "unknown prompt 'nonsense'"),
