@@ -334,6 +334,23 @@ def test_a_failure_in_the_middle_ends_the_streams_and_not_the_server(
     assert [each["choices"] for each in streamed(again)] == [each["choices"] for each in streamed(expected)]
 
 
+def test_the_emotion_of_a_recording_alone(client: TestClient, files: dict[str, bytes]) -> None:
+    url = "/v1/audio/emotions"
+    found = client.post(url, files={"file": ("one.wav", files["one.wav"])}, data={"model": NAME}).json()
+    whole = client.post(CHAT, json=ask(user(spoken(files["one.wav"])))).json()["emotion"]
+    assert found["duration"] == 1.0 and found["predicted_emotion"] == whole["predicted_emotion"]
+    assert found["probabilities"] == pytest.approx(whole["probabilities"], abs=1e-3)
+    wrong = [
+        (client.post(url, files={"sound": b"x"}), 400, "file"),
+        (client.post(url, files={"file": b"no recording"}), 400, "file"),
+        (client.post(url, json={}), 415, None),
+        (client.post(url, content=b"x", headers={"content-type": "multipart/form-data"}), 400, None),
+        (client.post(url, files={"file": b"x"}, headers={"origin": "http://evil.example"}), 403, None),
+    ]
+    for response, status, param in wrong:
+        assert (response.status_code, response.json()["error"]["param"]) == (status, param)
+
+
 def test_a_careful_model_answers_by_rule(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded, "careful", True)
     with TestClient(build(loaded, ServeOptions(name=NAME))) as client:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from re_llm.apps import web
 from re_llm.apps.demo import listing
-from re_llm.apps.serve import protocol
+from re_llm.apps.serve import audio, protocol
 from re_llm.apps.serve.connections import HostCheck
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
@@ -79,6 +79,16 @@ def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
             message = f"there is no model {wanted!r} here, only {name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
         return dict(found)
+
+    @app.post("/v1/audio/emotions")
+    async def audio_emotions(request: Request) -> dict[str, Any]:
+        _authorise(request, options.api_key)
+        _refuse_foreign_page(request)
+        async with bodies.read(request, "multipart/form-data") as body:
+            fields = audio.form_fields(body, request.headers["content-type"])
+        if "file" not in fields:
+            raise ApiError(400, "the form has no field `file`, the recording", param="file")
+        return await asyncio.to_thread(audio.emotion, worker.engine, fields["file"], options.max_audio_seconds)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
@@ -182,6 +192,13 @@ def _authorise(request: Request, key: str | None) -> None:
         raise ApiError(401, "this server needs its key: Authorization: Bearer KEY", code="invalid_api_key")
 
 
+def _refuse_foreign_page(request: Request) -> None:
+    """A browser sends a form of another site without asking; it names the site."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("//")[2] != request.headers.get("host"):
+        raise ApiError(403, "forms of other sites are not taken", code="foreign_origin")
+
+
 class _Bodies:
     """Bodies on their way in: the memory that all of them together may take is bounded."""
 
@@ -190,13 +207,18 @@ class _Bodies:
         self._held, self._most = 0, LARGEST_AT_ONCE * self._limit
 
     @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
+    async def read(self, request: Request, kind: str = "application/json") -> AsyncIterator[bytes]:
         """The body, read no further than the limit.
 
+        Args:
+            kind: its content type. A page of another site may send forms without asking, but not JSON.
+
         Raises:
-            ApiError: 413 too large, 415 not JSON (which also keeps forms of foreign web pages out), 408 too slow, 503
-                others take the memory.
+            ApiError: 413 too large, 415 another content type, 408 too slow, 503 others take the memory.
         """
+        given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if given != kind:
+            raise ApiError(415, f"the body has to be declared as Content-Type: {kind}", code="unsupported_media_type")
         body = bytearray()
         try:
             async with asyncio.timeout(self._seconds):
@@ -210,9 +232,6 @@ class _Bodies:
             self._held -= len(body)
 
     async def _fill(self, body: bytearray, request: Request) -> None:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            message = "the body has to be JSON: Content-Type: application/json"
-            raise ApiError(415, message, code="unsupported_media_type")
         too_large = ApiError(413, f"the request is larger than {self._limit / 1e6:g} MB", code="body_too_large")
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self._limit:
