@@ -12,7 +12,7 @@ from _common import head
 
 from re_llm.apps.demo import listing
 from re_llm.audio.waveform import RATE, load
-from re_llm.inference.engine import Engine, shipped_recordings
+from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 from re_llm.inference.engine import load as load_engine
 
 SILENCE = np.zeros(2 * RATE, np.float32)
@@ -40,7 +40,7 @@ def emotions(engine: Engine, items: list[np.ndarray] | list[bytes]) -> list[str 
 
 def main() -> None:
     head("The shipped recordings, disturbed")
-    engine, folder = load_engine(), shipped_recordings()
+    engine, folder = load_engine(SHIPPED_MODEL), shipped_recordings()
     entries = listing(folder)
     waves = [load(folder / entry["recording"]) for entry in entries]
     spoken = [entry["reference"] for entry in entries]

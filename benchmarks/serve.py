@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from _common import COMMAND, head
 
-from re_llm.inference.engine import shipped_recordings
+from re_llm.inference.engine import SHIPPED_MODEL, shipped_recordings
 
 CLIENTS = (1, 8, 16)
 SECONDS = float(os.environ.get("BENCH_SECONDS", "20"))
@@ -92,7 +92,8 @@ def main() -> None:
     head("The server under load")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [COMMAND, "serve", "--port", str(port), "--queue-size", "32", *sys.argv[1:]]
+    command = [COMMAND, "serve", "--port", str(port), "--queue-size", "32", "--model", SHIPPED_MODEL]
+    command += sys.argv[1:]  # another --model, for instance
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             wait_for(port)

@@ -129,6 +129,7 @@ def serve(
     module.require()
     from re_llm.apps.serve.connections import LOOPBACK
 
+    model = chosen_model(model)
     options = ServeOptions(
         name, prompt, api_key, max_body_mb, max_audio_seconds, max_new_tokens, queue_size, rows, timeout
     )

@@ -33,7 +33,7 @@ RECORDING = "0018-sad.flac"
 
 @pytest.fixture(scope="module")
 def address(assets: Path) -> Iterator[str]:
-    app = build(engine.load(device="cpu"), ServeOptions(), hosts_of("127.0.0.1"))
+    app = build(engine.load(engine.SHIPPED_MODEL, device="cpu"), ServeOptions(), hosts_of("127.0.0.1"))
     server = uvicorn.Server(uvicorn.Config(app, http=Connection, ws="none", log_level="critical"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

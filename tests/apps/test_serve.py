@@ -31,6 +31,7 @@ from re_llm.apps.serve import run as serve
 from re_llm.apps.serve.app import build
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.cli import app as command_line
+from re_llm.core.assets import default_model
 from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.core.risk import careful_reply
 from re_llm.inference import engine
@@ -445,6 +446,13 @@ def test_the_path_of_a_checkpoint_is_not_told(tiny_checkpoint: Path) -> None:
 def test_options_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(RellmError):
         ServeOptions(**wrong)
+
+
+def test_the_command_serves_the_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(serve, "run", lambda model, options, **others: asked.append(model))
+    assert CliRunner().invoke(command_line, ["serve"], env={"RE_LLM_MODEL": None}).exit_code == 0
+    assert asked == [default_model()]
 
 
 def test_a_port_in_use_is_told_before_anything_is_loaded() -> None:
