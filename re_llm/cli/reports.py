@@ -87,8 +87,9 @@ def conflict(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Does a system follow the voice or the words? Same words in several emotions, and words against the voice.
+    """Measure whether a system follows the voice or the words.
 
+    It compares the same words in several emotions, and words against the voice.
     Works on every corpus whose sentences are spoken in several emotions: RAVDESS, ESD, CREMA-D, EmoDB, the miniature.
 
     Example:
@@ -117,8 +118,9 @@ def calibrate(
     coverage: Annotated[float, typer.Option(help="Promised coverage of the prediction sets.")] = 0.9,
     as_json: JsonFlag = False,
 ) -> None:
-    """Does a head know how sure it is? Calibration error, temperature, prediction sets with their coverage.
+    """Measure whether a head knows how sure it is.
 
+    The page holds calibration error, temperature, and prediction sets with their coverage.
     Temperature and sets are fitted on the validation replies alone.
 
     Example:
