@@ -450,8 +450,9 @@ def test_options_are_checked(wrong: dict[str, Any]) -> None:
 
 def test_the_command_serves_the_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
+    monkeypatch.delenv("RE_LLM_MODEL", raising=False)
     monkeypatch.setattr(serve, "run", lambda model, options, **others: asked.append(model))
-    assert CliRunner().invoke(command_line, ["serve"], env={"RE_LLM_MODEL": None}).exit_code == 0
+    assert CliRunner().invoke(command_line, ["serve"]).exit_code == 0
     assert asked == [default_model()]
 
 
