@@ -95,11 +95,12 @@ def show(replies: Sequence[ReplyRecord], console: Console) -> None:
     for reply in replies:
         named = f"{reply.named_emotion or 'no emotion'}  [dim]“{escape(reply.answer or '')}”[/]"
         cut = " [yellow](cut at the token limit)[/]" if reply.finish_reason == "length" else ""
+        unsure = "  [yellow](unsure: is this speech?)[/]" if reply.unsure else ""
         console.print(f"[bold]{escape(reply.key)}[/]", soft_wrap=True)
         print_pairs(
             console,
             ("named", named if reply.answer is not None else ""),
-            ("predicted", likely(reply.probabilities)),
+            ("predicted", likely(reply.probabilities) + unsure),
             ("", f"[dim]{dimensions(reply)}[/]" if reply.dimensions() else ""),
             ("reply", f"[green]{escape(reply.response)}[/]{cut}" if reply.prompt else ""),
             width=11,

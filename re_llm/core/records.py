@@ -126,7 +126,8 @@ class ReplyRecord(Dimensional):
     `emotion` is the reference, and so are `reference_valence`, `reference_arousal`, `reference_dominance`.
     `predicted_emotion` is the choice of the categorical head, and `valence`, `arousal`, `dominance` are the estimate of
     the dimensional one. `answer` is the raw answer to the recognition prompt and
-    `named_emotion` the emotion read out of it (None when it names none). `source` is a hash of the row that was
+    `named_emotion` the emotion read out of it (None when it names none). `unsure`: the categorical head is, see
+    `re_llm.inference.reply.Estimate`. `source` is a hash of the row that was
     replied to and of its recording.
     """
 
@@ -149,6 +150,7 @@ class ReplyRecord(Dimensional):
     probabilities: dict[str, float] | None = None
     answer: str | None = None
     named_emotion: str | None = None
+    unsure: bool | None = None
     transcript: str | None = None
     prompt: str | None = None
     tokens: int | None = None

@@ -41,7 +41,7 @@ class EmotionRecognizer:
         encode: the network.
         emotions: its categories, in the order of the logits.
         only: the categories to choose among; None = all of them.
-        logit_scale: from the training's calibration.
+        logit_scale, unsure_below: from the training's calibration.
     """
 
     needs_audio = True
@@ -56,6 +56,7 @@ class EmotionRecognizer:
         *,
         only: Sequence[str] | None = None,
         logit_scale: float = 1.0,
+        unsure_below: float = 0.0,
     ):
         unknown = [emotion for emotion in only or () if emotion not in emotions]
         if unknown:
@@ -63,7 +64,7 @@ class EmotionRecognizer:
         self.encode, self.names, self.dtype = encode, (name,), dtype
         self.emotions = tuple(only or emotions)
         self._columns = [list(emotions).index(emotion) for emotion in self.emotions]
-        self._scale = logit_scale
+        self._scale, self._unsure_below = logit_scale, unsure_below
 
     @classmethod
     def load(
@@ -81,10 +82,11 @@ class EmotionRecognizer:
         kind = half_on_cpu() if dtype == "auto" and where.type == "cpu" else pick_dtype(dtype, where)
         if not is_shared(folder):
             classifier = WaveClassifier.load(name, device=where, dtype=kind)
-            scale = getattr(classifier.model.config, "logit_scale", 1.0)
             return cls(
-                lambda waves: (classifier(waves), None), classifier.emotions, name, kind, only=only, logit_scale=scale
-            )
+                lambda waves: (classifier(waves), None), classifier.emotions, name, kind, only=only,
+                logit_scale=getattr(classifier.model.config, "logit_scale", 1.0),
+                unsure_below=getattr(classifier.model.config, "unsure_below", 0.0),
+            )  # fmt: skip
         encoder = load_emotion_encoder(folder, torch.float32)
         assert isinstance(encoder, SharedEmotionEncoder)
         config = encoder.config
@@ -98,7 +100,10 @@ class EmotionRecognizer:
                 found = encoder(*hearing(waves, encoder.layers))
             return found.logits.float().cpu(), found.dimensions.float().cpu()
 
-        return cls(encode, config.emotions, name, kind, only=only, logit_scale=config.logit_scale)
+        return cls(
+            encode, config.emotions, name, kind, only=only, logit_scale=config.logit_scale,
+            unsure_below=config.unsure_below,
+        )  # fmt: skip
 
     def max_seconds(self, *prompts: tuple[str | Prompt | None, int]) -> float:
         """No limit: no LLM has to have room for the speech."""
@@ -142,8 +147,13 @@ class EmotionRecognizer:
     def _estimates(self, waves: Sequence[np.ndarray]) -> list[Estimate]:
         logits, dimensions = self.encode(waves)
         probabilities = (self._scale * logits[:, self._columns]).softmax(1).tolist()
+        # Over all categories: with few to choose from, one of them is always likely.
+        likeliest = (self._scale * logits).softmax(1).amax(1).tolist()
         told = dimensions.clamp(0.0, 1.0).tolist() if dimensions is not None else [(None, None, None)] * len(waves)
         return [
-            Estimate(probabilities=dict(zip(self.emotions, each, strict=True)), valence=v, arousal=a, dominance=d)
-            for each, (v, a, d) in zip(probabilities, told, strict=True)
-        ]
+            Estimate(
+                probabilities=dict(zip(self.emotions, each, strict=True)), valence=v, arousal=a, dominance=d,
+                unsure=highest < self._unsure_below if self._unsure_below else None,
+            )
+            for each, highest, (v, a, d) in zip(probabilities, likeliest, told, strict=True)
+        ]  # fmt: skip

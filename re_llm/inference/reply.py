@@ -157,6 +157,8 @@ class Estimate:
         named_emotion: emotion that the LLM names in its answer to the recognition prompt (RE-LLM section II-C); None
             when it was not asked, or names none of the model's emotions.
         answer: that answer, word for word; None when it was not asked.
+        unsure: whether the likeliest emotion is less probable than in nearly all speech of the training, as in music,
+            noise and what resembles nothing known; None when the model has no such limit.
     """
 
     probabilities: dict[str, float] = field(default_factory=dict)
@@ -165,6 +167,7 @@ class Estimate:
     dominance: float | None = None
     named_emotion: str | None = None
     answer: str | None = None
+    unsure: bool | None = None
 
     @property
     def predicted_emotion(self) -> str | None:
@@ -335,7 +338,7 @@ def to_record(row: Utterance, reply: Reply, options: ReplyOptions, source: str |
     predictions |= {n: min(max(value, 0.0), 1.0) for n in DIMENSIONS if (value := predictions[n]) is not None}
     predictions["probabilities"] = predictions["probabilities"] or None
     decoded = ("tokens", "finish_reason") if options.prompt else ()
-    names = ("response", "answer", "named_emotion", "transcript", *decoded)
+    names = ("response", "answer", "named_emotion", "unsure", "transcript", *decoded)
     return ReplyRecord(
         **{name: getattr(row, name) for name in FIELDS_OF_ROW},
         **predictions,

@@ -113,7 +113,11 @@ class SharedEmotionEncoder(nn.Module):
 
     def statistics(self, windows: Windows) -> Tensor:
         """`pooled`, standardised by what training has seen."""
-        return self.normalize.float()(self.pooled(windows)).clamp(-CLIP, CLIP)
+        return self.standardized(self.pooled(windows))
+
+    def standardized(self, pooled: Tensor) -> Tensor:
+        """By what training has seen; in training, by the batch."""
+        return self.normalize.float()(pooled).clamp(-CLIP, CLIP)
 
     def read(self, statistics: Tensor, dropout: float = 0.0) -> SharedEmotion:
         """Embedding, categories and dimensions of standardised statistics [B, K * 2 * Ds]."""

@@ -26,6 +26,7 @@ class SharedEmotionConfig(PretrainedConfig):
         hidden_size: width of the utterance embedding.
         emotions: categories, in the order of the outputs.
         logit_scale: times the logits gives probabilities that are calibrated, on the validation speakers.
+        unsure_below: probability of the likeliest category under which the encoder is unsure.
         label_sets: which of the categories each corpus of the training names.
 
     Raises:
@@ -46,6 +47,7 @@ class SharedEmotionConfig(PretrainedConfig):
         hidden_size: int = 256,
         emotions: Sequence[str] = PROMPT_EMOTIONS,
         logit_scale: float = 1.0,
+        unsure_below: float = 0.0,
         label_sets: dict[str, list[str]] | None = None,
         **kwargs: Any,
     ):
@@ -56,7 +58,7 @@ class SharedEmotionConfig(PretrainedConfig):
         self.layers, self.pool = list(layers), pool
         self.attention_size, self.hidden_size = attention_size, hidden_size
         self.emotions = list(emotions)
-        self.logit_scale = logit_scale
+        self.logit_scale, self.unsure_below = logit_scale, unsure_below
         self.label_sets = {name: list(labels) for name, labels in (label_sets or {}).items()}
         self._check()
 

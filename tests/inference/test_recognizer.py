@@ -15,6 +15,7 @@ from re_llm.core.errors import RellmError
 from re_llm.core.records import ReplyRecord, read_records
 from re_llm.inference.recognizer import EmotionRecognizer
 from re_llm.inference.reply import is_recognizer
+from re_llm.train.emotion.background import background_wave
 from re_llm.train.emotion.run import train_emotion
 
 
@@ -23,7 +24,9 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     tiny_world.save_whisper(folder / "whisper")
     manifest = emotion_world.manifest(folder, speakers=4)
-    train_emotion(emotion_world.recipe(folder / "whisper"), [manifest], folder / "encoder")
+    recipe = emotion_world.recipe(folder / "whisper")
+    fit = {**recipe.fit.model_dump(), "mixup": 0.0, "background": 0.25}
+    train_emotion(recipe.model_copy(update={"fit": type(recipe.fit)(**fit)}), [manifest], folder / "encoder")
     return folder
 
 
@@ -56,6 +59,20 @@ def test_calibration_is_applied(world):
         sharp.recognize([wave])[0], plain.recognize([wave])[0],
     )]  # fmt: skip
     assert ratio[0] == pytest.approx(config["logit_scale"] * ratio[1], rel=1e-3)
+
+
+def test_it_is_unsure_where_no_category_at_all_is_likely(world):
+    trained = EmotionRecognizer.load(str(world / "encoder"))
+    limit = json.loads((world / "encoder" / "config.json").read_text())["unsure_below"]
+    assert 1 / 3 < limit < 1
+    waves = [emotion_world.wave(e, 60 + i) for i, e in enumerate(("happy", "sad") * 2)] + [background_wave(1000)]
+    found = trained.recognize(waves)
+    assert [each.unsure for each in found] == [max(each.probabilities.values()) < limit for each in found]
+    few = EmotionRecognizer.load(str(world / "encoder"), only=("happy", "sad")).recognize(waves)
+    assert [each.unsure for each in few] == [each.unsure for each in found]
+    for below, unsure in ((1.0, True), (0.3, False), (0.0, None)):
+        limited = EmotionRecognizer(trained.encode, trained.emotions, "it", torch.float32, unsure_below=below)
+        assert {each.unsure for each in limited.recognize(waves)} == {unsure}
 
 
 def test_the_folder_may_move_and_another_whisper_is_refused(world, tmp_path):

@@ -14,8 +14,9 @@ from torch.nn.functional import one_hot
 
 from re_llm.core.errors import RellmError
 from re_llm.recipe.emotion import FitOptions
+from re_llm.train.emotion.background import VALIDATED
 from re_llm.train.emotion.learners import Learner, Mix
-from re_llm.train.emotion.rows import Corpora, Division
+from re_llm.train.emotion.rows import NO_EMOTION, Corpora, Division, Labelled
 
 WARMUP = 30  # steps
 MAX_GRAD_NORM = 2.0
@@ -175,9 +176,13 @@ class _Training:
         options, rows = self.options, [self.corpora.rows[i] for i in chosen]
         disturbed = self.rng.integers(0, self.copies + 1, len(rows))
         copies = np.where(self.rng.random(len(rows)) < options.clean, 0, disturbed).tolist()
-        named = torch.from_numpy(self.corpora.masks(chosen))
-        targets = one_hot(torch.tensor([row.emotion for row in rows]), named.shape[1]).float()
+        silent = self._background(len(rows))
+        rows, copies = rows + silent, copies + [0] * len(silent)
+        named = torch.from_numpy(self.corpora.masks(rows))
         share = named / named.sum(1, keepdim=True)
+        labels = torch.tensor([row.emotion for row in rows])
+        targets = one_hot(labels.clamp_min(0), named.shape[1]).float()
+        targets = torch.where(labels[:, None] == NO_EMOTION, share, targets)
         targets = (1 - options.label_smoothing) * targets + options.label_smoothing * share
         known = torch.tensor([row.dimensions is not None for row in rows])
         wanted = torch.tensor([row.dimensions or (0.5, 0.5, 0.5) for row in rows])
@@ -193,6 +198,12 @@ class _Training:
         if dimensions is not None and known.any():
             loss = loss + options.dimension_weight * (dimensions - wanted)[known].square().mean()
         return loss
+
+    def _background(self, batch: int) -> list[Labelled]:
+        """What is no speech, drawn for a batch: any emotion is as likely as another in it."""
+        known = self.corpora.background[:-VALIDATED]
+        number = round(self.options.background * batch) if known else 0
+        return [known[i] for i in self.rng.integers(0, len(known), number)] if number else []
 
 
 def decide(logits: Tensor, allowed: Sequence[int]) -> np.ndarray:

@@ -19,11 +19,13 @@ from re_llm.llm.rows import batches_by_length
 from re_llm.model.shared_emotion import SharedEmotionEncoder, save, signature
 from re_llm.model.shared_emotion_config import SharedEmotionConfig
 from re_llm.recipe.emotion import EmotionRecipe, FitOptions, SharedOptions
+from re_llm.train.emotion.calibration import Calibration
 from re_llm.train.emotion.rows import Corpora, Labelled
 from re_llm.train.emotion.states import StateStore
 
 LIKE_MEASURED = 400  # utterances on which the spread of the windows is measured
 EVALUATED = 64  # utterances at once
+POOLED = 12  # of a batch in training
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Learner(Protocol):
     def predict(self, rows: Sequence[Labelled], condition: str | None = None) -> Tensor:
         """Logits [B, E] of utterances, as they are or under one of CONDITIONS."""
 
-    def save(self, folder: Path, corpora: Corpora, logit_scale: float) -> None:
+    def save(self, folder: Path, corpora: Corpora, calibration: Calibration) -> None:
         """Writes the encoder."""
 
 
@@ -93,9 +95,16 @@ class SharedLearner:
     def forward(
         self, rows: Sequence[Labelled], copies: Sequence[int], mix: Mix | None, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        windows = self.store.batch([row.key for row in rows], copies)
-        counts = _without_stretches(windows.counts, self.fit, rng)
-        statistics = self.module.statistics(replace(windows, counts=counts))
+        keys = [row.key for row in rows]
+        lengths = [self.store.length(key, copy) for key, copy in zip(keys, copies, strict=True)]
+        order: list[int] = []
+        pooled = []
+        for part in batches_by_length(lengths, POOLED):  # else most of a batch would be padding
+            windows = self.store.batch([keys[i] for i in part], [copies[i] for i in part])
+            counts = _without_stretches(windows.counts, self.fit, rng)
+            pooled.append(self.module.pooled(replace(windows, counts=counts)))
+            order += part
+        statistics = self.module.standardized(torch.cat(pooled)[torch.tensor(order).argsort()])
         found = self.module.read(mix.of(statistics) if mix else statistics, self.fit.dropout)
         return found.logits, found.dimensions
 
@@ -111,9 +120,9 @@ class SharedLearner:
         self.module.train()
         return logits
 
-    def save(self, folder: Path, corpora: Corpora, logit_scale: float) -> None:
+    def save(self, folder: Path, corpora: Corpora, calibration: Calibration) -> None:
         config = self.module.config
-        config.logit_scale = logit_scale
+        config.logit_scale, config.unsure_below = calibration.logit_scale, calibration.unsure_below
         if Path(self.options.speech_encoder).is_dir():  # found again from where the encoder lies
             config.speech_encoder = Path(os.path.relpath(self.options.speech_encoder, folder)).as_posix()
         config.label_sets = {c: [corpora.emotions[e] for e in labels] for c, labels in corpora.label_sets.items()}

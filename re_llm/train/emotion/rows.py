@@ -16,6 +16,7 @@ from re_llm.core.records import Utterance, read_numbered
 from re_llm.recipe.emotion import EMOBOX_FOLDS, FoldOptions
 
 SHOWN = 5  # names in a message
+NO_EMOTION = -1
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Labelled:
     Attributes:
         speaker: `CORPUS/SPEAKER`: corpora may number their speakers alike.
         audio: path (or archive member) from anywhere; start, duration: of the segment in it, seconds.
-        emotion: index into the recipe's emotions.
+        emotion: index into the recipe's emotions; NO_EMOTION where nobody speaks.
         dimensions: (valence, arousal, dominance) on 0..1, or None; source: where they come from.
     """
 
@@ -49,12 +50,14 @@ class Corpora:
         label_sets: corpus -> indices of the emotions that occur in it. In training, no others are told apart in its
             recordings: what it does not name may be in them all the same.
         dropped: reason -> count.
+        background: recordings that are no speech (re_llm.train.emotion.background).
     """
 
     emotions: tuple[str, ...]
     rows: list[Labelled] = field(default_factory=list)
     label_sets: dict[str, tuple[int, ...]] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
+    background: list[Labelled] = field(default_factory=list)
 
     def counts(self, indices: Iterable[int]) -> dict[str, dict[str, int]]:
         """corpus -> emotion -> number of utterances."""
@@ -63,14 +66,28 @@ class Corpora:
             found.setdefault(self.rows[i].corpus, Counter())[self.emotions[self.rows[i].emotion]] += 1
         return {corpus: dict(counted) for corpus, counted in sorted(found.items())}
 
+    def held_out(self, corpus: str, speakers: Sequence[str]) -> list[int]:
+        """Utterances of some speakers.
+
+        Raises:
+            RellmError: the corpus has no such speaker.
+        """
+        known = {row.speaker.partition("/")[2] for row in self.rows if row.corpus == corpus}
+        unknown = [speaker for speaker in speakers if speaker not in known]
+        if unknown and known:
+            raise RellmError(f"{corpus} has no speaker {unknown[0]!r}", allowed=", ".join(sorted(known)))
+        return [
+            i for i, row in enumerate(self.rows) if row.corpus == corpus and row.speaker.partition("/")[2] in speakers
+        ]
+
     def speakers(self, indices: Iterable[int]) -> list[str]:
         return sorted({self.rows[i].speaker for i in indices})
 
-    def masks(self, indices: Sequence[int]) -> np.ndarray:
-        """[B, E] true where the corpus of an utterance names the emotion."""
-        masks = np.zeros((len(indices), len(self.emotions)), bool)
-        for mask, i in zip(masks, indices, strict=True):
-            mask[list(self.label_sets[self.rows[i].corpus])] = True
+    def masks(self, rows: Sequence[Labelled]) -> np.ndarray:
+        """[B, E] true where the corpus of an utterance names the emotion; all of them where nobody speaks."""
+        masks = np.zeros((len(rows), len(self.emotions)), bool)
+        for mask, row in zip(masks, rows, strict=True):
+            mask[list(self.label_sets.get(row.corpus, range(len(self.emotions))))] = True
         return masks
 
 
@@ -226,8 +243,5 @@ def _left_out(corpora: Corpora, own: Sequence[int], test: FoldOptions) -> list[l
         return [[i for i in own if corpora.rows[i].split == "test"]]
     groups = EMOBOX_FOLDS[test.corpus] if test.folds == "emobox" else test.folds
     if test.folds != "emobox":
-        known = {corpora.rows[i].speaker.partition("/")[2] for i in own}
-        unknown = [speaker for group in groups for speaker in group if speaker not in known]
-        if unknown:
-            raise RellmError(f"{test.corpus} has no speaker {unknown[0]!r}", allowed=", ".join(sorted(known)))
+        corpora.held_out(test.corpus, [speaker for group in groups for speaker in group])
     return [[i for i in own if corpora.rows[i].speaker.partition("/")[2] in group] for group in groups]

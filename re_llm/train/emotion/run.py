@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +21,8 @@ from re_llm.llm.device import pick_device
 from re_llm.model.hub import locate
 from re_llm.model.speech_layers import SpeechLayers, half_on_cpu
 from re_llm.recipe.emotion import EmotionRecipe, FoldOptions, SharedOptions
+from re_llm.train.emotion.background import VALIDATED, background_rows
+from re_llm.train.emotion.calibration import calibrate
 from re_llm.train.emotion.conditions import CONDITIONS
 from re_llm.train.emotion.fit import Fitted, decide, fit
 from re_llm.train.emotion.learners import Learner, SharedLearner
@@ -30,7 +31,7 @@ from re_llm.train.emotion.rows import Corpora, Division, Fold, divide, folds, re
 from re_llm.train.emotion.separate import SeparateLearner
 from re_llm.train.emotion.states import Encoding, StateStore, recording_id
 
-STAGE = "train-emotion 1"  # the number rises when the same inputs begin to give another encoder
+STAGE = "train-emotion 2"  # the number rises when the same inputs begin to give another encoder
 STAGES = ("encoder", "folds")
 Say = Callable[[str], None]
 
@@ -41,6 +42,7 @@ class EmotionReport(Made):
 
     Attributes:
         utterances: corpus -> emotion -> number. dropped: reason -> number. dimensions: source -> number.
+        background_unsure: fraction of recordings without speech, not trained on, in which it is unsure.
         validation_accuracy: unweighted accuracy on the validation's speakers, mean over corpora, before the refit.
     """
 
@@ -52,6 +54,7 @@ class EmotionReport(Made):
     validation_speakers: list[str] = field(default_factory=list)
     validation_accuracy: float | None = None
     epochs: int | None = None
+    background_unsure: float | None = None
     tests: list[TestReport] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -63,6 +66,8 @@ class EmotionReport(Made):
         lines.append("V/A/D: " + ", ".join(f"{number} {source}" for source, number in self.dimensions.items()))
         if self.validation_accuracy is not None:
             lines.append(f"validation UA {self.validation_accuracy:.1%} after {self.epochs} epochs: {self.out}")
+        if self.background_unsure is not None:
+            lines.append(f"unsure in {self.background_unsure:.0%} of recordings without speech")
         return "\n".join([*lines, *self.notes, *filter(None, [table(self.tests)]), f"{self.seconds:.0f} s"])
 
 
@@ -127,7 +132,10 @@ def train_emotion(
     with product.making(overwrite, run={"device": device}) as before:
         if before.state is State.SAME:
             return product.stored(EmotionReport)
-        run = _run(recipe, corpora, states or out / "states", pick_device(device), progress, say)
+        states = states or out / "states"
+        if recipe.fit.background:
+            corpora.background = background_rows(states / "background")
+        run = _run(recipe, corpora, states, pick_device(device), progress, say)
         report = EmotionReport(out, stage, dropped=dict(corpora.dropped), remade=before.why)
         report.utterances = corpora.counts(range(len(corpora.rows)))
         report.dimensions = dict(Counter(row.source or "without" for row in corpora.rows))
@@ -165,6 +173,7 @@ def _run(recipe: EmotionRecipe, corpora: Corpora, states: Path, device: torch.de
         return Run(recipe, corpora, lambda seed: SeparateLearner(recipe, seed, device), say)
     store = _store(recipe, states, device)
     store.fill(corpora.rows, range(recipe.augment.copies + 1), progress=progress)
+    store.fill(corpora.background, (0,), progress=progress)
     return Run(recipe, corpora, lambda seed: SharedLearner(recipe, store, seed), say, store)
 
 
@@ -178,28 +187,29 @@ def _store(recipe: EmotionRecipe, folder: Path, device: torch.device) -> StateSt
 
 
 def _encoder(run: Run, report: EmotionReport, seed: int) -> None:
-    """Trains on everything but the manifests' test splits, and writes the component."""
-    kept = [i for i, row in enumerate(run.corpora.rows) if not _is_test(run.corpora, row.corpus) or row.split != "test"]
-    learner, fitted, division, logits = run.train(kept, seed)
-    scale = calibrate(run.corpora, division.validation, logits)
-    learner.save(report.out, run.corpora, scale)
-    report.validation_speakers = run.corpora.speakers(division.validation)
+    """Trains on everything but held-out speakers and the manifests' test splits, and writes the component."""
+    corpora, held = run.corpora, run.recipe.held_out
+    tested = {corpus: corpora.held_out(corpus, speakers) for corpus, speakers in held.items()}
+    gone = {i for indices in tested.values() for i in indices}
+    gone |= {i for i, row in enumerate(corpora.rows) if row.split == "test" and _has_splits(corpora, row.corpus)}
+    learner, fitted, division, logits = run.train([i for i in range(len(corpora.rows)) if i not in gone], seed)
+    calibration = calibrate(corpora, division.validation, logits)
+    if corpora.background:
+        unheard = learner.predict(corpora.background[-VALIDATED:])
+        report.background_unsure = calibration.unsure(unheard)
+    learner.save(report.out, corpora, calibration)
+    report.validation_speakers = corpora.speakers(division.validation)
     report.validation_accuracy, report.epochs = round(fitted.accuracy, 4), fitted.epochs
+    for corpus, indices in tested.items():
+        if indices:
+            fold = Fold(f"held out of {corpus}", tuple(indices), ())
+            found = _measured(run, learner, fold, list(corpora.label_sets[corpus]))
+            report.tests.append(summarize(fold.name, [Tested(fold.name, fold.name, seed, found, fitted.epochs, 0)]))
 
 
-def _is_test(corpora: Corpora, corpus: str) -> bool:
+def _has_splits(corpora: Corpora, corpus: str) -> bool:
     """Whether a corpus has splits of its own, so that `test` means what it says."""
     return any(row.split == "train" for row in corpora.rows if row.corpus == corpus)
-
-
-def calibrate(corpora: Corpora, indices: Sequence[int], logits: Tensor) -> float:
-    """The factor on the logits that makes the likeliest probabilities of the true emotions, on these utterances."""
-    named = torch.from_numpy(corpora.masks(indices))
-    labels = torch.tensor([corpora.rows[i].emotion for i in indices])
-    masked = logits.masked_fill(~named, -1e4)
-    scales = np.geomspace(0.2, 5.0, 65)
-    losses = [float(torch.nn.functional.cross_entropy(masked * scale, labels)) for scale in scales]
-    return round(float(scales[int(np.argmin(losses))]), 3)
 
 
 def _folds(run: Run, report: EmotionReport) -> None:
@@ -225,20 +235,23 @@ def _read_tested(file: Path) -> Tested:
     return Tested(**{**given, "answers": [tuple(answer) for answer in given["answers"]]})
 
 
+def _measured(run: Run, learner: Learner, fold: Fold, allowed: Sequence[int]) -> list[tuple[str, str, str]]:
+    """Speaker, label and answer of every utterance of a fold."""
+    rows, names = [run.corpora.rows[i] for i in fold.test], run.corpora.emotions
+    found = decide(learner.predict(rows), allowed)
+    return [(row.speaker, names[row.emotion], names[answer]) for row, answer in zip(rows, found, strict=True)]
+
+
 def _test(run: Run, name: str, fold: Fold, options: FoldOptions, seed: int) -> Tested:
     begun = time.monotonic()
     learner, fitted, division, _ = run.train(fold.rest, seed)
-    rows = [run.corpora.rows[i] for i in fold.test]
-    corpora = run.corpora
+    corpora, rows = run.corpora, [run.corpora.rows[i] for i in fold.test]
     chosen = options.emotions or tuple(corpora.emotions[e] for e in corpora.label_sets[rows[0].corpus])
     allowed = [corpora.emotions.index(emotion) for emotion in chosen]
-    found = decide(learner.predict(rows), allowed)
+    answers = _measured(run, learner, fold, allowed)
+    found = [corpora.emotions.index(answer) for *_, answer in answers]
     kept = {}
     for condition in CONDITIONS if options.conditions else ():
         kept[condition] = float((decide(learner.predict(rows, condition), allowed) == found).mean())
-    answers = [
-        (row.speaker, corpora.emotions[row.emotion], corpora.emotions[answer])
-        for row, answer in zip(rows, found, strict=True)
-    ]
     speakers = len(corpora.speakers([*division.training, *division.validation]))
     return Tested(name, fold.name, seed, answers, fitted.epochs, speakers, kept, round(time.monotonic() - begun, 1))

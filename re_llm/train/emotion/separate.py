@@ -16,6 +16,7 @@ from re_llm.audio import waveform
 from re_llm.model.classifier import WaveClassifier
 from re_llm.recipe.emotion import EmotionRecipe, SeparateOptions
 from re_llm.train.emotion.augment import augmented
+from re_llm.train.emotion.calibration import Calibration
 from re_llm.train.emotion.conditions import under
 from re_llm.train.emotion.learners import Mix
 from re_llm.train.emotion.rows import Corpora, Labelled
@@ -65,8 +66,9 @@ class SeparateLearner:
         self.module.train()
         return logits
 
-    def save(self, folder: Path, corpora: Corpora, logit_scale: float) -> None:
-        self.classifier.model.config.logit_scale = logit_scale
+    def save(self, folder: Path, corpora: Corpora, calibration: Calibration) -> None:
+        config = self.classifier.model.config
+        config.logit_scale, config.unsure_below = calibration.logit_scale, calibration.unsure_below
         self.classifier.save(folder)
 
 

@@ -20,7 +20,7 @@ import torch
 
 from re_llm.audio import waveform
 from re_llm.audio.content import segment_hash
-from re_llm.core.files import disk_error
+from re_llm.core.files import disk_error, lock
 from re_llm.core.progress import progress_bar
 from re_llm.llm.rows import batches_by_length
 from re_llm.model.shared_emotion import Windows
@@ -101,8 +101,8 @@ class StateStore:
         self.shape = (len(encoding.options.layers), 2, width)
         self.places: dict[tuple[str, Copy], Place] = {}  # by recording and copy
         self.names: dict[str, str] = {}  # key of an utterance -> recording
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._resume()
+        with lock(self.folder, folder=True, wait=True):
+            self._resume()
         self._map()
 
     @property
@@ -137,7 +137,7 @@ class StateStore:
         self._held = np.memmap(path, np.float16, "r", shape=(total, *self.shape)) if total else np.empty(0)
 
     def fill(self, rows: Sequence[Labelled], copies: Sequence[Copy], *, progress: bool = True) -> None:
-        """Encodes what is not there yet.
+        """Encodes what is not there yet; another process that does the same is waited for.
 
         Raises:
             RellmError: a recording cannot be read (names it), or the disk is full.
@@ -147,20 +147,27 @@ class StateStore:
                 self.names[row.key] = recording_id(row)
         unique = {self.names[row.key]: row for row in rows}
         wanted = [(name, copy, row) for copy in copies for name, row in unique.items()]
-        todo = [each for each in wanted if each[:2] not in self.places]
+        if all(each[:2] in self.places for each in wanted):
+            return
         try:
-            with (
-                (self.folder / "states.bin").open("ab") as states,
-                (self.folder / "index.jsonl").open("ab") as index,
-                progress_bar("encode", len(wanted), done=len(wanted) - len(todo), show=progress) as advance,
-            ):
-                for first in range(0, len(todo), CHUNK):
-                    for batch in self._encoded(todo[first : first + CHUNK]):
-                        self._append(batch, states, index)
-                        advance(len(batch))
+            with lock(self.folder, folder=True, wait=True):
+                self._resume()
+                self._write(wanted, progress)
         except OSError as error:
             raise disk_error(self.folder, error) from error
         self._map()
+
+    def _write(self, wanted: Sequence[tuple[str, Copy, Labelled]], progress: bool) -> None:
+        todo = [each for each in wanted if each[:2] not in self.places]
+        with (
+            (self.folder / "states.bin").open("ab") as states,
+            (self.folder / "index.jsonl").open("ab") as index,
+            progress_bar("encode", len(wanted), done=len(wanted) - len(todo), show=progress) as advance,
+        ):
+            for first in range(0, len(todo), CHUNK):
+                for batch in self._encoded(todo[first : first + CHUNK]):
+                    self._append(batch, states, index)
+                    advance(len(batch))
 
     def _encoded(self, todo: Sequence[tuple[str, Copy, Labelled]]) -> Iterator[list[Encoded]]:
         waves = [self.encoding.wave(row, name, copy) for name, copy, row in todo]
@@ -190,6 +197,6 @@ class StateStore:
         held = torch.tensor([place.states for place in places])[:, None] - pool * torch.arange(longest)
         return Windows(torch.from_numpy(found).float(), held.clamp(0, pool).float())
 
-    def length(self, key: str) -> int:
-        """Windows of an undisturbed recording."""
-        return self.places[self.names[key], 0].windows
+    def length(self, key: str, copy: Copy = 0) -> int:
+        """Windows of a recording or one of its copies."""
+        return self.places[self.names[key], copy].windows

@@ -99,3 +99,13 @@ def test_silence_is_cut_off_and_put_around():
     assert len(trimmed(quiet, 30)) == len(quiet)
     longer = surrounded(kept, 2.0, np.random.default_rng(0))
     assert len(kept) < len(longer) <= len(kept) + 4 * 16_000
+
+
+def test_two_processes_encode_every_recording_once(world, tmp_path):
+    rows, _ = world
+    first, second = store(tmp_path, world), store(tmp_path, world)
+    first.fill(rows, (0, 1), progress=False)
+    second.fill(rows, (0, 1), progress=False)
+    assert len((first.folder / "index.jsonl").read_text().splitlines()) == 24
+    for row in rows:
+        assert torch.equal(first.batch([row.key], [1]).statistics, second.batch([row.key], [1]).statistics)

@@ -1,6 +1,7 @@
 """Training an emotion encoder: a planted effect is learned, a kill costs little, nothing is mixed up."""
 
 import json
+from pathlib import Path
 
 import emotion_world
 import numpy as np
@@ -12,7 +13,10 @@ from re_llm.core.errors import RellmError
 from re_llm.core.product import Overwrite
 from re_llm.model.components import load_emotion_encoder
 from re_llm.train.emotion import run as module
+from re_llm.train.emotion.background import NUMBER, VALIDATED, background_rows, background_wave
+from re_llm.train.emotion.calibration import calibrate
 from re_llm.train.emotion.conditions import CONDITIONS
+from re_llm.train.emotion.rows import NO_EMOTION
 from re_llm.train.emotion.run import train_emotion
 
 PAIRS = (("s0", "s1"), ("s2", "s3"))
@@ -124,6 +128,56 @@ def test_an_encoder_of_its_own_is_trained_too(world, tmp_path):
         WaveClassifier.load(str(tmp_path / "wav2vec2"))
 
 
+def test_held_out_speakers_are_measured_and_not_trained_on(world, tmp_path, monkeypatch):
+    trained = []
+    real = module.fit
+    monkeypatch.setattr(
+        module, "fit", lambda learner, corpora, division, *rest, **more: (
+            trained.extend(corpora.speakers((*division.training, *division.validation))),
+            real(learner, corpora, division, *rest, **more),
+        )[1],
+    )  # fmt: skip
+    held = recipe(world, held_out={"toy": ["s1", "s4"], "other": ["s9"]})
+    report = train_emotion(held, [world / "toy.jsonl"], tmp_path / "out", states=world / "states")
+    assert set(trained) == {"toy/s0", "toy/s2", "toy/s3", "toy/s5"}
+    (test,) = report.tests
+    assert set(test.by_speaker) == {"toy/s1", "toy/s4"} and test.accuracy > 0.8
+    with pytest.raises(RellmError, match="toy has no speaker 's8'"):
+        train_emotion(
+            recipe(world, held_out={"toy": ["s8"]}), [world / "toy.jsonl"], tmp_path / "b", states=world / "states"
+        )
+
+
+def test_background_is_no_emotion(world, tmp_path):
+    fit = {**recipe(world).fit.model_dump(), "mixup": 0.0}
+    unsure = {}
+    for fraction in (0.25, 0.01, 0.0):  # of batches of 16: four, none, and none measured either
+        chosen = recipe(world, fit={**fit, "background": fraction})
+        report = train_emotion(chosen, [world / "toy.jsonl"], tmp_path / str(fraction), states=world / "states")
+        unsure[fraction] = report.background_unsure
+    assert unsure[0.25] > 0.5 > unsure[0.01] and unsure[0.0] is None
+    rows = background_rows(tmp_path / "background", 8)
+    assert {row.emotion for row in rows} == {NO_EMOTION} and len({Path(row.audio).stat().st_size for row in rows}) == 8
+    for number in range(8):
+        wave = background_wave(number)
+        assert (
+            np.array_equal(wave, background_wave(number)) and np.isfinite(wave).all() and 1 <= len(wave) / 16_000 <= 6
+        )
+
+
+def test_the_last_background_recordings_are_not_trained_on(world, tmp_path, monkeypatch):
+    drawn = set()
+    real = module.SharedLearner.forward
+    monkeypatch.setattr(
+        module.SharedLearner, "forward", lambda self, rows, *rest: (
+            drawn.update(row.key for row in rows if row.emotion == NO_EMOTION), real(self, rows, *rest)
+        )[1],
+    )  # fmt: skip
+    train_emotion(recipe(world), [world / "toy.jsonl"], tmp_path / "out", states=world / "states")
+    last = NUMBER - VALIDATED
+    assert len(drawn) > 50 and max(int(key.rpartition("/")[2]) for key in drawn) < last
+
+
 def test_calibration_softens_what_is_too_sure(world, tmp_path):
     from re_llm.train.emotion.rows import read_corpora
 
@@ -132,5 +186,5 @@ def test_calibration_softens_what_is_too_sure(world, tmp_path):
     draw = np.random.default_rng(0)
     found = [label if draw.random() < 0.6 else (label + 1) % 3 for label in labels]
     logits = 8.0 * torch.nn.functional.one_hot(torch.tensor(found), 3).float()
-    assert module.calibrate(corpora, range(len(labels)), logits) < 0.4
-    assert module.calibrate(corpora, range(len(labels)), logits / 16) > 1
+    assert calibrate(corpora, range(len(labels)), logits).logit_scale < 0.4
+    assert calibrate(corpora, range(len(labels)), logits / 16).logit_scale > 1

@@ -1,0 +1,47 @@
+"""How many recordings an emotion encoder recognises in a second, without an LLM; files read and decoded included.
+
+    python benchmarks/recognize_speed.py ENCODER MANIFEST [LIMIT]
+
+ENCODER: folder that `re-llm train emotion` wrote. MANIFEST: of utterances; LIMIT of them are taken, evenly spread.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from _common import head, row, timed
+
+from re_llm.audio import waveform
+from re_llm.core.records import Utterance, read_records
+from re_llm.inference.recognizer import EmotionRecognizer
+
+LIMIT = 200
+REPEATS = 3
+BATCHES = (1, 8, 16)
+
+
+def main() -> None:
+    head("Recognition without an LLM")
+    recognizer, manifest = EmotionRecognizer.load(sys.argv[1]), Path(sys.argv[2])
+    rows = list(read_records(manifest, Utterance))
+    limit = min(len(rows), int(sys.argv[3]) if len(sys.argv) > 3 else LIMIT)
+    rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, limit).astype(int))]
+
+    def waves() -> list[np.ndarray]:
+        return [waveform.load(u.audio, start=u.start, duration=u.duration, root=manifest.parent) for u in rows]
+
+    seconds = sum(map(len, waves())) / waveform.RATE / len(rows)
+    print(f"{len(rows)} recordings, {seconds:.1f} s on average, {recognizer.dtype}\n")
+    row("reading", [len(rows) / each for each in timed(waves, REPEATS)], unit="recordings/s")
+    for size in BATCHES:
+
+        def work(size: int = size) -> None:
+            recognizer.recognize(waves(), batch_size=size)
+
+        row(f"batch {size}", [len(rows) / each for each in timed(work, REPEATS)], unit="recordings/s")
+
+
+if __name__ == "__main__":
+    main()
