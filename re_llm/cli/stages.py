@@ -145,12 +145,15 @@ def continue_merge(
     print_report(merge_shards(manifest, shards, out), as_json)
 
 
+Data = Annotated[
+    list[Path],
+    typer.Option("--data", help="continuations.jsonl, or manifests for an emotion encoder; may be repeated."),
+]
+
+
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe: file, or name of a shipped one.")],
-    data: Annotated[
-        list[Path],
-        typer.Option("--data", help="continuations.jsonl, or manifests for an emotion encoder; may be repeated."),
-    ],
+    data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint folder; a second run goes on where it ended.")],
     stage: Annotated[
         str | None, typer.Option(help="Stage of the recipe to train; of an emotion encoder: encoder or folds.")
@@ -188,28 +191,19 @@ def train(
 
         re-llm train emotion --data ravdess.jsonl --data emodb.jsonl --out encoders/mine
     """
-    from re_llm.core.product import read_sidecar
     from re_llm.core.workers import is_first
     from re_llm.recipe.emotion import EmotionRecipe
     from re_llm.recipe.files import load_any, parse_overrides
 
     where = Where(engine, ray_address)
     chosen = load_any(recipe, parse_overrides(overrides))
-    missing = next((path for path in data if not path.is_file()), None)
     if isinstance(chosen, EmotionRecipe):
         given = {"--start": start, "--system": system, "--track": track, "--engine": where.engine != "local"}
         _train_emotion(chosen, data, out, stage or "encoder", features, seed, device, overwrite, given, as_json)
         return
-    if stage is None:
-        raise RellmError("--stage is missing", allowed=", ".join(chosen.stages))
     model, options = _stage(chosen, stage, system)
     begin = _start(chosen, options, start)
-    if missing:
-        raise RellmError(f"no such file: {missing}", todo="Write it with: re-llm continue MANIFEST --out FILE")
-    for path in data:
-        sidecar = read_sidecar(path)
-        if sidecar is not None and not sidecar.get("complete"):
-            typer.echo(f"{path} is unfinished: its `re-llm continue` ended early; training on what is there", err=True)
+    _check_continuations(data)
     from re_llm.train.plan import Plan
     from re_llm.train.run import train as run
 
@@ -220,6 +214,18 @@ def train(
     )  # fmt: skip
     if is_first():
         print_report(report, as_json)
+
+
+def _check_continuations(data: list[Path]) -> None:
+    """Says which files are unfinished. Raises a RellmError for one that is missing."""
+    from re_llm.core.product import read_sidecar
+
+    for path in data:
+        if not path.is_file():
+            raise RellmError(f"no such file: {path}", todo="Write it with: re-llm continue MANIFEST --out FILE")
+        sidecar = read_sidecar(path)
+        if sidecar is not None and not sidecar.get("complete"):
+            typer.echo(f"{path} is unfinished: its `re-llm continue` ended early; training on what is there", err=True)
 
 
 def _train_emotion(
@@ -247,9 +253,10 @@ def _train_emotion(
     print_report(report, as_json)
 
 
-def _stage(recipe: Recipe, stage: str, system: str | None) -> tuple[ModelOptions, StageOptions]:
+def _stage(recipe: Recipe, stage: str | None, system: str | None) -> tuple[ModelOptions, StageOptions]:
     """Options of a stage, as the recipe has it or as one of its systems changes it."""
-
+    if stage is None:
+        raise RellmError("--stage is missing", allowed=", ".join(recipe.stages))
     if stage not in recipe.stages:
         raise RellmError(f"recipe {recipe.name} has no stage {stage!r}", allowed=", ".join(recipe.stages))
     if system is None:

@@ -1,4 +1,4 @@
-"""The text systems of Table I: transcript, Whisper + LLM cascade, transcript + emotion label.
+"""The text systems of Table I: transcript, Whisper + LLM cascade, transcript + emotion label, given or classified.
 
 They answer manifest rows, as the `Engine` (a speech system) does; see `re_llm.inference.reply.System`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from re_llm.core.answer_parser import parse_answer
 from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, is_label
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
+from re_llm.inference.recognizer import EmotionRecognizer
 from re_llm.inference.reply import Estimate, OnBatch, Reply, ReplyOptions
 from re_llm.inference.transcribe import Transcriber
 from re_llm.llm.completion import Completion
@@ -34,19 +35,22 @@ class TextSystem:
 
     Attributes:
         transcriber: recognises the words (system 2); without it the rows' own transcripts are answered.
+        classifier: recognises the emotion; without it a prompt that names one names the row's label.
     """
 
     llm: ChatLlm
     transcriber: Transcriber | None = None
+    classifier: EmotionRecognizer | None = None
     quantized: None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (self.llm.name, self.transcriber.name) if self.transcriber else (self.llm.name,)
+        words = (self.transcriber.name,) if self.transcriber else ()
+        return (self.llm.name, *words, *(self.classifier.names if self.classifier else ()))
 
     @property
     def needs_audio(self) -> bool:
-        return self.transcriber is not None
+        return self.transcriber is not None or self.classifier is not None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,8 +69,8 @@ class TextSystem:
     ) -> list[Reply]:
         """Replies to manifest rows; see `System`.
 
-        A prompt with an emotion takes the row's label, and then the recognition prompt is left out: its answer would
-        stand in the question.
+        A prompt with an emotion takes the classifier's, or the row's label, and then the recognition prompt is left
+        out: its answer would stand in the question.
 
         Raises:
             RellmError: a row has no text, or no emotion that the prompt needs; names the row.
@@ -74,15 +78,20 @@ class TextSystem:
         texts = self._texts(rows, samples, options.batch_size)
         prompt = get_prompt(options.prompt) if options.prompt else None
         completions = [Completion()] * len(rows)
+        estimates = [Estimate()] * len(rows)
+        if self.classifier:
+            assert samples is not None, "a classifier takes recordings"
+            estimates = self.classifier.recognize(samples, batch_size=options.batch_size)
+            rows = [row.model_copy(update=_labelled(each)) for row, each in zip(rows, estimates, strict=True)]
         if prompt:
             pairs = [(_with_label(prompt, row), text) for row, text in zip(rows, texts, strict=True)]
             completions = self._answer(pairs, options.max_new_tokens, options)
-        estimates = [Estimate()] * len(rows)
         if options.recognize and not (prompt and prompt.needs_emotion):
             question = get_prompt(options.recognize)
             named = self._answer([(question, text) for text in texts], options.recognize_tokens, options)
             estimates = [
-                Estimate(named_emotion=parse_answer(each.text, PROMPT_EMOTIONS), answer=each.text) for each in named
+                replace(estimate, named_emotion=parse_answer(each.text, PROMPT_EMOTIONS), answer=each.text)
+                for estimate, each in zip(estimates, named, strict=True)
             ]
         transcripts = texts if self.transcriber else [None] * len(rows)
         replies = list(map(Reply.of, estimates, completions, transcripts))
@@ -111,6 +120,11 @@ class TextSystem:
         return [row.text or "" for row in rows]
 
 
+def _labelled(estimate: Estimate) -> dict[str, str | None]:
+    """What a row is told to be when a classifier names its emotion."""
+    return {"emotion": estimate.predicted_emotion, "label_set": None}
+
+
 def _with_label(prompt: Prompt, row: Utterance) -> Prompt:
     """The prompt with the row's emotion, where it names one."""
     if prompt.needs_emotion and not is_label(row.emotion, row.label_set):
@@ -121,8 +135,21 @@ def _with_label(prompt: Prompt, row: Utterance) -> Prompt:
     return prompt.with_emotion(row.emotion)
 
 
-def text_system(kind: str, *, llm: str, whisper: str | None, device: str = "auto", dtype: str = "auto") -> TextSystem:
+def text_system(
+    kind: str,
+    *,
+    llm: str,
+    whisper: str | None,
+    classifier: str | None = None,
+    emotions: Sequence[str] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> TextSystem:
     """A text system from folders, hub ids or `mini:NAME`.
+
+    Args:
+        classifier: emotion encoder whose label a prompt names (`re-llm train emotion`).
+        emotions: among which it chooses; None = all that it knows.
 
     Raises:
         RellmError: an unknown kind, or a component that cannot be loaded.
@@ -134,4 +161,5 @@ def text_system(kind: str, *, llm: str, whisper: str | None, device: str = "auto
         if whisper is None:
             raise RellmError("a cascade needs a Whisper model")
         transcriber = Transcriber.load(whisper, device=device, dtype=dtype)
-    return TextSystem(ChatLlm.load(llm, device=device, dtype=dtype), transcriber)
+    recognizer = EmotionRecognizer.load(classifier, device=device, dtype=dtype, only=emotions) if classifier else None
+    return TextSystem(ChatLlm.load(llm, device=device, dtype=dtype), transcriber, recognizer)

@@ -71,7 +71,8 @@ class RespondJob:
         from re_llm.llm.device import pick_device, pick_dtype
 
         parts = self.recipe.components
-        texts = (parts.llm, parts.speech_encoder) if self.system.kind == "cascade" else (parts.llm,)
+        words = parts.speech_encoder if self.system.kind == "cascade" else None
+        texts = tuple(name for name in (parts.llm, words, self.system.classifier) if name)
         dtype = pick_dtype("auto", pick_device(self.recipe.device))
         if self.checkpoint:
             return NamedModels((self.checkpoint,), dtype, self.recipe.decoding.quantize)
@@ -85,7 +86,10 @@ class RespondJob:
         recipe, parts = self.recipe, self.recipe.components
         if self.checkpoint:
             return engine.load(self.checkpoint, device=recipe.device, quantize=recipe.decoding.quantize)
-        return text_system(self.system.kind, llm=parts.llm, whisper=parts.speech_encoder, device=recipe.device)
+        return text_system(
+            self.system.kind, llm=parts.llm, whisper=parts.speech_encoder, classifier=self.system.classifier,
+            emotions=recipe.emotions, device=recipe.device,
+        )  # fmt: skip
 
 
 def begin_worker(threads: int, hashes: Mapping[str, str]) -> None:
@@ -124,7 +128,8 @@ def respond_job(job: RespondJob) -> str:
 
     name = f"{job.system_name} on {job.manifest.parent.name}"
     rows, known = respond.manifest_rows(job.manifest, job.splits)
-    sources = respond.row_sources(rows, job.manifest.parent, audio=job.system.kind in ("cascade", "speech"))
+    audio = job.system.kind in ("cascade", "speech") or job.system.classifier is not None
+    sources = respond.row_sources(rows, job.manifest.parent, audio=audio)
     product = job.options().product(job.out, job.models())
     if respond.standing(product, sources, known).state is State.SAME:
         return f"{name}: complete"

@@ -223,6 +223,8 @@ class SystemOptions(Options):
     """One column of Table I. A speech system names the stage that makes its checkpoint.
 
     per_corpus: train one checkpoint per evaluated corpus (fine-tuning), or one for all.
+    classifier: of a text system: the emotion encoder (folder or hub id; `re-llm train emotion` writes one) whose label
+        a prompt with an emotion names, instead of the reference.
     model, stage_options: changes to the recipe's `model` and to the stage, e.g. `{losses: {...}}` for an ablation.
     """
 
@@ -230,6 +232,7 @@ class SystemOptions(Options):
     stage: str | None = None
     per_corpus: bool = False
     prompt: PromptId = "chat-empathetic"
+    classifier: str | None = None
     model: ModelChanges = ModelChanges()
     stage_options: StageChanges = StageChanges()
 
@@ -239,6 +242,8 @@ class SystemOptions(Options):
             raise ValueError("a system of kind `speech` names its `stage`; the others have none")
         if self.kind == "speech":
             without_label(self.prompt)
+            if self.classifier is not None:
+                raise ValueError("a system of kind `speech` has no `classifier`: it recognises the emotion itself")
         return self
 
 
