@@ -93,10 +93,11 @@ def test_a_spoken_turn_keeps_its_emotion_and_its_place(page: Page) -> None:
     assert titles[0].startswith("You said") and "what did I say" in titles[1]
     assert page.locator("article").nth(1).locator(".bar").count() == 0  # a text has no emotion
     box, composer = page.locator("article").nth(1).bounding_box(), page.locator("#ask").bounding_box()
-    assert box["y"] + box["height"] > 0 and composer["y"] + composer["height"] <= 801
+    assert 0 < box["y"] + box["height"] <= composer["y"] + 1 and composer["y"] + composer["height"] <= 801
     page.reload()
     answers(page, 2)
     assert page.locator("article .title").all_inner_texts() == titles
+    page.click("#more summary")
     page.click("#clear")
     page.reload()
     expect(page.locator("article")).to_have_count(0)
@@ -122,4 +123,5 @@ def test_it_fits_a_phone_and_works_by_keyboard(page: Page, scheme: str) -> None:
     page.keyboard.press("Enter")
     answers(page, 1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert page.locator("article .answer").bounding_box()["y"] < 640
+    answer, composer = (page.locator(name).bounding_box() for name in ("article .answer", "#ask"))
+    assert 0 < answer["y"] and answer["y"] + answer["height"] <= composer["y"] + 1 and composer["height"] < 220
