@@ -124,4 +124,4 @@ def test_it_fits_a_phone_and_works_by_keyboard(page: Page, scheme: str) -> None:
     answers(page, 1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     answer, composer = (page.locator(name).bounding_box() for name in ("article .answer", "#ask"))
-    assert 0 < answer["y"] and answer["y"] + answer["height"] <= composer["y"] + 1 and composer["height"] < 220
+    assert answer["y"] > 0 and answer["y"] + answer["height"] <= composer["y"] + 1 and composer["height"] < 220
