@@ -94,7 +94,8 @@ class Product:
         names: what a message calls an input or a setting, where that is not its own name.
         parts: patterns of what it consists of in its folder; empty for a file.
         beside: further files that go when it is made again.
-        grows: rows are appended to it and to the files beside it; rows that are missing are appended again.
+        grows: rows are appended to it and to the files beside it; rows that are missing are appended again. With as
+            many lines as it had and another content it was changed.
     """
 
     out: Path
@@ -122,7 +123,7 @@ class Product:
         if not sidecar.get("complete"):
             return Standing(State.UNFINISHED)
         if sidecar.get("content") != self._content():
-            if self.grows:
+            if self.grows and self._lines() != sidecar.get("lines"):
                 return Standing(State.UNFINISHED)
             return Standing(State.DIFFERENT, ("it was changed after it was written",), ours=False)
         return Standing(State.SAME)
@@ -180,6 +181,7 @@ class Product:
         """
         runs = (read_sidecar(self.out) or {"runs": []})["runs"]
         told = {} if report is None else {"report": _plain(report)}
+        told |= {"lines": self._lines()} if self.grows else {}
         self._write({"complete": True, "content": self._content(), "runs": runs, **more, **told})
 
     def stored(self, kind: type[M]) -> M:
@@ -199,6 +201,9 @@ class Product:
     def _content(self) -> str:
         """Hash of what it consists of."""
         return files.files_hash({path.name: path for path in self._present() if path.is_file()})
+
+    def _lines(self) -> int:
+        return sum(line.endswith(b"\n") for path in self._present() for line in path.open("rb"))
 
     def _refuse(self, standing: Standing, overwrite: Overwrite) -> None:
         if overwrite is Overwrite.YES or (overwrite is Overwrite.OUTDATED and standing.ours):

@@ -128,6 +128,16 @@ def test_a_file_that_grows_goes_on_and_its_runs_are_listed(product: Product) -> 
         assert not growing.out.exists() and not dropped.exists()
 
 
+def test_an_edited_row_of_a_complete_file_is_noticed(product: Product) -> None:
+    growing = replace(product, grows=True)
+    make(growing, "1\n2\n")
+    growing.out.write_text("1\n3\n")
+    with pytest.raises(RellmError, match="changed after it was written"), growing.making(Overwrite.OUTDATED):
+        pass
+    with growing.making(Overwrite.YES) as before:
+        assert before.state is State.DIFFERENT
+
+
 def test_of_a_folder_only_the_parts_of_the_product_go(tmp_path: Path) -> None:
     out = tmp_path / "checkpoint"
     product = Product(out, "toy 1", {}, {"a": 1}, parts=("config.json", "*.safetensors", "checkpoints"))
