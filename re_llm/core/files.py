@@ -34,6 +34,17 @@ def disk_error(path: Path, error: OSError) -> RellmError:
     )
 
 
+def existing(path: str | os.PathLike[str], *, todo: str = "Check the path") -> Path:
+    """The path of a file that is there.
+
+    Raises:
+        RellmError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise RellmError(f"no such file: {path}", todo=todo)
+    return Path(path)
+
+
 # ---- whole or not at all ----------------------------------------------------------------------------------------
 
 
@@ -118,22 +129,12 @@ def new_folder(target: Path, *, last: str = "config.json") -> Iterator[Path]:
 
 def sweep(out: Path) -> None:
     """Deletes what killed processes of this machine left half-written beside `out`."""
+    import psutil
+
     for path in out.parent.glob(f".{out.name}.*.tmp"):
         owner = path.name.removesuffix(".tmp").rpartition(".")[2]
-        if owner.isdigit() and not _is_running(int(owner)):
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
             path.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    if os.name != "posix":
-        return True  # there, asking would end it
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 # ---- what a file holds ------------------------------------------------------------------------------------------
@@ -225,8 +226,9 @@ def _locked(path: Path, out: Path, wait: bool) -> IO[bytes]:
     while True:
         file = path.open("ab")
         lock_file(file, out, wait=wait)
-        if path.is_file() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            return file
+        with contextlib.suppress(FileNotFoundError):  # it was deleted after it was opened
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
         file.close()
 
 

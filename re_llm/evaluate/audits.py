@@ -91,10 +91,6 @@ def named_emotion(response: str) -> str | None:
     return None
 
 
-def _fraction(flags: Sequence[bool]) -> float:
-    return sum(flags) / len(flags)
-
-
 def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
 
@@ -133,13 +129,11 @@ def audit(responses: Sequence[str], emotions: Sequence[str | None] | None = None
     return Audit(
         count=len(responses),
         empty=sum(not text.strip() for text in responses),
-        asks=_fraction(["?" in text for text in responses]),
-        ends_asking=_fraction([text.rstrip().endswith("?") for text in responses]),
+        asks=fmean("?" in text for text in responses),
+        ends_asking=fmean(text.rstrip().endswith("?") for text in responses),
         words=fmean(len(text.split()) for text in responses),
-        over_64=_fraction([head != text for head, text in zip(heads, responses, strict=True)]),
-        hidden_question=_fraction(
-            ["?" in text and "?" not in head for head, text in zip(heads, responses, strict=True)]
-        ),
+        over_64=fmean(head != text for head, text in zip(heads, responses, strict=True)),
+        hidden_question=fmean("?" in text and "?" not in head for head, text in zip(heads, responses, strict=True)),
         distinct=len(set(responses)) / len(responses),
         most_common=_most_common(responses),
         distinct_1=_distinct(words, 1),
@@ -148,5 +142,5 @@ def audit(responses: Sequence[str], emotions: Sequence[str | None] | None = None
         openings=len(set(openings)) / len(responses),
         most_common_opening=_most_common(openings),
         named=len(named) / len(known) if known else None,
-        named_right=_fraction([found == emotion for found, emotion in named]) if named else None,
+        named_right=fmean(found == emotion for found, emotion in named) if named else None,
     )

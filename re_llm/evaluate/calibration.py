@@ -7,11 +7,12 @@ replies are never fitted to. N utterances, C emotions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import ReplyRecord
@@ -109,9 +110,7 @@ class Heads:
 
     def tempered(self, temperature: float) -> Heads:
         """The same with the logarithms of the probabilities divided by a temperature."""
-        logits = np.log(self.probabilities) / temperature
-        values = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return Heads(self.labels, values / values.sum(axis=1, keepdims=True), self.truth, self.left_out)
+        return replace(self, probabilities=softmax(np.log(self.probabilities) / temperature, axis=1))
 
     def nll(self) -> float:
         return float(-np.log(self.probabilities[np.arange(len(self.truth)), self.truth]).mean())

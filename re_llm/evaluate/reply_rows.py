@@ -34,10 +34,6 @@ class ReplyRow:
     def group(self) -> Group:
         return self.reply.system, self.reply.corpus, self.reply.seed
 
-    @property
-    def recognizable(self) -> bool:
-        return bool(self.emotion and self.answered)
-
 
 def read_rows(path: Path) -> list[ReplyRow]:
     """All replies of a file.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from re_llm.core.errors import RellmError
-from re_llm.core.files import file_hash
+from re_llm.core.files import existing, file_hash
 from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.core.records import DIMENSIONS, Score, write_records
 from re_llm.evaluate.dimensions import dimension_scores, has_dimensions
@@ -31,7 +31,7 @@ METRICS = ("ER", "EX", "IP", "SER", "HEAD", "VAD", "WER")
 # Metrics that not all replies allow: what they need, and how to get it.
 NEEDS: dict[str, tuple[Callable[[ReplyRow], bool], str, str]] = {
     "SER": (
-        lambda row: row.recognizable,
+        lambda row: bool(row.emotion and row.answered),
         "a reference `emotion` and with `named_emotion` or `answer`",
         "Answer the recognition prompt as well (re-llm respond --recognize)",
     ),
@@ -96,15 +96,13 @@ class ScoreReport(Made):
             lines.append(f"  {name}: {group['replies']} replies, {_values(group)}")
             for truncation, means in group.get("truncations", {}).items():
                 lines.append(f"    truncation {truncation}: {_values(means)}")
-        for count, what in (
+        counts = (
             (self.over_64, f"replies ({100 * self.over_64 / max(1, self.replies):.0f} %) are longer than 64 tokens"),
             (self.unparsable, "answers name no emotion or do not decide; they count as wrong"),
             (self.empty, "replies are empty; their levels are 0"),
             (self.without_text, "replies lack the text they answer; scored from the response alone"),
-        ):
-            if count:
-                lines.append(f"  {count} {what}")
-        return "\n".join(lines)
+        )
+        return "\n".join([*lines, *(f"  {count} {what}" for count, what in counts if count)])
 
 
 def _values(means: dict[str, Any]) -> str:
@@ -195,9 +193,7 @@ def score_file(
         RellmError: the file, a line of it, a metric, the scorer or the truncation is wrong; or there are scores that
             were made from something else and may not be overwritten.
     """
-    replies, out = Path(replies_path), Path(out_path)
-    if not replies.is_file():
-        raise RellmError(f"no such file: {replies}", todo="Check the path")
+    replies, out = existing(replies_path), Path(out_path)
     options = {"metrics": metrics and list(metrics), "labels": labels and list(labels), "truncation": truncation}
     product = scores_product(replies, out, scorer, options)
     with product.making(overwrite) as before:
@@ -211,19 +207,12 @@ def score_file(
 
 def scores_product(replies: Path, out: Path, scorer: str | EmpathyScorer, options: Mapping[str, Any]) -> Product:
     """The file of scores, and everything that decides them."""
-    name, content = None, None
-    if isinstance(scorer, str):
-        content = scorer_hash(scorer)
-    else:
-        content = getattr(scorer, "content", None)
-        name = scorer.name if content is None else None
+    content = scorer_hash(scorer) if isinstance(scorer, str) else getattr(scorer, "content", None)
+    name = None if isinstance(scorer, str) or content else scorer.name
     return Product(
         out,
         STAGE,
-        inputs={
-            "replies": file_hash(replies),
-            "scorer": content,
-        },
+        inputs={"replies": file_hash(replies), "scorer": content},
         settings={**options, "scorer": name},
         names={"replies": str(replies), "metrics": "--metric", "truncation": "--truncation", "scorer": "the scorer"},
     )

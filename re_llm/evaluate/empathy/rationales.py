@@ -6,6 +6,7 @@ found and "a.b" is found in the wrong place; here it is searched for as the text
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -47,11 +48,7 @@ def _lower(text: str) -> str:
 
 def _place(text: str, part: str, taken: Sequence[tuple[int, int]]) -> int | None:
     """Where the part starts: a free place at the edges of words, else a free one, else the first; None without one."""
-    places = []
-    start = text.find(part)
-    while start >= 0:
-        places.append(start)
-        start = text.find(part, start + 1)
+    places = [match.start() for match in re.finditer(f"(?={re.escape(part)})", text)]
     free = [a for a in places if not any(a < d and c < a + len(part) for c, d in taken)]
     whole = [a for a in free if _at_edges(text, a, a + len(part))]
     return next(iter([*whole, *free, *places]), None)

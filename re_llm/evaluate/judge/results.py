@@ -102,13 +102,11 @@ class JudgeReport(Made):
         for group in self.groups:
             name = " ".join(str(group[part]) for part in ("system", "corpus", "seed") if group[part] is not None)
             lines.append(f"  {name}: {group['criterion'].lower()} {_shown(group)}")
-        for count, what in (
+        counts = (
             (self.without_text, "replies lack the text they answer; not judged"),
             (self.without_emotion, "replies lack the reference emotion, which the prompts name; not judged"),
-        ):
-            if count:
-                lines.append(f"  {count} {what}")
-        return "\n".join(lines)
+        )
+        return "\n".join([*lines, *(f"  {count} {what}" for count, what in counts if count)])
 
 
 def _shown(group: Mapping[str, Any]) -> str:
