@@ -210,9 +210,7 @@ def read_numbered(
     Raises:
         RellmError: the file is missing, or a line is not a valid record; names file and line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise RellmError(f"no such file: {path}", todo="Check the path")
+    path = files.existing(path)
     with path.open("rb") as lines:
         number = 0
         while line := lines.readline(MAX_LINE_BYTES + 1):

@@ -24,11 +24,7 @@ def is_first() -> bool:
 
 
 def refuse_several(what: str) -> None:
-    """Raises where a launcher has started several processes, each of which would do the same.
-
-    Raises:
-        RellmError: so it is.
-    """
+    """Raises a RellmError where a launcher has started several processes, each of which would do the same."""
     if launched() > 1:
         raise RellmError(
             f"{what} runs in one process, and {launched()} were started", todo="Start it without a launcher"

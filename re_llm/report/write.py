@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from re_llm.core import page
-from re_llm.core.errors import RellmError
-from re_llm.core.files import file_hash
+from re_llm.core.files import existing, file_hash
 from re_llm.core.page import NONE, Block, Cells, Heading, Items, Paragraph, Table, quote
 from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.evaluate.conflict import Conflict
@@ -97,14 +96,11 @@ def write_report(
             there is a report that was made from something else and may not be overwritten.
     """
     out = Path(out_dir)
-    read = [*scores, *replies, *training]
-    missing = next((path for path in read if not Path(path).is_file()), None)
-    if missing:
-        raise RellmError(f"no such file: {missing}", todo="Check the path")
+    read = [existing(path) for path in (*scores, *replies, *training)]
     product = Product(
         out,
         STAGE,
-        inputs={f"{number} {short_name(path)}": file_hash(Path(path)) for number, path in enumerate(read)},
+        inputs={f"{number} {short_name(path)}": file_hash(path) for number, path in enumerate(read)},
         settings={"baseline": baseline, "common": common, "pages": pages, "title": title},
         names={"baseline": "--baseline", "common": "--common", "pages": "--format", "title": "--title"},
         parts=PARTS,
@@ -172,13 +168,12 @@ class _Found:
             for metric in METRIC_TITLES
             if (cell := self.table.cell(system, corpus, metric))
         ]
-        gains, sliced, audits = ([asdict(each) for each in rows] for rows in (self.gains, self.sliced, self.audits))
-        others = self.conflicts, self.leaks, self.calibrated
-        conflict, leakage, calibrated = ([asdict(each) for each in rows] for rows in others)
-        return {
-            "baseline": self.baseline, "cells": cells, "gains": gains, "slices": sliced, "conflict": conflict,
-            "audits": audits, "leakage": leakage, "calibration": calibrated,
+        lists = {
+            "gains": self.gains, "slices": self.sliced, "conflict": self.conflicts, "audits": self.audits,
+            "leakage": self.leaks, "calibration": self.calibrated,
         }  # fmt: skip
+        rows = {name: [asdict(each) for each in found] for name, found in lists.items()}
+        return {"baseline": self.baseline, "cells": cells, **rows}
 
 
 def _blocks(found: _Found, out: Path, title: str, provenance: Mapping[str, Any], files: Sequence[Path]) -> list[Block]:

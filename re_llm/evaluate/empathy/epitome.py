@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import existing
 from re_llm.evaluate.empathy.rationales import locate
 
 MECHANISMS = ("ER", "IP", "EX")
@@ -120,9 +121,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
         RellmError: the file is missing, is not UTF-8 or csv, lacks a column or a cell, or holds a level other than
             0, 1, 2; names the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise RellmError(f"no such file: {path}", todo="Give the folder that holds the EPITOME csv files")
+    path = existing(path, todo="Give the folder that holds the EPITOME csv files")
     csv.field_size_limit(MAX_CELL)
     pairs = []
     # Spreadsheets put a byte order mark before the first column's name.

@@ -17,7 +17,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from re_llm.core.errors import RellmError
-from re_llm.core.files import write_json
+from re_llm.core.files import existing, write_json
 from re_llm.evaluate.empathy.biencoder import WINDOW, convert_checkpoint
 from re_llm.evaluate.empathy.biencoder_start import read_tokenizer
 from re_llm.evaluate.empathy.epitome import MECHANISMS
@@ -32,11 +32,7 @@ def _settings(tokenizer: PreTrainedTokenizerFast, window: int) -> dict[str, Any]
 
 
 def check_folder(folder: Path, tokenizer: PreTrainedTokenizerFast, window: int) -> None:
-    """Refuses a folder whose mechanisms have another tokenizer or window.
-
-    Raises:
-        RellmError: so it is.
-    """
+    """Raises a RellmError for a folder whose mechanisms have another tokenizer or window."""
     if not (folder / SCORER_FILE).is_file():
         return
     stored = _read(folder / SCORER_FILE)
@@ -99,12 +95,10 @@ def convert_files(files: Mapping[str, Path], out: Path, *, tokenizer: str = "rob
     """
     if not files:
         raise RellmError("no file is named", allowed="--er, --ip, --ex", todo="Give one of the authors' .pth files")
-    for path in files.values():
-        if not path.is_file():
-            raise RellmError(f"no such file: {path}")
+    paths = {mechanism: existing(path) for mechanism, path in files.items()}
     own = read_tokenizer(tokenizer)
     check_folder(out, own, WINDOW)
-    for mechanism, path in files.items():
+    for mechanism, path in paths.items():
         convert_checkpoint(path, out / mechanism, vocabulary=len(own))
     write_shared(out, own, WINDOW)
     return Converted(out, [mechanism for mechanism in MECHANISMS if (out / mechanism).is_dir()])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import existing
 from re_llm.core.records import Score, read_numbered
 from re_llm.evaluate.judge.judging import CRITERIA
 from re_llm.evaluate.judge.results import WIN
@@ -129,8 +130,6 @@ def _fits(one: Place, other: Place) -> bool:
 
 
 def _read(path: Path) -> dict[Place, float]:
-    if not path.is_file():
-        raise RellmError(f"no such file: {path}", todo="Check the path")
     found: dict[Place, float] = {}
     for place, value, where in _csv_rows(path) if path.suffix.lower() == ".csv" else _judgements(path):
         if place in found:
@@ -146,7 +145,7 @@ def _judgements(path: Path) -> Iterable[tuple[Place, float, str]]:
 
 
 def _csv_rows(path: Path) -> Iterable[tuple[Place, float, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as lines:
+    with existing(path).open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines)
         missing = {"key", "value"} - set(reader.fieldnames or [])
         if missing:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from re_llm.core.errors import RellmError
-from re_llm.core.files import file_hash, hash_of
+from re_llm.core.files import existing, file_hash, hash_of
 from re_llm.core.product import Overwrite, Product, State
 from re_llm.core.progress import progress_bar
 from re_llm.core.records import RecordAppender, Score, read_records, write_records
@@ -153,13 +153,10 @@ def judge_file(
         RellmError: a file, a line or a criterion is wrong, nothing can be judged, the judge cannot be reached, or there
             are judgements that were made from something else and may not be overwritten. Answers that came are kept.
     """
-    replies, out = Path(replies_path), Path(out_path)
+    replies, out = existing(replies_path), Path(out_path)
     chosen = _criteria(criteria, against is not None)
     store = Path(answers) if answers else out.with_suffix(".answers.jsonl")
-    others = Path(against) if against and "PAIRWISE" in chosen else None
-    for path in filter(None, (replies, others)):
-        if not path.is_file():
-            raise RellmError(f"no such file: {path}", todo="Check the path")
+    others = existing(against) if against and "PAIRWISE" in chosen else None
     product = Product(
         out,
         STAGE,
