@@ -11,7 +11,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from re_llm.core.files import disk_error, write_text
@@ -145,26 +145,18 @@ class Marked:
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(Value):
     """A table cell with a recording that the HTML page plays: a FLAC file, and a text beside it."""
 
-    text: str
-    flac: bytes
-    best = False
+    flac: bytes = field(kw_only=True)
 
     def html(self) -> str:
         data = base64.b64encode(self.flac).decode("ascii")
-        return f'{to_html(self.text)}<audio controls preload="none" src="data:audio/flac;base64,{data}"></audio>'
-
-    def markdown(self) -> str:
-        return to_markdown(self.text)
-
-    def latex(self) -> str:
-        return to_latex(self.text)
+        return f'{super().html()}<audio controls preload="none" src="data:audio/flac;base64,{data}"></audio>'
 
 
 NONE = Value("—")
-Cell = Value | Marked | Clip | str
+Cell = Value | Marked | str
 Cells = list[Cell]  # one row of a table
 
 
@@ -223,7 +215,7 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     text_columns: Sequence[int] = (0,)
 
-    def _cells(self, row: Sequence[Cell]) -> list[Value | Marked | Clip]:
+    def _cells(self, row: Sequence[Cell]) -> list[Value | Marked]:
         assert len(row) == len(self.header), f"{len(row)} cells under {len(self.header)} headings"
         return [Value(cell) if isinstance(cell, str) else cell for cell in row]
 

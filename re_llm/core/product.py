@@ -231,7 +231,7 @@ class Product:
         for name in dict.fromkeys([*self.inputs, *inputs]):
             if inputs.get(name) != self.inputs.get(name):
                 yield f"{self.names.get(name, name)} has changed"
-        before, now = dict(_flat(sidecar["settings"])), dict(_flat(self.settings))
+        before, now = dict(flattened(sidecar["settings"])), dict(flattened(self.settings))
         for name in dict.fromkeys([*now, *before]):
             if before.get(name) != now.get(name):
                 called = self.names.get(name, name)
@@ -243,10 +243,11 @@ class Product:
         write_sidecar(self.out, {**about, **fields, "hashes": known})
 
 
-def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings, by the names on the way to them: `model.lora.rank`."""
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{above}{name}.")
+            yield from flattened(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value
 

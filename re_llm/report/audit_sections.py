@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -93,11 +94,7 @@ def _ex_by_length(replies: Sequence[ReplyRecord]) -> dict[str, float]:
     return {name: fmean(level[r.text or "", cut(r.response)] for r in replies) for name, cut in _CUTS.items()}
 
 
-def _cut_at(tokens: int) -> Callable[[str], str]:
-    return lambda text: truncate(text, tokens)
-
-
-_CUTS: Mapping[str, Callable[[str], str]] = {**{str(n): _cut_at(n) for n in CUTS}, "whole": lambda text: text}
+_CUTS: Mapping[str, Callable[[str], str]] = {**{str(n): partial(truncate, tokens=n) for n in CUTS}, "whole": str}
 
 
 def audit_blocks(found: Sequence[AuditedGroup]) -> list[Block]:

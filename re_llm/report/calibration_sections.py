@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from re_llm.core.errors import RellmError
-from re_llm.core.page import NONE, Block, Cells, Heading, Paragraph, Plot, Table, Value, quote, write_page
+from re_llm.core.page import NONE, Block, Cells, Heading, Paragraph, Table, Value, quote, write_page
 from re_llm.evaluate.calibration import (
     COVERAGE,
     MIN_ITEMS,
@@ -21,7 +21,7 @@ from re_llm.evaluate.calibration import (
 )
 from re_llm.report.plots import reliability_plot
 from re_llm.report.reply_sections import Replies, in_order, read_replies
-from re_llm.report.score_sections import figure_place
+from re_llm.report.score_sections import corpus_plot
 from re_llm.report.tables import corpus_title, system_title
 
 
@@ -134,9 +134,8 @@ def calibration_blocks(found: Sequence[Calibrated], out: Path) -> list[Block]:
             for suffix, curve in (("", each.plain), (", tempered", each.tempered)):
                 if curve:
                     lines[system_title(each.system) + suffix] = [(b.confidence, b.accuracy) for b in curve.bins]
-        alt = f"{corpus_title(corpus)}: confidence and accuracy of the heads"
-        path, relative = figure_place(out, "calibration", corpus)
-        blocks.append(Plot(reliability_plot(path, lines, alt), relative, alt))
+        what = "confidence and accuracy of the heads"
+        blocks.append(corpus_plot(out, "calibration", corpus, what, reliability_plot, lines))
     return blocks
 
 

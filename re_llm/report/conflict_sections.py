@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from re_llm.core.errors import RellmError
-from re_llm.core.page import NONE, Block, Cells, Heading, Paragraph, Plot, Table, Value, quote, write_page
+from re_llm.core.page import NONE, Block, Cells, Heading, Paragraph, Table, Value, quote, write_page
 from re_llm.evaluate.conflict import FACTORS, MIN_ITEMS, Conflict, conflict, words_emotions
 from re_llm.report.plots import factor_plot
 from re_llm.report.reply_sections import Replies, in_order, read_replies
-from re_llm.report.score_sections import figure_place
+from re_llm.report.score_sections import corpus_plot
 from re_llm.report.tables import corpus_title, system_title
 
 TEXT_SYSTEM = "text"  # a system of Table I that reads the words alone
@@ -79,9 +79,8 @@ def conflict_blocks(found: Sequence[Conflict], out: Path) -> list[Block]:
             for outcome in each.explained:
                 bars = {name: (outcome.explained[name], *outcome.intervals[name]) for name in outcome.explained}
                 panels.setdefault(outcome.outcome, {})[system_title(each.system)] = bars
-        alt = f"{corpus_title(corpus)}: what explains the named emotion and the reply"
-        path, relative = figure_place(out, "conflict", corpus)
-        blocks.append(Plot(factor_plot(path, panels, alt), relative, alt))
+        what = "what explains the named emotion and the reply"
+        blocks.append(corpus_plot(out, "conflict", corpus, what, factor_plot, panels))
     return blocks
 
 

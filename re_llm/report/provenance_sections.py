@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from re_llm.core.files import file_hash
 from re_llm.core.page import NONE, Block, Cells, Heading, Paragraph, Table, quote
+from re_llm.core.product import flattened
 from re_llm.report.reply_sections import Replies
 from re_llm.report.tables import CORPORA, METRIC_TITLES, PAPER, SYSTEMS, TABLE_I
 
@@ -31,12 +32,6 @@ def paper_blocks() -> list[Block]:
     ]
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        return [pair for key, each in value.items() for pair in _flat(each, f"{name}.{key}" if name else str(key))]
-    return [(name, json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple) else str(value))]
-
-
 def prompts_of(spoken: Replies) -> dict[str, str]:
     """Which prompt every system answered, where its replies name it: ER and Ex depend on it."""
     found: dict[str, set[str]] = {}
@@ -52,7 +47,11 @@ def short_name(path: Path) -> str:
 
 def provenance_blocks(given: dict[str, Any], files: Sequence[Path]) -> list[Block]:
     hashes = {short_name(path): file_hash(Path(path)) for path in files}
-    rows: list[Cells] = [[quote(name), quote(text)] for name, text in _flat(given) if text != "None"]
-    given_texts = {text for _, text in _flat(given)}
-    rows += [[quote(f"sha256 of {name}"), f"`{each}`"] for name, each in hashes.items() if each not in given_texts]
+    known = {
+        name: json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple) else str(value)
+        for name, value in flattened(given)
+        if value not in (None, {})
+    }
+    rows: list[Cells] = [[quote(name), quote(text)] for name, text in known.items()]
+    rows += [[quote(f"sha256 of {name}"), f"`{each}`"] for name, each in hashes.items() if each not in known.values()]
     return [Heading(2, "How this was made"), Table(["what", "value"], rows, (0, 1))]

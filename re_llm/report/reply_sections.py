@@ -13,7 +13,7 @@ from re_llm.audio.source import moved
 from re_llm.core.errors import RellmError
 from re_llm.core.page import NONE, Block, Cell, Cells, Clip, Heading, Marked, Paragraph, Table, quote
 from re_llm.core.records import ReplyRecord, read_records
-from re_llm.report.tables import CORPORA, NO_CORPUS, SYSTEMS, ScoreTable, corpus_title, system_title
+from re_llm.report.tables import CORPORA, NO_CORPUS, SYSTEMS, ScoreTable, corpus_title, in_table_order, system_title
 
 EXAMPLE_SENTENCES, EXAMPLE_SYSTEMS, REPLY_CHARACTERS = 3, 4, 400
 
@@ -32,11 +32,9 @@ def read_replies(paths: Sequence[Path]) -> Replies:
 
 def in_order(keys: Mapping[tuple[str, str], Any]) -> list[tuple[str, str]]:
     """By corpus, then by system, in the order of Table I."""
-
-    def rank(names: Mapping[str, str], name: str) -> tuple[int, str]:
-        return (list(names).index(name) if name in names else len(names), name)
-
-    return sorted(keys, key=lambda key: (rank(CORPORA, key[1]), rank(SYSTEMS, key[0])))
+    corpora = in_table_order({corpus for _, corpus in keys}, list(CORPORA))
+    systems = in_table_order({system for system, _ in keys}, list(SYSTEMS))
+    return [(system, corpus) for corpus in corpora for system in systems if (system, corpus) in keys]
 
 
 def _shorten(text: str) -> str:
@@ -115,7 +113,7 @@ def example_blocks(table: ScoreTable, spoken: Replies, baseline: str | None) -> 
                 heard.add(reply.key)
                 clip = _clip(reply)
                 lost += clip is None
-                emotion = Clip(quote(reply.emotion or "—"), clip) if clip else emotion
+                emotion = Clip(quote(reply.emotion or "—"), flac=clip) if clip else emotion
             rows.append([emotion, quote(system_title(system)), _marked(reply.response, spans), *shown])
         blocks += [Heading(3, quote(f"{corpus_title(corpus)}: “{_shorten(text)}”")),
                    Table(["spoken as", "system", "reply", "ER", "Ex"], rows, (0, 1, 2))]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,12 +18,12 @@ from re_llm.report.plots import Counts, Points, confusion_plot, level_plot, plan
 from re_llm.report.tables import METRIC_TITLES, ScoreTable, corpus_title, show_cell, system_title
 
 
-def figure_place(out: Path, kind: str, corpus: str) -> tuple[Path, str]:
-    """File of a plot, and its place relative to the page: readable, and different for corpora of any names."""
+def corpus_plot(out: Path, kind: str, corpus: str, what: str, draw: Callable[..., Path], *data: object) -> Plot:
+    """The plot that `draw(path, *data, title)` makes; its name is readable, and different for corpora of any names."""
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in corpus).strip("-")[:40]
     slug = plain if plain == corpus else f"{plain}-{zlib.crc32(corpus.encode()):08x}"
-    relative = f"figures/{kind}_{slug}.png"
-    return out / relative, relative
+    relative, title = f"figures/{kind}_{slug}.png", f"{corpus_title(corpus)}: {what}"
+    return Plot(draw(out / relative, *data, title), relative, title)
 
 
 def _confusions(table: ScoreTable, corpus: str) -> tuple[dict[str, Counts], list[str]]:
@@ -60,9 +61,8 @@ def recognition_blocks(table: ScoreTable, out: Path) -> list[Block]:
     for corpus in table.corpora:
         matrices, labels = _confusions(table, corpus)
         if matrices:
-            alt = f"{corpus_title(corpus)}: emotion named, by reference emotion (% of the reference)"
-            path, relative = figure_place(out, "confusion", corpus)
-            plots.append(Plot(confusion_plot(path, matrices, labels, alt), relative, alt))
+            what = "emotion named, by reference emotion (% of the reference)"
+            plots.append(corpus_plot(out, "confusion", corpus, what, confusion_plot, matrices, labels))
     header = ["corpus", "system", "answers", "UA", "WA", "macro-F1", "weighted F1", "name no emotion", "UA of the head"]
     note = (
         "An answer that names no emotion is wrong and stays in every count; in the plots it is the column `none`. "
@@ -107,9 +107,8 @@ def dimension_blocks(table: ScoreTable, out: Path) -> list[Block]:
     for corpus in table.corpora:
         estimates, references = _planes(table, corpus)
         if estimates:
-            alt = f"{corpus_title(corpus)}: valence and arousal by reference emotion; large marks are means"
-            path, relative = figure_place(out, "plane", corpus)
-            plots.append(Plot(plane_plot(path, estimates, references, alt), relative, alt))
+            what = "valence and arousal by reference emotion; large marks are means"
+            plots.append(corpus_plot(out, "plane", corpus, what, plane_plot, estimates, references))
     return [Heading(2, "Valence, arousal, dominance"), Table(header, rows, (0, 1)), Paragraph(note), *plots]
 
 
@@ -171,9 +170,8 @@ def level_blocks(table: ScoreTable, out: Path) -> list[Block]:
                     each = [values.count(level) / len(values) for level in range(LEVELS)]
                     fractions.setdefault(metric, {})[system_title(system)] = each
         if fractions:
-            alt = f"{corpus_title(corpus)}: share of the replies at each level"
-            path, relative = figure_place(out, "levels", corpus)
-            plots.append(Plot(level_plot(path, fractions, alt), relative, alt))
+            what = "share of the replies at each level"
+            plots.append(corpus_plot(out, "levels", corpus, what, level_plot, fractions))
     return [Heading(2, "Levels behind the means"), *plots] if plots else []
 
 

@@ -82,7 +82,7 @@ def corpus_title(corpus: str) -> str:
     return CORPORA.get(corpus, corpus)
 
 
-def _order(names: Iterable[str], known: Sequence[str]) -> list[str]:
+def in_table_order(names: Iterable[str], known: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda n: (known.index(n) if n in known else len(known), n))
 
 
@@ -162,12 +162,12 @@ class ScoreTable:
     @property
     def systems(self) -> list[str]:
         names = {key[0] for key in self.items} | {key[0] for key in self.groups}
-        return _order(names, list(SYSTEMS))
+        return in_table_order(names, list(SYSTEMS))
 
     @property
     def corpora(self) -> list[str]:
         names = {key[1] for key in self.items} | {key[1] for key in self.groups}
-        return _order(names, list(CORPORA))
+        return in_table_order(names, list(CORPORA))
 
     @property
     def groups_present(self) -> list[tuple[str, str]]:
