@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
@@ -54,11 +55,7 @@ def check(llm: str, text: Path, *, sentences: int, prompt: str, device: str) -> 
 def held_out(sentences: Path, count: int = SENTENCES) -> list[str]:
     """Test sentences with two content words or more, in the order of the file; none about harming oneself."""
     rows = (row.text for row in read_records(sentences, Sentence) if row.split == "test")
-    return _first(count, (text for text in rows if len(content_words(text)) > 1 and not at_risk(text)))
-
-
-def _first(count: int, texts: Iterable[str]) -> list[str]:
-    return [text for text, _ in zip(texts, range(count), strict=False)]
+    return list(islice((text for text in rows if len(content_words(text)) > 1 and not at_risk(text)), count))
 
 
 def check_replies(

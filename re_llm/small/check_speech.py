@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +164,7 @@ def check_manifest(
         row for row in read_records(manifest, Utterance)
         if row.split == split and row.text and (row.emotion is None or row.emotion in emotions)
     )  # fmt: skip
-    rows = [row for row, _ in zip(wanted, range(limit or 10**9), strict=False)]
+    rows = list(islice(wanted, limit or None))
     if not rows:
         raise RellmError(f"{manifest} has no rows of the split {split!r} with a text")
     return check_speech(engine, rows, [load(row.audio, root=manifest.parent) for row in rows], on_batch=on_batch)

@@ -6,7 +6,6 @@ OUT/llm/    the LLM with the LoRA merged, in float16: the component small:llm
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -152,4 +151,4 @@ def _save_lora(model: PeftModel, out: Path, options: Kindness) -> None:
     held = get_peft_model_state_dict(model)
     save_file({name: value.half().cpu().contiguous() for name, value in held.items()}, out / LORA_FILE)
     about = {"peft_type": "LORA", "r": options.rank, "lora_alpha": options.rank, "target_modules": list(TARGETS)}
-    (out / "adapter_config.json").write_text(json.dumps({**about, "task_type": "CAUSAL_LM"}, indent=2) + "\n")
+    files.write_json(out / "adapter_config.json", {**about, "task_type": "CAUSAL_LM"})

@@ -30,6 +30,7 @@ _CONTRACTIONS = {
     "hasnt": "hasn't", "thats": "that's", "whats": "what's", "theres": "there's", "youre": "you're",
     "theyre": "they're", "alot": "a lot", "wanna": "want to", "gonna": "going to", "gotta": "got to", "u": "you",
 }  # fmt: skip
+_CONTRACTED = re.compile(r"\b(?:" + "|".join(_CONTRACTIONS) + r")(?=[,.!?]|$)", re.IGNORECASE)
 _SPEAKABLE = re.compile(r"[A-Za-z0-9 ,.!?'$%:-]+")
 _NOT_SPOKEN = re.compile(
     r"https?:|www\.|\b(idk|tbh|lol|btw|tl|dr|smh|wtf|imo|tw|ftm|mtf|bpd|sh|kms|lmao|edit|nsfw|reddit|subreddit|smollm"
@@ -55,7 +56,7 @@ def clean(text: str) -> str | None:
     if text and text[-1] not in "!?":
         text += "."
     text = " ".join(_CONTRACTIONS.get(word.lower(), word) for word in text.split(" "))
-    text = re.sub(r"\b(?:" + "|".join(_CONTRACTIONS) + r")(?=[,.!?]|$)", _contraction, text, flags=re.IGNORECASE)
+    text = _CONTRACTED.sub(lambda match: _CONTRACTIONS[match[0].lower()], text)
     words = text.split()
     shouted = sum(len(word) > 4 and word.isupper() for word in words)
     if (
@@ -64,10 +65,6 @@ def clean(text: str) -> str | None:
     ):  # fmt: skip
         return None
     return text[0].upper() + text[1:]
-
-
-def _contraction(match: re.Match[str]) -> str:
-    return _CONTRACTIONS[match[0].lower()]
 
 
 def cut(text: str) -> Iterator[str]:
