@@ -218,12 +218,11 @@ def train(
 
 def _check_continuations(data: list[Path]) -> None:
     """Says which files are unfinished. Raises a RellmError for one that is missing."""
+    from re_llm.core.files import existing
     from re_llm.core.product import read_sidecar
 
     for path in data:
-        if not path.is_file():
-            raise RellmError(f"no such file: {path}", todo="Write it with: re-llm continue MANIFEST --out FILE")
-        sidecar = read_sidecar(path)
+        sidecar = read_sidecar(existing(path, todo="Write it with: re-llm continue MANIFEST --out FILE"))
         if sidecar is not None and not sidecar.get("complete"):
             typer.echo(f"{path} is unfinished: its `re-llm continue` ended early; training on what is there", err=True)
 

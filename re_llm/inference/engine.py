@@ -108,20 +108,12 @@ class Engine:
             speech = self.model.encode_speech(**inputs)
             logits, dimensions = self.model.predict_emotion(speech)
         predicted = zip(logits.float().softmax(-1).tolist(), dimensions.float().tolist(), strict=True)
-        lengths = speech.lengths.tolist()
-        return [
-            EncodedSpeech(
-                speech.embeddings[i, : lengths[i]],
-                Estimate(
-                    probabilities=dict(zip(self.emotions, probabilities, strict=True)),
-                    valence=valence,
-                    arousal=arousal,
-                    dominance=dominance,
-                ),
-                samples[i],
-            )
-            for i, (probabilities, (valence, arousal, dominance)) in enumerate(predicted)
+        estimates = [
+            Estimate(probabilities=dict(zip(self.emotions, p, strict=True)), valence=v, arousal=a, dominance=d)
+            for p, (v, a, d) in predicted
         ]
+        parts = zip(speech.embeddings, speech.lengths.tolist(), estimates, samples, strict=True)
+        return [EncodedSpeech(tokens[:length], estimate, wave) for tokens, length, estimate, wave in parts]
 
     def answer(
         self,

@@ -29,15 +29,11 @@ STAGE = "respond 2"  # the number rises when the same recordings begin to get ot
 FIELDS_OF_ROW = ("key", "text", "audio", "corpus", "speaker", "language", "duration", "emotion", "label_set")
 # What a message calls a setting.
 _NAMES = {
-    "model": "--model",
-    "system": "--system",
-    "prompt": "--prompt",
-    "recognize": "--recognize",
+    **{name: f"--{name}" for name in ("model", "system", "prompt", "recognize", "dtype")},
     "wording": "the wording of a prompt",
     "max_new_tokens": "--max-new-tokens",
     "recognize_tokens": "the length of the answer to --recognize",
     "repetition_penalty": "the repetition penalty",
-    "dtype": "--dtype",
     "quantized": "--quantize",
     "seed": "the seed",
 }
