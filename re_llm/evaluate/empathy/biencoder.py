@@ -176,10 +176,9 @@ def convert_checkpoint(
     Raises:
         RellmError: the file holds something else, or the tokenizer is not of its encoders.
     """
-    base = RobertaConfig(
+    config = config or RobertaConfig(
         vocab_size=BASE_VOCABULARY, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
     )
-    config = config or base
     if vocabulary not in (None, config.vocab_size):
         raise RellmError(f"the tokenizer has {vocabulary} tokens, {path.name} wants {config.vocab_size}")
     try:

@@ -87,8 +87,7 @@ class BiEncoderScorer:
             raise RellmError(
                 f"{folder} holds no tokenizer: {error}", todo="Put the tokenizer files of the encoder there"
             ) from error
-        window = window or stored_window(folder)
-        return cls(models, tokenizer, window=window, batch_size=batch_size, device=device)
+        return cls(models, tokenizer, window=window or stored_window(folder), batch_size=batch_size, device=device)
 
     def score(self, seekers: Sequence[str], responses: Sequence[str]) -> list[Empathy]:
         """Levels with probabilities and rationales of what the window holds of each reply.

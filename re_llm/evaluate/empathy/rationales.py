@@ -83,10 +83,7 @@ def _iou_f1(found: list[tuple[int, int]], true: list[tuple[int, int]]) -> float:
     for a, b in found:
         overlaps = [(min(b, d) - max(a, c), max(b, d) - min(a, c)) for c, d in true]
         hits += any(union > 0 and both / union >= MIN_IOU for both, union in overlaps)
-    if not hits:
-        return 0.0
-    precision, recall = hits / len(found), hits / len(true)
-    return 2 * precision * recall / (precision + recall)
+    return 2 * hits / max(1, len(found) + len(true))
 
 
 def rationale_measures(

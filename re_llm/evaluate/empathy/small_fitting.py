@@ -158,13 +158,9 @@ def tune_factors(probabilities: Floats, levels: Ints) -> tuple[float, Floats]:
 
 def _held_out_features(data: Annotated, seed: int) -> Floats:
     """[R, 18] decision features of every response, by base models that never saw its post."""
-    parts = []
-    for train, held in data.folds(seed):
-        parts.append((held, base_features(fit_base(data.subset(train)), data.batch.subset(held))[0]))
-    features = np.zeros((len(data.levels), parts[0][1].shape[1]))
-    for held, found in parts:
-        features[held] = found
-    return features
+    folds = data.folds(seed)
+    found = [base_features(fit_base(data.subset(train)), data.batch.subset(held))[0] for train, held in folds]
+    return np.concatenate(found)[np.argsort(np.concatenate([held for _, held in folds]))]
 
 
 def fit(data: Annotated, seed: int) -> dict[str, Floats]:
