@@ -17,7 +17,7 @@ from re_llm.continuations.plan import WHOLE, Plan, Shard
 from re_llm.continuations.rows import moved
 from re_llm.continuations.run import ContinueReport, count
 from re_llm.core.errors import RellmError
-from re_llm.core.files import file_hash
+from re_llm.core.files import existing, file_hash
 from re_llm.core.product import Product, read_sidecar, sidecar_path
 from re_llm.core.records import Continuation, Record, Utterance, write_records
 
@@ -97,9 +97,7 @@ def merge_shards(manifest: str | Path, shards: Sequence[str | Path], out: str | 
 
 
 def _part(path: Path) -> _Part:
-    if not path.is_file():
-        raise RellmError(f"no such file: {path}", todo="Give the files that `re-llm continue --shard I/N` wrote")
-    sidecar = read_sidecar(path)
+    sidecar = read_sidecar(existing(path, todo="Give the files that `re-llm continue --shard I/N` wrote"))
     if sidecar is None:
         raise RellmError(
             f"{sidecar_path(path)} is missing: it tells which shard {path.name} is",

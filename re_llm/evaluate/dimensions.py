@@ -75,12 +75,8 @@ def score_dimension(
     return DimensionResult(ccc, rmse, (float(low), float(high)), len(x))
 
 
-def has_dimensions(reply: ReplyRecord) -> bool:
-    """Whether one of the dimensions has an estimate and a reference."""
-    return bool(_known(reply))
-
-
-def _known(reply: ReplyRecord) -> dict[str, Pair]:
+def known_dimensions(reply: ReplyRecord) -> dict[str, Pair]:
+    """The dimensions that have an estimate and a reference."""
     found = {name: reply.dimension(name) for name in DIMENSIONS}
     return {name: (a, b) for name, (a, b) in found.items() if a is not None and b is not None}
 
@@ -103,7 +99,7 @@ def group_fields(pairs: Iterable[Mapping[str, Pair]]) -> Iterator[tuple[str, dic
 
 def dimension_scores(group: Group, replies: Sequence[ReplyRecord]) -> list[Score]:
     """Rows of scores.jsonl: `VAD` of each reply (its mean squared error), then those of the group."""
-    pairs = {reply.key: known for reply in replies if (known := _known(reply))}
+    pairs = {reply.key: known for reply in replies if (known := known_dimensions(reply))}
     items = [
         make_score(group, "VAD", key, {"value": fmean((a - b) ** 2 for a, b in known.values()), "pairs": known})
         for key, known in pairs.items()

@@ -18,7 +18,7 @@ from re_llm.core.errors import RellmError
 from re_llm.core.files import existing, file_hash
 from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.core.records import DIMENSIONS, Score, write_records
-from re_llm.evaluate.dimensions import dimension_scores, has_dimensions
+from re_llm.evaluate.dimensions import dimension_scores, known_dimensions
 from re_llm.evaluate.empathy.epitome import MECHANISMS, EmpathyScorer
 from re_llm.evaluate.empathy.loading import load_scorer, scorer_hash
 from re_llm.evaluate.empathy.scores import Group, Judgement, judge, make_score
@@ -41,7 +41,7 @@ NEEDS: dict[str, tuple[Callable[[ReplyRow], bool], str, str]] = {
         "Answer with a model that has a categorical head",
     ),
     "VAD": (
-        lambda row: has_dimensions(row.reply),
+        lambda row: bool(known_dimensions(row.reply)),
         "`valence`, `arousal` or `dominance` and its reference (`reference_valence`, ...)",
         "Answer a manifest with V/A/D labels with a model that has a dimensional head",
     ),

@@ -103,9 +103,8 @@ def _check_items(table: ScoreTable, corpus: str, metric: str, common: bool) -> N
     if not common or not shared:
         (system, seed), least = min(have.items(), key=lambda each: len(each[1]))
         lacking = sorted(every - least)
-        named = ", ".join(lacking[:NAMED_ITEMS]) + (
-            f" and {len(lacking) - NAMED_ITEMS} more" if len(lacking) > NAMED_ITEMS else ""
-        )
+        more = f" and {len(lacking) - NAMED_ITEMS} more" if len(lacking) > NAMED_ITEMS else ""
+        named = ", ".join(lacking[:NAMED_ITEMS]) + more
         which = system if seed is None else f"{system} (seed {seed})"
         way_out = f", or compare the {len(shared)} common items with --common" if shared else "; none is common to all"
         raise RellmError(

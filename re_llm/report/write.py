@@ -168,7 +168,7 @@ class _Found:
             for metric in METRIC_TITLES
             if (cell := self.table.cell(system, corpus, metric))
         ]
-        lists = {
+        lists: dict[str, Sequence[Any]] = {
             "gains": self.gains, "slices": self.sliced, "conflict": self.conflicts, "audits": self.audits,
             "leakage": self.leaks, "calibration": self.calibrated,
         }  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from re_llm.core.errors import RellmError
-from re_llm.core.files import disk_error, write_json
+from re_llm.core.files import disk_error, existing, write_json
 from re_llm.core.progress import progress_bar
 from re_llm.core.provenance import write_provenance
 from re_llm.evaluate.empathy.biencoder import save_biencoder
@@ -85,8 +85,7 @@ def find_csvs(where: Path, mechanisms: Sequence[str] = ()) -> dict[str, Path]:
         if not found:
             raise RellmError(f"{where} holds no EPITOME csv file", allowed=", ".join(CSV_NAMES.values()))
         return found
-    if not where.is_file():
-        raise RellmError(f"no such file: {where}", todo="Give the folder of the EPITOME csv files, or one of them")
+    existing(where, todo="Give the folder of the EPITOME csv files, or one of them")
     named = [m for m, name in CSV_NAMES.items() if name == where.name]
     if len(wanted or named) != 1:
         raise RellmError(f"the mechanism of {where} is not known", allowed="one --mechanism ER, IP or EX")

@@ -58,7 +58,7 @@ def _fields(row: ReplyRow) -> dict[str, str]:
     }
 
 
-def _pairs(rows: Sequence[ReplyRow], others: Sequence[ReplyRow]) -> tuple[list[tuple[ReplyRow, ReplyRow]], str]:
+def _pairs(rows: Sequence[ReplyRow], others: Sequence[ReplyRow]) -> list[tuple[ReplyRow, ReplyRow]]:
     """Replies to the same utterance; an opponent with several seeds answers with the one of the same seed.
 
     Raises:
@@ -83,7 +83,7 @@ def _pairs(rows: Sequence[ReplyRow], others: Sequence[ReplyRow]) -> tuple[list[t
             f"--against has no reply to {len(missing)} of {len(rows)} utterances: {', '.join(missing[:5])}{more}",
             todo="Answer the same manifest with both systems",
         )
-    return pairs, systems.pop()
+    return pairs
 
 
 def _items(rows: Sequence[ReplyRow], criteria: Sequence[str], others: Sequence[ReplyRow] | None) -> list[_Item]:
@@ -94,7 +94,7 @@ def _items(rows: Sequence[ReplyRow], criteria: Sequence[str], others: Sequence[R
                 question = fill(SCORED[criterion], _fields(row))
                 items.append(_Item(row.group, row.reply.key, criterion, (question,)))
     if others is not None:
-        for row, other in _pairs(rows, others)[0]:
+        for row, other in _pairs(rows, others):
             ours, theirs = row.reply.response, other.reply.response
             both = tuple(
                 fill(PAIRWISE, {**_fields(row), "response_a": a, "response_b": b})
