@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -41,10 +43,8 @@ def versions() -> dict[str, str]:
     """Installed versions of the packages that can change a number."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -52,11 +52,8 @@ def machine() -> dict[str, Any]:
     """Processor, cores and system; no names of hosts or users."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        named = [
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = named[0] if named else model
+    if cpuinfo.is_file() and (named := re.search(r"^model name\s*:\s*(.*)$", cpuinfo.read_text(), re.MULTILINE)):
+        model = named[1]
     return {"processor": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
 
 

@@ -174,6 +174,7 @@ class Score(Record):
 
 
 R = TypeVar("R", bound=Record)
+OnError = Callable[[int, RellmError], None]
 
 
 def _problem(error: ValidationError) -> str:
@@ -182,12 +183,7 @@ def _problem(error: ValidationError) -> str:
     return f"field {field!r}: {first['msg']}" if field else str(first["msg"])
 
 
-def read_records(
-    path: str | os.PathLike[str],
-    model: type[R],
-    *,
-    on_error: Callable[[int, RellmError], None] | None = None,
-) -> Iterator[R]:
+def read_records(path: str | os.PathLike[str], model: type[R], *, on_error: OnError | None = None) -> Iterator[R]:
     """Records of a JSON-lines file, one at a time; see `read_numbered`."""
     for _, record in read_numbered(path, model, on_error=on_error):
         yield record
@@ -197,7 +193,7 @@ def read_numbered(
     path: str | os.PathLike[str],
     model: type[R],
     *,
-    on_error: Callable[[int, RellmError], None] | None = None,
+    on_error: OnError | None = None,
     only: Collection[int] | None = None,
 ) -> Iterator[tuple[int, R]]:
     """(line number, record) of a JSON-lines file, one at a time (memory stays flat in the number of rows).
