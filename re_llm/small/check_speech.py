@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -120,11 +121,11 @@ def figures(found: Sequence[Checked]) -> SpeechFigures:
     return SpeechFigures(
         recordings=len(found),
         word_errors=error_rate(words, [plain(each.read).split() for each in found]),
-        repeated=_mean(repeated(each.repeat, each.text) for each in found),
-        topic=_mean(names_topic(each.reply, each.text) for each in found),
+        repeated=fmean(repeated(each.repeat, each.text) for each in found),
+        topic=fmean(names_topic(each.reply, each.text) for each in found),
         ua_prompt=_unweighted(labelled, "named_emotion"),
         ua_head=_unweighted(labelled, "predicted_emotion"),
-        tone=_mean(_fits(each) for each in labelled) if labelled else None,
+        tone=fmean(_fits(each) for each in labelled) if labelled else None,
         four_of_five=_four_of_five(labelled),
     )
 
@@ -140,19 +141,14 @@ def _four_of_five(labelled: Iterable[Checked]) -> float | None:
         groups[each.speaker, each.text][str(each.emotion)].append(_fits(each))
     whole = [emotions for emotions in groups.values() if len(emotions) == 5]
     good = [sum(2 * sum(fits) >= len(fits) for fits in emotions.values()) >= 4 for emotions in whole]
-    return _mean(good) if good else None
+    return fmean(good) if good else None
 
 
 def _unweighted(labelled: Sequence[Checked], field: str) -> float | None:
     hits: dict[str, list[bool]] = defaultdict(list)
     for each in labelled:
         hits[str(each.emotion)].append(getattr(each, field) == each.emotion)
-    return _mean(_mean(values) for values in hits.values()) if hits else None
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = [float(value) for value in values]
-    return sum(found) / len(found) if found else float("nan")
+    return fmean(fmean(values) for values in hits.values()) if hits else None
 
 
 def check_manifest(

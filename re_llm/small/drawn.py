@@ -21,11 +21,7 @@ def draw_emotions(manifest: Path, out: Path, *, seed: int) -> int:
     Returns:
         The number of rows.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path("..") / manifest.parent.name
-    rows = list(_drawn(manifest, folder, seed))
-    write_records(out, rows)
-    return len(rows)
+    return write_records(out, _drawn(manifest, Path("..") / manifest.parent.name, seed))
 
 
 def _drawn(manifest: Path, folder: Path, seed: int) -> Iterator[Utterance]:

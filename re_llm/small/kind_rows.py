@@ -48,7 +48,8 @@ def kind_rows(sentences: Sequence[str], count: int, *, seed: int) -> list[TextRo
         open_kinds = [kind for kind, left in wanted.items() if left > 0]
         if not open_kinds:
             break
-        replies = _replies(text, rng)
+        careful = dict.fromkeys(PROMPT_EMOTIONS, careful_reply(text)) if at_risk(text) else None
+        replies = careful or kind_replies(text, rng)
         if not replies:
             continue
         kind = rng.choices(open_kinds, weights=[wanted[kind] for kind in open_kinds])[0]
@@ -69,12 +70,6 @@ def continued_rows(sentences: Sequence[str], count: int, llm: TextLlm, *, seed: 
     answers = llm.answer(asked, max_new_tokens=CONTINUED_TOKENS, batch_size=batch_size)
     pairs = zip(asked, answers, strict=True)
     return [TextRow(*one, answer.text, answer.finish_reason == "length") for one, answer in pairs if answer.text]
-
-
-def _replies(text: str, rng: random.Random) -> dict[str, str]:
-    if at_risk(text):
-        return dict.fromkeys(PROMPT_EMOTIONS, careful_reply(text))
-    return kind_replies(text, rng)
 
 
 def _told(text: str, replies: dict[str, str], rng: random.Random) -> Iterator[TextRow]:

@@ -95,9 +95,8 @@ def cast(split: str, engines: Sequence[str], rng: np.random.Generator) -> Speake
     for two thirds, else to the voices of the training.
     """
     pool = split if split != "train" and rng.random() >= SEEN else "train"
-    weights = np.array([FRACTIONS[engine] for engine in engines])
-    if pool != "train":
-        weights = np.ones(len(engines))  # as many sentences of each kind of unseen voice
+    # As many sentences of each kind of unseen voice.
+    weights = np.array([FRACTIONS[engine] if pool == "train" else 1.0 for engine in engines])
     engine = engines[int(rng.choice(len(engines), p=weights / weights.sum()))]
     among = [speaker for speaker in speakers() if (speaker.pool, speaker.engine) == (pool, engine)]
     return among[int(rng.integers(len(among)))]

@@ -18,8 +18,6 @@ _VERBS = {"am": "are", "was": "were"}  # behind "I"
 _SECOND = {"you", "your", "yours", "yourself", "you're", "you've", "you'll", "you'd"}
 SUBJECTS = {"i", "i'm", "i've", "i'll", "i'd", "my", "we", "we're", "we've", "we'll", "our", "he", "she", "they",
             "he's", "she's", "they're", "the", "this", "these", "there", "there's", "his", "her", "their"}  # fmt: skip
-QUESTIONS = {"who", "what", "when", "where", "why", "how", "which", "can", "could", "do", "does", "did", "is", "are",
-             "was", "were", "have", "has", "will", "would", "should", "shall", "may"}  # fmt: skip
 _DETERMINERS = {"my", "our", "the", "a", "an", "his", "her", "their", "this", "these", "some", "any", "your"}
 _PREPOSITIONS = {"about", "of", "for", "with", "from", "in", "on", "at", "by", "without", "into"}
 _NOUNS = {"thing", "things", "lot", "way", "kind"}  # that end a phrase, though they name nothing by themselves
