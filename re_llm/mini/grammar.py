@@ -84,9 +84,6 @@ _FRAMES = (
     "{who} {verb} {np} with {name} {place}",
 )
 _DETERMINERS = ("the", "the", "the", "the", "our", "this", "that", "a")
-_PROPER = frozenset(lex.NAMES) | {"I"}
-
-
 # A kind of cue, and where it stands; an adjective fills the place that the template keeps for it.
 _CUED = (
     ("interjection", "{cue}, {text}"), ("interjection", "{text}, {cue}"), ("clause", "{text}, {cue}"),

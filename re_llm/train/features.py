@@ -233,11 +233,7 @@ def _held(example: Example, segment: str, stores: Mapping[str, StateStore]) -> b
 
 
 def _refuse_small_disk(folder: Path, examples: Sequence[Example], model: ReLlmForConditionalGeneration) -> None:
-    """Tells before hours of encoding that the states will not fit.
-
-    Raises:
-        RellmError: so it is.
-    """
+    """Raises a RellmError before hours of encoding where the states will not fit."""
     width = model.config.speech_config.d_model
     if model.emotion_encoder is not None and model.config.fusion == "frames":
         width += model.config.emotion_config.hidden_size
