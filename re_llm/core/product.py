@@ -180,7 +180,7 @@ class Product:
             more: further fields of the sidecar.
         """
         runs = (read_sidecar(self.out) or {"runs": []})["runs"]
-        told = {} if report is None else {"report": _plain(report)}
+        told: dict[str, Any] = {} if report is None else {"report": _plain(report)}
         told |= {"lines": self._lines()} if self.grows else {}
         self._write({"complete": True, "content": self._content(), "runs": runs, **more, **told})
 
