@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ import torch
 from re_llm.audio.given import Audio, describe, read
 from re_llm.audio.speech import prepare
 from re_llm.core.answer_parser import parse_answer
-from re_llm.core.assets import MINI_MODEL, default_model, mini_assets, resolve_component
+from re_llm.core.assets import MINI_MODEL, default_model, hint_at_small, mini_assets, resolve_component
 from re_llm.core.records import Utterance
 from re_llm.inference.careful import answered, read_out
 from re_llm.inference.generation import generate
@@ -330,7 +331,10 @@ def load(
     from re_llm.model.modeling import ReLlmForConditionalGeneration
     from re_llm.model.processing import load_processor
 
-    name = default_model() if name is None else name
+    if name is None:
+        name, hint = default_model(), hint_at_small()
+        if hint:
+            warnings.warn(hint, stacklevel=2)
     folder = resolve_component(str(name))
     where = pick_device(device)
     model = ReLlmForConditionalGeneration.from_pretrained(

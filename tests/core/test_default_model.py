@@ -9,6 +9,7 @@ import pytest
 from re_llm.cli.common import DEFAULT_MODEL, chosen_model
 from re_llm.core.assets import MINI_MODEL, SMALL_MODEL, default_model, hint_at_small, resolve_component
 from re_llm.core.parts import parts_home
+from re_llm.inference import engine
 
 
 @pytest.fixture
@@ -36,6 +37,11 @@ def test_a_named_model_is_taken_without_a_word(cache: Path, monkeypatch, capsys:
     monkeypatch.setenv("RE_LLM_MODEL", "mini:re-llm")
     assert default_model() == "mini:re-llm" and hint_at_small() is None
     assert capsys.readouterr().err == ""
+
+
+def test_python_says_so_too(cache: Path) -> None:
+    with pytest.warns(UserWarning, match="re-llm parts get small"):
+        assert engine.load(device="cpu").name == MINI_MODEL
 
 
 def test_what_ships_is_found_by_its_name() -> None:
