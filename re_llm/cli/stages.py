@@ -150,20 +150,24 @@ Data = Annotated[
     typer.Option("--data", help="continuations.jsonl, or manifests for an emotion encoder; may be repeated."),
 ]
 
+Stage = Annotated[
+    str | None, typer.Option(help="Stage of the recipe to train; of an emotion encoder: encoder or folds.")
+]
+Start = Annotated[
+    str | None, typer.Option(help="Checkpoint to continue from, when the stage starts from another stage.")
+]
+TrainedSystem = Annotated[
+    str | None, typer.Option(help="Train the stage as this system of the recipe changes it (ablations).")
+]
+
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe: file, or name of a shipped one.")],
     data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint folder; a second run goes on where it ended.")],
-    stage: Annotated[
-        str | None, typer.Option(help="Stage of the recipe to train; of an emotion encoder: encoder or folds.")
-    ] = None,
-    start: Annotated[
-        str | None, typer.Option(help="Checkpoint to continue from, when the stage starts from another stage.")
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(help="Train the stage as this system of the recipe changes it (ablations).")
-    ] = None,
+    stage: Stage = None,
+    start: Start = None,
+    system: TrainedSystem = None,
     features: Annotated[Path | None, typer.Option(help="Folder of cached encoder states, to use or fill.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
