@@ -145,18 +145,16 @@ class _Found:
         spoken = read_replies(replies)
         about = about_items(spoken)
         table.speakers = {place: reply.speaker for place, reply in about.items() if reply.speaker}
-        gains = table.gains(against) if against else []
-        leaks = leaked(spoken, training) if training else []
         return cls(
             table,
             against,
-            gains,
+            table.gains(against) if against else [],
             slices(table, about),
             spoken,
             conflicts(spoken),
             calibrations(spoken),
             audited(table, spoken),
-            leaks,
+            leaked(spoken, training) if training else [],
             bool(training),
         )
 

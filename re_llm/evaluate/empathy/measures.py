@@ -53,10 +53,8 @@ RULES: dict[str, Callable[[str], bool]] = {
 def trivial_levels(train: Ints, responses: Sequence[str]) -> dict[str, Ints]:
     """Levels of responses by the majority of the training levels [N] and by each rule: name -> [R]."""
     majority = int(np.bincount(train, minlength=LEVELS).argmax())
-    found = {"majority": np.full(len(responses), majority)}
-    for name, rule in RULES.items():
-        found[name] = np.array([2 if rule(text) else 0 for text in responses], np.int64)
-    return found
+    rules = {name: np.array([2 * rule(text) for text in responses], np.int64) for name, rule in RULES.items()}
+    return {"majority": np.full(len(responses), majority), **rules}
 
 
 @dataclass
