@@ -149,11 +149,11 @@ class EmotionRecognizer:
         probabilities = (self._scale * logits[:, self._columns]).softmax(1).tolist()
         # Over all categories: with few to choose from, one of them is always likely.
         likeliest = (self._scale * logits).softmax(1).amax(1).tolist()
-        told = dimensions.clamp(0.0, 1.0).tolist() if dimensions is not None else [(None, None, None)] * len(waves)
+        values = dimensions.clamp(0.0, 1.0).tolist() if dimensions is not None else [(None, None, None)] * len(waves)
         return [
             Estimate(
                 probabilities=dict(zip(self.emotions, each, strict=True)), valence=v, arousal=a, dominance=d,
                 unsure=highest < self._unsure_below if self._unsure_below else None,
             )
-            for each, highest, (v, a, d) in zip(probabilities, likeliest, told, strict=True)
+            for each, highest, (v, a, d) in zip(probabilities, likeliest, values, strict=True)
         ]  # fmt: skip

@@ -121,7 +121,7 @@ class TextSystem:
 
 
 def _labelled(estimate: Estimate) -> dict[str, str | None]:
-    """What a row is told to be when a classifier names its emotion."""
+    """The label that a classifier gives a row."""
     return {"emotion": estimate.predicted_emotion, "label_set": None}
 
 

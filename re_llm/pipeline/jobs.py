@@ -101,7 +101,7 @@ def begin_worker(threads: int, hashes: Mapping[str, str]) -> None:
     remember_hashes(hashes)
 
 
-def told(name: str, report: Made, result: str) -> str:
+def result_line(name: str, report: Made, result: str) -> str:
     """One line about a piece of work: complete, made, or made again and why."""
     if report.skipped:
         return f"{name}: complete"
@@ -119,7 +119,8 @@ def train_job(job: TrainJob) -> str:
     report = train(plan, job.out, overwrite=Overwrite.OUTDATED, **options)
     terms = " ".join(f"{k} {v:.3f}" for k, v in report.final.items() if k.startswith(("response", "input", "adapter")))
     cut = f"; warm-up cut to {report.warmup_cut}" if report.warmup_cut else ""
-    return told(job.name, report, f"{report.steps} steps, {report.utterances_per_second:.0f} utt/s, {terms}{cut}")
+    rate = report.utterances_per_second
+    return result_line(job.name, report, f"{report.steps} steps, {rate:.0f} utt/s, {terms}{cut}")
 
 
 def respond_job(job: RespondJob) -> str:
@@ -142,7 +143,7 @@ def respond_job(job: RespondJob) -> str:
         progress=False,
         overwrite=Overwrite.OUTDATED,
     )
-    return told(name, report, f"{report.rows} replies, {report.rate:.1f}/s")
+    return result_line(name, report, f"{report.rows} replies, {report.rate:.1f}/s")
 
 
 J = TypeVar("J")

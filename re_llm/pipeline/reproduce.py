@@ -2,7 +2,7 @@
 
 What was made from something else (another recipe, a changed corpus, another checkpoint before it) is made again, and
 so is everything that depends on it. What nobody knows the origin of, or what was changed by hand, is left alone and
-told.
+reported.
 
 Folders of a run:
     corpora/NAME/manifest.jsonl    continuations/NAME.PROMPT.jsonl    features/
@@ -26,7 +26,7 @@ from re_llm.core.errors import RellmError
 from re_llm.core.files import lock
 from re_llm.core.product import Overwrite, State
 from re_llm.core.provenance import RESOLVED, provenance, write_provenance
-from re_llm.pipeline.jobs import RespondJob, TrainJob, respond_job, run_jobs, told, train_job
+from re_llm.pipeline.jobs import RespondJob, TrainJob, respond_job, result_line, run_jobs, train_job
 from re_llm.pipeline.preflight import TRAIN, preflight
 from re_llm.recipe.config import CorpusOptions, Recipe, StageOptions
 
@@ -93,7 +93,7 @@ class Run:
                 made["pseudo_vad"] = DimensionEstimator.load(estimator, device=self.recipe.device)
             made |= {"workers": self.recipe.workers, "overwrite": Overwrite.OUTDATED}
             report = prepare(options.reader, root, product.out, **made)
-            self.say(told(name, report, f"{report.rows} utterances, {len(report.problems)} problems"))
+            self.say(result_line(name, report, f"{report.rows} utterances, {len(report.problems)} problems"))
 
     def _estimator(self, corpus: str, options: CorpusOptions) -> str | None:
         """What estimates missing V/A/D: the name of an emotion encoder, `norms`, or None."""
@@ -137,7 +137,7 @@ class Run:
             dropped = dict(report.dropped) or 0
             result = f"{report.rows} continuations, {report.rate:.0f}/s, dropped {dropped}"
             name = ", ".join((corpus, prompt) if split == TRAIN else (corpus, prompt, split))
-            self.say(told(name, report, result))
+            self.say(result_line(name, report, result))
 
     def _wanted_continuations(self) -> set[tuple[str, str, str]]:
         wanted = {each for stage in self.recipe.stages.values() for each in _continuations(stage.data, stage)}
@@ -263,10 +263,10 @@ def reproduce(
     with lock(run.out, folder=True):
         _forget(run)
         for name, work in _stages(run, result).items():
-            begun = time.monotonic()
+            start = time.monotonic()
             say(f"== {name}")
             work()
-            result.seconds[name] = round(time.monotonic() - begun, 1)
+            result.seconds[name] = round(time.monotonic() - start, 1)
             if name == until:
                 break
         if until in (None, "report"):
@@ -322,7 +322,7 @@ def _score_all(run: Run) -> None:
 
     for job in run.respond_jobs():
         report = score_file(job.out, run.scores(job.out), scorer=run.recipe.scorer, overwrite=Overwrite.OUTDATED)
-        run.say(told(f"{job.system_name} on {job.out.parent.name}", report, f"{report.replies} replies scored"))
+        run.say(result_line(f"{job.system_name} on {job.out.parent.name}", report, f"{report.replies} replies scored"))
 
 
 def _report(run: Run, result: ReproduceReport) -> None:
@@ -342,5 +342,5 @@ def _report(run: Run, result: ReproduceReport) -> None:
         provenance={**made, "recipe": run.recipe.name, "seconds": result.seconds},
         overwrite=Overwrite.OUTDATED,
     )
-    run.say(told("report", report, str(report.page)))
+    run.say(result_line("report", report, str(report.page)))
     result.report = report.page

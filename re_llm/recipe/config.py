@@ -98,7 +98,7 @@ class StageOptions(Options):
     weight_decay_on: `all` parameters, or the `weights` without biases and norms.
     schedule: `warmup_decay` rises with the logarithm of the step and falls in a line to 0 (DeepSpeed's
         WarmupDecayLR); the others rise in a line.
-    warmup: optimiser steps; at most half of the run, which is told.
+    warmup: optimiser steps; at most half of the run; a cut is reported.
     kl_at: logits that response_kl compares: those of the `prediction` of each response token (BLSP-Emo eq. 1), or those
         at the `token` itself, which predict the next one (released code).
     epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.

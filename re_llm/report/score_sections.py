@@ -170,7 +170,7 @@ def level_blocks(table: ScoreTable, out: Path) -> list[Block]:
                     each = [values.count(level) / len(values) for level in range(LEVELS)]
                     fractions.setdefault(metric, {})[system_title(system)] = each
         if fractions:
-            what = "share of the replies at each level"
+            what = "fraction of the replies at each level"
             plots.append(corpus_plot(out, "levels", corpus, what, level_plot, fractions))
     return [Heading(2, "Levels behind the means"), *plots] if plots else []
 
@@ -202,7 +202,7 @@ def truncation_blocks(table: ScoreTable) -> list[Block]:
     if not rows:
         return []
     names = " and ".join({AT_64: "the first 64 tokens of a reply", WHOLE: "the whole reply"}[t] for t in sorted(used))
-    text = f"ER, Ex and IP elsewhere in this report are of **{names}**. over 64: share of replies of more tokens."
+    text = f"ER, Ex and IP elsewhere in this report are of **{names}**. over 64: fraction of replies of more tokens."
     header = ["corpus", "system", "over 64"]
     if both:
         header += [f"{METRIC_TITLES[m]} {part}" for m in metrics for part in ("at 64", "whole", "change")]

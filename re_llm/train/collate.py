@@ -31,7 +31,7 @@ class SpeechInputs(TypedDict, total=False):
 class TextBatch(TypedDict):
     """The text pass of the rows that have a teacher. `of_target`: [N] marks their response tokens among all.
 
-    The positions of `logits_at` that belong to a loss are told where there are any for another one.
+    The positions of `logits_at` that belong to a loss are marked where there are any for another one.
     """
 
     input_ids: Tensor
@@ -82,7 +82,7 @@ class Collator:
         encode: examples of a batch, and those whose emotion they have -> keyword inputs of the speech branch: encoder
             states as `speech`, or raw features.
         token_counts: those inputs -> number of speech tokens of each row; None = as many as its transcript has, which
-            the model is then told (CFormer).
+            the model is then given (CFormer).
         teacher: whether a loss needs the text pass.
         compare_input: whether a loss compares the two passes at the transcript too (input_kl).
         kl_at_tokens: whether response_kl compares the logits at each response token, not those that predict it.

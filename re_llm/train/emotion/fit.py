@@ -179,11 +179,11 @@ class _Training:
         silent = self._background(len(rows))
         rows, copies = rows + silent, copies + [0] * len(silent)
         named = torch.from_numpy(self.corpora.masks(rows))
-        share = named / named.sum(1, keepdim=True)
+        uniform = named / named.sum(1, keepdim=True)
         labels = torch.tensor([row.emotion for row in rows])
         targets = one_hot(labels.clamp_min(0), named.shape[1]).float()
-        targets = torch.where(labels[:, None] == NO_EMOTION, share, targets)
-        targets = (1 - options.label_smoothing) * targets + options.label_smoothing * share
+        targets = torch.where(labels[:, None] == NO_EMOTION, uniform, targets)
+        targets = (1 - options.label_smoothing) * targets + options.label_smoothing * uniform
         known = torch.tensor([row.dimensions is not None for row in rows])
         wanted = torch.tensor([row.dimensions or (0.5, 0.5, 0.5) for row in rows])
         mix = None

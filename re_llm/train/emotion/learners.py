@@ -30,15 +30,15 @@ POOLED = 12  # of a batch in training
 
 @dataclass(frozen=True)
 class Mix:
-    """Mixup of a batch: row b becomes `share[b]` of itself and the rest of row `partner[b]`."""
+    """Mixup of a batch: row b becomes `fraction[b]` of itself and the rest of row `partner[b]`."""
 
-    share: Tensor  # [B, 1]
+    fraction: Tensor  # [B, 1]
     partner: Tensor  # [B]
 
     def of(self, values: Tensor) -> Tensor:
         """Mixed values [B, ...]."""
-        share = self.share.view(-1, *[1] * (values.dim() - 1))
-        return share * values + (1 - share) * values[self.partner]
+        fraction = self.fraction.view(-1, *[1] * (values.dim() - 1))
+        return fraction * values + (1 - fraction) * values[self.partner]
 
 
 class Learner(Protocol):
