@@ -232,13 +232,13 @@ class Step:
 
     def __init__(self, model: ReLlmForConditionalGeneration, losses: dict[str, float], made: dict[str, Any]):
         self.model, self.made = model, made
-        self.objective = Objective(StageOptions(losses=losses, lr=2e-5))
+        self.objective = Objective(model, StageOptions(losses=losses, lr=2e-5))
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=2e-5, fused=model.device.type == "cuda")
 
     def __call__(self) -> None:
         with torch.autocast(self.model.device.type, dtype=torch.bfloat16):
-            loss = self.objective(self.model, self.model, self.made, self.objective.options.losses)
+            loss = self.objective(self.made, self.objective.options.losses)
         loss.total.backward()
         nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()

@@ -201,7 +201,7 @@ def _respond(
     form: str | None,
 ) -> None:
     """Both commands: a manifest goes to a file, recordings go to the screen (and to a file when one is named)."""
-    from re_llm.apps.outputs import formatted, show
+    from re_llm.cli.outputs import formatted, show
     from re_llm.core.records import ReplyRecord, read_records
     from re_llm.inference.respond import respond_files, respond_manifest, respond_rows, rows_for
 

@@ -75,9 +75,10 @@ def write_blsp_emo(recipe: Recipe, qwen: Path, whisper: Path, work: Path, folder
 
 def write_scorer(root: Path, folder: Path) -> Path:
     """The paper's scorer: two RoBERTa encoders to a mechanism, trained for one epoch on invented pairs."""
-    sizes = ("--width", "32", "--layers", "1", "--heads", "2", "--vocabulary", "300", "--epochs", "1")
+    sizes = ("width=32", "layers=1", "heads=2", "vocabulary=300", "epochs=1")
+    options = [part for size in sizes for part in ("--set", size)]
     pairs = epitome_world.write_corpus(root / "epitome")
-    done = CliRunner().invoke(app, ["score", "train", str(pairs), "--out", str(folder), "--from-scratch", *sizes])
+    done = CliRunner().invoke(app, ["score", "train", str(pairs), "--out", str(folder), "--from-scratch", *options])
     assert done.exit_code == 0, done.output
     return folder
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from re_llm.apps.outputs import FORMATS, formatted
 from re_llm.cli import app
+from re_llm.cli.outputs import FORMATS, formatted
 from re_llm.core.errors import RellmError
 from re_llm.core.records import ReplyRecord
 from re_llm.inference.respond import rows_for
