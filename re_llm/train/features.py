@@ -199,7 +199,7 @@ def build_features(
     # A part is always the same utterances: encoded again after a kill, its batches round as they did.
     every = list(batched(segments, READ_AHEAD))
     there = lambda part: all(_held(example, ids[example.key], stores) for example in part)  # noqa: E731
-    missing = everyone.told(lambda: [number for number, part in enumerate(every) if not there(part)])
+    missing = everyone.from_first(lambda: [number for number, part in enumerate(every) if not there(part)])
     if not missing:
         return features
     _refuse_small_disk(folder, [example for n in missing for example in every[n]], model)

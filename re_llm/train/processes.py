@@ -57,7 +57,7 @@ class Processes:
     def first(self) -> bool:
         return self.index == 0
 
-    def told(self, find: Callable[[], T]) -> T:
+    def from_first(self, find: Callable[[], T]) -> T:
         """What the first process finds, in all of them."""
         found = [find() if self.first else None]
         if self.count > 1:

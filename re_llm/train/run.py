@@ -80,7 +80,7 @@ def train(plan: Plan, out: str | Path, *, overwrite: Overwrite = Overwrite.NO, *
     inputs = _inputs(plan)
     recall(out)
     examples = [*inputs.train, *inputs.held_out]
-    segments = processes.told(lambda: segment_ids(examples, around.features or out / "features"))
+    segments = processes.from_first(lambda: segment_ids(examples, around.features or out / "features"))
     product = training_product(plan, out, segments)
     with _making(product, overwrite, processes) as before:
         if before.state is State.SAME:
@@ -101,10 +101,10 @@ def train(plan: Plan, out: str | Path, *, overwrite: Overwrite = Overwrite.NO, *
 def _making(product: Product, overwrite: Overwrite, processes: Processes) -> Iterator[Standing]:
     """`Product.making` by the first process, which tells the others how the product stands."""
     if not processes.first:
-        yield processes.told(lambda: Standing(State.ABSENT))
+        yield processes.from_first(lambda: Standing(State.ABSENT))
         return
     with product.making(overwrite, run={"device": processes.device.type, "processes": processes.count}) as before:
-        yield processes.told(lambda: before)
+        yield processes.from_first(lambda: before)
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _train(
 
 def _run(trainer: ReLlmTrainer, plan: Plan, out: Path, processes: Processes) -> TrainReport:
     """Trains from the last checkpoint on and saves the model."""
-    last = processes.told(lambda: _last_checkpoint(out / CHECKPOINTS))
+    last = processes.from_first(lambda: _last_checkpoint(out / CHECKPOINTS))
     done = 0 if last is None else int(last.rpartition("-")[2])
     if processes.first:
         cut_log(out / "log.jsonl", done)
