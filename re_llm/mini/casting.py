@@ -1,7 +1,7 @@
 """Who says what, and how, in each corpus of the miniature world: the plan that `layouts` renders and writes.
 
-Training parts use training voices and training sentences; test parts use sentences of the test split and voices
-that occur nowhere else. Emotional words are always spoken with their emotion; neutral words with any.
+Training parts use training voices and training sentences; development and test parts each use sentences of their own
+split and voices that occur nowhere else. Emotional words are always spoken with their emotion; neutral words with any.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ ESD_SPEAKERS = tuple(f"{number:04d}" for number in range(11, 21))
 ESD_OFFSETS = {"neutral": 0, "angry": 350, "happy": 700, "sad": 1050, "surprise": 1400}
 MSP_CODES = {"neutral": "N", "happy": "H", "angry": "A", "sad": "S", "surprise": "U"}
 MSP_SPLITS = {"Train": 8000, "Development": 300, "Test1": 800}
+# Split of the sentences, and whose voices.
+MSP_PARTS = {"Train": ("train", ""), "Development": ("dev", "msp_development"), "Test1": ("test", "msp_test")}
 SPEECH_SPLITS = {"train": 12_000, "dev": 200, "test": 400}
 DIALOGUES = ("F_impro01", "F_impro02", "F_impro03", "F_script01_1", "F_script01_2",
              "M_impro01", "M_impro02", "M_impro03", "M_script01_1", "M_script02_1")  # fmt: skip
@@ -95,10 +97,9 @@ def speech(sentences: Sequence[Sentence], seed: int, scale: float) -> list[Take]
     """The pool for recognition and alignment: read sentences, half of them in a neutral voice."""
     rng = random.Random(f"{seed}/speech")
     takes: list[Take] = []
-    decks = {kind: Deck(sentences, kind, rng) for kind in ("train", "test")}
     for split, count in SPEECH_SPLITS.items():
         cast = voices("train") if split == "train" else voices("test")[UNSEEN[f"speech_{split}"]]
-        deck = decks["train" if split == "train" else "test"]
+        deck = Deck(sentences, split, rng)
         for index in range(_scaled(count, scale, 8)):
             words, emotion = _mixed(rng, SPEECH_NEUTRAL_WORDS, SPEECH_NEUTRAL_VOICE)
             voice = cast[index % len(cast)]
@@ -111,11 +112,10 @@ def msp_podcast(sentences: Sequence[Sentence], seed: int, scale: float) -> list[
     """Noisy recordings; a few per cent carry a label that is none of the five classes."""
     rng = random.Random(f"{seed}/msp_podcast")
     takes: list[Take] = []
-    decks = {kind: Deck(sentences, kind, rng) for kind in ("train", "test")}
     for split, count in MSP_SPLITS.items():
-        pool = {"Train": "", "Development": "msp_development", "Test1": "msp_test"}[split]
+        kind, pool = MSP_PARTS[split]
         cast = voices("test")[UNSEEN[pool]] if pool else voices("train")
-        deck = decks["test" if pool else "train"]
+        deck = Deck(sentences, kind, rng)
         for index in range(_scaled(count, scale, 16)):
             words, emotion = _mixed(rng, MSP_NEUTRAL_WORDS, 1 / len(EMOTIONS))
             label, strength = MSP_CODES[emotion], 1.0

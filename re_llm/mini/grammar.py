@@ -24,7 +24,7 @@ from re_llm.llm.prompts import EMPATHETIC, EMPATHETIC_PAPER, get_prompt
 from re_llm.mini import answers
 from re_llm.mini import lexicon as lex
 
-TEST_PERCENT = 8
+DEV_PERCENT, TEST_PERCENT = 3, 8
 WORDS = range(6, 17)
 """Allowed length of an utterance in words: about 2.5 to 5 seconds of speech."""
 CATEGORY_NAMES = tuple(lex.CATEGORIES)
@@ -46,7 +46,7 @@ class Sentence:
     """The text without its emotional words; equal to `text` when the words are neutral."""
     category: str
     split: str
-    """"train" or "test"; all sentences with the same core are in the same split."""
+    """"train", "dev" or "test"; all sentences with the same core are in the same split."""
 
 
 # ── sentences ──
@@ -160,6 +160,13 @@ def _topic_sentences(rng: random.Random, topic: str) -> Iterator[tuple[str, str,
             yield text, emotion, core
 
 
+def _split(seed: int, core: str) -> str:
+    place = zlib.crc32(f"{seed} {core}".encode()) % 100
+    if place < TEST_PERCENT:
+        return "test"
+    return "dev" if place < TEST_PERCENT + DEV_PERCENT else "train"
+
+
 @cache
 def _world(seed: int, size: int) -> tuple[Sentence, ...]:
     rng = random.Random(f"re-llm miniature world {seed}")
@@ -170,15 +177,14 @@ def _world(seed: int, size: int) -> tuple[Sentence, ...]:
     for number in range(size):
         topic = topics[number % len(topics)]
         text, emotion, core = next(sources[topic])
-        split = "test" if zlib.crc32(f"{seed} {core}".encode()) % 100 < TEST_PERCENT else "train"
-        sentences.append(Sentence(number, text, topic, emotion, core, lex.TOPICS[topic], split))
+        sentences.append(Sentence(number, text, topic, emotion, core, lex.TOPICS[topic], _split(seed, core)))
     return tuple(sentences)
 
 
 def world(seed: int = 0, size: int = 24000) -> list[Sentence]:
     """The first `size` sentences of the world with this seed; a larger world begins with the smaller one.
 
-    Consecutive sentences are about different topics. No text occurs twice; no core occurs in both splits.
+    Consecutive sentences are about different topics. No text occurs twice; no core occurs in two splits.
 
     Raises:
         RellmError: `size` is not positive, or larger than the grammar can fill.

@@ -54,8 +54,9 @@ def test_each_topic_is_frequent_in_training(sentences: list[Sentence]) -> None:
 
 
 def test_splits_share_no_core(sentences: list[Sentence]) -> None:
-    cores = {split: {s.core for s in sentences if s.split == split} for split in ("train", "test")}
-    assert not cores["train"] & cores["test"]
+    cores = {split: {s.core for s in sentences if s.split == split} for split in ("train", "dev", "test")}
+    assert not cores["train"] & cores["test"] and not cores["dev"] & (cores["train"] | cores["test"])
+    assert 0.02 <= sum(s.split == "dev" for s in sentences) / len(sentences) <= 0.04
     assert 0.06 <= sum(s.split == "test" for s in sentences) / len(sentences) <= 0.1
 
 

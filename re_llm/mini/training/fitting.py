@@ -26,6 +26,7 @@ from torch import nn
 
 from re_llm.core.errors import RellmError
 from re_llm.core.files import replacing, write_text
+from re_llm.core.provenance import git_revision
 
 STATE_FILE = "state.safetensors"
 CURVE_FILE = "curve.jsonl"
@@ -98,6 +99,7 @@ def report(
         **results,
         "steps": fitted.steps,
         "seconds": round(fitted.seconds, 1),
+        "revision": git_revision(),
         **{name: asdict(value) for name, value in options.items()},
     }
     text = json.dumps(metrics, indent=2) + "\n"

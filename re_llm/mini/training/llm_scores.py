@@ -26,12 +26,12 @@ CONDITIONS = {
 }
 """What the gate is measured under."""
 GATED = ("continue", "continue-emotion", "chat-empathetic")
-COUNT = 200  # of test sentences
+COUNT = 200  # of development sentences
 BATCH = 100
 NEW_TOKENS = 64
 
 
-Item = tuple[Sentence, str]  # a test sentence, and the emotion that a prompt names where it names one
+Item = tuple[Sentence, str]  # an unseen sentence, and the emotion that a prompt names where it names one
 
 
 @torch.inference_mode()
@@ -52,9 +52,9 @@ def answer_rows(model: Any, source: RowSource, rows: Sequence[Row], how: Disturb
 
 
 def _items(world_size: int, seed: int) -> list[Item]:
-    rng = random.Random(f"llm test {seed}")
-    test = [s for s in world(seed, world_size) if s.split == "test"]
-    return [(s, rng.choice(PROMPT_EMOTIONS)) for s in rng.sample(test, min(COUNT, len(test)))]
+    rng = random.Random(f"llm dev {seed}")
+    unseen = [s for s in world(seed, world_size) if s.split == "dev"]
+    return [(s, rng.choice(PROMPT_EMOTIONS)) for s in rng.sample(unseen, min(COUNT, len(unseen)))]
 
 
 def _rate(hits: Sequence[bool]) -> float:
