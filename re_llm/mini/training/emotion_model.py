@@ -4,8 +4,8 @@ Shapes: B batch, N samples (16 kHz), T frames (50/s), C channels of the convolut
 
 The saved folder holds `wav2vec2.*`, `classifier.dense.*`, `classifier.out_proj.*` and outputs arousal, dominance,
 valence, as `audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim` does: the mean over the last hidden states is
-the embedding, dense, tanh and out_proj make the three numbers. It differs in one respect: the wave is not
-normalised (`do_normalize` false), because loudness is a cue and so small a model cannot do without it.
+the embedding, dense, tanh and out_proj make the three numbers. As there, a wave is normalised to zero mean and unit
+variance (`do_normalize`): a microphone's gain says nothing about its speaker.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from re_llm.mini.training import speech_data
 from re_llm.model.components import load_emotion_encoder
 from re_llm.model.emotion_encoder import WEIGHT_NORM_NAMES, RegressionHead
 from re_llm.model.outputs import time_mask
+from re_llm.model.recordings import normalized
 
 DIMENSIONS = ("arousal", "dominance", "valence")  # the order of audeering's output
 STRIDES = (5, 2, 2, 2, 2, 2, 2)  # wav2vec2's own: 320 samples a frame
@@ -66,13 +67,7 @@ class EmotionNet(nn.Module):
         self.classifier = RegressionHead(size.width, len(DIMENSIONS))
         self.classes = nn.Linear(size.width, len(PROMPT_EMOTIONS))
         self.acoustics = nn.Linear(size.channels[-1], ACOUSTICS)
-        with torch.no_grad():
-            # Speech has an amplitude of some hundredths, the bias of some tenths: without this the first
-            # layer norm sees little but its own bias.
-            first = self.wav2vec2.feature_extractor.conv_layers[0].conv
-            assert isinstance(first, nn.Conv1d), first
-            first.weight.mul_(8.0)
-            self.classifier.out_proj.bias.fill_(0.5)
+        nn.init.constant_(self.classifier.out_proj.bias, 0.5)
         for layer in self.wav2vec2.feature_extractor.conv_layers:
             layer.register_forward_hook(_keep_layout)
 
@@ -149,7 +144,7 @@ def save_emotion(net: EmotionNet, out: Path) -> None:
             weights[name] = tensor.detach().to(torch.float16).contiguous()
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     net.wav2vec2.config.save_pretrained(out)
-    Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(out)
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(out)
 
 
 @torch.no_grad()
@@ -158,7 +153,7 @@ def embed(folder: Path, rows: Sequence[Utterance], *, batch: int = 16) -> tuple[
     encoder = load_emotion_encoder(folder, torch.float32)
     order = np.argsort(speech_data.sample_counts(rows), kind="stable")
     pooled = [
-        encoder(*pad_waves([speech_data.read_wave(rows[i]) for i in order[start : start + batch]]))
+        encoder(*pad_waves([normalized(speech_data.read_wave(rows[i])) for i in order[start : start + batch]]))
         for start in range(0, len(order), batch)
     ]
     embeddings = torch.cat(pooled)[torch.from_numpy(np.argsort(order, kind="stable"))]

@@ -11,14 +11,15 @@ out for themselves, from a few thousand labels, that pitch and loudness matter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 
 import numpy as np
 import torch
 from torch.nn import functional
 from transformers.audio_utils import mel_filter_bank
 
+from re_llm.audio.disturb import Disturbance, disturb
 from re_llm.audio.waveform import RATE
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.errors import RellmError
@@ -26,6 +27,7 @@ from re_llm.core.records import Utterance
 from re_llm.mini.training import speech_data
 from re_llm.mini.training.emotion_model import BANDS, DIMENSIONS, STRIDES, EmotionNet, pad_waves
 from re_llm.model.losses import IGNORE_INDEX
+from re_llm.model.recordings import normalized
 
 HOP = int(np.prod(STRIDES))  # samples a frame
 PITCH_LOW, PITCH_HIGH = 60, 400  # Hz, range of the pitch that the acoustic head learns
@@ -38,8 +40,8 @@ class EmotionSteps:
     batch: int = 32
     crop: float = 3.5
     """Longest piece of an utterance in a batch, seconds; longer ones are cut at a random place."""
-    level_jitter: float = 1.0
-    """Standard deviation of a random gain, dB. Small: loudness is a cue."""
+    disturbance: Disturbance = field(default_factory=partial(Disturbance, dry=0.5, room=0.2, gain=0.0))
+    """Rooms, noise, bands and codecs, drawn for each utterance of a batch. The level is normalised away."""
     class_weight: float = 0.5
     """Weight of the five-class cross-entropy; the concordance loss has 1."""
     acoustic_weight: float = 0.5
@@ -58,12 +60,12 @@ def _mel_bands() -> torch.Tensor:
 def acoustics(waves: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What the acoustic head learns, from waves [B, N]: targets [B, frames, ACOUSTICS] and where the pitch counts.
 
-    Level and spectrum are absolute (scaled log power); the pitch is the highest peak of the autocorrelation, in
-    octaves around 160 Hz, and counts where its height (the voicing) exceeds 0.5.
+    The spectrum is a scaled log power (the waves are normalised); the pitch is the highest peak of the
+    autocorrelation, in octaves around 160 Hz, and counts where its height (the voicing) exceeds 0.5.
     """
     pieces = functional.pad(waves, (0, 1024)).unfold(1, 640, HOP)[:, :frames]
     spectrum = torch.fft.rfft(pieces[..., 120:520] * torch.hann_window(400), n=400).abs().square()
-    bands = (spectrum @ _mel_bands() + 1e-8).log10() * 0.5 + 1.0
+    bands = (spectrum @ _mel_bands() + 1e-8).log10() * 0.5 - 0.5
     centred = (pieces - pieces.mean(-1, keepdim=True)) * torch.hann_window(640)
     power = torch.fft.rfft(centred, n=1280).abs().square()
     correlation = torch.fft.irfft(power)[..., : RATE // PITCH_LOW + 1]
@@ -123,10 +125,10 @@ class EmotionTask:
 
     def _piece(self, index: int, rng: np.random.Generator) -> np.ndarray:
         wave = speech_data.read_wave(self.rows[index])
+        wave = normalized(disturb(wave, rng, self.options.disturbance)[0])
         size = int(self.options.crop * RATE)
         begin = int(rng.integers(0, max(1, len(wave) - size)))
-        gain = 10 ** (self.options.level_jitter * rng.standard_normal() / 20)
-        return (wave[begin : begin + size] * gain).astype(np.float32)
+        return wave[begin : begin + size]
 
 
 def acoustic_loss(predicted: torch.Tensor, waves: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
