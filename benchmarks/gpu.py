@@ -27,7 +27,7 @@ from re_llm.model import AdapterOptions, LoraOptions, ReLlmConfig, ReLlmForCondi
 from re_llm.model.outputs import EncodedAudio
 from re_llm.model.sizes import AUDEERING_OUTPUTS, audeering_config, qwen_7b_config, whisper_large_v2_config
 from re_llm.model.trainable import LEARNED
-from re_llm.recipe.config import StageOptions
+from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Collator
 from re_llm.train.data import Example, Row
 from re_llm.train.objective import Objective

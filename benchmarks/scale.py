@@ -20,9 +20,10 @@ from torch import nn
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.sizes import AUDEERING_OUTPUTS, audeering_config, qwen_7b_config, whisper_large_v2_config
-from re_llm.recipe.config import Recipe, StageOptions
+from re_llm.recipe.config import Recipe
 from re_llm.recipe.files import load_recipe
 from re_llm.recipe.options import ModelOptions
+from re_llm.recipe.stages import StageOptions
 
 SECONDS, PROMPT, TRANSCRIPT, ANSWER = 4.5, 40, 16, 48  # of a row
 STATES = 50  # encoder states a second

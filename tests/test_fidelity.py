@@ -10,16 +10,11 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from re_llm.recipe.config import (
-    CorpusOptions,
-    DecodingOptions,
-    StageOptions,
-    SystemOptions,
-    TaskOptions,
-    ValidationOptions,
-)
+from re_llm.recipe.config import DecodingOptions
 from re_llm.recipe.files import load_recipe
 from re_llm.recipe.options import AdapterOptions, LoraOptions, ModelOptions, Options
+from re_llm.recipe.stages import StageOptions, TaskOptions, ValidationOptions
+from re_llm.recipe.systems import CorpusOptions, SystemOptions
 
 PAGE = Path(__file__).parents[1] / "docs" / "fidelity.md"
 GROUPS: dict[str, type[Options]] = {

@@ -30,9 +30,10 @@ from re_llm.core.workers import refuse_several
 
 if TYPE_CHECKING:
     from re_llm.llm.server import ChatServer
-    from re_llm.recipe.config import Recipe, StageOptions
+    from re_llm.recipe.config import Recipe
     from re_llm.recipe.emotion import EmotionRecipe
     from re_llm.recipe.options import ModelOptions
+    from re_llm.recipe.stages import StageOptions
 
 NAME_AN_LLM = "Name the LLM: --llm NAME, or --server URL --model NAME"
 _shard = partial(typer.Option, rich_help_panel="More: parts of the work")

@@ -14,8 +14,10 @@ from re_llm.core.errors import RellmError
 from re_llm.core.files import known_hashes, remember_hashes
 from re_llm.core.product import Made, Overwrite, State
 from re_llm.core.workers import process_pool
-from re_llm.recipe.config import Recipe, StageOptions, SystemOptions
+from re_llm.recipe.config import Recipe
 from re_llm.recipe.options import ModelOptions
+from re_llm.recipe.stages import StageOptions
+from re_llm.recipe.systems import SystemOptions
 
 if TYPE_CHECKING:
     from re_llm.inference.reply import Models, ReplyOptions, System

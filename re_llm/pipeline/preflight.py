@@ -20,7 +20,8 @@ from re_llm.data.corpora.base import Scan
 from re_llm.model.hub import locate
 from re_llm.pipeline.conversions import FOLDER, convert_all, with_converted
 from re_llm.pipeline.open_parts import OPEN, kind_of_folder, require_weights
-from re_llm.recipe.config import CorpusOptions, Recipe
+from re_llm.recipe.config import Recipe
+from re_llm.recipe.systems import CorpusOptions
 
 Say = Callable[[str], None]
 TRAIN = "train"  # the split that stages train on

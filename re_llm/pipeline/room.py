@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from re_llm.recipe.config import Recipe, StageOptions
+from re_llm.recipe.config import Recipe
+from re_llm.recipe.stages import StageOptions
 
 TRAINED_BYTES = 16  # of a trained parameter: float32 weight and gradient, two moments of AdamW
 FROZEN_BYTES = 2  # of a frozen one, in bfloat16

@@ -14,7 +14,7 @@ from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, read_records
 from re_llm.llm.prompts import get_prompt, split_chat, turn_end
 from re_llm.model.losses import IGNORE_INDEX
-from re_llm.recipe.config import StageOptions, TaskOptions
+from re_llm.recipe.stages import StageOptions, TaskOptions
 
 
 @dataclass(frozen=True)

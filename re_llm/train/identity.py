@@ -16,7 +16,7 @@ from re_llm.cluster.work import ordered_map
 from re_llm.core.assets import component_hash
 from re_llm.core.files import file_hash, hash_of, known_hashes, remember_hashes, write_json
 from re_llm.core.product import Product
-from re_llm.recipe.config import StageOptions
+from re_llm.recipe.stages import StageOptions
 from re_llm.train.data import Example
 from re_llm.train.plan import Plan
 

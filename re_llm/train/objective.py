@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from re_llm.model import losses
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import SpeechTokens
-from re_llm.recipe.config import StageOptions
+from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Batch, TextBatch
 
 

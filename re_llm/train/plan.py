@@ -16,8 +16,9 @@ from re_llm.model.hub import locate
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.model.shared_emotion_config import is_shared
-from re_llm.recipe.config import Components, StageOptions, unfit
+from re_llm.recipe.config import Components
 from re_llm.recipe.options import ModelOptions
+from re_llm.recipe.stages import StageOptions, unfit
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from re_llm.core.errors import RellmError
 from re_llm.core.workers import launched
 from re_llm.llm.device import pick_device
-from re_llm.recipe.config import StageOptions
+from re_llm.recipe.stages import StageOptions
 
 PATIENCE = timedelta(days=1)  # of a process that waits for another one, which may be encoding
 T = TypeVar("T")

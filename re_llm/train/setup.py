@@ -12,7 +12,7 @@ from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
-from re_llm.recipe.config import StageOptions
+from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Collator, SpeechInputs
 from re_llm.train.data import Example, RowMaker, TrainingRows
 from re_llm.train.features import FRAMES_PER_SECOND, Features

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from re_llm.core.errors import RellmError
-from re_llm.recipe.config import ValidationOptions
+from re_llm.recipe.stages import ValidationOptions
 from re_llm.train.collate import Batch
 from re_llm.train.data import Example, Row, TrainingRows
 

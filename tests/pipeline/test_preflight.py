@@ -19,7 +19,8 @@ from re_llm.model.components import speech_config
 from re_llm.pipeline import room
 from re_llm.pipeline.conversions import convert_all
 from re_llm.pipeline.preflight import Preflight, preflight
-from re_llm.recipe.config import Recipe, StageOptions
+from re_llm.recipe.config import Recipe
+from re_llm.recipe.stages import StageOptions
 
 __all__ = ["ranks"]  # a fixture
 EMOTIONS = ["neutral", "sad", "angry", "happy"]

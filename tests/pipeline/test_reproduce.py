@@ -9,7 +9,8 @@ import tiny_world
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, ReplyRecord, read_records
-from re_llm.pipeline.reproduce import Run, reproduce
+from re_llm.pipeline.layout import Run
+from re_llm.pipeline.reproduce import reproduce
 from re_llm.recipe.config import Recipe
 from re_llm.recipe.files import parse_recipe
 

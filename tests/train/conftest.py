@@ -9,8 +9,9 @@ import soundfile
 import tiny_world
 
 from re_llm.core.records import Continuation, write_records
-from re_llm.recipe.config import Components, StageOptions, TaskOptions
+from re_llm.recipe.config import Components
 from re_llm.recipe.options import AdapterOptions, LoraOptions, ModelOptions
+from re_llm.recipe.stages import StageOptions, TaskOptions
 from re_llm.train.plan import Plan
 
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")

@@ -15,9 +15,10 @@ from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, write_records
 from re_llm.inference import engine
 from re_llm.model.modeling import ReLlmForConditionalGeneration
-from re_llm.recipe.config import Components, StageOptions, TaskOptions
+from re_llm.recipe.config import Components
 from re_llm.recipe.files import parse_recipe
 from re_llm.recipe.options import ModelOptions
+from re_llm.recipe.stages import StageOptions, TaskOptions
 from re_llm.train.objective import Objective
 from re_llm.train.plan import Plan, build_model
 from re_llm.train.run import train

@@ -13,8 +13,8 @@ import tiny_world
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, read_records, write_records
 from re_llm.model.losses import IGNORE_INDEX
-from re_llm.recipe.config import StageOptions, TaskOptions, unfit
 from re_llm.recipe.options import ModelOptions
+from re_llm.recipe.stages import StageOptions, TaskOptions, unfit
 from re_llm.train.collate import Collator
 from re_llm.train.data import Example, RowMaker, Target, TrainingRows, load_examples
 from re_llm.train.features import Features, StateStore

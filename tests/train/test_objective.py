@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from re_llm.recipe.config import StageOptions, TaskOptions
+from re_llm.recipe.stages import StageOptions, TaskOptions
 from re_llm.train.data import Example, RowMaker, Target
 from re_llm.train.objective import Objective
 from re_llm.train.plan import Plan, build_model

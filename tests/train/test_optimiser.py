@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from re_llm.model.modeling import ReLlmForConditionalGeneration
-from re_llm.recipe.config import TaskOptions
+from re_llm.recipe.stages import TaskOptions
 from re_llm.train.collate import Batch
 from re_llm.train.data import load_examples
 from re_llm.train.plan import Plan, build_model

@@ -22,8 +22,9 @@ from train_together import Job
 from re_llm.core.assets import SOURCE_TREE
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, write_records
-from re_llm.recipe.config import Components, StageOptions, TaskOptions, ValidationOptions
+from re_llm.recipe.config import Components
 from re_llm.recipe.options import AdapterOptions, LoraOptions, ModelOptions
+from re_llm.recipe.stages import StageOptions, TaskOptions, ValidationOptions
 from re_llm.train import setup
 from re_llm.train.plan import Plan
 from re_llm.train.processes import Division, Processes

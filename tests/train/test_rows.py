@@ -11,7 +11,7 @@ import torch
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, write_records
-from re_llm.recipe.config import StageOptions, TaskOptions
+from re_llm.recipe.stages import StageOptions, TaskOptions
 from re_llm.train.collate import Collator, predicting
 from re_llm.train.data import Example, RowMaker, Target, TrainingRows, load_examples
 from re_llm.train.order import BucketedSampler, bucketed_order

@@ -15,8 +15,9 @@ from test_resume import weights
 
 from re_llm.core.errors import RellmError
 from re_llm.inference import engine
-from re_llm.recipe.config import Components, StageOptions, TaskOptions
+from re_llm.recipe.config import Components
 from re_llm.recipe.options import AdapterOptions, ModelOptions
+from re_llm.recipe.stages import StageOptions, TaskOptions
 from re_llm.train.data import load_examples
 from re_llm.train.features import build_features
 from re_llm.train.identity import segment_ids

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from re_llm.core.errors import RellmError
-from re_llm.recipe.config import StageOptions, ValidationOptions
+from re_llm.recipe.stages import StageOptions, ValidationOptions
 from re_llm.train import setup
 from re_llm.train.data import Example
 from re_llm.train.plan import Plan

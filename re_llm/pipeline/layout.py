@@ -1,0 +1,213 @@
+"""The folders of a run of a recipe, and what depends on what in them.
+
+corpora/NAME/manifest.jsonl    continuations/NAME.PROMPT.jsonl    features/
+checkpoints/STAGE/ and checkpoints/SYSTEM/CORPUS/SEED/
+replies/CORPUS/SYSTEM.SEED.jsonl    scores/CORPUS/SYSTEM.SEED.jsonl    report/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from re_llm.core.errors import RellmError
+from re_llm.core.product import Overwrite, State
+from re_llm.pipeline.jobs import RespondJob, TrainJob, result_line
+from re_llm.pipeline.preflight import TRAIN
+from re_llm.recipe.config import Recipe
+from re_llm.recipe.stages import StageOptions
+from re_llm.recipe.systems import CorpusOptions
+
+Say = Callable[[str], None]
+MINI_ROOTS = {"common_voice": "speech/en"}  # where the miniature world puts a corpus that is not named after its reader
+
+
+class Run:
+    """Lays out the folders of one run and knows what depends on what."""
+
+    def __init__(self, recipe: Recipe, out: Path, say: Say, world: Path | None = None):
+        self.recipe, self.out, self.say = recipe, out, say
+        self.world = world or out / "world"
+        self.features = out / "features"  # one place: states are found by their content
+
+    # -- corpora ------------------------------------------------------------------------------------------------
+
+    def manifest(self, corpus: str) -> Path:
+        return self.out / "corpora" / corpus / "manifest.jsonl"
+
+    def root(self, corpus: CorpusOptions) -> Path:
+        """Folder of a corpus; the miniature's are rendered once per scale."""
+        if corpus.root != "mini":
+            return Path(corpus.root)
+        return self.world / f"x{corpus.scale:g}" / MINI_ROOTS.get(corpus.reader, corpus.reader)
+
+    def write_world(self) -> None:
+        """Renders the miniature's corpora that the recipe names; finished ones are skipped."""
+        for options in self.recipe.corpora.values():
+            if options.root == "mini":
+                from re_llm.mini.layouts import write_world
+
+                name = MINI_ROOTS.get(options.reader, options.reader).split("/")[0]
+                root = self.world / f"x{options.scale:g}"
+                write_world(root, corpora=[name], scale=options.scale, workers=self.recipe.workers)
+
+    def prepare(self) -> None:
+        """Manifests of all corpora, with pseudo V/A/D where the recipe asks for it."""
+        from re_llm.data.corpora import prepare
+        from re_llm.data.corpora.product import manifest_product, manifest_standing
+
+        for name, options in self.recipe.corpora.items():
+            root, estimator = self.root(options), self._estimator(name, options)
+            made: dict[str, Any] = {"protocol": options.protocol, "options": options.options}
+            product = manifest_product(self.manifest(name), options.reader, root, pseudo_vad=estimator, **made)
+            if manifest_standing(product, root).state is State.SAME:
+                self.say(f"{name}: complete")
+                continue
+            if estimator in (None, "norms"):
+                made["pseudo_vad"] = estimator
+            else:
+                from re_llm.data.pseudo_vad import DimensionEstimator
+
+                made["pseudo_vad"] = DimensionEstimator.load(estimator, device=self.recipe.device)
+            made |= {"workers": self.recipe.workers, "overwrite": Overwrite.OUTDATED}
+            report = prepare(options.reader, root, product.out, **made)
+            self.say(result_line(name, report, f"{report.rows} utterances, {len(report.problems)} problems"))
+
+    def _estimator(self, corpus: str, options: CorpusOptions) -> str | None:
+        """What estimates missing V/A/D: the name of an emotion encoder, `norms`, or None."""
+        if options.pseudo_vad in (False, "norms"):
+            return options.pseudo_vad or None
+        if self.recipe.components.emotion_encoder is None:
+            raise RellmError(f"corpus {corpus!r} asks for pseudo_vad, but components.emotion_encoder is null")
+        return self.recipe.components.emotion_encoder
+
+    # -- continuations ------------------------------------------------------------------------------------------
+
+    def continuation(self, corpus: str, prompt: str, split: str = TRAIN) -> Path:
+        ending = "jsonl" if split == TRAIN else f"{split}.jsonl"
+        return self.out / "continuations" / f"{corpus}.{prompt}.{ending}"
+
+    def continuations(self, corpora: Iterable[str], stage: StageOptions) -> tuple[Path, ...]:
+        """The files that a stage reads: of its training set, and of the split that it holds out."""
+        return tuple(self.continuation(*each) for each in _continuations(corpora, stage))
+
+    def continue_all(self) -> None:
+        """The LLM's continuations of every training set that a stage reads."""
+        from re_llm.continuations import NamedLlm, continue_manifest
+        from re_llm.continuations.plan import CHUNK
+
+        decoding = self.recipe.decoding
+        llm = NamedLlm.of(  # loaded once, if at all
+            self.recipe.components.llm, device=self.recipe.device, tokens=decoding.continuation_tokenization
+        )
+        for corpus, prompt, split in sorted(self._wanted_continuations()):
+            report = continue_manifest(
+                self.manifest(corpus),
+                self.continuation(corpus, prompt, split),
+                llm=llm,
+                prompt=prompt,
+                splits=(split,),
+                batch_size=decoding.batch_size,
+                chunk=max(CHUNK, decoding.batch_size),
+                max_new_tokens=decoding.continuation_tokens,
+                overwrite=Overwrite.OUTDATED,
+            )
+            dropped = dict(report.dropped) or 0
+            result = f"{report.rows} continuations, {report.rate:.0f}/s, dropped {dropped}"
+            name = ", ".join((corpus, prompt) if split == TRAIN else (corpus, prompt, split))
+            self.say(result_line(name, report, result))
+
+    def _wanted_continuations(self) -> set[tuple[str, str, str]]:
+        wanted = {each for stage in self.recipe.stages.values() for each in _continuations(stage.data, stage)}
+        for system in self.recipe.systems.values():
+            if system.stage in self.recipe.stages and system.per_corpus:
+                wanted |= set(_continuations(self.evaluated(), self.recipe.stage_for(system)))
+        return wanted
+
+    def evaluated(self) -> list[str]:
+        return [name for name, options in self.recipe.corpora.items() if options.evaluate]
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def stage_order(self) -> list[str]:
+        """Stages after the ones that they start from; a stage that only systems fine-tune is not run by itself."""
+        order: list[str] = []
+
+        def visit(name: str, path: tuple[str, ...]) -> None:
+            if name in path:
+                raise RellmError(f"the stages {' -> '.join((*path, name))} start from each other")
+            if name in order or name not in self.recipe.stages:
+                return
+            visit(self.recipe.stages[name].start, (*path, name))
+            if self.recipe.stages[name].data:
+                order.append(name)
+
+        for name in self.recipe.stages:
+            visit(name, ())
+        return order
+
+    def _start(self, stage: StageOptions) -> str | None:
+        if stage.start == "components":
+            return None
+        return str(self.out / "checkpoints" / stage.start) if stage.start in self.recipe.stages else stage.start
+
+    def stage_job(self, name: str) -> TrainJob:
+        stage = self.recipe.stages[name]
+        data = self.continuations(stage.data, stage)
+        model = self.recipe.model_of(stage)
+        out, seed = self.out / "checkpoints" / name, self.recipe.seeds[0]
+        return TrainJob(name, self.recipe, model, stage, self._start(stage), data, out, self.features, seed)
+
+    def tuning_job(self, name: str, corpus: str, seed: int) -> TrainJob:
+        system = self.recipe.systems[name]
+        stage = self.recipe.stage_for(system)
+        data = self.continuations([corpus], stage)
+        out = self.checkpoint(name, corpus, seed)
+        model = self.recipe.model_for(system)
+        title = f"{name} on {corpus}, seed {seed}"
+        return TrainJob(title, self.recipe, model, stage, self._start(stage), data, out, self.features, seed)
+
+    def checkpoint(self, system_name: str, corpus: str, seed: int) -> Path:
+        return self.out / "checkpoints" / system_name / corpus / str(seed)
+
+    def tuning_jobs(self) -> list[TrainJob]:
+        return [
+            self.tuning_job(name, corpus, seed)
+            for seed in self.recipe.seeds
+            for corpus in self.evaluated()
+            for name, system in self.recipe.systems.items()
+            if system.per_corpus
+        ]
+
+    # -- answers ------------------------------------------------------------------------------------------------
+
+    def respond_jobs(self) -> list[RespondJob]:
+        jobs = []
+        for name, system in self.recipe.systems.items():
+            # Only training is random: a system that is not trained here answers the same whatever the seed.
+            for seed in self.recipe.seeds if system.per_corpus else self.recipe.seeds[:1]:
+                for corpus in self.evaluated():
+                    checkpoint = None
+                    if system.per_corpus:
+                        checkpoint = str(self.checkpoint(name, corpus, seed))
+                    elif system.stage in self.recipe.stages:
+                        checkpoint = str(self.out / "checkpoints" / system.stage)
+                    elif system.stage:
+                        checkpoint = system.stage
+                    out = self.out / "replies" / corpus / f"{name}.{seed}.jsonl"
+                    splits = self.recipe.corpora[corpus].test_splits
+                    jobs.append(
+                        RespondJob(name, system, self.recipe, checkpoint, self.manifest(corpus), out, seed, splits)
+                    )
+        return jobs
+
+    def scores(self, replies: Path) -> Path:
+        return self.out / "scores" / replies.parent.name / replies.name
+
+
+def _continuations(corpora: Iterable[str], stage: StageOptions) -> list[tuple[str, str, str]]:
+    """(corpus, prompt, split) of everything that a stage reads."""
+    held_out = stage.validation.split if stage.validation else None
+    splits = [TRAIN, held_out] if held_out else [TRAIN]
+    return [(corpus, prompt, split) for corpus in corpora for prompt in stage.continuations() for split in splits]

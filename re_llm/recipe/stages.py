@@ -1,0 +1,174 @@
+"""Options of the trainings of a recipe: stages, their tasks and losses, and changes to them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+
+from re_llm.recipe.options import Changes, ModelOptions, Options, PromptId, changes_of
+
+Trained = Literal["adapter", "lora", "heads", "emotion_head", "dimension_head", "speech_encoder"]
+LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
+
+
+class TaskOptions(Options):
+    """One kind of training row: the student answers `prompt` on speech.
+
+    target: the LLM's answer to the transcript (`output`), the name of the emotion, or the transcript itself.
+    continuation: the prompt that answer was given to; None = the stage's.
+    teacher_prompt: what the LLM reads around the transcript in the text pass of response_kl and input_kl; None = the
+        prompt that the answer was given to, with the emotion label where that names it (RE-LLM section II-B).
+    """
+
+    prompt: PromptId
+    target: Literal["output", "emotion", "transcript"] = "output"
+    fraction: float = Field(default=1.0, gt=0.0)
+    continuation: PromptId | None = None
+    teacher_prompt: PromptId | None = None
+
+
+if TYPE_CHECKING:
+    ModelChanges: TypeAlias = Changes
+    StageChanges: TypeAlias = Changes
+else:
+    ModelChanges = changes_of(ModelOptions, "ModelChanges", __name__)
+
+
+class ValidationOptions(Options):
+    """Rows that are held out of training; the weights with the smallest loss on them are kept.
+
+    fraction: of the rows, by whole speakers (`by: speaker`) or drawn one by one (`by: row`).
+    split: rows of this split of the corpora, in place of a fraction.
+    every: optimiser steps between two evaluations.
+    patience: evaluations without a smaller loss before training ends; null = it never ends early.
+    """
+
+    fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
+    by: Literal["speaker", "row"] = "speaker"
+    split: str | None = None
+    every: int = Field(default=200, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ValidationOptions:
+        if (self.fraction is None) == (self.split is None):
+            raise ValueError("validation holds out a `fraction` or a `split`: give one of the two")
+        return self
+
+
+class StageOptions(Options):
+    """One training run (`re-llm train`). Paper values: table "Stages" of RE-LLM / BLSP-Emo.
+
+    start: what it continues from: `components` (fresh adapter), another stage of the recipe, or a checkpoint folder.
+    model: changes to the recipe's `model`, e.g. `{fusion: pooled}` where the emotion encoder joins.
+    data: names of the corpora whose continuations it reads.
+    exchange: corpora whose recordings have no emotion of their own: each row takes the emotion embedding, and valence,
+        arousal and dominance, of a recording with its label, drawn anew every epoch from the other corpora. So words
+        without emotion and emotion in few words are learnt together.
+    donors: corpora that serve that alone, and are no rows themselves.
+    losses: weight by name. warm_losses with warm_steps: used instead during the first optimiser steps.
+    train: `heads` are `emotion_head` and `dimension_head`; one of them alone leaves the other as it was at the start.
+    weight_decay_on: `all` parameters, or the `weights` without biases and norms.
+    schedule: `warmup_decay` rises with the logarithm of the step and falls in a line to 0 (DeepSpeed's
+        WarmupDecayLR); the others rise in a line.
+    warmup: optimiser steps; at most half of the run; a cut is reported.
+    kl_at: logits that response_kl compares: those of the `prediction` of each response token (BLSP-Emo eq. 1), or those
+        at the `token` itself, which predict the next one (released code).
+    epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
+    text_filter: what may have max_text_tokens: the `transcript`, or the `row` of its text pass with prompt and answer.
+    features: where the states of frozen encoders are kept: `disk` (computed once), or `none` (computed in every step).
+    """
+
+    start: str = "components"
+    model: ModelChanges = ModelChanges()
+    data: tuple[str, ...] = ()
+    exchange: tuple[str, ...] = ()
+    donors: tuple[str, ...] = ()
+    continuation: PromptId = "continue"  # prompt with which the LLM wrote the targets
+    tasks: tuple[TaskOptions, ...] = (TaskOptions(prompt="continue"),)
+    losses: dict[str, float]
+    warm_losses: dict[str, float] | None = None
+    warm_steps: int = Field(default=0, ge=0)
+    train: tuple[Trained, ...] = ("adapter", "lora", "heads")
+    lr: float = Field(gt=0.0)
+    weight_decay: float = Field(default=0.05, ge=0.0)
+    weight_decay_on: Literal["all", "weights"] = "all"
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    warmup: int = Field(default=200, ge=0)
+    schedule: Literal["warmup_decay", "cosine", "linear", "constant_with_warmup"] = "warmup_decay"
+    epochs: float = Field(default=1.0, gt=0.0)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    temperature: float = Field(default=2.0, gt=0.0)
+    kl_at: Literal["prediction", "token"] = "prediction"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = False
+    min_seconds: float = 1.0
+    max_seconds: float = 30.0
+    max_text_tokens: int = 256
+    text_filter: Literal["transcript", "row"] = "transcript"
+    save_every: int = Field(default=200, ge=1)
+    validation: ValidationOptions | None = None
+    features: Literal["disk", "none"] = "disk"
+
+    def continuations(self) -> tuple[str, ...]:
+        """Ids of the prompts whose answers the stage trains, its own first."""
+        others = (task.continuation for task in self.tasks if task.target == "output" and task.continuation)
+        return tuple(dict.fromkeys((self.continuation, *others)))
+
+    @field_validator("losses", "warm_losses")
+    @classmethod
+    def _known_losses(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        unknown = [name for name in value or {} if name not in LOSSES]
+        if unknown:
+            raise ValueError(f"unknown loss {unknown[0]!r}; allowed: {', '.join(LOSSES)}")
+        return value
+
+    def _has_heads(self, losses: set[str]) -> None:
+        if "heads" in self.train:
+            return
+        for loss, head in (("input_er", "emotion_head"), ("input_er_avd", "dimension_head")):
+            if loss in losses and not {"emotion_head", "dimension_head"} & set(self.train):
+                raise ValueError("input_er and input_er_avd train the heads: add `heads` to `train`")
+            if loss in losses and head not in self.train and self.start == "components":
+                raise ValueError(f"{loss} reads {head}, which is new in this stage and not in `train`: add it")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StageOptions:
+        names = set(self.losses) | set(self.warm_losses or {})
+        self._has_heads(names)
+        if self.warm_steps and not self.warm_losses:
+            raise ValueError("warm_steps is set, but warm_losses is not")
+        taught = sorted({"response_kl", "input_kl"} & names)
+        if taught and len(self.tasks) == 1 and self.tasks[0].target == "emotion":
+            raise ValueError(f"{taught[0]} needs a teacher, but the only task answers with the label")
+        both = sorted(set(self.exchange) & set(self.donors))
+        if both or (self.donors and not self.exchange):
+            what = f"{both[0]} is in exchange and in donors" if both else "donors are for exchange, which is not set"
+            raise ValueError(what)
+        if self.exchange and ("speech_encoder" in self.train or self.features == "none"):
+            raise ValueError(
+                "exchange reads stored states of a frozen speech encoder: take it out of `train`, set features: disk"
+            )
+        if self.min_seconds >= self.max_seconds:
+            raise ValueError("min_seconds must be below max_seconds")
+        return self
+
+
+if not TYPE_CHECKING:
+    StageChanges = changes_of(StageOptions, "StageChanges", __name__, without=("start", "model"))
+
+
+def unfit(stage: StageOptions, model: ModelOptions) -> str | None:
+    """Why a stage cannot train a model that is joined like this; None when it can."""
+    losses = {*stage.losses, *(stage.warm_losses or {})}
+    if stage.exchange and model.fusion != "pooled":
+        return f"exchange moves the embedding of an utterance: set model.fusion to pooled, it is {model.fusion}"
+    paired = sorted({"input_kl", "cif"} & losses)
+    if paired and model.adapter.kind != "cformer":
+        return f"{paired[0]} needs one speech token per transcript token: set model.adapter.kind to cformer, or drop it"
+    if "adapter_ctc" in losses and model.adapter.kind == "cformer":
+        return "adapter_ctc needs more speech tokens than transcript tokens, and a cformer gives as many: use cif"
+    return None
