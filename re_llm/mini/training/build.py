@@ -15,14 +15,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import lock
+from re_llm.core.product import read_sidecar
 from re_llm.core.provenance import git_revision, provenance
 from re_llm.inference.transcribe import FIXED
+from re_llm.mini.training.component import METRICS, Wanted
 from re_llm.pipeline.reproduce import reproduce
 from re_llm.recipe.files import load_recipe
 
@@ -61,8 +65,7 @@ def train_parts(out: Path, world: Path, *, seed: int, say: Log) -> None:
 
 def _train_part(name: str, out: Path, world: Path, seed: int, say: Log, stop: threading.Event) -> None:
     folder, log = out / "parts" / name, out / "parts" / f"{name}.log"
-    if (folder / "metrics.json").is_file():
-        say(f"{name}: complete")
+    if _is_complete(name, folder, _wanted(name, world, seed), say):
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     say(f"{name}: training, log in {log}")
@@ -87,8 +90,54 @@ def _train_part(name: str, out: Path, world: Path, seed: int, say: Log, stop: th
     say(f"{name}: done in {(time.monotonic() - begin) / 60:.1f} min")
 
 
+def _wanted(name: str, world: Path, seed: int) -> Wanted:
+    module = import_module(f"re_llm.mini.training.{name}")
+    return Wanted(module.default_plan(seed=seed), module.default_settings(world, seed))
+
+
+def _is_complete(name: str, folder: Path, wanted: Wanted, say: Log) -> bool:
+    """Whether the component need not be trained. What was made from something else is moved aside, and it says why."""
+    found = wanted.look(folder)
+    if found.why:
+        aside = folder.with_name(f"{name}.outdated")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        say(f"{name}: made again, since {'; '.join(found.why)}. The earlier one is in {aside}")
+        return False
+    unsure = f", not compared, since it does not tell: {', '.join(found.unknown)}" if found.unknown else ""
+    if found.complete or unsure:
+        say(f"{name}: {'complete' if found.complete else 'goes on from its training state'}{unsure}")
+    return found.complete
+
+
+def revisions(out: Path) -> dict[str, list[str | None]]:
+    """Commits that the components and the checkpoints of a build were made at, one for each piece of a run."""
+    found: dict[str, list[str | None]] = {}
+    for name in COMPONENTS:
+        metrics = _read(out / "parts" / name / METRICS)
+        found[name] = [*(piece["revision"] for piece in metrics.get("earlier", [])), metrics["revision"]]
+    for folder in sorted(path.parent for path in (out / "run" / "checkpoints").glob("*/report.json")):
+        found[f"stage {folder.name}"] = [run.get("revision") for run in (read_sidecar(folder) or {"runs": []})["runs"]]
+    return {name: list(dict.fromkeys(pieces)) for name, pieces in found.items()}
+
+
+def _check_revisions(found: Mapping[str, Sequence[str | None]]) -> None:
+    here = git_revision()  # None in an installed package, whose parts have none either
+    changed = [
+        f"{name} at {piece or 'an unknown commit'}"
+        for name, pieces in found.items()
+        for piece in pieces or [None]
+        if (piece or "").endswith("+") or (piece is None and here is not None)
+    ]
+    if changed:
+        raise RellmError(
+            f"made from a source tree with changes that no commit holds: {', '.join(changed)}",
+            todo="Remove their folders, to make them again, or give --allow-changes for a build that is not shipped",
+        )
+
+
 def package(out: Path) -> Path:
-    """Collects what ships into `OUT/assets`; checkpoints name their components by relative paths.
+    """Collects what ships into `OUT/assets`, anew; checkpoints name their components by relative paths.
 
     Raises:
         RellmError: it is larger than what may ship.
@@ -96,6 +145,7 @@ def package(out: Path) -> Path:
     from re_llm.mini.recordings import pick, ship
 
     assets = out / "assets"
+    shutil.rmtree(assets, ignore_errors=True)
     for name in COMPONENTS:
         _copy_model(out / "parts" / name, assets / name)
     for stage, name in CHECKPOINTS.items():
@@ -117,7 +167,7 @@ def _copy_model(source: Path, target: Path) -> None:
 
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
-        if file.suffix in {".json", ".jinja", ".txt"} and file.name != "metrics.json":
+        if file.suffix in {".json", ".jinja", ".txt"} and file.name != METRICS:
             shutil.copy2(file, target / file.name)
     weights = {name: tensor.half() for name, tensor in load_file(source / "model.safetensors").items() if name != FIXED}
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
@@ -159,52 +209,63 @@ def build(
 
     Raises:
         RellmError: a gate was missed (word error rate, right topic under disturbance, V/A/D concordance), espeak-ng
-            is not installed, or the source tree has changes.
+            is not installed, the source tree has changes or had some when a part was made, or another process builds.
     """
-    from re_llm.mini.layouts import write_world
-
     if not allow_changes and (git_revision() or "").endswith("+"):
         raise RellmError(
             "the source tree has changes that no commit holds: nobody could make this build again",
             todo="Commit them, or give --allow-changes for a build that is not shipped",
         )
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    with lock(out, folder=True):
+        _build(out, seed, scale, allow_changes, say)
+    return out / "assets"
+
+
+def _build(out: Path, seed: int, scale: float, allow_changes: bool, say: Log) -> None:
+    from re_llm.mini.layouts import write_world
+
     world = out / "world" / f"x{scale:g}"
     say("== world")
     write_world(world, seed=seed, scale=scale)
     say("== components")
     train_parts(out, world, seed=seed, say=say)
+    if not allow_changes:
+        _check_revisions(revisions(out))  # before the speech LLMs are trained
     recipe = load_recipe("mini_components.yaml", {"seeds": [seed], **{f"corpora.{c}.scale": scale for c in CORPORA}})
     os.environ["RE_LLM_MINI"] = str((out / "parts").resolve())
     say("== speech LLMs")
     reproduce(recipe, out / "run", world=out / "world", say=say)
     say("== package")
+    made_at = revisions(out)
+    if not allow_changes:
+        _check_revisions(made_at)
     package(out)
-    _write_down(out, world, seed)
-    return out / "assets"
+    _write_down(out, world, seed, made_at)
 
 
-def _write_down(out: Path, world: Path, seed: int) -> None:
-    """`build.json`: what the build took and how good the parts are.
+def _read(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _write_down(out: Path, world: Path, seed: int, made_at: Mapping[str, Sequence[str | None]]) -> None:
+    """`build.json`: what the build took, the commits that made each part, and how good the parts are.
 
     The seconds come from what each part wrote about itself, so that they hold for a build made in several runs.
     """
 
-    def read(file: Path) -> dict[str, Any]:
-        return json.loads(file.read_text(encoding="utf-8"))
-
-    metrics = {name: read(out / "parts" / name / "metrics.json") for name in COMPONENTS}
+    metrics = {name: _read(out / "parts" / name / METRICS) for name in COMPONENTS}
     trained = {
-        folder.parent.name: read(folder) for folder in sorted((out / "run" / "checkpoints").glob("*/report.json"))
+        folder.parent.name: _read(folder) for folder in sorted((out / "run" / "checkpoints").glob("*/report.json"))
     }
     seconds = {
-        "world": sum(read(file)["seconds"] for file in (world / "done").glob("*.json")),
+        "world": sum(_read(file)["seconds"] for file in (world / "done").glob("*.json")),
         **{name: metrics[name]["seconds"] for name in COMPONENTS},
         **{f"stage {name}": report["seconds"] for name, report in trained.items()},
     }
     record = {
         **provenance(seed=seed),
+        "revisions": dict(made_at),
         "seconds": {name: round(value) for name, value in seconds.items()},
         "components": metrics,
         "checkpoints": {name: trained[stage] for stage, name in CHECKPOINTS.items()},

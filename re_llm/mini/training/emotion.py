@@ -22,14 +22,31 @@ from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.errors import RellmError
 from re_llm.core.records import DIMENSIONS
 from re_llm.mini.training import speech_data
+from re_llm.mini.training.component import report, settings_of
 from re_llm.mini.training.emotion_model import EmotionNet, EmotionSize, embed, save_emotion
 from re_llm.mini.training.emotion_task import EmotionSteps, EmotionTask, class_index, concordance
-from re_llm.mini.training.fitting import Plan, command, fit, report
+from re_llm.mini.training.fitting import Plan, command, fit
 
 STEPS = 1300
 LEAST_CCC = {"arousal": 0.5, "dominance": 0.5, "valence": 0.3}
 LEAST_UA = 0.6
 PROBED = 2000  # Train utterances that the linear probe of the five emotions is fitted on
+
+
+def default_plan(steps: int = STEPS, **more: Any) -> Plan:
+    """The plan of the build, with another number of steps when it is asked for."""
+    return Plan(steps, 1e-3, min(200, steps // 10), **more)
+
+
+def settings(world: Path, size: EmotionSize, options: EmotionSteps) -> dict[str, Any]:
+    """What decides the component beside its plan; see `fitting.settings_of`."""
+    used = [("msp_podcast", "train"), ("msp_podcast", "test1")]
+    return settings_of(speech_data.contents(world, used), size=size, options=options)
+
+
+def default_settings(world: Path, seed: int) -> dict[str, Any]:
+    """`settings` of what the build makes."""
+    return settings(world, EmotionSize(), EmotionSteps())
 
 
 def train_emotion(
@@ -59,7 +76,8 @@ def train_emotion(
     net = EmotionNet(size)
     net.wav2vec2.set_attn_implementation("eager")
     task = EmotionTask(net, options, rows, plan.steps)
-    fitted = fit(net, lambda step: task.terms(step, plan.seed), plan, out / "state", progress=progress)
+    decides, state = settings(world, size, options), out / "state"
+    fitted = fit(net, lambda step: task.terms(step, plan.seed), plan, state, settings=decides, progress=progress)
     save_emotion(net, out)
     results = {
         **evaluate_emotion(out, world),
@@ -67,7 +85,7 @@ def train_emotion(
         "utterances_trained": len(rows),
         "hours": round(float(task.samples.sum()) / RATE / 3600, 2),
     }
-    return report(out, results, fitted, _check if gate else None, plan=plan, options=options, size=size)
+    return report(out, results, fitted, _check if gate else None, plan, decides)
 
 
 def evaluate_emotion(folder: Path, world: Path) -> dict[str, Any]:
@@ -114,6 +132,4 @@ def _check(metrics: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        command(train_emotion, "emotion encoder", STEPS, lambda n, **more: Plan(n, 1e-3, min(200, n // 10), **more))
-    )
+    sys.exit(command(train_emotion, "emotion encoder", STEPS, default_plan))

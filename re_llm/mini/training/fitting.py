@@ -14,23 +14,25 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from re_llm.core.errors import RellmError
 from re_llm.core.files import replacing, write_text
+from re_llm.core.product import flattened
 from re_llm.core.provenance import git_revision
 
 STATE_FILE = "state.safetensors"
 CURVE_FILE = "curve.jsonl"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_MOVED = ("steps", "warmup", "threads", "save_every", "report_every")  # of a plan: what a resumed run may change
 
 Terms = Callable[[int], dict[str, torch.Tensor]]
 """Named scalar loss terms of one step (0-based); the one called `loss` is minimised, the others are logged."""
@@ -78,36 +80,22 @@ class Fitted:
     seconds: float
     """Wall time over all pieces of the run."""
     curve: list[dict[str, float]]
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    """Plan and revision of earlier pieces, where they were others."""
 
 
-def report(
-    out: Path,
-    results: dict[str, Any],
-    fitted: Fitted,
-    check: Callable[[dict[str, Any]], None] | None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Writes the `metrics.json` of a finished training, and returns what it holds.
-
-    Args:
-        results: what was measured.
-        check: raises when the model is not good enough. A folder with `metrics.json` counts as finished, so a model
-            that is refused leaves its numbers in `state` alone.
-        options: dataclasses of options, recorded behind the results.
-    """
-    metrics = {
-        **results,
-        "steps": fitted.steps,
-        "seconds": round(fitted.seconds, 1),
-        "revision": git_revision(),
-        **{name: asdict(value) for name, value in options.items()},
-    }
-    text = json.dumps(metrics, indent=2) + "\n"
-    (out / "state" / "metrics.json").write_text(text, encoding="utf-8")
-    if check:
-        check(metrics)
-    (out / "metrics.json").write_text(text, encoding="utf-8")
-    return metrics
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What was different, in words; of a plan without how often it saves and reports."""
+    was, is_ = dict(flattened(before)), dict(flattened(now))
+    found = []
+    for name in dict.fromkeys([*is_, *was]):
+        if was.get(name) == is_.get(name) or name in ("plan.save_every", "plan.report_every"):
+            continue
+        if name.startswith(("inputs.", "content.")):
+            found.append(f"{name.partition('.')[2]} has changed")
+        else:
+            found.append(f"{name} was {json.dumps(was.get(name))}, and is {json.dumps(is_.get(name))} now")
+    return found
 
 
 def command(
@@ -162,7 +150,13 @@ def rate_at(step: int, plan: Plan) -> float:
 
 
 def fit(
-    module: nn.Module, terms: Terms, plan: Plan, state: Path, *, settings: object = None, progress: bool = True
+    module: nn.Module,
+    terms: Terms,
+    plan: Plan,
+    state: Path,
+    *,
+    settings: Mapping[str, Any] = {},
+    progress: bool = True,
 ) -> Fitted:
     """Minimise `terms(step)["loss"]` over the parameters of `module`, resuming from `state` when it holds a run.
 
@@ -170,7 +164,8 @@ def fit(
         settings: what else decides the result, as JSON; a run with other settings is not resumed.
 
     Raises:
-        RellmError: the stored run had another seed, other settings or other parameters, or the loss is not finite.
+        RellmError: the stored run had another plan (its length may differ), other settings or other parameters, or the
+            loss is not finite.
     """
     torch.set_num_threads(plan.threads)
     state.mkdir(parents=True, exist_ok=True)
@@ -180,7 +175,7 @@ def fit(
         {"params": [p for p in parameters.values() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
-    start, before = _load(state / STATE_FILE, parameters, optimizer, plan, json.dumps(settings))
+    start, before, earlier = _load(state / STATE_FILE, parameters, optimizer, plan, settings)
     curve = _kept_curve(state / CURVE_FILE, start)
     began, recent = time.perf_counter(), []
     module.train()
@@ -199,10 +194,10 @@ def fit(
                 _report(line, plan.steps, rate)
         if done % plan.save_every == 0 or done == plan.steps:
             seconds = before + time.perf_counter() - began
-            about = {"step": done, "seconds": seconds, "plan": asdict(plan), "settings": settings}
+            about = {"step": done, "seconds": seconds, **_piece(plan), "settings": settings, "earlier": earlier}
             _save(state / STATE_FILE, parameters, optimizer, {key: json.dumps(each) for key, each in about.items()})
     module.eval()
-    return Fitted(max(start, plan.steps), before + time.perf_counter() - began, curve)
+    return Fitted(max(start, plan.steps), before + time.perf_counter() - began, curve, earlier)
 
 
 def _advance(
@@ -262,26 +257,62 @@ def _save(
 
 
 def _load(
-    path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, plan: Plan, settings: str
-) -> tuple[int, float]:
-    """Put a stored state in place; returns (steps done, seconds spent), zeros when there is none."""
+    path: Path,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    plan: Plan,
+    settings: Mapping[str, Any],
+) -> tuple[int, float, list[dict[str, Any]]]:
+    """Put a stored state in place; returns (steps done, seconds spent, earlier pieces), nothing when there is none."""
     if not path.exists():
-        return 0, 0.0
+        return 0, 0.0, []
+    about = stored(path)
     with safe_open(path, "pt") as file:
-        about: dict[str, Any] = file.metadata()
-        stored = {name.removeprefix("parameter.") for name in file.keys() if name.startswith("parameter.")}  # noqa: SIM118
-        seed = json.loads(about["plan"])["seed"]
-        there, here = f"seed {seed} and {len(stored)} parameters", f"seed {plan.seed} and {len(parameters)}"
-        if about.get("settings") != settings:
-            there, here = f"other settings: {about.get('settings')}", settings
-        if about.get("settings") != settings or stored != set(parameters) or seed != plan.seed:
+        names = {name.removeprefix("parameter.") for name in file.keys() if name.startswith("parameter.")}  # noqa: SIM118
+        why = unlike(about, plan, settings)
+        if names != set(parameters):
+            why.append(f"it has {len(names)} parameters, this one has {len(parameters)}")
+        if why:
             todo = "Choose another output folder, or delete this one's `state`"
-            raise RellmError(f"{path} holds a run with {there}, this one has {here}", todo=todo)
-        updates = json.loads(about["updates"])
+            raise RellmError(f"{path} holds another run: {'; '.join(why)}", todo=todo)
+        if unknown := untold(about, settings):
+            sys.stderr.write(f"{path}: not compared, since it does not tell: {', '.join(unknown)}\n")
         with torch.no_grad():
             for name, p in parameters.items():
                 p.copy_(file.get_tensor(f"parameter.{name}"))
-                if name in updates:
+                if name in about["updates"]:
                     moments = {moment: file.get_tensor(f"{moment}.{name}") for moment in _MOMENTS}
-                    optimizer.state[p] = {"step": torch.tensor(updates[name]), **moments}
-    return int(about["step"]), float(about["seconds"])
+                    optimizer.state[p] = {"step": torch.tensor(about["updates"][name]), **moments}
+    piece = {"plan": about["plan"], "revision": about.get("revision")}
+    earlier = [*about.get("earlier", []), *([piece] if piece != _piece(plan) else [])]
+    return about["step"], about["seconds"], earlier
+
+
+def _piece(plan: Plan) -> dict[str, Any]:
+    return {"plan": asdict(plan), "revision": git_revision()}
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """What a training state says about its run.
+
+    Raises:
+        RellmError: the file cannot be read.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: json.loads(text) for name, text in file.metadata().items()}
+    except (OSError, SafetensorError, ValueError, AttributeError) as error:
+        raise RellmError(f"{path} is no training state: {error}", todo="Delete it; the training begins anew") from None
+
+
+def untold(about: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Settings that an earlier version did not store, and that cannot be compared."""
+    return [name for name in settings if name not in (about.get("settings") or {})]
+
+
+def unlike(about: Mapping[str, Any], plan: Plan, settings: Mapping[str, Any]) -> list[str]:
+    """Why a stored run is not the beginning of this one, as far as it tells."""
+    before, now = dict(about.get("settings") or {}), json.loads(json.dumps(dict(settings)))
+    before |= {"plan": {name: value for name, value in about["plan"].items() if name not in _MOVED}}
+    now |= {"plan": {name: value for name, value in asdict(plan).items() if name not in _MOVED}}
+    return differences(before, {name: value for name, value in now.items() if name in before})

@@ -8,8 +8,7 @@ Shapes: B rows, P prefix tokens, L content tokens, D width.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from transformers import DynamicCache, Qwen2ForCausalLM
 
 from re_llm.core.errors import RellmError
 from re_llm.mini.grammar import world
-from re_llm.mini.training.fitting import Plan, command, fit, report
+from re_llm.mini.training.component import report, settings_of
+from re_llm.mini.training.fitting import Plan, command, fit
 from re_llm.mini.training.llm_build import build_model, build_tokenizer
-from re_llm.mini.training.llm_rows import Batch, Disturbance, RowSource, collate
+from re_llm.mini.training.llm_rows import Batch, Disturbance, RowSource, collate, contents
 from re_llm.mini.training.llm_scores import evaluate_llm
 
 STEPS = 1300
@@ -91,6 +91,22 @@ def answer_loss(model: Qwen2ForCausalLM, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), batch.targets)
 
 
+def default_plan(steps: int = STEPS, **more: Any) -> Plan:
+    """The plan of the build, with another number of steps when it is asked for."""
+    return Plan(steps, 1.5e-3, 100, schedule="cosine", weight_decay=0.05, save_every=200, **more)
+
+
+def settings(world_size: int, size: LlmSize, options: LlmSteps, *, seed: int) -> dict[str, Any]:
+    """What decides the component beside its plan; see `fitting.settings_of`."""
+    taught = contents(world(seed, world_size))
+    return settings_of(taught, size=size, options=options, world_size=world_size)
+
+
+def default_settings(world: Path, seed: int) -> dict[str, Any]:
+    """`settings` of what the build makes."""
+    return settings(WORLD_SIZE, LlmSize(), LlmSteps(), seed=seed)
+
+
 def train_llm(
     out: Path,
     world_size: int,
@@ -132,17 +148,16 @@ def train_llm(
                 losses.append(answer_loss(model, batch))
         return {"loss": torch.stack(losses).mean()}
 
-    settings = {"size": asdict(size), "options": asdict(options), "world_size": world_size}
-    fitted = fit(model, terms, plan, out / "state", settings=settings, progress=progress)
+    decides = settings(world_size, size, options, seed=plan.seed)
+    fitted = fit(model, terms, plan, out / "state", settings=decides, progress=progress)
     model.set_attn_implementation("sdpa")
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     results = {
         **evaluate_llm(out, seed=plan.seed, world_size=world_size),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "world_size": world_size,
     }
-    return report(out, results, fitted, _check if gate else None, plan=plan, options=options, size=size)
+    return report(out, results, fitted, _check if gate else None, plan, decides)
 
 
 def _check(metrics: dict[str, Any]) -> None:
@@ -156,5 +171,4 @@ def _check(metrics: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     sentences = {"type": int, "default": WORLD_SIZE, "help": "sentences of the world"}
-    plan = partial(Plan, learning_rate=1.5e-3, warmup=100, schedule="cosine", weight_decay=0.05, save_every=200)
-    sys.exit(command(train_llm, "chat LLM", STEPS, plan, sentences))
+    sys.exit(command(train_llm, "chat LLM", STEPS, default_plan, sentences))

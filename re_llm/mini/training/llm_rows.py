@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.files import hash_of
 from re_llm.llm.prompts import PROMPTS, RELEASED, Prompt, get_prompt, split_chat
 from re_llm.mini.grammar import Sentence, respond_to
 from re_llm.mini.lexicon import CUES, TOPICS
@@ -71,6 +73,21 @@ class Disturbance:
         if rng.random() >= self.fraction:
             return CLEAN
         return replace(CLEAN, **{name: rng.random() * value for name, value in self.strengths.items()})
+
+
+def contents(sentences: Sequence[Sentence]) -> dict[str, str]:
+    """Hashes of what the LLM is taught: the sentences, and what is answered to which prompt.
+
+    An answer follows from the sentence's category, topic and emotion, so that one sentence of each category tells.
+    """
+    examples = {sentence.category: sentence for sentence in sentences}.values()
+    answers = (
+        f"{get_prompt(name)} {emotion} {respond_to(name, replace(sentence, words_emotion=emotion), emotion)}"
+        for name in TAUGHT
+        for emotion in PROMPT_EMOTIONS
+        for sentence in examples
+    )
+    return {"sentences": hash_of(map(repr, sentences)), "prompts and answers": hash_of(answers)}
 
 
 CLEAN = Disturbance(0.0, 0.0, 0.0, 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from transformers import WhisperFeatureExtractor
 
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
-from re_llm.core.files import write_json
+from re_llm.core.files import file_hash, hash_of, write_json
 from re_llm.core.progress import progress_bar
 from re_llm.core.records import Utterance
 from re_llm.data import corpora
@@ -41,6 +41,20 @@ def utterances(world: Path, corpus: str, split: str) -> list[Utterance]:
     if silent:
         raise RellmError(f"{root}: {silent} has no transcript", todo="Build the world's recordings again")
     return chosen
+
+
+def contents(world: Path, used: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Hashes of the rows and recordings of some splits, given as (corpus, split), by folder and split."""
+    return {
+        f"{FOLDERS[corpus]} {split}": hash_of(_told(row, world) for row in utterances(world, corpus, split))
+        for corpus, split in used
+    }
+
+
+def _told(row: Utterance, world: Path) -> str:
+    """What training reads of an utterance, its recording included."""
+    name = Path(row.audio).relative_to(world).as_posix()
+    return f"{name} {file_hash(Path(row.audio))} {row.text} {row.emotion} {row.dimensions()}"
 
 
 def texts(rows: Sequence[Utterance]) -> list[str]:
@@ -90,7 +104,9 @@ class MelStore:
         """The log-mels of `rows`, computed into `folder` unless they are there (16 kB a second of speech)."""
         folder.mkdir(parents=True, exist_ok=True)
         index, names = folder / "mels.json", [row.audio for row in rows]
-        if index.is_file() and json.loads(index.read_text(encoding="utf-8"))["recordings"] == names:
+        holds = {"recordings": names, "content": hash_of(file_hash(Path(name)) for name in names)}
+        about = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+        if all(about.get(name) == value for name, value in holds.items()):
             return cls(folder)
         frames = []
         with (folder / "mels.f16").open("wb") as file, progress_bar("log-mels", len(rows), show=progress) as advance:
@@ -100,7 +116,7 @@ class MelStore:
                 frames.append(len(mel))
                 advance(1)
         # Written last: data without an index are made again.
-        write_json(index, {"recordings": names, "frames": frames}, indent=None)
+        write_json(index, {**holds, "frames": frames}, indent=None)
         return cls(folder)
 
 

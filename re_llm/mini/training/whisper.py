@@ -26,7 +26,8 @@ from re_llm.core.errors import RellmError
 from re_llm.evaluate.word_errors import error_rate, plain, word_error_rate
 from re_llm.inference.transcribe import Transcriber
 from re_llm.mini.training import speech_data
-from re_llm.mini.training.fitting import Plan, command, fit, report
+from re_llm.mini.training.component import report, settings_of
+from re_llm.mini.training.fitting import Plan, command, fit
 from re_llm.mini.training.speech_data import MelStore
 from re_llm.mini.training.whisper_model import WhisperSize, gather, save_whisper, train_tokenizer
 from re_llm.mini.training.whisper_task import WhisperSteps, WhisperTask, read_characters
@@ -37,6 +38,22 @@ WORST_WER = 0.10
 UTTERANCES, FULL_UTTERANCES = 400, 100  # transcribed from their real frames, and padded to 30 s
 CTC_HEAD = "char_ctc.safetensors"
 T = TypeVar("T")
+
+
+def default_plan(steps: int = STEPS, **more: Any) -> Plan:
+    """The plan of the build, with another number of steps when it is asked for."""
+    return Plan(steps, 1.5e-3, min(300, steps // 10), **more)
+
+
+def settings(world: Path, size: WhisperSize, options: WhisperSteps) -> dict[str, Any]:
+    """What decides the component beside its plan; see `fitting.settings_of`."""
+    used = [*((corpus, "train") for corpus in speech_data.FOLDERS), ("common_voice", "test")]
+    return settings_of(speech_data.contents(world, used), size=size, options=options)
+
+
+def default_settings(world: Path, seed: int) -> dict[str, Any]:
+    """`settings` of what the build makes."""
+    return settings(world, WhisperSize(), WhisperSteps())
 
 
 def train_whisper(
@@ -69,7 +86,8 @@ def train_whisper(
     state = out / "state"
     mels = MelStore.build(state, rows, progress=progress)
     task = WhisperTask(processor, size, options, rows, mels)
-    fitted = fit(task, partial(task.terms, seed=plan.seed), plan, state, progress=progress)
+    decides = settings(world, size, options)
+    fitted = fit(task, partial(task.terms, seed=plan.seed), plan, state, settings=decides, progress=progress)
     save_whisper(task.model, processor, out)
     save_file(task.heads.characters.state_dict(), state / CTC_HEAD)
     results = {
@@ -78,7 +96,7 @@ def train_whisper(
         "utterances_trained": len(rows),
         "hours": round(float(mels.lengths.sum()) / speech_data.MEL_RATE / 3600, 2),
     }
-    return report(out, results, fitted, _check if gate else None, plan=plan, options=options, size=size)
+    return report(out, results, fitted, _check if gate else None, plan, decides)
 
 
 def _check(metrics: dict[str, Any]) -> None:
@@ -145,4 +163,4 @@ def _read_off_the_encoder(folder: Path, head: Path, waves: Sequence[np.ndarray])
 
 
 if __name__ == "__main__":
-    sys.exit(command(train_whisper, "Whisper", STEPS, lambda n, **more: Plan(n, 1.5e-3, min(300, n // 10), **more)))
+    sys.exit(command(train_whisper, "Whisper", STEPS, default_plan))

@@ -56,15 +56,39 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 def test_a_run_with_another_seed_is_not_continued(tmp_path: Path) -> None:
     net, terms = problem()
     fit(net, terms, Plan(4, 1e-2, 1), tmp_path, progress=False)
-    with pytest.raises(RellmError, match="seed 0"):
+    with pytest.raises(RellmError, match="seed was 0, and is 1 now"):
         fit(net, terms, Plan(8, 1e-2, 1, seed=1), tmp_path, progress=False)
 
 
 def test_a_run_with_other_settings_is_not_continued(tmp_path: Path) -> None:
     net, terms = problem()
     fit(net, terms, Plan(4, 1e-2, 1), tmp_path, settings={"rows": 2}, progress=False)
-    with pytest.raises(RellmError, match="other settings"):
+    with pytest.raises(RellmError, match="rows was 2, and is 3 now"):
         fit(net, terms, Plan(4, 1e-2, 1), tmp_path, settings={"rows": 3}, progress=False)
+
+
+def test_a_run_with_another_learning_rate_is_not_continued(tmp_path: Path) -> None:
+    net, terms = problem()
+    fit(net, terms, Plan(4, 1e-2, 1), tmp_path, progress=False)
+    with pytest.raises(RellmError, match=r"learning_rate was 0\.01, and is 0\.02 now"):
+        fit(net, terms, Plan(8, 2e-2, 1), tmp_path, progress=False)
+
+
+def test_a_longer_run_tells_the_plan_it_began_with(tmp_path: Path) -> None:
+    net, terms = problem()
+    assert fit(net, terms, Plan(4, 1e-2, 1), tmp_path, progress=False).earlier == []
+    longer = fit(net, terms, Plan(8, 1e-2, 1), tmp_path, progress=False)
+    assert [piece["plan"]["steps"] for piece in longer.earlier] == [4]
+    assert fit(net, terms, Plan(8, 1e-2, 1), tmp_path, progress=False).earlier == longer.earlier
+
+
+def test_a_state_of_an_earlier_version_is_continued_and_says_what_it_does_not_tell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net, terms = problem()
+    fit(net, terms, Plan(4, 1e-2, 1), tmp_path, progress=False)
+    fit(net, terms, Plan(8, 1e-2, 1), tmp_path, settings={"inputs": {"rows": "a"}}, progress=False)
+    assert "not compared, since it does not tell: inputs" in capsys.readouterr().err
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

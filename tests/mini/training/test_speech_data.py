@@ -63,6 +63,18 @@ def test_log_mels_are_computed_once(world: Path, tmp_path: Path, monkeypatch: py
     assert np.array_equal(MelStore.build(tmp_path, rows, progress=False)[7], store[7])
 
 
+def test_log_mels_of_other_recordings_under_the_same_names_are_computed_again(world: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(world, tmp_path / "world")
+    rows = speech_data.utterances(copy, "common_voice", "train")
+    before = speech_data.contents(copy, [("common_voice", "train")])
+    assert before == speech_data.contents(world, [("common_voice", "train")])  # wherever it lies
+    old = MelStore.build(tmp_path / "state", rows, progress=False)[0].copy()
+    shutil.copy(rows[1].audio, rows[0].audio)
+    new = MelStore.build(tmp_path / "state", rows, progress=False)[0]
+    assert not np.array_equal(old[: len(new)], new[: len(old)])
+    assert speech_data.contents(copy, [("common_voice", "train")]) != before
+
+
 def test_batches_hold_like_lengths_and_reach_every_clip() -> None:
     lengths = np.random.default_rng(0).integers(50, 800, 1000)
     order = np.argsort(lengths)
