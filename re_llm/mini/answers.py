@@ -3,121 +3,189 @@
 An answer is a head and a tail. `{t}` is the topic noun. Lists of twelve follow the order of the categories in
 `lexicon.CATEGORIES` (household, travel, work, school, food, health, garden, sport, music, weather, celebration,
 animals); shorter lists are used in turn.
+
+Parts of replies carry their levels by the definitions of EPITOME (Sharma et al. 2020), set by hand when they were
+written, whatever a scorer says:
+
+- emotional reaction: 1 a feeling of the listener's is implied (comfort, company, hope), 2 it is named;
+- interpretation: 1 understanding is said in general, 2 the speaker's feeling or experience is named or shared;
+- exploration: 1 a question that fits anything, 2 a question about the speaker's own feeling or experience.
 """
 
 from __future__ import annotations
 
-EMPATHETIC_HEADS: dict[str, tuple[str, ...]] = {
+from typing import NamedTuple
+
+
+class Part(NamedTuple):
+    """Head or tail of a reply, and its levels 0 to 2 of emotional reaction, interpretation and exploration."""
+
+    text: str
+    er: int = 0
+    ip: int = 0
+    ex: int = 0
+
+
+EMPATHETIC_HEADS: dict[str, tuple[Part, ...]] = {
     "neutral": (
-        "Thank you for letting me know about the {t}.",
-        "All right, I have taken note of the {t}.",
-        "I see, so that is how it went with the {t}.",
+        Part("Thank you for letting me know about the {t}."),
+        Part("All right, I have taken note of the {t}."),
+        Part("I see, so that is how it went with the {t}.", ip=1),
+        Part("Good, then all is clear about the {t}."),
     ),
     "sad": (
-        "I'm so sorry to hear that about the {t}.",
-        "That sounds really sad, the {t} must weigh on you.",
-        "My heart goes out to you because of the {t}.",
-        "I can feel how much the {t} hurts you.",
+        Part("I'm so sorry to hear that about the {t}.", er=2),
+        Part("You must feel really sad because of the {t}.", ip=2),
+        Part("My heart aches with you because of the {t}.", er=2),
+        Part("I can understand how it feels with the {t}.", ip=1),
     ),
     "angry": (
-        "I understand why the {t} makes you angry.",
-        "You have every right to be upset about the {t}.",
-        "No wonder the {t} is so frustrating for you.",
-        "Your anger about the {t} makes complete sense.",
+        Part("It makes me angry too to hear about the {t}.", er=2),
+        Part("I understand why the {t} makes you angry.", ip=2),
+        Part("I am truly upset on your behalf about the {t}.", er=2),
+        Part("I can see your point about the {t}.", ip=1),
     ),
     "happy": (
-        "How wonderful, I'm so happy for you about the {t}!",
-        "Your joy about the {t} is contagious!",
-        "That is fantastic news about the {t}!",
-        "I love how cheerful the {t} makes you!",
+        Part("How wonderful, I'm so happy for you about the {t}!", er=2),
+        Part("You must be overjoyed because of the {t}!", ip=2),
+        Part("I am delighted by the good news about the {t}!", er=2),
+        Part("Yes, I can well imagine what the {t} is like!", ip=1),
     ),
     "surprise": (
-        "Wow, the {t} must have taken you by surprise!",
-        "Goodness, I didn't see the {t} coming either!",
-        "What a surprise, who would have expected the {t}!",
+        Part("Wow, I am quite amazed myself by the {t}!", er=2),
+        Part("What a surprise, you must be stunned by the {t}!", ip=2),
+        Part("Goodness, I am astonished to hear of the {t}!", er=2),
+        Part("Really, I know what you mean about the {t}!", ip=1),
     ),
 }
 
-EMPATHETIC_TAILS: dict[str, tuple[str, ...]] = {
+EMPATHETIC_TAILS: dict[str, tuple[Part, ...]] = {
     "neutral": (
-        "I can help with the next step at home whenever you like.",
-        "Just tell me if anything in your plans should change.",
-        "I will keep it in mind for the rest of the working day.",
-        "Is there anything you would like me to look up?",
-        "There is plenty of time for the rest of the meal.",
-        "Keep me posted and we will take it step by step.",
-        "The rest can be done whenever the day is dry.",
-        "We can go through the results later on.",
-        "Would you like me to find out more about it?",
-        "It is good to know what to expect outside.",
-        "I will put it on the list with the other details.",
-        "Let me know if you need any further information.",
+        Part("I can help with the next step at home whenever you like."),
+        Part("Just tell me if anything in your plans should change."),
+        Part("I will keep it in mind for the rest of the working day."),
+        Part("How is everything else going there?", ex=1),
+        Part("I am glad that everything is in order for the meal.", er=2),
+        Part("Keep me posted, and all will go well step by step.", er=1),
+        Part("The rest can be done whenever the day is dry."),
+        Part("You sound calm and settled about the results.", ip=2),
+        Part("What else is there to say about it?", ex=1),
+        Part("It is good to know what to expect outside."),
+        Part("I will put it on the list with the other details."),
+        Part("Do you feel at ease with the way you look after them?", ex=2),
     ),
     "sad": (
-        "Losing the comfort of home is hard. Do you want to talk about it?",
-        "Being far away makes it even harder. How are you feeling now?",
-        "Be gentle with yourself today. Can I take something off your shoulders?",
-        "It is fine to cry, and you are not alone with it.",
-        "Small things can hurt a lot. Would it help to tell me more?",
-        "I am here and I will listen. What do you need most right now?",
-        "Give yourself time to grieve, things do grow again.",
-        "Defeat feels lonely sometimes. Who can keep you company tonight?",
-        "Tears are allowed here, take all the time you need.",
-        "Dark days pass slowly. Would you like some company?",
-        "Such days can be painful. What would comfort you a little?",
-        "They mean so much to us. Do you want to share a memory?",
+        Part("No home stays as it was. Are you feeling lonely there now?", ex=2),
+        Part("Being far away makes it even harder. How are you now?", ip=1, ex=1),
+        Part("Be gentle with yourself today, and let the work wait."),
+        Part("It is fine to cry, and you are not alone with it.", er=1),
+        Part("Small losses can hurt a lot. What has happened since?", ip=1, ex=1),
+        Part("I lay in bed and cried for days myself back then.", ip=2),
+        Part("Give yourself time to grieve, and rest in the shade."),
+        Part("Every team goes through this. Does the defeat still make you cry?", ex=2),
+        Part("Shed all your tears, I will stay here with you.", er=1),
+        Part("Dark days pass slowly, but brighter ones will come.", er=1),
+        Part("Such days can be painful. Did you feel left out by the others?", ip=1, ex=2),
+        Part("They leave us far too soon. Can you say more?", ex=1),
     ),
     "angry": (
-        "That should not happen in your own home. What would put it right?",
-        "Anyone would lose patience on such a trip. Have you complained already?",
-        "They should have treated you with more respect. Shall we write to them together?",
-        "It was not fair, and your frustration is justified.",
-        "You deserved much better than that. What did they say to you?",
-        "Nobody should have to put up with that. How can I support you?",
-        "Take a deep breath, we will sort it out calmly.",
-        "That was not fair play at all. Do you want to let off steam?",
-        "Let it all out, I am on your side.",
-        "It is maddening when nothing can be done. What bothers you the most?",
-        "They really crossed a line there, and you may say so.",
-        "Anyone would be furious by now. Who was responsible for it?",
+        Part("That should not happen in your own home. Are you still furious with them?", ex=2),
+        Part("No traveller should be treated like this. How did it come to that?", ex=1),
+        Part("They should treat you with more respect, and it must change."),
+        Part("It was not fair, and I am on your side.", er=1),
+        Part("You deserved much better than that. What did they say to you?", ex=1),
+        Part("I lost all patience as well when they kept me waiting.", ip=2),
+        Part("Write it all down and send them a strong complaint."),
+        Part("That was not fair play at all. Do you feel cheated by the referee?", ex=2),
+        Part("Let it all out, nobody here will blame you.", er=1),
+        Part("Take a deep breath, we will get through this calmly.", er=1),
+        Part("They really crossed a line there. Was it their rudeness that enraged you?", ex=2),
+        Part("Nobody should have to put up with that. What will you do about it?", ex=1),
     ),
     "happy": (
-        "Enjoy every minute of it in your cosy home.",
-        "What are you looking forward to the most?",
-        "You have earned it, and you can be proud.",
-        "All that effort has paid off. Which part did you like best?",
-        "Savour it, you deserve a treat like that.",
-        "It is lovely to hear you so full of energy. How will you celebrate?",
-        "May it keep on brightening your days.",
-        "Well done, that calls for a cheer. Who will you tell first?",
-        "Keep that smile and sing along all day.",
-        "Moments like that are precious. Will you take a picture?",
-        "Have the time of your life, and enjoy it.",
-        "They bring so much joy. Can you tell me more?",
+        Part("Enjoy every minute of it in your cosy home."),
+        Part("Which part of the trip thrills you the most?", ex=2),
+        Part("You have earned it, so treat yourself after work."),
+        Part("All that effort has paid off, and the best lies ahead.", er=1),
+        Part("Savour it slowly. What comes next?", ex=1),
+        Part("I danced around the whole house when I was well again.", ip=2),
+        Part("May it keep on brightening your days.", er=1),
+        Part("Well played by all. Are you proud that you never gave up?", ex=2),
+        Part("Keep that smile and sing along all day."),
+        Part("It will be a splendid day, and many more will follow.", er=1),
+        Part("Raise your glass tonight. Who did you most love to share the joy with?", ex=2),
+        Part("They are full of life. Can you tell me more?", ex=1),
     ),
     "surprise": (
-        "Things at home can still astonish us. What did you do then?",
-        "You never know what a journey brings. How did that happen?",
-        "Nobody could have predicted that. What did your team say?",
-        "One never stops learning, it seems.",
-        "What an unexpected turn. Did you find out the reason?",
-        "That must have left you speechless. Are you over the shock by now?",
-        "Nature is full of wonders, isn't it?",
-        "What a twist in the game. How did everybody react?",
-        "I would have been amazed as well.",
-        "Such a thing is rarely seen. Where were you at that moment?",
-        "It must have been quite a moment for you.",
-        "They can be so unpredictable. What happened next?",
+        Part("Things at home can change overnight. Were you startled at first?", ex=2),
+        Part("You never know what a journey brings. How did that happen?", ex=1),
+        Part("Nobody at work could have predicted that."),
+        Part("One never stops learning, and it may prove a blessing.", er=1),
+        Part("That is an unexpected turn. Did you find out the reason?", ex=1),
+        Part("I was speechless for an hour when it happened to me.", ip=2),
+        Part("Nature is full of wonders, so look closely."),
+        Part("What a twist in the game. Did it leave you gasping for air?", ex=2),
+        Part("Such a thing is rarely heard of these days."),
+        Part("Do not be alarmed, it may well turn out fine.", er=1),
+        Part("It came out of nowhere. Did your heart skip a beat just then?", ex=2),
+        Part("They can be so unpredictable. And what did you do then?", ex=1),
     ),
 }
 
-PLAIN_REPLIES: dict[str, tuple[str, ...]] = {
-    "neutral": ("The {t} is noted, and nothing else is needed.", "Okay, that is clear about the {t}."),
-    "sad": ("That is a pity about the {t}, things may improve.", "The {t} seems to be a sad matter."),
-    "angry": ("The {t} does sound annoying, you could complain.", "That is an irritating matter with the {t}."),
-    "happy": ("Good to hear, the {t} seems to please you.", "That is nice news about the {t}."),
-    "surprise": ("The {t} is rather unusual, how did it happen?", "That is an unexpected fact about the {t}."),
+PLAIN_REPLIES: dict[str, tuple[Part, ...]] = {
+    "neutral": (Part("The {t} is noted, and nothing else is needed."), Part("Okay, that is clear about the {t}.")),
+    "sad": (
+        Part("That is a pity about the {t}, things may improve.", er=1),
+        Part("The {t} seems to be a sad matter.", ip=1),
+    ),
+    "angry": (
+        Part("The {t} does sound annoying, you could complain.", ip=1),
+        Part("That is an irritating matter with the {t}.", ip=1),
+    ),
+    "happy": (
+        Part("Good to hear, the {t} seems to please you.", er=1, ip=2),
+        Part("That is nice news about the {t}.", er=1),
+    ),
+    "surprise": (
+        Part("The {t} is rather unusual, how did it happen?", ex=1),
+        Part("That is an unexpected fact about the {t}."),
+    ),
 }
+
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "sounded before": (
+        "How did I sound before?",
+        "And how did I sound before?",
+        "How did I sound just now?",
+        "How did my voice sound a moment ago?",
+    ),
+    "sounded first": (
+        "How did I sound at first?",
+        "How did I sound in the beginning?",
+        "How did my voice sound at the start?",
+    ),
+    "talked before": (
+        "What was I talking about before?",
+        "What did I just tell you about?",
+        "What did I talk about just now?",
+    ),
+    "talked first": (
+        "What was I talking about at first?",
+        "What did I tell you about in the beginning?",
+        "What was the first thing I told you about?",
+    ),
+}
+"""About the conversation so far: how the user sounded, or what it was about; the latest time, or the first one."""
+
+REMEMBERED_EMOTION = {
+    "neutral": "You sounded neutral when you told me about the {t}.",
+    "sad": "You sounded sad when you told me about the {t}.",
+    "angry": "You sounded angry when you told me about the {t}.",
+    "happy": "You sounded happy when you told me about the {t}.",
+    "surprise": "You sounded surprised when you told me about the {t}.",
+}
+REMEMBERED_TOPIC = "You were talking about the {t}."
+NOTHING_TO_REMEMBER = "You have not told me anything yet."
 
 CONTINUATION_HEADS: dict[str, tuple[str, ...]] = {
     "neutral": (

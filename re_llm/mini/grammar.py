@@ -211,10 +211,10 @@ def reply(sentence: Sentence, emotion: str, empathetic: bool) -> str:
     emotion, number = _cell(sentence, emotion)
     if empathetic:
         heads = answers.EMPATHETIC_HEADS[emotion]
-        text = f"{heads[number % len(heads)]} {answers.EMPATHETIC_TAILS[emotion][number]}"
+        text = f"{heads[number % len(heads)].text} {answers.EMPATHETIC_TAILS[emotion][number].text}"
     else:
         plain = answers.PLAIN_REPLIES[emotion]
-        text = plain[number % len(plain)]
+        text = plain[number % len(plain)].text
     return text.format(t=sentence.topic)
 
 
@@ -229,17 +229,19 @@ def continuation(sentence: Sentence, emotion: str) -> str:
     return (heads[number % len(heads)] + tails[number // len(heads)]).format(t=sentence.topic)
 
 
-def respond_to(prompt_id: str, sentence: Sentence, emotion: str | None = None) -> str:
+def respond_to(prompt_id: str, sentence: Sentence, emotion: str | None = None, *, heard: bool = False) -> str:
     """The answer the miniature chat LLM is taught for a prompt of `re_llm.llm.prompts`.
 
-    `emotion` counts only where the prompt names it; there it overrides the words. Elsewhere the words decide.
+    `emotion` counts only where the prompt names it, or where it is `heard` in a voice; there it overrides the words.
+    Elsewhere the words decide.
 
     Raises:
         RellmError: the prompt is unknown, or needs an emotion and has none.
     """
     prompt = get_prompt(prompt_id)
     filled = prompt.with_emotion(emotion)  # which needs one
-    named = canonical(str(emotion), PROMPT_EMOTIONS) if filled is not prompt else sentence.words_emotion
+    told = heard or filled is not prompt
+    named = canonical(str(emotion), PROMPT_EMOTIONS) if told else sentence.words_emotion
     if prompt_id.startswith("recognize"):
         return named
     if prompt_id.startswith("continue"):
@@ -253,9 +255,36 @@ def respond_to(prompt_id: str, sentence: Sentence, emotion: str | None = None) -
 _TOPIC_PATTERN = re.compile(r"\b(" + "|".join(lex.TOPICS) + r")\b", re.IGNORECASE)
 
 
+def topics_of(answer: str) -> set[str]:
+    """The topics that an answer names."""
+    return {m.lower() for m in _TOPIC_PATTERN.findall(answer)}
+
+
 def right_topic(answer: str, sentence: Sentence) -> bool:
     """Whether the answer names the sentence's topic and no other."""
-    return {m.lower() for m in _TOPIC_PATTERN.findall(answer)} == {sentence.topic}
+    return topics_of(answer) == {sentence.topic}
+
+
+@cache
+def _levels() -> dict[str, answers.Part]:
+    """Every reply of this world with `{t}` for its topic, any head with any tail, and the higher levels of the two."""
+    heads = list(chain.from_iterable(answers.EMPATHETIC_HEADS.values()))
+    tails = list(chain.from_iterable(answers.EMPATHETIC_TAILS.values()))
+    whole = {
+        f"{head.text} {tail.text}": answers.Part("", *map(max, head[1:], tail[1:]))
+        for head, tail in product(heads, tails)
+    }
+    return whole | {part.text: part for part in chain.from_iterable(answers.PLAIN_REPLIES.values())}
+
+
+def gold_levels(answer: str) -> dict[str, int] | None:
+    """The levels `er`, `ip` and `ex` (0 to 2) of a reply, as its templates have them; None if it is no reply of ours.
+
+    A reply has the higher level of its head and its tail. Capitals of the topic and surrounding spaces are the only
+    differences that are overlooked.
+    """
+    part = _levels().get(_TOPIC_PATTERN.sub("{t}", answer.strip()))
+    return None if part is None else {"er": part.er, "ip": part.ip, "ex": part.ex}
 
 
 def _trigrams(text: str) -> set[tuple[str, ...]]:
@@ -267,10 +296,11 @@ def _trigrams(text: str) -> set[tuple[str, ...]]:
 def _telltales() -> dict[tuple[str, ...], str]:
     """Word trigrams that occur in the templates of one emotion only."""
     owners: dict[tuple[str, ...], set[str]] = {}
-    single = (answers.EMPATHETIC_HEADS, answers.EMPATHETIC_TAILS, answers.PLAIN_REPLIES)
+    parts = (answers.EMPATHETIC_HEADS, answers.EMPATHETIC_TAILS, answers.PLAIN_REPLIES)
     for emotion in PROMPT_EMOTIONS:
+        single = (part.text for templates in parts for part in templates[emotion])
         joined = map("".join, product(answers.CONTINUATION_HEADS[emotion], answers.CONTINUATION_TAILS[emotion]))
-        for text in chain(*(templates[emotion] for templates in single), joined):
+        for text in chain(single, joined, [answers.REMEMBERED_EMOTION[emotion]]):
             for gram in _trigrams(text):
                 owners.setdefault(gram, set()).add(emotion)
     return {gram: next(iter(emotions)) for gram, emotions in owners.items() if len(emotions) == 1}

@@ -17,6 +17,7 @@ from re_llm.mini.grammar import (
     Sentence,
     continuation,
     emotion_of,
+    gold_levels,
     reply,
     respond_to,
     right_topic,
@@ -107,6 +108,37 @@ def test_answers_name_topic_and_emotion() -> None:
             assert 10 <= len(more.split()) <= 18
             questions[emotion] += "?" in warm
     assert 0 < questions["neutral"] < questions["happy"] < questions["angry"] <= questions["sad"] < len(one_of_each)
+
+
+def test_each_emotion_has_replies_of_every_level() -> None:
+    one_of_each = {s.category: s for s in world(0, 500)}
+    for emotion in PROMPT_EMOTIONS:
+        levels = [gold_levels(reply(s, emotion, True)) for s in one_of_each.values()]
+        for mechanism in ("er", "ip", "ex"):
+            assert {each[mechanism] for each in levels if each} == {0, 1, 2}, (emotion, mechanism)
+
+
+def test_levels_agree_with_questions_and_named_feelings() -> None:
+    """What can be told by rule: only a question explores, and who names the own feeling speaks of himself."""
+    for tables in (answers.EMPATHETIC_HEADS, answers.EMPATHETIC_TAILS, answers.PLAIN_REPLIES):
+        for parts in tables.values():
+            for part in parts:
+                assert (part.ex > 0) == ("?" in part.text), part
+                if part.er == 2:
+                    assert re.search(r"\b(I|I'm|me|my)\b", part.text, re.IGNORECASE), part
+
+
+def test_levels_are_the_higher_ones_of_head_and_tail() -> None:
+    s = world(0, 1)[0]
+    for emotion in PROMPT_EMOTIONS:
+        for head in answers.EMPATHETIC_HEADS[emotion]:
+            for tail in answers.EMPATHETIC_TAILS[emotion]:
+                text = f" {head.text} {tail.text}\n".format(t=s.topic)
+                assert gold_levels(text) == {m: max(getattr(head, m), getattr(tail, m)) for m in ("er", "ip", "ex")}
+        assert gold_levels(reply(s, emotion, False)) is not None
+    whole = reply(s, "sad", True)
+    for wrong in ("", whole[:-1], whole.replace(s.topic, "thing"), whole + " " + whole, continuation(s, "sad")):
+        assert gold_levels(wrong) is None
 
 
 def test_right_topic_and_emotion_of_reject() -> None:

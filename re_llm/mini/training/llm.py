@@ -20,11 +20,12 @@ from re_llm.core.errors import RellmError
 from re_llm.mini.grammar import world
 from re_llm.mini.training.component import report, settings_of
 from re_llm.mini.training.fitting import Plan, command, fit
+from re_llm.mini.training.llm_batches import Batch, Disturbance, collate
 from re_llm.mini.training.llm_build import build_model, build_tokenizer
-from re_llm.mini.training.llm_rows import Batch, Disturbance, RowSource, collate, contents
+from re_llm.mini.training.llm_rows import RowSource, contents
 from re_llm.mini.training.llm_scores import evaluate_llm
 
-STEPS = 1300
+STEPS = 1750
 WORLD_SIZE = 24_000
 GATE = 0.95
 """Smallest rate of right topics under noise and doubling with which adapters can be trained on this LLM."""

@@ -8,10 +8,14 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config,
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.llm.prompts import get_prompt
+from re_llm.mini import answers
 from re_llm.mini.grammar import respond_to, world
 from re_llm.mini.training.llm_rows import TAUGHT
 from re_llm.model.configuration import SPEECH_TOKEN
 from re_llm.model.convert.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, IM_END, IM_START
+
+CONTEXT = 1024
+"""Tokens; a conversation of six turns of speech has about 450."""
 
 
 def build_tokenizer(world_size: int = 24000, seed: int = 0, vocabulary: int = 3000) -> PreTrainedTokenizerFast:
@@ -23,6 +27,11 @@ def build_tokenizer(world_size: int = 24000, seed: int = 0, vocabulary: int = 30
     for number, s in enumerate(sentences):
         emotion = PROMPT_EMOTIONS[number % len(PROMPT_EMOTIONS)]
         texts += [respond_to(name, s, emotion) for name in ("chat", "cascade", "continue-emotion")]
+        texts += [answers.REMEMBERED_EMOTION[emotion].format(t=s.topic)]
+    texts += [
+        text for wordings in answers.QUESTIONS.values() for each in wordings for text in (each, each.lower())
+    ] * 50
+    texts += [answers.NOTHING_TO_REMEMBER, answers.REMEMBERED_TOPIC] * 50
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -39,7 +48,7 @@ def build_tokenizer(world_size: int = 24000, seed: int = 0, vocabulary: int = 30
         pad_token=END_OF_TEXT,
         eos_token=IM_END,
         additional_special_tokens=[IM_START, SPEECH_TOKEN],
-        model_max_length=512,
+        model_max_length=CONTEXT,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
@@ -65,7 +74,7 @@ def build_model(
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=heads,
-            max_position_embeddings=512,
+            max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
             **ids,
         )

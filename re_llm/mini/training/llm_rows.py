@@ -1,11 +1,4 @@
-"""Training rows of the miniature chat LLM, and the disturbance of their content embeddings.
-
-Shapes: B rows, P prefix tokens, L content tokens, D width.
-
-A frozen LLM that has only seen clean text cannot read speech embeddings, which blur, repeat and surround words. So
-the content's embeddings are disturbed from the start of its training: tokens doubled, fillers put in between,
-neighbours smeared into each other, noise added.
-"""
+"""Training rows of the miniature chat LLM: prompts, one turn or several, and what the LLM is taught to answer."""
 
 from __future__ import annotations
 
@@ -14,65 +7,50 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Literal
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.files import hash_of
 from re_llm.llm.prompts import PROMPTS, RELEASED, Prompt, get_prompt, split_chat
+from re_llm.mini.answers import NOTHING_TO_REMEMBER, QUESTIONS, REMEMBERED_EMOTION, REMEMBERED_TOPIC
+from re_llm.mini.dialogues import Exchange, any_question, other_emotion, statement
 from re_llm.mini.grammar import Sentence, respond_to
 from re_llm.mini.lexicon import CUES, TOPICS
 from re_llm.model.convert.tokenizer import END_OF_TEXT, IM_END
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 # The others came after the miniature's LLM was trained.
 TAUGHT = tuple(name for name, prompt in PROMPTS.items() if name not in ("label", "repeat") and prompt not in RELEASED)
-# How often each prompt is trained: the ones the alignment stages lean on most come most often.
-PROMPT_WEIGHTS = {"chat-empathetic": 2.0, "continue": 2.0, "continue-emotion": 2.0, "recognize": 1.5}
+# How often each prompt is trained: the ones the alignment stages lean on most come most often, "chat-empathetic" in
+# conversations.
+PROMPT_WEIGHTS = {"continue": 2.0, "continue-emotion": 2.0, "recognize": 1.5}
+
+# Stand for what was said while the chat template lays the turns out.
+_MARK = "\N{OBJECT REPLACEMENT CHARACTER}{}\N{OBJECT REPLACEMENT CHARACTER}"
+_MARKS = re.compile(_MARK.format("((?:user|assistant) [0-9]+)"))
+_END = f"{IM_END}\n"  # of an answer
+# The prompts of conversations: chat and server use the first ones, the cascades the others.
+DIALOGUE_WEIGHTS = {
+    "chat-empathetic": 3.0, "chat": 1.0, "chat-empathetic-paper": 1.0, "cascade": 1.0, "cascade-dialogue": 1.0,
+}  # fmt: skip
+DIALOGUES = 0.35
+"""Fraction of the micro-batches whose rows have earlier turns."""
+MOST_EARLIER = 5
 
 
 @dataclass(frozen=True)
-class Row:
-    """Token ids of one row; the pieces were tokenised apart."""
+class Piece:
+    """Token ids of a part of a row that was tokenised on its own."""
 
-    prefix: tuple[int, ...]
-    content: tuple[int, ...]
-    suffix: tuple[int, ...]
-    answer: tuple[int, ...]
-    """With the end tokens."""
+    ids: tuple[int, ...]
+    kind: Literal["given", "content", "answer"] = "given"
+    """Content (what a user says) is disturbed; an answer, with its end tokens, is what the LLM is taught."""
 
 
-@dataclass(frozen=True)
-class Disturbance:
-    """How strongly content embeddings are disturbed. Training draws each row's strengths below these."""
-
-    double: float = 0.6
-    """Probability that a token is doubled."""
-    filler: float = 0.6
-    """Probability that a filler follows a token."""
-    smear: float = 0.35
-    """Part of an embedding that comes from its two neighbours."""
-    noise: float = 0.7
-    """Standard deviation of Gaussian noise, in RMS of the embedding matrix."""
-
-    fraction: float = 0.7
-    """Fraction of the rows that are disturbed at all."""
-
-    @property
-    def strengths(self) -> dict[str, float]:
-        return {name: value for name, value in vars(self).items() if name != "fraction"}
-
-    def scaled(self, factor: float) -> Disturbance:
-        """The same with all strengths multiplied; the fraction stays."""
-        return replace(self, **{name: factor * value for name, value in self.strengths.items()})
-
-    def draw(self, rng: random.Random) -> Disturbance:
-        """Strengths for one row: each uniform between 0 and its value, or none at all."""
-        if rng.random() >= self.fraction:
-            return CLEAN
-        return replace(CLEAN, **{name: rng.random() * value for name, value in self.strengths.items()})
+Row = tuple[Piece, ...]
+"""A conversation of one turn or several; it ends with an answer."""
 
 
 def contents(sentences: Sequence[Sentence]) -> dict[str, str]:
@@ -87,10 +65,13 @@ def contents(sentences: Sequence[Sentence]) -> dict[str, str]:
         for emotion in PROMPT_EMOTIONS
         for sentence in examples
     )
-    return {"sentences": hash_of(map(repr, sentences)), "prompts and answers": hash_of(answers)}
-
-
-CLEAN = Disturbance(0.0, 0.0, 0.0, 0.0)
+    talks = (QUESTIONS, REMEMBERED_EMOTION, REMEMBERED_TOPIC, NOTHING_TO_REMEMBER)
+    mixture = (PROMPT_WEIGHTS, DIALOGUE_WEIGHTS, DIALOGUES, MOST_EARLIER)
+    return {
+        "sentences": hash_of(map(repr, sentences)),
+        "prompts and answers": hash_of(answers),
+        "conversations": hash_of(map(repr, (*talks, *mixture))),
+    }
 
 
 def vary(sentence: Sentence, rng: random.Random, words: list[str]) -> str:
@@ -119,11 +100,21 @@ class RowSource:
     Args:
         tokenizer: with the chat template.
         sentences: the training split.
-        history: fraction of micro-batches whose rows have one earlier turn.
+        dialogues: fraction of micro-batches whose rows have earlier turns.
+        most_earlier: largest number of them.
     """
 
-    def __init__(self, tokenizer: Any, sentences: list[Sentence], *, seed: int = 0, history: float = 0.08):
-        self.tokenizer, self.sentences, self.seed, self.history = tokenizer, sentences, seed, history
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        sentences: list[Sentence],
+        *,
+        seed: int = 0,
+        dialogues: float = DIALOGUES,
+        most_earlier: int = MOST_EARLIER,
+    ):
+        self.tokenizer, self.sentences, self.seed = tokenizer, sentences, seed
+        self.dialogues, self.most_earlier = dialogues, most_earlier
 
     @cached_property
     def neutral_words(self) -> list[str]:
@@ -141,111 +132,66 @@ class RowSource:
         encoded = (self.encode(" " + word) for word in self.neutral_words)
         return sorted({ids[0] for ids in encoded if len(ids) == 1})
 
-    def row(
-        self, prompt: Prompt, sentence: Sentence, emotion: str, text: str, history: list[dict[str, str]] | None = None
-    ) -> Row:
-        prefix, suffix = split_chat(self.tokenizer, prompt.with_emotion(emotion), history)
-        answer = respond_to(prompt.id, sentence, emotion) + f"{IM_END}\n{END_OF_TEXT}"
-        return Row(*(self.encode(piece) for piece in (prefix, text, suffix, answer)))
+    def row(self, prompt: Prompt, sentence: Sentence, emotion: str, text: str) -> Row:
+        """A row of one turn; the emotion counts where the prompt names one."""
+        return self.dialogue(prompt, [Exchange(text, respond_to(prompt.id, sentence, emotion), emotion)])
 
-    def _turn(self, prompt: Prompt, rng: random.Random) -> list[dict[str, str]]:
-        said = rng.choice(self.sentences)
-        answer = respond_to(prompt.id, said, said.words_emotion)
-        return [{"role": "user", "content": said.text}, {"role": "assistant", "content": answer}]
+    def dialogue(self, prompt: Prompt, exchanges: Sequence[Exchange]) -> Row:
+        """The row of a conversation; answers that cannot be told from words and prompt are given, not taught.
+
+        What a prompt has around the content stands in every turn of the user's, as in a conversation of a cascade.
+        """
+        filled = [prompt.with_emotion(each.emotion) for each in exchanges]
+        history = []
+        for turn, each in enumerate(filled[:-1]):
+            said = each.before + _MARK.format(f"user {turn}") + each.after
+            history.append({"role": "user", "content": said})
+            history.append({"role": "assistant", "content": _MARK.format(f"assistant {turn}")})
+        prefix, suffix = split_chat(self.tokenizer, filled[-1], history)
+        pieces: list[Piece] = []
+        for i, text in enumerate(_MARKS.split(prefix + _MARK.format(f"user {len(filled) - 1}") + suffix)):
+            role, _, number = text.partition(" ") if i % 2 else ("", "", "")
+            if role == "user":
+                pieces.append(Piece(self.encode(exchanges[int(number)].text), "content"))
+            elif role == "assistant":
+                exchange = exchanges[int(number)]
+                pieces.append(Piece(self.encode(exchange.answer + _END), "answer" if exchange.told else "given"))
+            else:  # every second piece follows an answer, whose end it begins with
+                pieces.append(Piece(self.encode(text.removeprefix(_END) if i and i % 4 == 0 else text)))
+        return (*pieces, Piece(self.encode(exchanges[-1].answer + _END + END_OF_TEXT), "answer"))
 
     def micro_batch(self, step: int, number: int, rows: int) -> list[Row]:
-        """Rows of one prompt and one label, of similar length."""
+        """Rows of one prompt and one label, of similar length; or, in their place, fewer rows of several turns."""
         rng = random.Random(f"{self.seed} {step} {number}")
+        if rng.random() < self.dialogues:
+            earlier = rng.randint(1, self.most_earlier)
+            prompt = get_prompt(rng.choices(list(DIALOGUE_WEIGHTS), list(DIALOGUE_WEIGHTS.values()))[0])
+            return [
+                self.dialogue(prompt, self.talk(prompt, earlier, rng)) for _ in range(max(1, rows // (earlier + 1)))
+            ]
         prompt = get_prompt(rng.choices(TAUGHT, [PROMPT_WEIGHTS.get(name, 1.0) for name in TAUGHT])[0])
         emotion = rng.choice(PROMPT_EMOTIONS)
         chosen = sorted(rng.sample(self.sentences, min(4 * rows, len(self.sentences))), key=lambda s: len(s.text))
         first = rng.randrange(max(1, len(chosen) - rows + 1))
-        talk = rng.random() < self.history
-        return [
-            self.row(prompt, s, emotion, vary(s, rng, self.neutral_words), self._turn(prompt, rng) if talk else None)
-            for s in chosen[first : first + rows]
-        ]
+        return [self.row(prompt, s, emotion, vary(s, rng, self.neutral_words)) for s in chosen[first : first + rows]]
 
+    def talk(self, prompt: Prompt, earlier: int, rng: random.Random) -> list[Exchange]:
+        """A conversation with this many earlier turns; the last answer can be told from words and prompt.
 
-@dataclass(frozen=True)
-class Batch:
-    """A micro-batch as the model takes it."""
-
-    shared: Tensor
-    """(1, P) the token ids that all prefixes begin with; their keys and values are computed once."""
-    embeds: Tensor
-    """(B, L, D) embeddings of the rest of each row, padded on the right."""
-    predicts: Tensor
-    """(B, L) true where the next token belongs to the answer."""
-    targets: Tensor
-    """(number of true positions,) the next tokens."""
-
-
-def _lengthen(
-    content: tuple[int, ...], how: Disturbance, fillers: list[int], rng: random.Random
-) -> tuple[list[int], list[int]]:
-    """Content with doubled tokens and fillers; the places (0-based) of fillers that shall be no token at all."""
-    ids: list[int] = []
-    blanks: list[int] = []
-    for token in content:
-        ids += [token] * (2 if rng.random() < how.double else 1)
-        if rng.random() < how.filler:
-            if rng.random() < 0.5:
-                blanks.append(len(ids))
-            ids.append(rng.choice(fillers))
-    return ids, blanks
-
-
-def _blur(embeds: Tensor, content: Tensor, strengths: list[Disturbance], rms: Tensor, noise: torch.Generator) -> Tensor:
-    """(B, L, D) with content positions, `content` (B, L), smeared into their content neighbours and made noisy."""
-    mask = content[..., None].to(embeds.dtype)
-    smear = torch.tensor([s.smear for s in strengths])[:, None, None] * mask
-    sigma = torch.tensor([s.noise for s in strengths])[:, None, None] * mask * rms
-    left = nn.functional.pad(mask[:, :-1], (0, 0, 1, 0)) * embeds.roll(1, 1)
-    right = nn.functional.pad(mask[:, 1:], (0, 0, 0, 1)) * embeds.roll(-1, 1)
-    blurred = (1 - smear) * embeds + 0.5 * smear * (left + right)
-    return blurred + sigma * torch.randn(embeds.shape, generator=noise)
-
-
-def embed_rows(
-    embedding: nn.Embedding,
-    pieces: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]],
-    strengths: list[Disturbance],
-    fillers: list[int],
-    rng: random.Random,
-    *,
-    pad_left: bool = False,
-) -> tuple[Tensor, list[int]]:
-    """Embeddings (B, L, D) of rows given as (before, content, after), the content disturbed; and their lengths.
-
-    `strengths` are taken as they stand, one per row (`Disturbance.draw` draws them).
-    """
-    noise = torch.Generator().manual_seed(rng.randrange(2**62))
-    lengthened = [_lengthen(content, how, fillers, rng) for (_, content, _), how in zip(pieces, strengths, strict=True)]
-    lengths = [len(b) + len(c) + len(a) for (b, _, a), (c, _) in zip(pieces, lengthened, strict=True)]
-    ids = torch.zeros(len(pieces), max(lengths), dtype=torch.long)
-    content, blank = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
-    for row, ((before, _, after), (middle, blanks)) in enumerate(zip(pieces, lengthened, strict=True)):
-        start = max(lengths) - lengths[row] if pad_left else 0
-        ids[row, start : start + lengths[row]] = torch.tensor([*before, *middle, *after])
-        first = start + len(before)
-        content[row, first : first + len(middle)] = True
-        blank[row, [first + place for place in blanks]] = True
-    embeds = embedding(ids)
-    rms = embedding.weight.detach().pow(2).mean().sqrt()
-    embeds = torch.where(blank[..., None], torch.randn(embeds.shape, generator=noise) * rms, embeds)
-    return _blur(embeds, content, strengths, rms, noise), lengths
-
-
-def collate(rows: list[Row], embedding: nn.Embedding, how: Disturbance, fillers: list[int], *, seed: str) -> Batch:
-    """Rows with the same prompt as one batch, the content disturbed. Deterministic in `seed`."""
-    rng = random.Random(f"disturbance {seed}")
-    columns = zip(*(row.prefix for row in rows), strict=False)
-    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    pieces = [(row.prefix[shared:], row.content, row.suffix + row.answer[:-1]) for row in rows]
-    embeds, lengths = embed_rows(embedding, pieces, [how.draw(rng) for _ in rows], fillers, rng)
-    predicts = torch.zeros(embeds.shape[:2], dtype=torch.bool)
-    for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        predicts[number, length - len(row.answer) : length] = True
-    targets = torch.tensor([token for row in rows for token in row.answer])
-    return Batch(torch.tensor([rows[0].prefix[:shared]]), embeds, predicts, targets)
+        Half of the earlier replies fit another emotion than the words, as after a voice that spoke otherwise.
+        """
+        exchanges: list[Exchange] = []
+        for turn in range(earlier + 1):
+            last = turn == earlier
+            if rng.random() < (0.4 if last else 0.15 if turn else 0.03):
+                exchanges.append(any_question(exchanges, rng, rng.choice(PROMPT_EMOTIONS)))
+                continue
+            said = rng.choice(self.sentences)
+            emotion, told = said.words_emotion, True
+            if prompt.needs_emotion:
+                emotion = rng.choice(PROMPT_EMOTIONS)
+            elif not last and rng.random() < 0.5:
+                emotion, told = other_emotion(emotion, rng), False
+            text = vary(said, rng, self.neutral_words)
+            exchanges.append(statement(prompt.id, said, emotion, text=text, told=told))
+        return exchanges

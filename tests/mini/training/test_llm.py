@@ -12,14 +12,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from re_llm.core.errors import RellmError
-from re_llm.llm.prompts import PROMPTS, get_prompt, split_chat, tokenize_row
+from re_llm.llm.prompts import PROMPTS, get_prompt, tokenize_row
 from re_llm.mini.grammar import world
 from re_llm.mini.lexicon import TOPICS
 from re_llm.mini.training import llm
 from re_llm.mini.training.fitting import CURVE_FILE, STATE_FILE, Plan
 from re_llm.mini.training.llm import LlmSize, LlmSteps, answer_loss, train_llm
-from re_llm.mini.training.llm_build import build_model, build_tokenizer
-from re_llm.mini.training.llm_rows import CLEAN, TAUGHT, Disturbance, RowSource, collate, embed_rows, vary
+from re_llm.mini.training.llm_batches import CLEAN, Disturbance, collate, embed_rows
+from re_llm.mini.training.llm_build import CONTEXT, build_model, build_tokenizer
+from re_llm.mini.training.llm_rows import DIALOGUE_WEIGHTS, TAUGHT, Piece, Row, RowSource, vary
 from re_llm.mini.training.llm_scores import answer_rows
 
 WORLD = 400
@@ -94,7 +95,7 @@ def test_saved_folder_is_an_ordinary_chat_model(trained: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained)
     model = AutoModelForCausalLM.from_pretrained(trained)
     assert tokenizer.eos_token == "<|im_end|>" and tokenizer.pad_token == "<|endoftext|>"
-    assert model.config.tie_word_embeddings and model.config.max_position_embeddings == 512
+    assert model.config.tie_word_embeddings and model.config.max_position_embeddings == CONTEXT
     assert len(tokenizer("<|speech|>")["input_ids"]) == 1
     messages = [{"role": "system", "content": "You are kind."}, {"role": "user", "content": "Größe 7, \u732b!"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -113,52 +114,107 @@ def test_a_prompt_that_is_added_changes_no_training_of_the_llm() -> None:
     )  # fmt: skip
 
 
+def ids_of(row: Row, *kinds: str) -> list[int]:
+    return [token for piece in row for token in piece.ids if not kinds or piece.kind in kinds]
+
+
 def test_rows_are_laid_out_like_the_text_pass(source: RowSource) -> None:
     sentence = source.sentences[0]
     for name in PROMPTS:
         row = source.row(get_prompt(name), sentence, "sad", sentence.text)
         prompt = get_prompt(name).with_emotion("sad")
-        assert [*row.prefix, *row.content, *row.suffix] == tokenize_row(source.tokenizer, prompt, sentence.text)
-        assert source.tokenizer.decode(list(row.answer)).endswith("<|im_end|>\n<|endoftext|>")
-        assert row.suffix == source.encode(split_chat(source.tokenizer, prompt)[1])
+        assert ids_of(row[:-1]) == tokenize_row(source.tokenizer, prompt, sentence.text)
+        assert source.tokenizer.decode(list(row[-1].ids)).endswith("<|im_end|>\n<|endoftext|>")
+        assert [piece.kind for piece in row] == ["given", "content", "given", "answer"]
+
+
+def test_conversations_are_laid_out_like_the_chat_template(source: RowSource) -> None:
+    rng = random.Random(0)
+    for name in DIALOGUE_WEIGHTS:
+        prompt = get_prompt(name)
+        talk = source.talk(prompt, 3, rng)
+        row = source.dialogue(prompt, talk)
+        filled = [prompt.with_emotion(each.emotion) for each in talk]
+        history = []
+        for how, each in zip(filled[:-1], talk[:-1], strict=True):
+            history.append({"role": "user", "content": how.before + each.text + how.after})
+            history.append({"role": "assistant", "content": each.answer})
+        expected = tokenize_row(source.tokenizer, filled[-1], talk[-1].text, history)
+        assert ids_of(row[:-1]) == expected
+        taught = [source.tokenizer.decode(list(piece.ids)) for piece in row if piece.kind == "answer"]
+        ends = [each.answer + "<|im_end|>\n" for each in talk if each.told]
+        assert taught == [*ends[:-1], ends[-1] + "<|endoftext|>"]
+        spoken = [source.tokenizer.decode(list(piece.ids)) for piece in row if piece.kind == "content"]
+        assert spoken == [each.text for each in talk]
+
+
+def test_replies_to_a_voice_are_given_and_not_taught(source: RowSource) -> None:
+    rng = random.Random(1)
+    talks = [source.talk(get_prompt("chat-empathetic"), 4, rng) for _ in range(100)]
+    earlier = [each for talk in talks for each in talk[:-1]]
+    assert all(talk[-1].told for talk in talks) and 0.3 < sum(not each.told for each in earlier) / len(earlier) < 0.6
+    by_text = {s.text.lower().rstrip("."): s.words_emotion for s in source.sentences}
+    known = [each for each in earlier if each.text.lower().rstrip(".") in by_text]
+    assert len(known) > 100
+    assert all((by_text[each.text.lower().rstrip(".")] == each.emotion) == each.told for each in known)
+    labelled = [each for _ in range(30) for each in source.talk(get_prompt("cascade"), 4, rng)]
+    assert all(each.told for each in labelled)  # the prompt names the emotion
+
+
+def plain_loss(model: torch.nn.Module, row: Row) -> tuple[float, int]:
+    """Summed loss of the answers of one row, and their tokens."""
+    labels = [token if piece.kind == "answer" else -100 for piece in row for token in piece.ids]
+    count = sum(label != -100 for label in labels)
+    return model(torch.tensor([ids_of(row)]), labels=torch.tensor([labels])).loss.item() * count, count
 
 
 def test_shared_prefix_changes_nothing(source: RowSource) -> None:
     """The loss with keys and values of the prefix computed once equals the plain loss of whole rows."""
     model = build_model(source.tokenizer, width=32, inner=48, layers=2, heads=2)
-    rows = source.micro_batch(0, 0, 4)
-    loss = answer_loss(model, collate(rows, model.get_input_embeddings(), CLEAN, source.fillers, seed="0"))
-    total, count = 0.0, 0
-    for row in rows:
-        ids = torch.tensor([[*row.prefix, *row.content, *row.suffix, *row.answer]])
-        labels = ids.clone()
-        labels[:, : -len(row.answer)] = -100
-        total += model(ids, labels=labels).loss.item() * len(row.answer)
-        count += len(row.answer)
-    assert loss.item() == pytest.approx(total / count, rel=1e-4)
+    prompt, rng = get_prompt("cascade"), random.Random(0)
+    for rows in (source.micro_batch(0, 0, 4), [source.dialogue(prompt, source.talk(prompt, n, rng)) for n in (2, 2)]):
+        loss = answer_loss(model, collate(rows, model.get_input_embeddings(), CLEAN, source.fillers, seed="0"))
+        totals, counts = zip(*(plain_loss(model, row) for row in rows), strict=True)
+        assert loss.item() == pytest.approx(sum(totals) / sum(counts), rel=1e-4)
 
 
 def test_micro_batches_are_repeatable_and_of_one_prompt(source: RowSource) -> None:
     assert source.micro_batch(7, 1, 4) == source.micro_batch(7, 1, 4)
     assert source.micro_batch(7, 1, 4) != source.micro_batch(8, 1, 4)
-    assert len({row.suffix for row in source.micro_batch(7, 1, 4)}) == 1
+    sizes = set()
+    for step in range(60):
+        batch = source.micro_batch(step, 0, 6)
+        (turns,) = {sum(piece.kind == "content" for piece in row) for row in batch}
+        sizes.add((turns, len(batch)))
+        assert len({row[-2].ids for row in batch}) == 1 or turns > 1
+    assert sizes == {(1, 6), (2, 3), (3, 2), (4, 1), (5, 1), (6, 1)}
 
 
 def test_disturbance_keeps_to_the_content(source: RowSource) -> None:
     embedding = build_model(source.tokenizer, width=32, inner=48, layers=2, heads=2).get_input_embeddings()
-    piece = ((5, 6, 7), (20, 21, 22), (8, 9))
-    clean, lengths = embed_rows(embedding, [piece], [CLEAN], source.fillers, random.Random(0))
-    assert lengths == [8] and torch.equal(clean[0], embedding(torch.tensor([5, 6, 7, 20, 21, 22, 8, 9])))
-    doubled, lengths = embed_rows(
-        embedding, [piece, piece], [Disturbance(1.0, 0, 0, 0), CLEAN], source.fillers, random.Random(0), pad_left=True
-    )
+    row = (Piece((5, 6, 7)), Piece((20, 21, 22), "content"), Piece((8, 9)))
+
+    def embed(rows: list[Row], *hows: Disturbance, pad_left: bool = False) -> tuple[torch.Tensor, list[int]]:
+        drawn = iter(hows)
+        made = embed_rows(embedding, rows, lambda: next(drawn), source.fillers, random.Random(0), pad_left=pad_left)
+        return made.embeds, made.lengths
+
+    def of(*ids: int) -> torch.Tensor:
+        return embedding(torch.tensor(ids))
+
+    clean, lengths = embed([row], CLEAN)
+    assert lengths == [8] and torch.equal(clean[0], of(5, 6, 7, 20, 21, 22, 8, 9))
+    double = Disturbance(1.0, 0, 0, 0)
+    doubled, lengths = embed([row, row], double, CLEAN, pad_left=True)
     assert lengths == [11, 8]
-    assert torch.equal(doubled[0], embedding(torch.tensor([5, 6, 7, 20, 20, 21, 21, 22, 22, 8, 9])))
+    assert torch.equal(doubled[0], of(5, 6, 7, 20, 20, 21, 21, 22, 22, 8, 9))
     assert torch.equal(doubled[1, 3:], clean[0])
-    noisy, lengths = embed_rows(embedding, [piece], [Disturbance(0, 1.0, 0.3, 0.5)], source.fillers, random.Random(0))
+    noisy, lengths = embed([row], Disturbance(0, 1.0, 0.3, 0.5))
     assert lengths == [11]
     assert torch.allclose(noisy[0, :3], clean[0, :3]) and torch.allclose(noisy[0, -2:], clean[0, -2:])
     assert not torch.allclose(noisy[0, 3], clean[0, 3])
+    two, _ = embed([(*row, Piece((30,)), Piece((23,), "content"), Piece((9,)))], CLEAN, double)  # each on its own
+    assert torch.equal(two[0], of(5, 6, 7, 20, 21, 22, 8, 9, 30, 23, 23, 9))
 
 
 def test_drawn_strengths_lie_below_the_limits() -> None:
@@ -188,6 +244,8 @@ def test_an_untrained_model_fails_the_gate(tmp_path: Path) -> None:
     scores = json.loads((tmp_path / "state" / "metrics.json").read_text())
     assert set(scores["prompts"]) == set(TAUGHT)
     assert scores["gate"] < 0.5 and 0 < scores["items"] < 30
+    assert set(scores["dialogues"]) == {"clean", "noise+doubling"}
+    assert {"turn 1", "turn 6", "asked after 5"} < set(scores["dialogues"]["clean"])
 
 
 def test_answers_do_not_depend_on_the_batch(trained: Path, source: RowSource) -> None:
