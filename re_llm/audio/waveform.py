@@ -296,3 +296,12 @@ def sha256(source: Source, *, root: str | os.PathLike[str] | None = None) -> str
     """Hash of the bytes of the file (or of the member), as hexadecimal text."""
     with open_bytes(source, root) as (file, _, _):
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def wav_bytes(samples: np.ndarray) -> bytes:
+    """Samples [T] at 16 kHz as a 16-bit wav file."""
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(samples, -1, 1), RATE, subtype="PCM_16", format="WAV")
+    return file.getvalue()

@@ -23,6 +23,7 @@ from re_llm.cli.common import (
     more_speed,
     overwriting,
     print_json,
+    print_report,
     print_result,
     print_state,
 )
@@ -42,7 +43,7 @@ SHOWN = 20  # problems printed; all of them are in the problems file or in --jso
 app = typer.Typer(
     cls=DefaultGroup,
     no_args_is_help=True,
-    subcommand_metavar="[run] NAME [OPTIONS] | check ... | export ...",
+    subcommand_metavar="[run] NAME [OPTIONS] | check ... | dialogues ... | export ...",
     short_help="Read a corpus and write its manifest.",
 )
 
@@ -153,6 +154,26 @@ def check(
         _show_leakage(other, "the others")
     if not (report.spotless if strict else report.ok) or (other is not None and other.any):
         raise typer.Exit(FAILED)
+
+
+@app.command(cls=Command)
+def dialogues(
+    manifest: Annotated[Path, typer.Argument(help="manifest.jsonl of a corpus of dialogues, prepared whole.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The dialogues to write, a manifest as well.")],
+    turns: Annotated[int, typer.Option(min=1, help="Turns of the user's, the answered one included.")] = 3,
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Cut the dialogues of a corpus into turns of a user and an assistant.
+
+    As BLSP-Emo does: the first of two speakers is the user, the last turn is answered, what was said before is its
+    `history`. `respond`, `score`, `judge` and `report` take the file as any other. Example:
+
+        re-llm prepare dialogues iemocap.jsonl --out dialogues.jsonl
+    """
+    from re_llm.data.dialogues import write_dialogues
+
+    print_report(write_dialogues(manifest, out, turns=turns, overwrite=overwriting(overwrite)), as_json)
 
 
 @app.command(cls=Command)

@@ -24,6 +24,7 @@ from re_llm.cli.common import (
     overwriting,
     print_report,
 )
+from re_llm.cli.servers import Concurrency, KeyEnv, Rate, Server, ServerModel, Timeout, Tries, chat_server
 from re_llm.cluster.engines import Where
 from re_llm.core.errors import RellmError
 from re_llm.core.workers import refuse_several
@@ -37,20 +38,12 @@ if TYPE_CHECKING:
 
 NAME_AN_LLM = "Name the LLM: --llm NAME, or --server URL --model NAME"
 _shard = partial(typer.Option, rich_help_panel="More: parts of the work")
-_remote = partial(typer.Option, rich_help_panel="More: a server instead of --llm")
 
 Tokens = Annotated[
     str, more_loading(help="`pieces`: instruction and transcript apart, as in training; `joined`: as servers do.")
 ]
 Shard = Annotated[str, _shard(metavar="I/N", help="Answer part I (from 0) of N; `continue-merge` joins the files.")]
 Chunk = Annotated[int, _shard(min=1, help="Rows between two writes: what a kill can cost, and the unit of a shard.")]
-Server = Annotated[str | None, _remote(metavar="URL", help="OpenAI-compatible server: http://HOST:PORT/v1.")]
-ServerModel = Annotated[str | None, _remote("--model", help="Name of the model at the server.")]
-Concurrency = Annotated[int, _remote(min=1, help="Requests at once.")]
-Rate = Annotated[float | None, _remote(help="Requests a minute, at most.")]
-Timeout = Annotated[float, _remote(help="Seconds for one request.")]
-Tries = Annotated[int, _remote(min=1, help="Tries of a row before it is dropped, or the run stops.")]
-KeyEnv = Annotated[str | None, _remote(metavar="NAME", help="Environment variable with the key: OPENAI_API_KEY, ...")]
 
 
 def continue_(
@@ -96,7 +89,7 @@ def continue_(
     local = {"--llm": llm, "--device": device != "auto", "--dtype": dtype != "auto", "--tokens": tokens != "pieces"}
     _refuse_options(server, local, {"--model": model, "--rate": rate, "--key-env": key_env})
     if server and model:
-        chosen: str | ChatServer = _server(server, model, concurrency, rate, timeout, tries, key_env)
+        chosen: str | ChatServer = chat_server(server, model, concurrency, rate, timeout, tries, key_env)
     elif llm and not server:
         chosen = llm
     else:
@@ -116,15 +109,6 @@ def _refuse_options(server: str | None, local: Mapping[str, object], remote: Map
         if given:
             owner = "a model of this machine, and --server is given" if server else "--server, which is not given"
             raise RellmError(f"{name} is an option of {owner}", todo=NAME_AN_LLM)
-
-
-def _server(
-    url: str, model: str, concurrency: int, rate: float | None, timeout: float, tries: int, key_env: str | None
-) -> ChatServer:
-    from re_llm.llm.server import ChatServer
-    from re_llm.llm.server_options import ServerOptions, key_from
-
-    return ChatServer(ServerOptions(url, model, concurrency, rate, timeout, tries, key=key_from(key_env)))
 
 
 def continue_merge(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -30,12 +30,17 @@ from re_llm.cli.common import (
     print_json,
     print_report,
 )
+from re_llm.cli.servers import Concurrency, KeyEnv, Rate, Server, Timeout, Tries, chat_server
 from re_llm.cli.talk import Checkpoint, refuse_label
 from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
     from re_llm.core.product import Overwrite
-    from re_llm.inference.reply import ReplyOptions
+    from re_llm.inference.reply import ReplyOptions, SpeechSystem
+    from re_llm.inference.served import ServedSystem
+    from re_llm.llm.server import ChatServer
+
+Load: TypeAlias = "Callable[[ReplyOptions], SpeechSystem]"
 
 Inputs = Annotated[
     list[str],
@@ -122,27 +127,57 @@ def respond(
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
     form: Form = None,
+    history: Annotated[
+        str, more_records(help="Earlier turns of a dialogue: `text`, or `speech` heard again.")
+    ] = "text",
+    server: Server = None,
+    concurrency: Concurrency = 8,
+    rate: Rate = None,
+    timeout: Timeout = 120.0,
+    tries: Tries = 8,
+    key_env: KeyEnv = None,
 ) -> None:
     """Respond to recordings: the recognised emotion and the reply.
 
     Utterances of a manifest that cannot be used (broken, silent, too long for the LLM) are listed in
     replies.dropped.jsonl. A second run goes on with the same model and options, which replies.provenance.json holds.
+    With --server a speech LLM behind an OpenAI-compatible server answers; replies.answers.jsonl keeps what it said.
 
     Examples:
 
         re-llm respond question.wav
 
         re-llm respond manifest.jsonl --split test --out replies.jsonl
+
+        re-llm respond manifest.jsonl --server http://127.0.0.1:8000/v1 --model qwen-omni --out replies.jsonl
     """
     from re_llm.inference.reply import RECOGNITION_PROMPT, ReplyOptions
 
-    model = chosen_model(model)
     options = ReplyOptions(
-        system, prompt, RECOGNITION_PROMPT if recognize else None, batch_size, max_new_tokens, seed=seed
-    )
-    checkpoint = Checkpoint(model, device, dtype, quantize)
+        system, prompt, RECOGNITION_PROMPT if recognize else None, batch_size, max_new_tokens, seed=seed,
+        history=_history(history),
+    )  # fmt: skip
+    load: Load
+    if server:
+        if model == DEFAULT_MODEL or out is None:
+            raise RellmError("a server answers under a name, into a file", todo="Add: --model NAME --out FILE.jsonl")
+        load = partial(_served, chat_server(server, model, concurrency, rate, timeout, tries, key_env), out)
+    else:
+        load = Checkpoint(chosen_model(model), device, dtype, quantize).load_system
     with _named(inputs) as names:
-        _respond(names, options, checkpoint, out, split, overwriting(overwrite), as_json, form)
+        _respond(names, options, load, out, split, overwriting(overwrite), as_json, form)
+
+
+def _history(name: str) -> Literal["text", "speech"]:
+    if name not in ("text", "speech"):
+        raise RellmError(f"--history {name}", allowed="text, speech")
+    return "speech" if name == "speech" else "text"
+
+
+def _served(server: ChatServer, out: Path, options: ReplyOptions) -> ServedSystem:
+    from re_llm.inference.served import ServedSystem
+
+    return ServedSystem.of(server, out)
 
 
 def recognize(
@@ -169,13 +204,14 @@ def recognize(
 
         re-llm recognize question.wav --model encoders/mine
     """
-    from re_llm.inference.reply import ReplyOptions, is_recognizer
+    from re_llm.inference.reply import ReplyOptions
+    from re_llm.inference.reply_records import is_recognizer
 
     model = chosen_model(model)
     options = ReplyOptions(system, None, None if is_recognizer(model) else prompt, batch_size)
-    checkpoint = Checkpoint(model, device, dtype, quantize)
+    load = Checkpoint(model, device, dtype, quantize).load_system
     with _named(inputs) as names:
-        _respond(names, options, checkpoint, out, split, overwriting(overwrite), as_json, form)
+        _respond(names, options, load, out, split, overwriting(overwrite), as_json, form)
 
 
 @contextmanager
@@ -193,7 +229,7 @@ def _named(inputs: list[str]) -> Iterator[list[str]]:
 def _respond(
     inputs: list[str],
     options: ReplyOptions,
-    checkpoint: Checkpoint,
+    load: Load,
     out: Path | None,
     splits: list[str],
     overwrite: Overwrite,
@@ -211,7 +247,7 @@ def _respond(
         formatted([], form)  # a wrong name is told before the model is loaded, too
     manifest = _manifest(inputs, out, splits)
     rows = [] if manifest else rows_for(inputs)
-    engine = checkpoint.load_system(options)
+    engine = load(options)
     if manifest and out:
         report = respond_manifest(engine, manifest, out, options, splits=splits or None, overwrite=overwrite)
         print_report(report, as_json)

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from re_llm.core import files
+from re_llm.core.dialogues import Earlier
 from re_llm.core.errors import RellmError
 
 DIMENSIONS = ("valence", "arousal", "dominance")
@@ -75,7 +76,7 @@ class Utterance(Dimensional):
 
     `audio` is a path relative to the manifest, or `file.zip:offset:length`; `start` and `duration` are in seconds.
     `emotion` is a label of `label_set` (re_llm.core.emotions; without one, a canonical name) or None; `emotion_raw` is
-    the label of the corpus.
+    the label of the corpus. `history`: what was said before, in a row of a file of dialogues (re_llm.data.dialogues).
     """
 
     corpus: str
@@ -94,6 +95,7 @@ class Utterance(Dimensional):
     label_set: str | None = None
     vad_source: str | None = None
     sha256: str | None = None
+    history: list[Earlier] | None = None
 
 
 class Continuation(Dimensional):
@@ -128,7 +130,7 @@ class ReplyRecord(Dimensional):
     the dimensional one. `answer` is the raw answer to the recognition prompt and
     `named_emotion` the emotion read out of it (None when it names none). `unsure`: the categorical head is, see
     `re_llm.inference.reply.Estimate`. `source` is a hash of the row that was
-    replied to and of its recording.
+    replied to and of its recording. `history`: what was said before, without its recordings.
     """
 
     system: str
@@ -157,6 +159,7 @@ class ReplyRecord(Dimensional):
     finish_reason: str | None = None
     seed: int | None = None
     source: str | None = None
+    history: list[Earlier] | None = None
 
     def dimension(self, name: str) -> tuple[float | None, float | None]:
         """(estimate, reference) of one of `DIMENSIONS`."""

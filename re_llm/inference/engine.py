@@ -24,6 +24,7 @@ from re_llm.core.answer_parser import parse_answer
 from re_llm.core.assets import MINI_MODEL, default_model, hint_at_small, mini_assets, resolve_component
 from re_llm.core.records import Utterance
 from re_llm.inference.careful import answered, read_out
+from re_llm.inference.dialogue import respond_dialogues
 from re_llm.inference.generation import generate
 from re_llm.inference.reply import (
     DEFAULT_PROMPT,
@@ -33,6 +34,7 @@ from re_llm.inference.reply import (
     DecodingOptions,
     EncodedSpeech,
     Estimate,
+    History,
     OnBatch,
     Reply,
     ReplyOptions,
@@ -209,9 +211,9 @@ class Engine:
     ) -> Estimate:
         """The emotion of one recording: what the heads predict, and what the LLM names when it is asked."""
         encoded = self.encode([self.samples(item, (prompt, max_new_tokens))])
-        return self._named(encoded, prompt, max_new_tokens, repetition_penalty)[0]
+        return self.named(encoded, prompt, max_new_tokens, repetition_penalty)[0]
 
-    def _named(
+    def named(
         self, encoded: Sequence[EncodedSpeech], prompt: str, tokens: int, penalty: float | None
     ) -> list[Estimate]:
         """Estimates with the emotion that the LLM names in answer to a recognition prompt."""
@@ -272,18 +274,16 @@ class Engine:
         samples: Sequence[np.ndarray] | None,
         options: ReplyOptions,
         on_batch: OnBatch | None = None,
+        histories: Sequence[History] | None = None,
     ) -> list[Reply]:
         """Replies to the recordings of manifest rows; see `System`."""
         assert samples is not None, "an engine needs recordings"
+        if histories:
+            return respond_dialogues(self, samples, histories, options, on_batch)
         return self._batches(
-            samples,
-            options.prompt,
-            (options.recognize, options.recognize_tokens),
-            options.batch_size,
-            on_batch,
-            max_new_tokens=options.max_new_tokens,
-            repetition_penalty=options.repetition_penalty,
-        )
+            samples, options.prompt, (options.recognize, options.recognize_tokens), options.batch_size, on_batch,
+            max_new_tokens=options.max_new_tokens, repetition_penalty=options.repetition_penalty,
+        )  # fmt: skip
 
     def _batches(
         self,
@@ -301,7 +301,7 @@ class Engine:
             encoded = self.encode([samples[i] for i in batch])
             estimates = [speech.estimate for speech in encoded]
             if question:
-                estimates = self._named(encoded, question, tokens, decoding.get("repetition_penalty"))
+                estimates = self.named(encoded, question, tokens, decoding.get("repetition_penalty"))
             completions = self.answer(encoded, prompt, **decoding) if prompt else [Completion()] * len(encoded)
             done = list(map(Reply.of, estimates, completions))
             replies.update(zip(batch, done, strict=True))

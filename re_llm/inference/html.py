@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping
 from html import escape
 
 import numpy as np
 
-from re_llm.audio.waveform import RATE
+from re_llm.audio.waveform import wav_bytes
 from re_llm.core.records import DIMENSIONS
 
 BAR = 160  # pixels
 SIDE = 150  # pixels, of the valence-arousal plane
 SOFT = "opacity:.65"
-
-
-def wav_bytes(samples: np.ndarray) -> bytes:
-    """Samples [T] at 16 kHz as a 16-bit wav file."""
-    import soundfile
-
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(samples, -1, 1), RATE, subtype="PCM_16", format="WAV")
-    return file.getvalue()
 
 
 def player(samples: np.ndarray) -> str:

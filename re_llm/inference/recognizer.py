@@ -17,7 +17,7 @@ from re_llm.audio.speech import prepare
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
-from re_llm.inference.reply import Estimate, OnBatch, Reply, ReplyOptions
+from re_llm.inference.reply import Estimate, History, OnBatch, Reply, ReplyOptions
 from re_llm.llm.completion import Completion
 from re_llm.llm.device import pick_device, pick_dtype
 from re_llm.llm.prompts import Prompt
@@ -132,6 +132,7 @@ class EmotionRecognizer:
         samples: Sequence[np.ndarray] | None,
         options: ReplyOptions,
         on_batch: OnBatch | None = None,
+        histories: Sequence[History] | None = None,
     ) -> list[Reply]:
         """Estimates as replies without a response; see `re_llm.inference.reply.System`."""
         assert samples is not None, "an emotion encoder takes recordings"

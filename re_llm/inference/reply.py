@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
 
 from re_llm.core.assets import component_hash, resolve_component
+from re_llm.core.dialogues import Role
 from re_llm.core.errors import RellmError
 from re_llm.core.files import hash_of
 from re_llm.core.product import Product
-from re_llm.core.records import DIMENSIONS, ReplyRecord, Utterance
+from re_llm.core.records import DIMENSIONS, Utterance
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Prompt, get_prompt
 
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 DEFAULT_PROMPT = "chat-empathetic"
 RECOGNITION_PROMPT = "recognize"
 RECOGNITION_TOKENS = 128  # as in the released code; an answer ends by itself long before
-SHARED_EMOTION = "re_llm_shared_emotion"  # model type of an emotion encoder that reads Whisper's layers
 
 STAGE = "respond 2"  # the number rises when the same recordings begin to get other replies
-FIELDS_OF_ROW = ("key", "text", "audio", "corpus", "speaker", "language", "duration", "emotion", "label_set")
 # What a message calls a setting.
 _NAMES = {
     **{name: f"--{name}" for name in ("model", "system", "prompt", "recognize", "dtype")},
@@ -102,6 +100,7 @@ class ReplyOptions:
         recognize: id of the recognition prompt; None to leave it out.
         recognize_tokens: most tokens of the answer to it.
         repetition_penalty: see `Decoding`.
+        history: how earlier turns of the user's stand in a dialogue: `text`, or `speech` that is heard again.
         seed: of the training, for the report.
     """
 
@@ -113,6 +112,7 @@ class ReplyOptions:
     recognize_tokens: int = RECOGNITION_TOKENS
     repetition_penalty: float | None = None
     seed: int | None = None
+    history: Literal["text", "speech"] = "text"
 
     def product(self, out: Path, system: Models) -> Product:
         """The file of replies, and all that decides them but the rows, a hash of which each reply holds itself."""
@@ -130,7 +130,8 @@ class ReplyOptions:
                 "model": named or None,
                 "dtype": str(system.dtype).removeprefix("torch."),
                 "quantized": system.quantized,
-                **{name: value for name, value in asdict(self).items() if name != "batch_size"},
+                **{name: value for name, value in asdict(self).items() if name not in ("batch_size", "history")},
+                **({"history": self.history} if self.history != "text" else {}),  # as before there was one
             },
             names={**_NAMES, **{f"model {n}": f"the model {name}" for n, name in enumerate(system.names, 1)}},
             beside=(out.with_suffix(".dropped.jsonl"),),
@@ -210,6 +211,7 @@ class Reply(Estimate):
 
     Attributes:
         finish_reason: "stop", or "length" when the response ended at the token limit.
+        refused: why a server gave none, and what it wrote about that; None for a reply.
         transcript: words that a cascade recognised and answered; None for the other systems.
         estimates: of every recording of the turn in a conversation; the reply's own is that of the last. Empty
             outside of conversations, and for a turn of text.
@@ -219,6 +221,7 @@ class Reply(Estimate):
     response: str = ""
     tokens: int = 0
     finish_reason: str = "stop"
+    refused: str | None = None
     transcript: str | None = None
     estimates: tuple[Estimate, ...] = ()
     recordings: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
@@ -237,10 +240,13 @@ class Reply(Estimate):
             response=completion.text,
             tokens=completion.tokens,
             finish_reason=completion.finish_reason,
+            refused=completion.refused and ": ".join(filter(None, (completion.refused, completion.detail))),
             transcript=transcript,
         )
 
 
+# Turns before a recording: who, and what as text or as samples [N].
+History: TypeAlias = "tuple[tuple[Role, str | np.ndarray], ...]"
 OnBatch = Callable[[list[int], list[Reply]], None]  # indices and replies of a finished batch
 
 
@@ -295,11 +301,13 @@ class System(Models, Protocol):
         samples: Sequence[np.ndarray] | None,
         options: ReplyOptions,
         on_batch: OnBatch | None = None,
+        histories: Sequence[History] | None = None,
     ) -> list[Reply]:
         """Replies to manifest rows, in their order.
 
         Args:
             samples: recordings of the rows (16 kHz mono); None for a system that does not need them.
+            histories: what was said before each of them; None outside of dialogues.
             on_batch: called with the indices and replies of every finished batch.
         """
         ...
@@ -311,39 +319,3 @@ class SpeechSystem(System, Protocol):
     def samples(self, item: str, *prompts: tuple[str | Prompt | None, int]) -> np.ndarray:
         """16 kHz mono samples of a recording; see `Engine.samples`."""
         ...
-
-
-def is_recognizer(name: str) -> bool:
-    """Whether a name means an emotion encoder instead of a RE-LLM, by its config.json; false for what is not here."""
-    try:
-        config = json.loads((Path(resolve_component(name)) / "config.json").read_bytes())
-        heads = config.get("architectures") or []
-        return config["model_type"] == SHARED_EMOTION or any(head.endswith("SequenceClassification") for head in heads)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False  # whoever loads it says what is wrong
-
-
-def to_record(row: Utterance, reply: Reply, options: ReplyOptions, source: str | None = None) -> ReplyRecord:
-    """The record of one reply.
-
-    Args:
-        source: hash of the row and its recording, so that a row that has changed since is noticed.
-    """
-    predictions = reply.predictions()
-    # The head is linear and may leave 0..1 by a little; the record's scale ends there.
-    predictions |= {n: min(max(value, 0.0), 1.0) for n in DIMENSIONS if (value := predictions[n]) is not None}
-    predictions["probabilities"] = predictions["probabilities"] or None
-    decoded = ("tokens", "finish_reason") if options.prompt else ()
-    names = ("response", "answer", "named_emotion", "unsure", "transcript", *decoded)
-    return ReplyRecord(
-        **{name: getattr(row, name) for name in FIELDS_OF_ROW},
-        **predictions,
-        **{name: getattr(reply, name) for name in names},
-        system=options.system,
-        gender=(row.model_extra or {}).get("gender"),
-        start=row.start or None,
-        **{f"reference_{name}": getattr(row, name) for name in DIMENSIONS},
-        prompt=options.prompt,
-        seed=options.seed,
-        source=source,
-    )

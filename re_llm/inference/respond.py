@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from re_llm.audio import waveform
-from re_llm.audio.content import segment_hash
 from re_llm.audio.source import locate, moved
 from re_llm.audio.speech import prepare
 from re_llm.core.errors import RellmError
-from re_llm.core.files import hash_of
 from re_llm.core.product import Made, Overwrite, Product, Standing, State, recall
 from re_llm.core.progress import progress_bar
-from re_llm.core.records import RecordAppender, ReplyRecord, Utterance, read_records
-from re_llm.inference.reply import Reply, ReplyOptions, SpeechSystem, System, to_record
+from re_llm.core.records import RecordAppender, ReplyRecord, Utterance
+from re_llm.inference.dialogue import history_of
+from re_llm.inference.reply import History, Reply, ReplyOptions, SpeechSystem, System
+from re_llm.inference.reply_records import to_record
+from re_llm.inference.sources import manifest_rows, row_sources
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 # Utterances decoded to samples at once: half an hour of speech is about 100 MB, and batches are sorted by length
 # within it. Also what a kill can cost a text system; a speech system writes every batch.
 CHUNK = 256
+PASSING = "server-failed"
 FILES = "files"  # corpus of recordings that stand in no manifest
 
 
@@ -65,7 +67,7 @@ class RespondReport(Made):
         if self.cut:
             lines.append(f"{self.cut} replies were cut at the token limit (finish_reason `length`)")
         if self.dropped:
-            lines.append(f"{self.dropped} recordings could not be used: {self.dropped_file}")
+            lines.append(f"{self.dropped} recordings could not be used, or got no reply: {self.dropped_file}")
         return "\n".join(lines)
 
 
@@ -141,44 +143,6 @@ def respond_manifest(
         system, rows, manifest.parent, out, options,
         about=about, known=known, strict=strict, progress=progress, overwrite=overwrite,
     )  # fmt: skip
-
-
-def manifest_rows(manifest: Path, splits: Iterable[str] | None) -> tuple[list[Utterance], set[str]]:
-    """Rows of the splits, and the keys of all rows.
-
-    Raises:
-        RellmError: there are none, or two share a key.
-    """
-    found = list(read_records(manifest, Utterance))
-    if not found:
-        raise RellmError(f"{manifest} holds no utterance", todo="Prepare the corpus again")
-    wanted = set(splits) if splits else {row.split for row in found}
-    rows = [row for row in found if row.split in wanted]
-    if not rows:
-        names = ", ".join(sorted({row.split for row in found}))
-        raise RellmError(f"{manifest} holds no utterance of the split {', '.join(sorted(wanted))}", allowed=names)
-    keys: set[str] = set()
-    for row in rows:
-        if row.key in keys:
-            raise RellmError(
-                f"{manifest} holds the key {row.key!r} twice",
-                todo="Give every utterance its own key; `re-llm prepare check` lists them",
-            )
-        keys.add(row.key)
-    return rows, {row.key for row in found}
-
-
-def row_sources(rows: Iterable[Utterance], root: Path, *, audio: bool) -> dict[str, str]:
-    """By key, a hash of all that a reply and its record depend on: the row's labels, and its recording if `audio`."""
-    found = {}
-    for row in rows:
-        try:
-            recording = segment_hash(row.audio, row.start, row.duration, root) if audio else ""
-        except RellmError as error:  # it will be listed with this reason, and tried again when it is there
-            recording = error.what
-        labels = (row.text, row.emotion, row.label_set, row.corpus, row.speaker, row.language, row.dimensions())
-        found[row.key] = hash_of([recording, *map(str, labels)])[:32]
-    return found
 
 
 def standing(product: Product, sources: Mapping[str, str], known: Collection[str] | None = None) -> Standing:
@@ -268,6 +232,7 @@ class _Run:
     advance: Callable[..., None] = field(init=False)
     max_seconds: float = field(init=False)
     rows: list[Utterance] = field(default_factory=list)
+    histories: dict[str, History] = field(default_factory=dict)
 
     def answer(self, rows: Sequence[Utterance], progress: bool) -> None:
         """Replies to the rows that have none, into the files of the report."""
@@ -293,12 +258,17 @@ class _Run:
 
     def _answer(self, chunk: Sequence[Utterance]) -> None:
         """Answers a chunk; every batch of a speech system is written when it is done."""
+        self.histories = {}
         samples = self._load(chunk) if self.system.needs_audio else None
         good = [row for row in chunk if samples is None or row.key in samples]
         here = self.kept.path.parent
         self.rows = [row.model_copy(update={"audio": moved(row.audio, self.root, here)}) for row in good]
         if good:
-            self.system.respond_rows(good, list(samples.values()) if samples else None, self.options, self._save)
+            waves = list(samples.values()) if samples else None
+            before = None
+            if any(row.history for row in good):
+                before = [self.histories.get(row.key) or history_of(row, self.root, "text") for row in good]
+            self.system.respond_rows(good, waves, self.options, self._save, before)
 
     def _load(self, chunk: Sequence[Utterance]) -> dict[str, np.ndarray]:
         """Samples of the usable rows at 16 kHz, by key; the other rows are listed with the reason."""
@@ -306,6 +276,8 @@ class _Run:
         for row in chunk:
             try:
                 wave = waveform.load(row.audio, start=row.start, duration=row.duration, root=self.root)
+                if self.options.history == "speech":
+                    self.histories[row.key] = history_of(row, self.root, "speech")
                 samples[row.key] = self._checked(wave, row)
             except RellmError as error:
                 if self.strict:
@@ -320,8 +292,15 @@ class _Run:
             return prepare(wave, row.audio, self.max_seconds)
         return waveform.refuse_silence(waveform.refuse_long(wave, row.audio, self.max_seconds), row.audio)
 
+    def _refused(self, row: Utterance, reply: Reply) -> Utterance:
+        """A row without a reply, for the file of dropped ones; after a failure that may pass it is asked again."""
+        passing = str(reply.refused).startswith(PASSING)
+        return row.model_copy(update={"dropped": reply.refused, "source": None if passing else self.sources[row.key]})
+
     def _save(self, indices: list[int], replies: list[Reply]) -> None:
         pairs = [(self.rows[i], reply) for i, reply in zip(indices, replies, strict=True)]
-        self.kept.append(to_record(row, reply, self.options, self.sources[row.key]) for row, reply in pairs)
+        answered = [(row, reply) for row, reply in pairs if reply.refused is None]
+        self.kept.append(to_record(row, reply, self.options, self.sources[row.key]) for row, reply in answered)
+        self.dropped.append(self._refused(row, reply) for row, reply in pairs if reply.refused is not None)
         self.report.cut += sum(reply.finish_reason == "length" for reply in replies)
         self.advance(len(indices))

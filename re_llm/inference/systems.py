@@ -16,8 +16,9 @@ from re_llm.core.answer_parser import parse_answer
 from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, is_label
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
+from re_llm.inference.dialogue import in_text
 from re_llm.inference.recognizer import EmotionRecognizer
-from re_llm.inference.reply import Estimate, OnBatch, Reply, ReplyOptions
+from re_llm.inference.reply import Estimate, History, OnBatch, Reply, ReplyOptions
 from re_llm.inference.transcribe import Transcriber
 from re_llm.llm.completion import Completion
 from re_llm.llm.local import ChatLlm
@@ -66,6 +67,7 @@ class TextSystem:
         samples: Sequence[np.ndarray] | None,
         options: ReplyOptions,
         on_batch: OnBatch | None = None,
+        histories: Sequence[History] | None = None,
     ) -> list[Reply]:
         """Replies to manifest rows; see `System`.
 
@@ -84,7 +86,10 @@ class TextSystem:
             estimates = self.classifier.recognize(samples, batch_size=options.batch_size)
             rows = [row.model_copy(update=_labelled(each)) for row, each in zip(rows, estimates, strict=True)]
         if prompt:
-            pairs = [(_with_label(prompt, row), text) for row, text in zip(rows, texts, strict=True)]
+            labelled = [_with_label(prompt, row) for row in rows]
+            if histories:
+                labelled = [replace(p, history=in_text(before)) for p, before in zip(labelled, histories, strict=True)]
+            pairs = list(zip(labelled, texts, strict=True))
             completions = self._answer(pairs, options.max_new_tokens, options)
         if options.recognize and not (prompt and prompt.needs_emotion):
             question = get_prompt(options.recognize)

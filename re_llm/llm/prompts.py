@@ -15,10 +15,14 @@ from re_llm.core.errors import RellmError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from re_llm.core.dialogues import Role
+
 SYSTEM = "You are a helpful assistant."
 # Released code of RE-LLM and BLSP-Emo; the wording of the BLSP-Emo paper differs slightly.
 EMPATHETIC = SYSTEM + " Your response should fulfill requests with empathy toward user's emotion tone."
 EMPATHETIC_PAPER = SYSTEM + " Your response should fulfill requests with empathy toward the user's emotional tone."
+# What one side says in a turn: text, or a recording as a WAV file, which only a server's model takes.
+Content = str | bytes
 _OPTIONS = "Select from the following options: neutral, sad, angry, happy, or surprise."
 
 
@@ -27,6 +31,7 @@ class Prompt:
     """One prompt. `before` and `after` surround the content inside the user's turn.
 
     Attributes:
+        history: earlier turns, (role, what was said), user and assistant in turn.
         role_newline: whether the newline behind the role name stands in front of the answer, as in training. The
             released code leaves it out when it generates.
     """
@@ -36,6 +41,7 @@ class Prompt:
     before: str = ""
     after: str = ""
     role_newline: bool = True
+    history: tuple[tuple[Role, Content], ...] = ()
 
     @property
     def needs_emotion(self) -> bool:
@@ -133,7 +139,8 @@ def split_chat(
 ) -> tuple[str, str]:
     """Text in front of the content and text behind it, as the tokenizer's chat template lays them out.
 
-    The suffix ends where the assistant begins to speak. `history` holds earlier turns in chat-message form.
+    The suffix ends where the assistant begins to speak. `history` holds earlier turns in chat-message form; None takes
+    those of the prompt.
     Templates that refuse a system role (Gemma, Mistral) or drop it get the system text at the head of the first user
     turn.
 
@@ -142,7 +149,8 @@ def split_chat(
             emotion that was not filled in (`Prompt.with_emotion`).
     """
     prompt = prompt.with_emotion(None)
-    turns = [*(history or []), {"role": "user", "content": prompt.before + _CONTENT + prompt.after}]
+    earlier = text_history(prompt) if history is None else history
+    turns = [*earlier, {"role": "user", "content": prompt.before + _CONTENT + prompt.after}]
     text = _laid_out(tokenizer, [{"role": "system", "content": prompt.system}, *turns])
     if isinstance(text, Exception) or prompt.system.strip() not in text:
         refusal = text
@@ -157,6 +165,15 @@ def split_chat(
     if not found:
         raise RellmError(f"the chat template of {_name(tokenizer)} drops the user's turn: {text[:200]!r}")
     return prefix, suffix if prompt.role_newline else suffix.removesuffix("\n")
+
+
+def text_history(prompt: Prompt) -> list[dict[str, str]]:
+    """Earlier turns of text, in chat-message form."""
+    turns = []
+    for role, said in prompt.history:
+        assert isinstance(said, str), "recordings are heard by a speech LLM"
+        turns.append({"role": str(role), "content": said})
+    return turns
 
 
 def _laid_out(

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from re_llm.core.errors import RellmError
 from re_llm.llm.completion import Completion
-from re_llm.llm.prompts import Prompt
+from re_llm.llm.prompts import Content, Prompt
 from re_llm.llm.server_options import ServerOptions
 from re_llm.llm.server_requests import Requests
 
@@ -30,7 +30,7 @@ def _refuse_running_loop() -> None:
 
 
 class ChatServer:
-    """Answers text through a server, greedily, with the messages that the local LLM gets.
+    """Answers text, or speech, through a server, greedily, with the messages that the local LLM gets.
 
     Attributes:
         name: the model's name.
@@ -43,25 +43,41 @@ class ChatServer:
         self.options, self.name = options, options.model
         self.retries: Counter[str] = Counter()
 
-    def stream(self, rows: Iterable[tuple[Prompt, str]], *, max_new_tokens: int) -> Iterator[Completion]:
+    def stream(
+        self,
+        rows: Iterable[tuple[Prompt, Content]],
+        *,
+        max_new_tokens: int,
+        on_answer: Callable[[int, Completion], None] | None = None,
+    ) -> Iterator[Completion]:
         """Answers in the order of the rows, each as soon as it and all before it are there.
 
         Rows are taken as they are needed, at most twice `concurrency` ahead.
+
+        Args:
+            on_answer: called with the number of a row and its answer as soon as that is there, in any order.
 
         Raises:
             RellmError: the server refuses, or answers nothing any more. A row that alone gets no answer after `tries`
                 is refused (`server-failed`, `server-rejected`).
         """
         _refuse_running_loop()
-        waiting = iter(rows)
+        waiting = enumerate(rows)
         pending: deque[asyncio.Task[Completion]] = deque()
         requests = Requests(self.options, self.retries)
+
+        async def one(number: int, row: tuple[Prompt, Content]) -> Completion:
+            got = await requests.answer(*row, max_new_tokens)
+            if on_answer:
+                on_answer(number, got)
+            return got
+
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
             try:
                 while True:
                     while len(pending) < 2 * self.options.concurrency and (row := next(waiting, None)):
-                        pending.append(loop.create_task(requests.answer(*row, max_new_tokens)))
+                        pending.append(loop.create_task(one(*row)))
                     if not pending:
                         return
                     yield loop.run_until_complete(pending.popleft())

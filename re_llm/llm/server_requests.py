@@ -14,14 +14,16 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import httpx2
+import numpy as np
 
+from re_llm.audio.waveform import RATE, wav_bytes
 from re_llm.core.errors import RellmError
 from re_llm.core.version import __version__
 from re_llm.llm.completion import Completion
-from re_llm.llm.prompts import TEMPLATE_OPTIONS, Prompt
+from re_llm.llm.prompts import Content, Prompt
+from re_llm.llm.server_bodies import request_body
 from re_llm.llm.server_options import ServerOptions
 
 MAX_ANSWER_BYTES = 2**20  # of one response; 48 tokens are a few hundred
@@ -104,7 +106,7 @@ class Requests:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.aclose()
 
-    async def answer(self, prompt: Prompt, content: str, max_new_tokens: int) -> Completion:
+    async def answer(self, prompt: Prompt, content: Content, max_new_tokens: int) -> Completion:
         """The server's answer to one row; `refused` when it fails or is rejected and other rows are answered.
 
         Raises:
@@ -120,7 +122,7 @@ class Requests:
             except _WithoutExtra:
                 continue
             except _Rejected as rejected:
-                if await self._answers_others(before):
+                if await self._answers_others(before, content):
                     return Completion("", 0, "refused", refused="server-rejected", detail=str(rejected))
                 raise RellmError(str(rejected)) from None
             except _Retry as failure:
@@ -129,7 +131,7 @@ class Requests:
                 answered = self._answered
                 if attempt == self.options.tries:
                     last = self._shown(str(failure))
-                    if await self._answers_others(before):
+                    if await self._answers_others(before, content):
                         return Completion("", 0, "refused", refused="server-failed", detail=last)
                     raise RellmError(
                         f"{self.options.url} failed {attempt} times for one row, and answers no other: {last}",
@@ -142,20 +144,20 @@ class Requests:
                     pause = max(0.0, pause - failure.after)
             await asyncio.sleep(pause)
 
-    async def _answers_others(self, before: int) -> bool:
+    async def _answers_others(self, before: int, content: Content) -> bool:
         """Whether another row was answered during the last try, when `before` had been, or a short one is now."""
         for _ in range(1 + len(_EXTRAS)):
             if self._answered > before:
                 return True
             try:
-                await self._once(_PROBE, "Hello.", 1)
+                await self._once(_PROBE, _probe_content(content), 1)
             except _WithoutExtra:
                 continue
             except (_Retry, _Rejected, RellmError):
                 return False
         return self._answered > before
 
-    async def _once(self, prompt: Prompt, content: str, max_new_tokens: int) -> Completion:
+    async def _once(self, prompt: Prompt, content: Content, max_new_tokens: int) -> Completion:
         without = frozenset(self._without)
         body = request_body(self.options.model, prompt, content, max_new_tokens, without=without)
         try:
@@ -257,23 +259,11 @@ class Requests:
         return " ".join("".join(c if c.isprintable() else " " for c in hidden[:4096]).split())[:300]
 
 
-def request_body(
-    model: str, prompt: Prompt, content: str, max_new_tokens: int, *, without: Iterable[str] = ()
-) -> dict[str, Any]:
-    """Body of a request for a greedy answer, with the messages of `prompts.split_chat`."""
-    user = prompt.before + content + prompt.after
-    system = [{"role": "system", "content": prompt.system}]
-    if "system" in without:
-        system, user = [], f"{prompt.system}\n\n{user}"
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": [*system, {"role": "user", "content": user}],
-        "temperature": 0,
-        "max_tokens": max_new_tokens,
-    }
-    if "template options" not in without:
-        body["chat_template_kwargs"] = dict(TEMPLATE_OPTIONS)
-    return body
+def _probe_content(content: Content) -> Content:
+    """A short question of the same kind; a server that takes speech may take nothing else."""
+    if isinstance(content, str):
+        return "Hello."
+    return wav_bytes(np.random.default_rng(0).normal(0, 0.01, RATE // 2))
 
 
 def read_answer(raw: bytes) -> Completion:

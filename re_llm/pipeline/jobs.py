@@ -1,4 +1,4 @@
-"""The jobs of a run: one training, one system answering one test set; several at a time in processes of their own."""
+"""The trainings of a run, and its jobs in processes of their own, several at a time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from concurrent.futures import BrokenExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from re_llm.core.errors import RellmError
 from re_llm.core.files import known_hashes, remember_hashes
-from re_llm.core.product import Made, Overwrite, State
+from re_llm.core.product import Made, Overwrite
 from re_llm.core.workers import process_pool
 from re_llm.recipe.config import Recipe
 from re_llm.recipe.options import ModelOptions
 from re_llm.recipe.stages import StageOptions
-from re_llm.recipe.systems import SystemOptions
-
-if TYPE_CHECKING:
-    from re_llm.inference.reply import Models, ReplyOptions, System
+from re_llm.recipe.systems import ClassifierOptions
 
 
 @dataclass(frozen=True)
@@ -39,59 +36,14 @@ class TrainJob:
 
 
 @dataclass(frozen=True)
-class RespondJob:
-    """One system answering one corpus' test set."""
+class ClassifierJob:
+    """The training of one emotion classifier; `data` are manifests."""
 
-    system_name: str
-    system: SystemOptions
+    name: str
+    options: ClassifierOptions
     recipe: Recipe
-    checkpoint: str | None
-    manifest: Path
+    data: tuple[Path, ...]
     out: Path
-    seed: int
-    splits: tuple[str, ...]
-
-    def options(self) -> ReplyOptions:
-        """What is asked about every recording."""
-        from re_llm.inference.reply import ReplyOptions
-
-        decoding = self.recipe.decoding
-        return ReplyOptions(
-            system=self.system_name,
-            prompt=self.system.prompt,
-            recognize=decoding.recognize_prompt,
-            batch_size=decoding.batch_size,
-            max_new_tokens=decoding.max_new_tokens,
-            recognize_tokens=decoding.recognize_tokens,
-            repetition_penalty=decoding.repetition_penalty,
-            seed=self.seed,
-        )
-
-    def models(self) -> Models:
-        """The models of the system, without loading them."""
-        from re_llm.inference.reply import NamedModels
-        from re_llm.llm.device import pick_device, pick_dtype
-
-        parts = self.recipe.components
-        words = parts.speech_encoder if self.system.kind == "cascade" else None
-        texts = tuple(name for name in (parts.llm, words, self.system.classifier) if name)
-        dtype = pick_dtype("auto", pick_device(self.recipe.device))
-        if self.checkpoint:
-            return NamedModels((self.checkpoint,), dtype, self.recipe.decoding.quantize)
-        return NamedModels(texts, dtype)
-
-    def load(self) -> System:
-        """The system itself."""
-        from re_llm.inference import engine
-        from re_llm.inference.systems import text_system
-
-        recipe, parts = self.recipe, self.recipe.components
-        if self.checkpoint:
-            return engine.load(self.checkpoint, device=recipe.device, quantize=recipe.decoding.quantize)
-        return text_system(
-            self.system.kind, llm=parts.llm, whisper=parts.speech_encoder, classifier=self.system.classifier,
-            emotions=recipe.emotions, device=recipe.device,
-        )  # fmt: skip
 
 
 def begin_worker(threads: int, hashes: Mapping[str, str]) -> None:
@@ -125,27 +77,16 @@ def train_job(job: TrainJob) -> str:
     return result_line(job.name, report, f"{report.steps} steps, {rate:.0f} utt/s, {terms}{cut}")
 
 
-def respond_job(job: RespondJob) -> str:
-    """Lets one system answer one test set; rows that are answered already are skipped."""
-    from re_llm.inference import respond
+def classifier_job(job: ClassifierJob) -> str:
+    """Trains one emotion classifier unless it is complete; returns one line about it."""
+    from re_llm.train.emotion.run import train_emotion
 
-    name = f"{job.system_name} on {job.manifest.parent.name}"
-    rows, known = respond.manifest_rows(job.manifest, job.splits)
-    audio = job.system.kind in ("cascade", "speech") or job.system.classifier is not None
-    sources = respond.row_sources(rows, job.manifest.parent, audio=audio)
-    product = job.options().product(job.out, job.models())
-    if respond.standing(product, sources, known).state is State.SAME:
-        return f"{name}: complete"
-    report = respond.respond_manifest(
-        job.load(),
-        job.manifest,
-        job.out,
-        job.options(),
-        splits=job.splits,
+    recipe = job.options.recipe(job.name, job.recipe.emotions)
+    report = train_emotion(
+        recipe, job.data, job.out, seed=job.recipe.seeds[0], device=job.recipe.device, overwrite=Overwrite.OUTDATED,
         progress=False,
-        overwrite=Overwrite.OUTDATED,
-    )
-    return result_line(name, report, f"{report.rows} replies, {report.rate:.1f}/s")
+    )  # fmt: skip
+    return result_line(job.name, report, f"UA {report.validation_accuracy} on held-out speakers")
 
 
 J = TypeVar("J")

@@ -9,18 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from re_llm.core.errors import RellmError
 from re_llm.core.product import Overwrite, State
-from re_llm.pipeline.jobs import RespondJob, TrainJob, result_line
+from re_llm.pipeline.jobs import ClassifierJob, TrainJob, result_line
 from re_llm.pipeline.preflight import TRAIN
+from re_llm.pipeline.responding import RespondJob
 from re_llm.recipe.config import Recipe
 from re_llm.recipe.stages import StageOptions
-from re_llm.recipe.systems import CorpusOptions
+from re_llm.recipe.systems import CorpusOptions, SystemOptions
 
 Say = Callable[[str], None]
 MINI_ROOTS = {"common_voice": "speech/en"}  # where the miniature world puts a corpus that is not named after its reader
+
+
+class Wanted(NamedTuple):
+    """Continuations of a split of a corpus to a prompt, by one of the recipe's `llms` (empty: the LLM of the run)."""
+
+    llm: str
+    corpus: str
+    prompt: str
+    split: str
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (self.corpus, self.prompt, self.split.replace(TRAIN, ""), self.llm)))
 
 
 class Run:
@@ -84,30 +97,35 @@ class Run:
 
     # -- continuations ------------------------------------------------------------------------------------------
 
-    def continuation(self, corpus: str, prompt: str, split: str = TRAIN) -> Path:
-        ending = "jsonl" if split == TRAIN else f"{split}.jsonl"
-        return self.out / "continuations" / f"{corpus}.{prompt}.{ending}"
+    def continuation(self, wanted: Wanted) -> Path:
+        ending = "jsonl" if wanted.split == TRAIN else f"{wanted.split}.jsonl"
+        return self.out / "continuations" / (wanted.llm or "") / f"{wanted.corpus}.{wanted.prompt}.{ending}"
 
     def continuations(self, corpora: Iterable[str], stage: StageOptions) -> tuple[Path, ...]:
         """The files that a stage reads: of its training set, and of the split that it holds out."""
-        return tuple(self.continuation(*each) for each in _continuations(corpora, stage))
+        return tuple(self.continuation(each) for each in _continuations(corpora, stage))
 
     def continue_all(self) -> None:
-        """The LLM's continuations of every training set that a stage reads."""
+        """Continuations of every training set that a stage reads, by the recipe's LLM or by another."""
         from re_llm.continuations import NamedLlm, continue_manifest
         from re_llm.continuations.plan import CHUNK
+        from re_llm.llm.server import ChatServer
 
-        decoding = self.recipe.decoding
-        llm = NamedLlm.of(  # loaded once, if at all
-            self.recipe.components.llm, device=self.recipe.device, tokens=decoding.continuation_tokenization
-        )
-        for corpus, prompt, split in sorted(self._wanted_continuations()):
+        decoding, llms = self.recipe.decoding, dict[str, NamedLlm | ChatServer]()
+        for wanted in sorted(self._wanted_continuations()):
+            llm = self.recipe.llms[wanted.llm] if wanted.llm else self.recipe.components.llm
+            if wanted.llm not in llms:  # loaded once, if at all
+                llms[wanted.llm] = (
+                    NamedLlm.of(llm, device=self.recipe.device, tokens=decoding.continuation_tokenization)
+                    if isinstance(llm, str)
+                    else ChatServer(llm.options())
+                )
             report = continue_manifest(
-                self.manifest(corpus),
-                self.continuation(corpus, prompt, split),
-                llm=llm,
-                prompt=prompt,
-                splits=(split,),
+                self.manifest(wanted.corpus),
+                self.continuation(wanted),
+                llm=llms[wanted.llm],
+                prompt=wanted.prompt,
+                splits=(wanted.split,),
                 batch_size=decoding.batch_size,
                 chunk=max(CHUNK, decoding.batch_size),
                 max_new_tokens=decoding.continuation_tokens,
@@ -115,18 +133,19 @@ class Run:
             )
             dropped = dict(report.dropped) or 0
             result = f"{report.rows} continuations, {report.rate:.0f}/s, dropped {dropped}"
-            name = ", ".join((corpus, prompt) if split == TRAIN else (corpus, prompt, split))
-            self.say(result_line(name, report, result))
+            self.say(result_line(str(wanted), report, result))
 
-    def _wanted_continuations(self) -> set[tuple[str, str, str]]:
+    def _wanted_continuations(self) -> set[Wanted]:
         wanted = {each for stage in self.recipe.stages.values() for each in _continuations(stage.data, stage)}
         for system in self.recipe.systems.values():
             if system.stage in self.recipe.stages and system.per_corpus:
-                wanted |= set(_continuations(self.evaluated(), self.recipe.stage_for(system)))
+                wanted |= set(_continuations(self.evaluated(system), self.recipe.stage_for(system)))
         return wanted
 
-    def evaluated(self) -> list[str]:
-        return [name for name, options in self.recipe.corpora.items() if options.evaluate]
+    def evaluated(self, system: SystemOptions | None = None) -> list[str]:
+        """Names of the corpora that are evaluated, or of those that a system answers."""
+        names = [name for name, options in self.recipe.corpora.items() if options.evaluate]
+        return [name for name in names if system is None or system.corpora is None or name in system.corpora]
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -151,6 +170,15 @@ class Run:
         if stage.start == "components":
             return None
         return str(self.out / "checkpoints" / stage.start) if stage.start in self.recipe.stages else stage.start
+
+    def classifier(self, name: str) -> Path:
+        return self.out / "classifiers" / name
+
+    def classifier_jobs(self) -> list[ClassifierJob]:
+        return [
+            ClassifierJob(name, options, self.recipe, tuple(map(self.manifest, options.data)), self.classifier(name))
+            for name, options in self.recipe.classifiers.items()
+        ]
 
     def stage_job(self, name: str) -> TrainJob:
         stage = self.recipe.stages[name]
@@ -177,7 +205,7 @@ class Run:
             for seed in self.recipe.seeds
             for corpus in self.evaluated()
             for name, system in self.recipe.systems.items()
-            if system.per_corpus
+            if system.per_corpus and corpus in self.evaluated(system)
         ]
 
     # -- answers ------------------------------------------------------------------------------------------------
@@ -187,27 +215,33 @@ class Run:
         for name, system in self.recipe.systems.items():
             # Only training is random: a system that is not trained here answers the same whatever the seed.
             for seed in self.recipe.seeds if system.per_corpus else self.recipe.seeds[:1]:
-                for corpus in self.evaluated():
-                    checkpoint = None
-                    if system.per_corpus:
-                        checkpoint = str(self.checkpoint(name, corpus, seed))
-                    elif system.stage in self.recipe.stages:
-                        checkpoint = str(self.out / "checkpoints" / system.stage)
-                    elif system.stage:
-                        checkpoint = system.stage
+                for corpus in self.evaluated(system):
                     out = self.out / "replies" / corpus / f"{name}.{seed}.jsonl"
-                    splits = self.recipe.corpora[corpus].test_splits
+                    checkpoint = self._checkpoint_of(name, system, corpus, seed)
                     jobs.append(
-                        RespondJob(name, system, self.recipe, checkpoint, self.manifest(corpus), out, seed, splits)
+                        RespondJob(name, system, self.recipe, checkpoint, self.manifest(corpus), out, seed, corpus)
                     )
         return jobs
+
+    def _checkpoint_of(self, name: str, system: SystemOptions, corpus: str, seed: int) -> str | None:
+        """Folder or name of a speech system's checkpoint, or of the classifier that a text system asks."""
+        if system.classifier in self.recipe.classifiers:
+            return str(self.classifier(system.classifier))
+        if system.per_corpus:
+            return str(self.checkpoint(name, corpus, seed))
+        if system.stage in self.recipe.stages:
+            return str(self.out / "checkpoints" / system.stage)
+        return system.stage or system.classifier
 
     def scores(self, replies: Path) -> Path:
         return self.out / "scores" / replies.parent.name / replies.name
 
 
-def _continuations(corpora: Iterable[str], stage: StageOptions) -> list[tuple[str, str, str]]:
-    """(corpus, prompt, split) of everything that a stage reads."""
+def _continuations(corpora: Iterable[str], stage: StageOptions) -> list[Wanted]:
+    """Everything that a stage reads."""
     held_out = stage.validation.split if stage.validation else None
     splits = [TRAIN, held_out] if held_out else [TRAIN]
-    return [(corpus, prompt, split) for corpus in corpora for prompt in stage.continuations() for split in splits]
+    llm = stage.continuation_llm or ""
+    return [
+        Wanted(llm, corpus, prompt, split) for corpus in corpora for prompt in stage.continuations() for split in splits
+    ]

@@ -20,9 +20,10 @@ import yaml
 from re_llm.core.files import lock
 from re_llm.core.product import Overwrite
 from re_llm.core.provenance import RESOLVED, provenance, write_provenance
-from re_llm.pipeline.jobs import TrainJob, respond_job, result_line, run_jobs, train_job
+from re_llm.pipeline.jobs import TrainJob, classifier_job, result_line, run_jobs, train_job
 from re_llm.pipeline.layout import Run, Say
 from re_llm.pipeline.preflight import preflight
+from re_llm.pipeline.responding import respond_job
 from re_llm.recipe.config import Recipe
 
 SMALL_SCORER = " (ER, Ex and IP by the small scorer, not the paper's)"
@@ -109,6 +110,8 @@ def _forget(run: Run) -> None:
 
 
 def _train_all(run: Run) -> None:
+    for each in run.classifier_jobs():
+        run.say(classifier_job(each))
     for name in run.stage_order():
         run.say(train_job(run.stage_job(name)))
     # The first job of a corpus encodes it, the emotion encoder included; the others find the states.

@@ -11,7 +11,7 @@ from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, parse_label_set
 from re_llm.core.parts import PREFIX
 from re_llm.recipe.options import ModelOptions, Options, PromptId, changed, without_label
 from re_llm.recipe.stages import StageOptions, unfit
-from re_llm.recipe.systems import CorpusOptions, SystemOptions
+from re_llm.recipe.systems import DIALOGUES, ClassifierOptions, CorpusOptions, ServerChoice, SystemOptions
 
 
 class Components(Options):
@@ -58,7 +58,11 @@ class DecodingOptions(Options):
 
 
 class Recipe(Options):
-    """A whole run: parts, corpora, stages, systems. `re-llm reproduce RECIPE --out DIR` carries it out."""
+    """A whole run: parts, corpora, stages, systems. `re-llm reproduce RECIPE --out DIR` carries it out.
+
+    llms: other LLMs that write targets, by name: a folder, a hub id or a server.
+    classifiers: emotion classifiers that are trained, by name.
+    """
 
     name: str
     title: str
@@ -67,6 +71,8 @@ class Recipe(Options):
     components: Components
     model: ModelOptions = ModelOptions()
     corpora: dict[str, CorpusOptions] = Field(default={})
+    llms: dict[str, ServerChoice | str] = Field(default={})
+    classifiers: dict[str, ClassifierOptions] = Field(default={})
     stages: dict[str, StageOptions]
     systems: dict[str, SystemOptions] = Field(default={})
     baseline: str | None = None
@@ -92,11 +98,26 @@ class Recipe(Options):
         return self
 
     @model_validator(mode="after")
+    def _corpora(self) -> Recipe:
+        for name, corpus in self.corpora.items():
+            if corpus.reader == DIALOGUES and self.corpora.get(corpus.root, corpus).reader == DIALOGUES:
+                raise ValueError(f"corpus {name!r} is of dialogues in {corpus.root!r}, which is no other corpus here")
+        asked = [(f"classifier {name!r}", each.data) for name, each in self.classifiers.items()]
+        asked += [(f"system {name!r}", each.corpora or ()) for name, each in self.systems.items()]
+        for who, names in asked:
+            unknown = [name for name in names if name not in self.corpora]
+            if unknown:
+                raise ValueError(f"{who} names {unknown[0]!r}, which is not under `corpora`")
+        return self
+
+    @model_validator(mode="after")
     def _references(self) -> Recipe:
         for name, stage in self.stages.items():
             wrong = unfit(stage, self.model_of(stage))
             if wrong:
                 raise ValueError(f"stage {name!r}: {wrong}")
+            if stage.continuation_llm is not None and stage.continuation_llm not in self.llms:
+                raise ValueError(f"stage {name!r} names {stage.continuation_llm!r}, which is not under `llms`")
             for corpus in stage.data:
                 if corpus not in self.corpora:
                     raise ValueError(f"stage {name!r} reads {corpus!r}, which is not under `corpora`")

@@ -63,6 +63,7 @@ class StageOptions(Options):
     start: what it continues from: `components` (fresh adapter), another stage of the recipe, or a checkpoint folder.
     model: changes to the recipe's `model`, e.g. `{fusion: pooled}` where the emotion encoder joins.
     data: names of the corpora whose continuations it reads.
+    continuation_llm: one of the recipe's `llms` that writes its targets; None = the LLM that is trained on.
     exchange: corpora whose recordings have no emotion of their own: each row takes the emotion embedding, and valence,
         arousal and dominance, of a recording with its label, drawn anew every epoch from the other corpora. So words
         without emotion and emotion in few words are learnt together.
@@ -85,6 +86,7 @@ class StageOptions(Options):
     data: tuple[str, ...] = ()
     exchange: tuple[str, ...] = ()
     donors: tuple[str, ...] = ()
+    continuation_llm: str | None = None
     continuation: PromptId = "continue"  # prompt with which the LLM wrote the targets
     tasks: tuple[TaskOptions, ...] = (TaskOptions(prompt="continue"),)
     losses: dict[str, float]

@@ -24,9 +24,9 @@ STAGE = "train 1"  # the number rises when the same plan begins to give other we
 HASHES = ".hashes.json"  # of recordings, so that they are read again only when they have changed
 # What a training writes into its folder, beside the encoder states.
 PARTS = ("config.json", "*.safetensors", "checkpoints", "log.jsonl", "report.json", "recipe.resolved.yaml")
-# Options that decide nothing: where things lie, and how often the state is kept.
+# Options that decide nothing: where things lie, who wrote the rows, and how often the state is kept.
 _LATER = ("exchange", "donors", "validation", "features")  # at their defaults, as before there were any
-_NOT_DECIDING = {"start", "data", "model", "save_every"}
+_NOT_DECIDING = {"start", "data", "model", "save_every", "continuation_llm"}
 
 
 def segment_ids(examples: Sequence[Example], memory: Path) -> dict[str, str]:

@@ -25,8 +25,8 @@ from re_llm.apps.serve import connections, worker
 from re_llm.apps.serve.app import build
 from re_llm.apps.serve.connections import Connection, hosts_of
 from re_llm.apps.serve.options import ServeOptions
+from re_llm.audio.waveform import wav_bytes
 from re_llm.inference import conversation, engine
-from re_llm.inference.html import wav_bytes
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}

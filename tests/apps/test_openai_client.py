@@ -17,8 +17,8 @@ from fastapi.testclient import TestClient
 
 from re_llm.apps.serve.app import build
 from re_llm.apps.serve.options import ServeOptions
+from re_llm.audio.waveform import wav_bytes
 from re_llm.inference import engine
-from re_llm.inference.html import wav_bytes
 
 DATA = [base64.b64encode(wav_bytes(tiny_world.wave(seconds, seed))).decode() for seconds, seed in ((1.0, 2), (0.6, 1))]
 

@@ -136,6 +136,12 @@ def _write_records(root: Path) -> None:
     write_records(
         root / "other.jsonl", [Utterance(key="o", corpus="toy", split="train", audio="wav/0.wav", text="Oh.")]
     )
+    spoken = [
+        Utterance(key=f"d{turn}", corpus="iemocap", split="test", audio="wav/0.wav", text="Well.", emotion="sad",
+                  speaker="FM"[turn % 2], dialogue="d", turn=turn)
+        for turn in range(5)
+    ]  # fmt: skip
+    write_records(root / "iemocap.jsonl", spoken)
     write_records(root / "continuations.jsonl", continuations)
     write_records(root / "replies.jsonl", replies)
     write_records(root / "runs/mini/replies/esd/re-llm.0.jsonl", replies)

@@ -14,7 +14,7 @@ from re_llm.cli import app
 from re_llm.core.errors import RellmError
 from re_llm.core.records import ReplyRecord, read_records
 from re_llm.inference.recognizer import EmotionRecognizer
-from re_llm.inference.reply import is_recognizer
+from re_llm.inference.reply_records import is_recognizer
 from re_llm.train.emotion.background import background_wave
 from re_llm.train.emotion.run import train_emotion
 

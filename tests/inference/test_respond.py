@@ -15,7 +15,8 @@ from re_llm.core.errors import RellmError
 from re_llm.core.product import Overwrite
 from re_llm.core.records import ReplyRecord, Utterance, read_records, write_records
 from re_llm.inference import engine
-from re_llm.inference.reply import Estimate, Models, Reply, ReplyOptions, System, to_record
+from re_llm.inference.reply import Estimate, Models, Reply, ReplyOptions, System
+from re_llm.inference.reply_records import to_record
 from re_llm.inference.respond import respond_files, respond_manifest, respond_rows, rows_for
 from re_llm.inference.systems import TextSystem
 from re_llm.llm.completion import Completion

@@ -23,8 +23,9 @@ from re_llm.llm.completion import Completion
 from re_llm.llm.local import ChatLlm
 from re_llm.llm.prompts import Prompt, get_prompt
 from re_llm.llm.server import ChatServer
+from re_llm.llm.server_bodies import request_body
 from re_llm.llm.server_options import ServerOptions, key_from
-from re_llm.llm.server_requests import MAX_ANSWER_BYTES, MAX_HOLD, Requests, read_answer, request_body, retry_after
+from re_llm.llm.server_requests import MAX_ANSWER_BYTES, MAX_HOLD, Requests, read_answer, retry_after
 
 ASKED = get_prompt("continue-emotion").with_emotion("sad")
 

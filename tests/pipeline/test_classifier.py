@@ -11,7 +11,7 @@ import tiny_world
 from re_llm.core.errors import RellmError
 from re_llm.core.records import ReplyRecord, Utterance, read_records, write_records
 from re_llm.llm.local import ChatLlm
-from re_llm.pipeline.jobs import RespondJob, respond_job
+from re_llm.pipeline.responding import RespondJob, respond_job
 from re_llm.recipe.files import parse_recipe
 from re_llm.train.emotion.run import train_emotion
 
@@ -21,6 +21,7 @@ title: T
 emotions: [sad, happy, angry]
 components: {{llm: {llm}, speech_encoder: {whisper}}}
 model: {{fusion: none}}
+corpora: {{toy: {{reader: custom, root: toy}}}}
 stages: {{tune: {{losses: {{response_ce: 1.0}}, lr: 1.0e-4}}}}
 systems:
   label: {{kind: text-label, prompt: cascade}}
@@ -60,7 +61,9 @@ def test_the_classifier_s_label_stands_in_the_prompt(kind: str, world: Path, mon
     real = ChatLlm.answer
     monkeypatch.setattr(ChatLlm, "answer", lambda self, rows, **more: asked.extend(rows) or real(self, rows, **more))
     out = world / f"{kind}.jsonl"
-    job = RespondJob("classified", recipe.systems["classified"], recipe, None, world / "toy.jsonl", out, 0, ("test",))
+    job = RespondJob(
+        "classified", recipe.systems["classified"], recipe, str(folder), world / "toy.jsonl", out, 0, "toy"
+    )
     respond_job(job)
     replies = list(read_records(out, ReplyRecord))
     assert len(replies) == len(asked) == 9 and all(reply.response and reply.answer is None for reply in replies)

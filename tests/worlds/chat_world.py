@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import socket
 import struct
@@ -14,11 +16,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
 from re_llm.core.records import Utterance, write_records
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Prompt
 
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]
 
 
 def said(text: str) -> tuple[str, str]:
@@ -98,8 +102,13 @@ class ChatServerWorld(ThreadingHTTPServer):
 
 
 def transcript(messages: Messages) -> str:
-    """What stands behind the instruction in the user's turn."""
-    return messages[-1]["content"].partition("style: ")[2]
+    """What stands behind the instruction in the user's turn; of a recording, its seconds."""
+    content = messages[-1]["content"]
+    if isinstance(content, str):
+        return content.partition("style: ")[2]
+    data = next(part["input_audio"]["data"] for part in content if part["type"] == "input_audio")
+    info = soundfile.info(io.BytesIO(base64.b64decode(data)))
+    return f"speech of {info.duration:g} s"
 
 
 class _Handler(BaseHTTPRequestHandler):

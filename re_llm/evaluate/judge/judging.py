@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from re_llm.core.dialogues import turns, words
 from re_llm.core.errors import RellmError
 from re_llm.core.files import existing, file_hash, hash_of
 from re_llm.core.product import Overwrite, Product, State
@@ -50,9 +51,10 @@ class _Item:
 
 def _fields(row: ReplyRow) -> dict[str, str]:
     text = row.reply.text or row.reply.transcript or ""
+    before = [f"{role.title()}: {words(said)}" for role, said in turns(row.reply.history or [])]
     return {
         "instruction": text,
-        "history": f"User: {text}",
+        "history": "\n".join([*before, f"User: {text}"]),
         "emotion": row.emotion or "",
         "response": row.reply.response,
     }

@@ -1,7 +1,7 @@
 """The judge prompts of the BLSP-Emo paper (Listings 1 to 3), word for word, and what a judge's answer says.
 
 The paper prints the blocks of Listing 2 apart from its sentences; they are joined here as in Listing 1. Its Listing 3
-has the history of a dialogue of three turns; here the history is the user's one turn.
+has the history of a dialogue of three turns; here it is that of the reply's `history`, or the user's one turn.
 """
 
 from __future__ import annotations
