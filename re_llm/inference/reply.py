@@ -25,6 +25,7 @@ RECOGNITION_PROMPT = "recognize"
 RECOGNITION_TOKENS = 128  # as in the released code; an answer ends by itself long before
 
 STAGE = "respond 2"  # the number rises when the same recordings begin to get other replies
+_LATER = ("history", "corpus")  # options that decide something only where they are given
 # What a message calls a setting.
 _NAMES = {
     **{name: f"--{name}" for name in ("model", "system", "prompt", "recognize", "dtype")},
@@ -102,6 +103,7 @@ class ReplyOptions:
         repetition_penalty: see `Decoding`.
         history: how earlier turns of the user's stand in a dialogue: `text`, or `speech` that is heard again.
         seed: of the training, for the report.
+        corpus: name of the corpus in the records, where it is not that of the rows.
     """
 
     system: str = "re-llm"
@@ -113,6 +115,7 @@ class ReplyOptions:
     repetition_penalty: float | None = None
     seed: int | None = None
     history: Literal["text", "speech"] = "text"
+    corpus: str | None = None
 
     def product(self, out: Path, system: Models) -> Product:
         """The file of replies, and all that decides them but the rows, a hash of which each reply holds itself."""
@@ -130,8 +133,8 @@ class ReplyOptions:
                 "model": named or None,
                 "dtype": str(system.dtype).removeprefix("torch."),
                 "quantized": system.quantized,
-                **{name: value for name, value in asdict(self).items() if name not in ("batch_size", "history")},
-                **({"history": self.history} if self.history != "text" else {}),  # as before there was one
+                **{name: value for name, value in asdict(self).items() if name not in ("batch_size", *_LATER)},
+                **{name: getattr(self, name) for name in _LATER if getattr(self, name) != getattr(ReplyOptions, name)},
             },
             names={**_NAMES, **{f"model {n}": f"the model {name}" for n, name in enumerate(system.names, 1)}},
             beside=(out.with_suffix(".dropped.jsonl"),),

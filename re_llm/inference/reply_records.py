@@ -9,7 +9,7 @@ from re_llm.core.assets import resolve_component
 from re_llm.core.records import DIMENSIONS, ReplyRecord, Utterance
 from re_llm.inference.reply import Reply, ReplyOptions
 
-FIELDS_OF_ROW = ("key", "text", "audio", "corpus", "speaker", "language", "duration", "emotion", "label_set")
+FIELDS_OF_ROW = ("key", "text", "audio", "speaker", "language", "duration", "emotion", "label_set")
 SHARED_EMOTION = "re_llm_shared_emotion"  # model type of an emotion encoder that reads Whisper's layers
 # The recordings of earlier turns are the manifest's, not the record's.
 _UNHEARD = {"audio": None, "start": 0.0, "duration": None}
@@ -42,6 +42,7 @@ def to_record(row: Utterance, reply: Reply, options: ReplyOptions, source: str |
         **predictions,
         **{name: getattr(reply, name) for name in names},
         system=options.system,
+        corpus=options.corpus or row.corpus,
         gender=(row.model_extra or {}).get("gender"),
         start=row.start or None,
         **{f"reference_{name}": getattr(row, name) for name in DIMENSIONS},

@@ -18,10 +18,13 @@ from re_llm.pipeline.preflight import TRAIN
 from re_llm.pipeline.responding import RespondJob
 from re_llm.recipe.config import Recipe
 from re_llm.recipe.stages import StageOptions
-from re_llm.recipe.systems import CorpusOptions, SystemOptions
+from re_llm.recipe.systems import DIALOGUES, CorpusOptions, SystemOptions
 
 Say = Callable[[str], None]
 MINI_ROOTS = {"common_voice": "speech/en"}  # where the miniature world puts a corpus that is not named after its reader
+
+
+TURNS = 3  # of the user's in a dialogue (BLSP-Emo section 4.1)
 
 
 class Wanted(NamedTuple):
@@ -58,7 +61,7 @@ class Run:
     def write_world(self) -> None:
         """Renders the miniature's corpora that the recipe names; finished ones are skipped."""
         for options in self.recipe.corpora.values():
-            if options.root == "mini":
+            if options.root == "mini" and options.reader != DIALOGUES:
                 from re_llm.mini.layouts import write_world
 
                 name = MINI_ROOTS.get(options.reader, options.reader).split("/")[0]
@@ -71,6 +74,8 @@ class Run:
         from re_llm.data.corpora.product import manifest_product, manifest_standing
 
         for name, options in self.recipe.corpora.items():
+            if options.reader == DIALOGUES:
+                continue  # which are cut out of the others
             root, estimator = self.root(options), self._estimator(name, options)
             made: dict[str, Any] = {"protocol": options.protocol, "options": options.options}
             product = manifest_product(self.manifest(name), options.reader, root, pseudo_vad=estimator, **made)
@@ -86,6 +91,20 @@ class Run:
             made |= {"workers": self.recipe.workers, "overwrite": Overwrite.OUTDATED}
             report = prepare(options.reader, root, product.out, **made)
             self.say(result_line(name, report, f"{report.rows} utterances, {len(report.problems)} problems"))
+
+        self._cut_dialogues()
+
+    def _cut_dialogues(self) -> None:
+        from re_llm.data.dialogues import write_dialogues
+
+        for name, options in self.recipe.corpora.items():
+            if options.reader == DIALOGUES:
+                turns = int(options.options.get("turns", TURNS))
+                report = write_dialogues(
+                    self.manifest(options.root), self.manifest(name), turns=turns, emotions=self.recipe.emotions,
+                    overwrite=Overwrite.OUTDATED,
+                )  # fmt: skip
+                self.say(result_line(name, report, f"{report.rows} dialogues"))
 
     def _estimator(self, corpus: str, options: CorpusOptions) -> str | None:
         """What estimates missing V/A/D: the name of an emotion encoder, `norms`, or None."""
@@ -216,7 +235,7 @@ class Run:
             # Only training is random: a system that is not trained here answers the same whatever the seed.
             for seed in self.recipe.seeds if system.per_corpus else self.recipe.seeds[:1]:
                 for corpus in self.evaluated(system):
-                    out = self.out / "replies" / corpus / f"{name}.{seed}.jsonl"
+                    out = self.replies(corpus, name, seed)
                     checkpoint = self._checkpoint_of(name, system, corpus, seed)
                     jobs.append(
                         RespondJob(name, system, self.recipe, checkpoint, self.manifest(corpus), out, seed, corpus)
@@ -232,6 +251,12 @@ class Run:
         if system.stage in self.recipe.stages:
             return str(self.out / "checkpoints" / system.stage)
         return system.stage or system.classifier
+
+    def replies(self, corpus: str, system: str, seed: int) -> Path:
+        return self.out / "replies" / corpus / f"{system}.{seed}.jsonl"
+
+    def judged(self, replies: Path) -> Path:
+        return self.out / "judged" / replies.parent.name / replies.name
 
     def scores(self, replies: Path) -> Path:
         return self.out / "scores" / replies.parent.name / replies.name

@@ -20,8 +20,9 @@ from re_llm.data.corpora.base import Scan
 from re_llm.model.hub import locate
 from re_llm.pipeline.conversions import FOLDER, convert_all, with_converted
 from re_llm.pipeline.open_parts import OPEN, kind_of_folder, require_weights
+from re_llm.pipeline.others import other_findings, other_parts
 from re_llm.recipe.config import Recipe
-from re_llm.recipe.systems import CorpusOptions
+from re_llm.recipe.systems import DIALOGUES, CorpusOptions
 
 Say = Callable[[str], None]
 TRAIN = "train"  # the split that stages train on
@@ -96,6 +97,7 @@ def preflight(
     for name in recipe.corpora:
         _corpus(name, recipe, found)
     _scorer(recipe, found)
+    found.findings += [Finding(*each) for each in other_findings(recipe)]
     if not found.findings:
         from re_llm.pipeline.room import feature_notes, room
 
@@ -112,6 +114,7 @@ def _named_parts(recipe: Recipe) -> list[str]:
     named = list(recipe.components.model_dump(exclude_none=True).values())
     named += [stage.start for stage in recipe.stages.values() if stage.start != "components"]
     named += [system.stage for system in recipe.systems.values() if system.stage]
+    named += other_parts(recipe)
     return [name for name in dict.fromkeys(named) if name not in recipe.stages]
 
 
@@ -119,7 +122,7 @@ def _role(recipe: Recipe, name: str) -> str:
     for role, component in recipe.components.model_dump(exclude_none=True).items():
         if component == name:
             return str(role)
-    return "checkpoint"
+    return other_parts(recipe).get(name, "checkpoint")
 
 
 def _here(name: str) -> Path:
@@ -225,6 +228,8 @@ def _unfit(name: str, folder: Path, recipe: Recipe, widths: Widths) -> Iterator[
 def _corpus(name: str, recipe: Recipe, found: Preflight) -> None:
     """Recognises the root, counts utterances by split, and sees that a recording can be decoded."""
     part, corpus = f"corpus {name}", recipe.corpora[name]
+    if corpus.reader == DIALOGUES:  # cut out of another corpus
+        return
     if corpus.root == "mini":
         from importlib.util import find_spec
 

@@ -21,10 +21,12 @@ from re_llm.core.files import lock
 from re_llm.core.product import Overwrite
 from re_llm.core.provenance import RESOLVED, provenance, write_provenance
 from re_llm.pipeline.jobs import TrainJob, classifier_job, result_line, run_jobs, train_job
+from re_llm.pipeline.judging import comparisons, judge_all, judgements
 from re_llm.pipeline.layout import Run, Say
 from re_llm.pipeline.preflight import preflight
 from re_llm.pipeline.responding import respond_job
 from re_llm.recipe.config import Recipe
+from re_llm.recipe.systems import DIALOGUES
 
 SMALL_SCORER = " (ER, Ex and IP by the small scorer, not the paper's)"
 
@@ -89,6 +91,7 @@ def _stages(run: Run, result: ReproduceReport) -> dict[str, Callable[[], None]]:
         "train": lambda: _train_all(run),
         "respond": lambda: run_jobs(respond_job, run.respond_jobs(), run.recipe.workers, run.say),
         "score": lambda: _score_all(run),
+        "judge": lambda: judge_all(run),
         "report": lambda: _report(run, result),
     }
 
@@ -127,7 +130,9 @@ def _score_all(run: Run) -> None:
     from re_llm.evaluate import score_file
 
     for job in run.respond_jobs():
-        report = score_file(job.out, run.scores(job.out), scorer=run.recipe.scorer, overwrite=Overwrite.OUTDATED)
+        report = score_file(
+            job.out, run.scores(job.out), metrics=job.metrics(), scorer=run.recipe.scorer, overwrite=Overwrite.OUTDATED
+        )
         run.say(result_line(f"{job.system_name} on {job.out.parent.name}", report, f"{report.replies} replies scored"))
 
 
@@ -139,11 +144,13 @@ def _report(run: Run, result: ReproduceReport) -> None:
     replies = [job.out for job in run.respond_jobs()]
     made = provenance(seed=run.recipe.seeds[0], inputs=[run.manifest(c) for c in run.evaluated()])
     report = write_report(
-        [run.scores(r) for r in replies],
+        [*(run.scores(r) for r in replies), *judgements(run)],
         replies,
         run.out / "report",
         baseline=run.recipe.baseline,
-        training=[run.manifest(name) for name in run.recipe.corpora],
+        training=[run.manifest(name) for name, each in run.recipe.corpora.items() if each.reader != DIALOGUES],
+        shown=run.recipe.shown if run.recipe.shown.model_fields_set else None,
+        judged=list(comparisons(run).values()),
         title=run.recipe.title + (SMALL_SCORER if run.recipe.scorer == "small" else ""),
         provenance={**made, "recipe": run.recipe.name, "seconds": result.seconds},
         overwrite=Overwrite.OUTDATED,

@@ -44,9 +44,10 @@ class RespondJob:
         dialogues = corpus.reader == DIALOGUES
         prompt = (dialogues and system.dialogue_prompt) or system.prompt
         answers = corpus.ask != "emotion" and system.kind != "classifier"
-        asked = corpus.ask != "reply" and system.kind != "classifier"
+        asked = corpus.ask != "reply" and system.classifier is None  # which tells the emotion itself
         return ReplyOptions(
             system=self.system_name,
+            corpus=self.corpus if self.corpus != corpus.reader else None,
             prompt=prompt if answers else None,
             recognize=decoding.recognize_prompt if asked else None,
             batch_size=decoding.batch_size,
@@ -56,6 +57,14 @@ class RespondJob:
             history=system.history if dialogues else "text",
             seed=self.seed,
         )
+
+    def metrics(self) -> tuple[str, ...] | None:
+        """What is scored where no reply was asked for; None for all that the replies allow."""
+        if self.recipe.corpora[self.corpus].ask != "emotion" or self.system.kind == "file":
+            return None
+        if self.system.classifier:
+            return ("HEAD",)
+        return ("SER", "HEAD") if self.system.kind == "speech" else ("SER",)
 
     def models(self) -> Models:
         """The models of the system, without loading them."""

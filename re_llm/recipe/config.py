@@ -12,6 +12,7 @@ from re_llm.core.parts import PREFIX
 from re_llm.recipe.options import ModelOptions, Options, PromptId, changed, without_label
 from re_llm.recipe.stages import StageOptions, unfit
 from re_llm.recipe.systems import DIALOGUES, ClassifierOptions, CorpusOptions, ServerChoice, SystemOptions
+from re_llm.recipe.tables import JudgeOptions, ShownOptions
 
 
 class Components(Options):
@@ -62,6 +63,7 @@ class Recipe(Options):
 
     llms: other LLMs that write targets, by name: a folder, a hub id or a server.
     classifiers: emotion classifiers that are trained, by name.
+    judge: the LLM that judges replies; null = none does. shown: what the report shows beside Table I.
     """
 
     name: str
@@ -76,6 +78,8 @@ class Recipe(Options):
     stages: dict[str, StageOptions]
     systems: dict[str, SystemOptions] = Field(default={})
     baseline: str | None = None
+    judge: JudgeOptions | None = None
+    shown: ShownOptions = ShownOptions()
     decoding: DecodingOptions = DecodingOptions()
     scorer: str = "small"
     device: str = "auto"
@@ -104,10 +108,16 @@ class Recipe(Options):
                 raise ValueError(f"corpus {name!r} is of dialogues in {corpus.root!r}, which is no other corpus here")
         asked = [(f"classifier {name!r}", each.data) for name, each in self.classifiers.items()]
         asked += [(f"system {name!r}", each.corpora or ()) for name, each in self.systems.items()]
+        asked += [(f"shown: {title!r}", corpora) for title, _, corpora in self.shown.names()]
+        asked += [("judge", self.judge.corpora)] if self.judge else []
         for who, names in asked:
             unknown = [name for name in names if name not in self.corpora]
             if unknown:
                 raise ValueError(f"{who} names {unknown[0]!r}, which is not under `corpora`")
+        for title, systems, _ in self.shown.names():
+            unknown = [name for name in systems if name not in self.systems]
+            if unknown:
+                raise ValueError(f"shown: {title!r} names {unknown[0]!r}, which is not under `systems`")
         return self
 
     @model_validator(mode="after")

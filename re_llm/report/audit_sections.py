@@ -50,6 +50,8 @@ def audited(table: ScoreTable, spoken: Replies) -> list[AuditedGroup]:
     found = []
     for system, corpus in in_order(spoken):
         replies = spoken[system, corpus]
+        if not any(reply.response for reply in replies):
+            continue  # the emotion alone was asked for
         levels = {m: _levels(table, system, corpus, m, replies) for m in ("ER", "EX")}
         er, er_right = _right_only(levels["ER"])
         found.append(AuditedGroup(

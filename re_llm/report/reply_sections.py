@@ -42,17 +42,24 @@ def _shorten(text: str) -> str:
     return quote(flat if len(flat) <= REPLY_CHARACTERS else flat[:REPLY_CHARACTERS].rstrip() + " …")
 
 
-def _marked(response: str, spans: Mapping[str, Sequence[tuple[int, int]]]) -> Marked:
-    """A reply with the passages that carry ER and Ex, at most `REPLY_CHARACTERS` long."""
+def rationales(table: ScoreTable, system: str, corpus: str, reply: ReplyRecord) -> dict[str, Sequence[tuple[int, int]]]:
+    """The passages of a reply that carry ER and Ex."""
+    item = reply.key, reply.seed
+    return {m.lower(): table.rationales.get((system, corpus, m), {}).get(item, []) for m in ("ER", "EX")}
+
+
+def marked(response: str, spans: Mapping[str, Sequence[tuple[int, int]]], most: int | None = None) -> Marked:
+    """A reply, or its first `most` characters, with the passages that carry ER and Ex."""
+    shown = response[:most]
     marks = [""] * len(response)
     for name, each in spans.items():
         for first, last in each:
             marks[first:last] = ["both" if mark not in ("", name) else name for mark in marks[first:last]]
     pieces = [
         (" ".join(f"|{''.join(c for c, _ in run)}|".split())[1:-1], name)
-        for name, run in groupby(zip(response[:REPLY_CHARACTERS], marks, strict=False), key=lambda pair: pair[1])
+        for name, run in groupby(zip(shown, marks, strict=False), key=lambda pair: pair[1])
     ]
-    return Marked([*pieces, *([(" …", "")] if len(response) > REPLY_CHARACTERS else [])])
+    return Marked([*pieces, *([(" …", "")] if len(response) > len(shown) else [])])
 
 
 def _chosen_sentences(spoken: Replies, systems: Sequence[str]) -> list[tuple[str, str]]:
@@ -107,14 +114,14 @@ def example_blocks(table: ScoreTable, spoken: Replies, baseline: str | None) -> 
             item = reply.key, reply.seed
             levels = [table.items.get((system, corpus, m), {}).get(item) for m in ("ER", "EX")]
             shown = [NONE if level is None else f"{level:.0f}" for level in levels]
-            spans = {m.lower(): table.rationales.get((system, corpus, m), {}).get(item, []) for m in ("ER", "EX")}
+            spans = rationales(table, system, corpus, reply)
             emotion: Cell = quote(reply.emotion or "—")
             if reply.audio and reply.key not in heard:
                 heard.add(reply.key)
                 clip = _clip(reply)
                 lost += clip is None
                 emotion = Clip(quote(reply.emotion or "—"), flac=clip) if clip else emotion
-            rows.append([emotion, quote(system_title(system)), _marked(reply.response, spans), *shown])
+            rows.append([emotion, quote(system_title(system)), marked(reply.response, spans, REPLY_CHARACTERS), *shown])
         blocks += [Heading(3, quote(f"{corpus_title(corpus)}: “{_shorten(text)}”")),
                    Table(["spoken as", "system", "reply", "ER", "Ex"], rows, (0, 1, 2))]  # fmt: skip
     if not blocks:

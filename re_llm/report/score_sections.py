@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from re_llm.core.page import NONE, Block, Cells, Heading, Paragraph, Plot, Table, Value, percent, quote
+from re_llm.core.page import NONE, Block, Cells, Heading, Items, Paragraph, Plot, Table, Value, percent, quote
 from re_llm.core.records import DIMENSIONS
 from re_llm.evaluate.empathy.epitome import LEVELS, MECHANISMS
 from re_llm.evaluate.empathy.truncation import AT_64, WHOLE
@@ -214,3 +214,23 @@ def truncation_blocks(table: ScoreTable) -> list[Block]:
         rows = [row[: len(header)] for row in rows]
         text += " Both side by side: `re-llm score --truncation both`."
     return [Heading(2, "Truncation at 64 tokens"), Paragraph(text), Table(header, rows, (0, 1))]
+
+
+def weakness_blocks(table: ScoreTable) -> list[Block]:
+    """What the scores do not see, and how good their scorer is."""
+    scorers = sorted({(row.model_extra or {}).get("scorer", "") for row in table.groups.values()} - {""})
+    blocks: list[Block] = [Heading(2, "What these scores do not see"), Items(WEAKNESSES)]
+    if scorers:
+        blocks.append(Paragraph(f"Scored by: {', '.join(f'`{name}`' for name in scorers)}. {_skill(scorers)}"))
+    return blocks
+
+
+def _skill(scorers: Sequence[str]) -> str:
+    """How good the shipped scorer is, from the cross-validation that its file carries."""
+    if "small" not in scorers:
+        return ""
+    from re_llm.evaluate.empathy.small_scorer import SmallScorer
+
+    measured = SmallScorer.load().meta["cross_validation"]
+    each = ", ".join(f"{METRIC_TITLES[m]} {100 * measured[m]['macro_f1']:.1f}" for m in MECHANISMS)
+    return f"The small scorer's macro-F1 in cross-validation on EPITOME's Reddit pairs, in %: {each}."

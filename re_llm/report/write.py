@@ -8,22 +8,24 @@ Every gain states its baseline, and the known weaknesses of the scores stand bes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from re_llm.core import page
 from re_llm.core.files import existing, file_hash
-from re_llm.core.page import NONE, Block, Cells, Heading, Items, Paragraph, Table, quote
+from re_llm.core.page import NONE, Block, Cells, Heading, Paragraph, Table, quote
 from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.evaluate.conflict import Conflict
-from re_llm.evaluate.empathy.epitome import MECHANISMS, WEAKNESSES
 from re_llm.evaluate.significance import EXACT_PAIRS, MIN_PAIRS, WilcoxonResult
+from re_llm.recipe.tables import ShownOptions
 from re_llm.report.audit_sections import AuditedGroup, LeakedCorpus, audit_blocks, audited, leakage_blocks, leaked
 from re_llm.report.calibration_sections import Calibrated, calibration_blocks, calibrations
 from re_llm.report.conflict_sections import conflict_blocks, conflicts
+from re_llm.report.dialogue_sections import Remembered, dialogue_blocks, remembered
 from re_llm.report.provenance_sections import paper_blocks, prompts_of, provenance_blocks, short_name
+from re_llm.report.recipe_sections import Wins, all_wins, recipe_blocks
 from re_llm.report.reply_sections import Replies, example_blocks, read_replies
 from re_llm.report.score_files import read_scores
 from re_llm.report.score_sections import (
@@ -33,6 +35,7 @@ from re_llm.report.score_sections import (
     recognition_blocks,
     transcript_blocks,
     truncation_blocks,
+    weakness_blocks,
 )
 from re_llm.report.slice_sections import Sliced, about_items, slice_blocks, slices
 from re_llm.report.tables import (
@@ -77,6 +80,8 @@ def write_report(
     training: Sequence[Path] = (),
     pages: bool = True,
     title: str = "Report",
+    shown: ShownOptions | None = None,
+    judged: Sequence[Path] = (),
     provenance: Mapping[str, Any] | None = None,
     overwrite: Overwrite = Overwrite.NO,
 ) -> WrittenReport:
@@ -88,6 +93,8 @@ def write_report(
         common: compare systems on the items that all of them have, where they have different ones.
         training: manifests or continuations that any of the systems was trained on, for the leakage check.
         pages: false for results.json alone.
+        shown: tables, comparisons and cases that a recipe asks for, in front of Table I.
+        judged: a judge's comparisons of two systems each, for `shown`.
         provenance: what the reader needs to make the numbers again (`re_llm.core.provenance.provenance`).
         overwrite: what happens to a report that was made from something else.
 
@@ -96,12 +103,18 @@ def write_report(
             there is a report that was made from something else and may not be overwritten.
     """
     out = Path(out_dir)
-    read = [existing(path) for path in (*scores, *replies, *training)]
+    read = [existing(path) for path in (*scores, *replies, *training, *judged)]
     product = Product(
         out,
         STAGE,
         inputs={f"{number} {short_name(path)}": file_hash(path) for number, path in enumerate(read)},
-        settings={"baseline": baseline, "common": common, "pages": pages, "title": title},
+        settings={
+            "baseline": baseline,
+            "common": common,
+            "pages": pages,
+            "title": title,
+            **({"shown": shown.model_dump(mode="json")} if shown else {}),
+        },
         names={"baseline": "--baseline", "common": "--common", "pages": "--format", "title": "--title"},
         parts=PARTS,
     )
@@ -109,16 +122,22 @@ def write_report(
         if before.state is State.SAME:
             return product.stored(WrittenReport)
         found = _Found.of(scores, replies, training, baseline, common)
-        shown = partial(_blocks, found, out, title, provenance or {}, [*scores, *replies]) if pages else None
-        page.write_page(out, title, {"title": title, **found.numbers()}, shown)
+        found.wanted, found.wins = shown, all_wins(found.table, shown, judged) if shown else []
+        blocks = partial(_blocks, found, out, title, provenance or {}, [*scores, *replies]) if pages else None
+        page.write_page(out, title, {"title": title, **found.numbers()}, blocks)
         report = WrittenReport(out=out, pages=pages, remade=before.why)
         product.finish(report)
     return report
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Found:
-    """Everything that a report shows. `checked`: training data was named for the leakage check."""
+    """Everything that a report shows.
+
+    Attributes:
+        checked: training data was named for the leakage check.
+        wanted: what a recipe asks for, with the comparisons that it names.
+    """
 
     table: ScoreTable
     baseline: str | None
@@ -130,6 +149,9 @@ class _Found:
     audits: list[AuditedGroup]
     leaks: list[LeakedCorpus]
     checked: bool
+    dialogues: list[Remembered] = field(default_factory=list)
+    wanted: ShownOptions | None = None
+    wins: list[Wins] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -156,6 +178,7 @@ class _Found:
             audited(table, spoken),
             leaked(spoken, training) if training else [],
             bool(training),
+            remembered(spoken),
         )
 
     def numbers(self) -> dict[str, Any]:
@@ -169,6 +192,7 @@ class _Found:
         lists: dict[str, Sequence[Any]] = {
             "gains": self.gains, "slices": self.sliced, "conflict": self.conflicts, "audits": self.audits,
             "leakage": self.leaks, "calibration": self.calibrated,
+            "dialogues": self.dialogues, "wins": self.wins,
         }  # fmt: skip
         rows = {name: [asdict(each) for each in found] for name, found in lists.items()}
         return {"baseline": self.baseline, "cells": cells, **rows}
@@ -179,9 +203,10 @@ def _blocks(found: _Found, out: Path, title: str, provenance: Mapping[str, Any],
     return [
         Heading(1, quote(title)),
         *_introduction(table, against),
+        *(recipe_blocks(table, found.spoken, found.wanted, found.wins) if found.wanted else []),
         *_table_one(table, found.gains, against),
         *_gains(found.gains, against),
-        *_weaknesses(table),
+        *weakness_blocks(table),
         *truncation_blocks(table),
         *recognition_blocks(table, out),
         *dimension_blocks(table, out),
@@ -190,6 +215,7 @@ def _blocks(found: _Found, out: Path, title: str, provenance: Mapping[str, Any],
         *calibration_blocks(found.calibrated, out),
         *level_blocks(table, out),
         *conflict_blocks(found.conflicts, out),
+        *dialogue_blocks(found.dialogues),
         *slice_blocks(found.sliced),
         *audit_blocks(found.audits),
         *leakage_blocks(found.spoken, found.leaks, found.checked),
@@ -309,22 +335,3 @@ def _gains(gains: Sequence[Gain], baseline: str | None) -> list[Block]:
             "is too narrow."
         ),
     ]
-
-
-def _weaknesses(table: ScoreTable) -> list[Block]:
-    scorers = sorted({(row.model_extra or {}).get("scorer", "") for row in table.groups.values()} - {""})
-    blocks: list[Block] = [Heading(2, "What these scores do not see"), Items(WEAKNESSES)]
-    if scorers:
-        blocks.append(Paragraph(f"Scored by: {', '.join(f'`{name}`' for name in scorers)}. {_skill(scorers)}"))
-    return blocks
-
-
-def _skill(scorers: Sequence[str]) -> str:
-    """How good the shipped scorer is, from the cross-validation that its file carries."""
-    if "small" not in scorers:
-        return ""
-    from re_llm.evaluate.empathy.small_scorer import SmallScorer
-
-    measured = SmallScorer.load().meta["cross_validation"]
-    each = ", ".join(f"{METRIC_TITLES[m]} {100 * measured[m]['macro_f1']:.1f}" for m in MECHANISMS)
-    return f"The small scorer's macro-F1 in cross-validation on EPITOME's Reddit pairs, in %: {each}."
