@@ -12,7 +12,7 @@ import numpy as np
 
 from re_llm.core.page import NONE, Block, Cells, Heading, Items, Paragraph, Plot, Table, Value, percent, quote
 from re_llm.core.records import DIMENSIONS
-from re_llm.evaluate.empathy.epitome import LEVELS, MECHANISMS
+from re_llm.evaluate.empathy.epitome import LEVELS, MECHANISMS, WEAKNESSES
 from re_llm.evaluate.empathy.truncation import AT_64, WHOLE
 from re_llm.report.plots import Counts, Points, confusion_plot, level_plot, plane_plot
 from re_llm.report.tables import METRIC_TITLES, ScoreTable, corpus_title, show_cell, system_title

@@ -23,7 +23,12 @@ stages:
 systems:
   text: {kind: text}
   mine: {kind: speech, stage: tune, per_corpus: true}
-  small: {kind: speech, stage: tune, model: {fusion: none}, stage_options: {losses: {response_ce: 1.0}}}
+  small:
+    kind: speech
+    stage: tune
+    per_corpus: true
+    model: {fusion: none}
+    stage_options: {losses: {response_ce: 1.0}}
 """
 
 
@@ -57,6 +62,20 @@ def test_a_system_changes_its_stage_and_its_model() -> None:
         ("name: t", "name: t\nemotions: [neutral, glad]", "unknown emotion 'glad'"),
         ("{kind: text}", "{kind: text, stage: tune}", "names its `stage`"),
         ("model: {fusion: none}", "model: {fusion: sometimes}", "fusion"),
+        ("    per_corpus: true\n", "", "model changes a training of this system's own, which per_corpus: true"),
+        ("{kind: text}", "{kind: server}", "a system of kind `server` has a `server`"),
+        ("{kind: text}", "{kind: text, file: r.jsonl}", "a system of kind `file` has a `file`"),
+        ("{kind: text}", "{kind: classifier}", "names its `classifier`"),
+        ("{kind: text}", "{kind: text, history: speech}", "heard again by systems of kind `speech` or `server` alone"),
+        ("{kind: text}", "{kind: text, corpora: [tay]}", "system 'text' names 'tay', which is not under `corpora`"),
+        ("{kind: text}", "{kind: server, server: {url: here, model: m}}", "'here' is not the address of a server"),
+        ("    lr: 1", "    continuation_llm: gpt\n    lr: 1", "stage 'tune' names 'gpt', which is not under `llms`"),
+        (
+            "root: somewhere}",
+            "root: somewhere}, d: {reader: dialogues, root: tay}",
+            "dialogues in 'tay', which is no other",
+        ),
+        ("title: T", "title: T\nshown: {cases: [{title: C, corpus: toy, systems: [yours]}]}", "'C' names 'yours'"),
         ("name: t", "name: [t", r"r\.yaml:\d+: not valid YAML"),
     ],
 )
@@ -85,7 +104,7 @@ def test_overrides_reach_any_depth_and_are_checked() -> None:
 
 SHIPPED = (
     "mini", "mini_components", "small_components", "small", "re_llm", "re_llm_code", "blsp", "blsp_emo",
-    "blsp_emo_code",
+    "blsp_emo_code", "blsp_tables", "blsp_tables_mini",
 )  # fmt: skip
 
 
