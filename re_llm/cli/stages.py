@@ -30,6 +30,7 @@ from re_llm.core.errors import RellmError
 from re_llm.core.workers import refuse_several
 
 if TYPE_CHECKING:
+    from re_llm.continuations.dialogues import Dialogues
     from re_llm.llm.server import ChatServer
     from re_llm.recipe.config import Recipe
     from re_llm.recipe.emotion import EmotionRecipe
@@ -38,12 +39,18 @@ if TYPE_CHECKING:
 
 NAME_AN_LLM = "Name the LLM: --llm NAME, or --server URL --model NAME"
 _shard = partial(typer.Option, rich_help_panel="More: parts of the work")
+_turns = partial(typer.Option, rich_help_panel="More: dialogues")
 
 Tokens = Annotated[
     str, more_loading(help="`pieces`: instruction and transcript apart, as in training; `joined`: as servers do.")
 ]
 Shard = Annotated[str, _shard(metavar="I/N", help="Answer part I (from 0) of N; `continue-merge` joins the files.")]
 Chunk = Annotated[int, _shard(min=1, help="Rows between two writes: what a kill can cost, and the unit of a shard.")]
+Turns = Annotated[
+    int | None,
+    _turns("--dialogues", min=2, max=16, metavar="TURNS", help="Put up to TURNS - 1 drawn turns before a transcript."),
+]
+Answers = Annotated[Path | None, _turns(help="Continuations of the same manifest that answer the drawn turns.")]
 
 
 def continue_(
@@ -63,6 +70,8 @@ def continue_(
     tokens: Tokens = "pieces",
     shard: Shard = "0/1",
     chunk: Chunk = 256,
+    dialogues: Turns = None,
+    answers: Answers = None,
     server: Server = None,
     model: ServerModel = None,
     concurrency: Concurrency = 32,
@@ -98,9 +107,18 @@ def continue_(
         report = continue_manifest(
             manifest, out, llm=chosen, prompt=prompt, splits=split, batch_size=batch_size,
             max_new_tokens=max_new_tokens, device=device, dtype=dtype, tokens=tokens, shard=shard, chunk=chunk,
-            cluster=cluster, overwrite=overwriting(overwrite),
+            dialogues=_dialogues(dialogues, answers), cluster=cluster, overwrite=overwriting(overwrite),
         )  # fmt: skip
     print_report(report, as_json)
+
+
+def _dialogues(turns: int | None, answers: Path | None) -> Dialogues | None:
+    from re_llm.continuations.dialogues import Dialogues
+    from re_llm.recipe.stages import DialogueOptions
+
+    if (turns is None) != (answers is None):
+        raise RellmError("--dialogues and --answers go together", todo="Give both, or neither")
+    return Dialogues(DialogueOptions(turns=turns), answers) if turns and answers else None
 
 
 def _refuse_options(server: str | None, local: Mapping[str, object], remote: Mapping[str, object]) -> None:

@@ -25,6 +25,8 @@ _NAMES = {
     "splits": "--split",
     "chunk": "--chunk",
     "shard": "--shard",
+    "turns": "--dialogues",
+    "answers": "--answers",
 }
 
 
@@ -58,6 +60,7 @@ def continuations(
             "splits": None if plan.splits is None else sorted(plan.splits),
             "chunk": plan.chunk,
             "shard": str(plan.shard),
+            **({} if plan.dialogues is None else plan.dialogues.settings()),
         },
         names={**_NAMES, "manifest": str(plan.manifest)},
         beside=(dropped_file(out),),

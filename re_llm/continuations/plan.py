@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+from re_llm.continuations.dialogues import Dialogues
+from re_llm.core.dialogues import Earlier
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance, read_numbered
 
@@ -60,12 +63,19 @@ class Plan:
     Attributes:
         splits: only these; None takes all.
         chunk: rows in a chunk. Chunks are counted over the rows of the splits, unusable ones included.
+        dialogues: what stands before the rows, if anything does.
     """
 
     manifest: Path
     splits: frozenset[str] | None = None
     chunk: int = CHUNK
     shard: Shard = WHOLE
+    dialogues: Dialogues | None = None
+
+    @cached_property
+    def history(self) -> dict[str, list[Earlier]]:
+        """Drawn turns of the rows of all shards, by key."""
+        return {} if self.dialogues is None else self.dialogues.of(row for _, row in self._numbered())
 
     def rows(self) -> Iterator[tuple[int, Utterance]]:
         """(number of its chunk, utterance) of all shards, read from the file one by one.
@@ -73,11 +83,13 @@ class Plan:
         Raises:
             RellmError: the manifest is missing or a line of it is broken.
         """
-        number = 0
-        for _, row in read_numbered(self.manifest, Utterance):
-            if self.splits is None or row.split in self.splits:
-                yield number // self.chunk, row
-                number += 1
+        for number, row in self._numbered():
+            drawn = self.history.get(row.key)
+            yield number // self.chunk, row.model_copy(update={"history": drawn}) if drawn else row
+
+    def _numbered(self) -> Iterator[tuple[int, Utterance]]:
+        rows = (row for _, row in read_numbered(self.manifest, Utterance))
+        return enumerate(row for row in rows if self.splits is None or row.split in self.splits)
 
     def chunks(self) -> Iterator[list[Utterance]]:
         """The chunks of this shard."""

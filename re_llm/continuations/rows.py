@@ -44,8 +44,14 @@ class Outcome:
 
 
 def moved(row: Utterance, old: Path, new: Path) -> Utterance:
-    """The row with its audio path, which is relative to the folder `old`, relative to the folder `new`."""
-    return row.model_copy(update={"audio": audio_source.moved(row.audio, old, new)})
+    """The row with its audio paths, which are relative to the folder `old`, relative to the folder `new`."""
+    update: dict[str, object] = {"audio": audio_source.moved(row.audio, old, new)}
+    if row.history:
+        paths = [each.audio and audio_source.moved(each.audio, old, new) for each in row.history]
+        update["history"] = [
+            each.model_copy(update={"audio": path}) for each, path in zip(row.history, paths, strict=True)
+        ]
+    return row.model_copy(update=update)
 
 
 def unusable(row: Utterance, prompt: Prompt) -> str | None:
@@ -60,8 +66,8 @@ def unusable(row: Utterance, prompt: Prompt) -> str | None:
 
 
 def question(row: Utterance, prompt: Prompt) -> tuple[Prompt, str]:
-    """What the LLM is asked about a usable utterance."""
-    return prompt.with_emotion(row.emotion), row.text or ""
+    """What the LLM is asked about a usable utterance, after the turns of its history."""
+    return prompt.with_history(row.history).with_emotion(row.emotion), row.text or ""
 
 
 def outcome(row: Utterance, prompt: Prompt, llm: str, answer: Completion | None) -> Outcome:

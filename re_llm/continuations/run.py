@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from re_llm.cluster.work import Cluster
+from re_llm.continuations.dialogues import Dialogues
 from re_llm.continuations.identity import continuations, dropped_file
 from re_llm.continuations.named import NamedLlm
 from re_llm.continuations.plan import CHUNK, WHOLE, Plan, Shard
@@ -43,6 +44,7 @@ class ContinueReport(Made):
         dropped_file: where they are listed, or None when there are none.
         retries: requests to a server that had to be sent again, by reason.
         models: continuations by the model that wrote them, as a server names it.
+        earlier_turns: continuations of dialogues by the number of turns before them.
     """
 
     rows: int = 0
@@ -53,6 +55,7 @@ class ContinueReport(Made):
     dropped_file: Path | None = None
     retries: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
+    earlier_turns: Counter[int] = field(default_factory=Counter)
 
     @property
     def rate(self) -> float:
@@ -129,6 +132,7 @@ def continue_manifest(
     tokens: str = "pieces",
     shard: str | Shard = WHOLE,
     chunk: int = CHUNK,
+    dialogues: Dialogues | None = None,
     progress: bool = True,
     cluster: Cluster | None = None,
     overwrite: Overwrite = Overwrite.NO,
@@ -146,6 +150,8 @@ def continue_manifest(
         device, dtype, tokens: of an LLM that is named; see `ChatLlm.load`.
         shard: the part of the chunks to answer; `merge_shards` joins the files.
         chunk: rows answered between two writes; also the largest batch.
+        dialogues: earlier turns that the LLM reads before each transcript; the rows of all splits asked for are in
+            memory then.
         cluster: machines that answer, a chunk each (re_llm.cluster.work.Where), when the LLM is named.
         overwrite: what happens to a file that was made from something else.
 
@@ -156,7 +162,7 @@ def continue_manifest(
     if cluster is not None and not isinstance(llm, str | NamedLlm):
         raise RellmError("a cluster loads the LLM itself, by its name", todo="Give --llm NAME, or leave --engine out")
     part = Shard.parse(shard) if isinstance(shard, str) else shard
-    plan = Plan(Path(manifest), frozenset(splits) if splits else None, chunk, part)
+    plan = Plan(Path(manifest), frozenset(splits) if splits else None, chunk, part, dialogues)
     job = _Job(plan, get_prompt(prompt), Path(out), max_new_tokens, batch_size)
     wanted = {key for key, number in plan.keys().items() if part.holds(number)}
     model = NamedLlm.of(llm, device=device, dtype=dtype, tokens=tokens) if isinstance(llm, str) else llm
@@ -239,6 +245,9 @@ def count(out: Path, report: ContinueReport) -> None:
             report.rows += 1
             report.early_stops += row["early_stop"]
             report.models[row.get("served_model") or row["llm"]] += 1
+            report.earlier_turns[sum(each["role"] == "assistant" for each in row.get("history") or ())] += 1
+    if set(report.earlier_turns) == {0}:
+        report.earlier_turns.clear()
     with dropped_file(out).open(encoding="utf-8") as lines:
         report.dropped = Counter(json.loads(line)["dropped"] for line in lines)
     if report.dropped:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+DIALOGUES = "-dialogues"  # behind the name of a corpus: the dialogues that were cut out of it
 Role = Literal["user", "assistant"]
 
 
@@ -15,6 +16,7 @@ class Earlier(BaseModel):
     """An utterance that was said before another one in a dialogue; `key` is that of its own row in the corpus.
 
     Entries of one role that follow each other are one turn. `audio` is relative to the manifest, as everywhere.
+    `prompt`: the id of the prompt around the text, with the emotion, where an LLM is to read it so.
     """
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -27,6 +29,7 @@ class Earlier(BaseModel):
     duration: float | None = Field(default=None, gt=0.0)
     speaker: str | None = None
     emotion: str | None = None
+    prompt: str | None = None
 
 
 def turns(history: Sequence[Earlier]) -> list[tuple[Role, list[Earlier]]]:

@@ -101,8 +101,8 @@ class Utterance(Dimensional):
 class Continuation(Dimensional):
     """One row of `continuations.jsonl`: what the LLM answered to the transcript, the target of training.
 
-    The fields of the utterance that training needs (split, speaker, start, duration, text) travel along. `served_model`
-    is the model that a server named in its answer, when it is not `llm`.
+    The fields of the utterance that training needs (split, speaker, start, duration, text, history) travel along.
+    `served_model` is the model that a server named in its answer, when it is not `llm`.
     """
 
     audio: str
@@ -120,6 +120,7 @@ class Continuation(Dimensional):
     split: str | None = None
     start: float = Field(default=0.0, ge=0.0)
     duration: float | None = Field(default=None, gt=0.0)
+    history: list[Earlier] | None = None
 
 
 class ReplyRecord(Dimensional):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from re_llm.audio.source import moved
-from re_llm.core.dialogues import Earlier, first_emotion
+from re_llm.core.dialogues import DIALOGUES, Earlier, first_emotion
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.errors import RellmError
 from re_llm.core.files import file_hash
@@ -22,7 +22,6 @@ from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.core.records import Utterance, read_records, write_records
 
 STAGE = "dialogues 1"  # the number rises when the same manifest begins to give other dialogues
-SUFFIX = "-dialogues"  # of the corpus, in the rows
 
 Turn = list[Utterance]  # of one speaker
 
@@ -171,7 +170,7 @@ def _row(window: Sequence[Turn]) -> Utterance:
         for row in turn
     ]  # fmt: skip
     last = window[-1][0]
-    return last.model_copy(update={"corpus": last.corpus + SUFFIX, "history": history})
+    return last.model_copy(update={"corpus": last.corpus + DIALOGUES, "history": history})
 
 
 def _placed(row: Utterance, old: Path, new: Path) -> Mapping[str, object]:

@@ -7,15 +7,15 @@ content in one pass but not in the other would give the teacher another prompt t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from re_llm.core.dialogues import Earlier, Role, turns
 from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from re_llm.core.dialogues import Role
 
 SYSTEM = "You are a helpful assistant."
 # Released code of RE-LLM and BLSP-Emo; the wording of the BLSP-Emo paper differs slightly.
@@ -47,6 +47,10 @@ class Prompt:
     def needs_emotion(self) -> bool:
         return "{emotion}" in self.before + self.after
 
+    def with_history(self, history: Sequence[Earlier] | None) -> Prompt:
+        """The prompt behind these turns, each in the prompt that it names for itself."""
+        return replace(self, history=tuple((role, " ".join(map(asked, said))) for role, said in turns(history or ())))
+
     def with_emotion(self, emotion: str | None) -> Prompt:
         """The prompt with its `{emotion}` filled in; itself when it has none.
 
@@ -60,6 +64,12 @@ class Prompt:
         return replace(
             self, before=self.before.replace("{emotion}", emotion), after=self.after.replace("{emotion}", emotion)
         )
+
+
+def asked(said: Earlier) -> str:
+    """Words of an earlier utterance, within the prompt that it names."""
+    around = Prompt("") if said.prompt is None else get_prompt(said.prompt).with_emotion(said.emotion)
+    return around.before + said.text + around.after
 
 
 # Sources: P = RE-LLM paper, B = BLSP-Emo paper, C = released code.
@@ -129,6 +139,7 @@ def get_prompt(name: str | Prompt) -> Prompt:
 
 
 _CONTENT = "\N{OBJECT REPLACEMENT CHARACTER}content\N{OBJECT REPLACEMENT CHARACTER}"
+_SAID = "\N{OBJECT REPLACEMENT CHARACTER}said\N{OBJECT REPLACEMENT CHARACTER}"
 # Options that some chat templates know and the others ignore. Without them Qwen 3 writes its reasoning first, and
 # Llama 3 today's date into the prompt, which would then differ from the prompt of training.
 TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
@@ -165,6 +176,23 @@ def split_chat(
     if not found:
         raise RellmError(f"the chat template of {_name(tokenizer)} drops the user's turn: {text[:200]!r}")
     return prefix, suffix if prompt.role_newline else suffix.removesuffix("\n")
+
+
+def around_turns(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[str]:
+    """The text around what is said in a conversation, one prompt for each of the user's turns.
+
+    In front of the first turn's content, between it and its answer, between that and the second content, and so on;
+    the last text stands in front of the answer to the last turn. System text and end of the prompt are the last one's.
+
+    Raises:
+        RellmError: see `split_chat`.
+    """
+    history: list[dict[str, str]] = []
+    for each in prompts[:-1]:
+        history.append({"role": "user", "content": each.before + _SAID + each.after})
+        history.append({"role": "assistant", "content": _SAID})
+    prefix, suffix = split_chat(tokenizer, prompts[-1], history)
+    return [*prefix.split(_SAID), suffix]
 
 
 def text_history(prompt: Prompt) -> list[dict[str, str]]:

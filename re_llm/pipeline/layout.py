@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from re_llm.core.errors import RellmError
 from re_llm.core.product import Overwrite, State
@@ -19,6 +19,9 @@ from re_llm.pipeline.responding import RespondJob
 from re_llm.recipe.config import Recipe
 from re_llm.recipe.stages import StageOptions
 from re_llm.recipe.systems import DIALOGUES, CorpusOptions, SystemOptions
+
+if TYPE_CHECKING:
+    from re_llm.continuations.dialogues import Dialogues
 
 Say = Callable[[str], None]
 MINI_ROOTS = {"common_voice": "speech/en"}  # where the miniature world puts a corpus that is not named after its reader
@@ -131,7 +134,9 @@ class Run:
         from re_llm.llm.server import ChatServer
 
         decoding, llms = self.recipe.decoding, dict[str, NamedLlm | ChatServer]()
-        for wanted in sorted(self._wanted_continuations()):
+        talks = self.recipe.dialogues
+        last = None if talks is None else talks.prompt  # its earlier turns are answered before
+        for wanted in sorted(self._wanted_continuations(), key=lambda each: (each.prompt == last, each)):
             llm = self.recipe.llms[wanted.llm] if wanted.llm else self.recipe.components.llm
             if wanted.llm not in llms:  # loaded once, if at all
                 llms[wanted.llm] = (
@@ -148,17 +153,28 @@ class Run:
                 batch_size=decoding.batch_size,
                 chunk=max(CHUNK, decoding.batch_size),
                 max_new_tokens=decoding.continuation_tokens,
+                dialogues=self._dialogues(wanted) if wanted.prompt == last else None,
                 overwrite=Overwrite.OUTDATED,
             )
             dropped = dict(report.dropped) or 0
             result = f"{report.rows} continuations, {report.rate:.0f}/s, dropped {dropped}"
             self.say(result_line(str(wanted), report, result))
 
+    def _dialogues(self, wanted: Wanted) -> Dialogues:
+        from re_llm.continuations.dialogues import Dialogues
+
+        options = self.recipe.dialogues
+        assert options is not None, "the prompt is that of the dialogues"
+        return Dialogues(options, self.continuation(wanted._replace(prompt=options.answers)))
+
     def _wanted_continuations(self) -> set[Wanted]:
         wanted = {each for stage in self.recipe.stages.values() for each in _continuations(stage.data, stage)}
         for system in self.recipe.systems.values():
             if system.stage in self.recipe.stages and system.per_corpus:
                 wanted |= set(_continuations(self.evaluated(system), self.recipe.stage_for(system)))
+        talks = self.recipe.dialogues
+        if talks is not None:
+            wanted |= {each._replace(prompt=talks.answers) for each in wanted if each.prompt == talks.prompt}
         return wanted
 
     def evaluated(self, system: SystemOptions | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, parse_label_set
 from re_llm.core.parts import PREFIX
 from re_llm.recipe.options import ModelOptions, Options, PromptId, changed, without_label
-from re_llm.recipe.stages import StageOptions, unfit
+from re_llm.recipe.stages import DialogueOptions, StageOptions, TaskOptions, unfit
 from re_llm.recipe.systems import DIALOGUES, ClassifierOptions, CorpusOptions, ServerChoice, SystemOptions
 from re_llm.recipe.tables import JudgeOptions, ShownOptions
 
@@ -75,6 +75,7 @@ class Recipe(Options):
     corpora: dict[str, CorpusOptions] = Field(default={})
     llms: dict[str, ServerChoice | str] = Field(default={})
     classifiers: dict[str, ClassifierOptions] = Field(default={})
+    dialogues: DialogueOptions | None = None
     stages: dict[str, StageOptions]
     systems: dict[str, SystemOptions] = Field(default={})
     baseline: str | None = None
@@ -128,6 +129,11 @@ class Recipe(Options):
                 raise ValueError(f"stage {name!r}: {wrong}")
             if stage.continuation_llm is not None and stage.continuation_llm not in self.llms:
                 raise ValueError(f"stage {name!r} names {stage.continuation_llm!r}, which is not under `llms`")
+            if task := next((task for task in stage.tasks if not self._has_turns(stage, task)), None):
+                raise ValueError(
+                    f"stage {name!r}: the task {task.prompt!r} has history: set `dialogues`, and the task's "
+                    "`continuation` to its prompt"
+                )
             for corpus in stage.data:
                 if corpus not in self.corpora:
                     raise ValueError(f"stage {name!r} reads {corpus!r}, which is not under `corpora`")
@@ -147,6 +153,11 @@ class Recipe(Options):
         if self.model.fusion != "none" and self.components.emotion_encoder is None:
             raise ValueError("model.fusion needs components.emotion_encoder (or set fusion: none)")
         return self
+
+    def _has_turns(self, stage: StageOptions, task: TaskOptions) -> bool:
+        """Whether a task that reads earlier turns answers continuations that have them."""
+        given = None if self.dialogues is None else self.dialogues.prompt
+        return task.history == "none" or (task.continuation or stage.continuation) == given
 
     def model_of(self, stage: StageOptions) -> ModelOptions:
         """Model options of one stage: the recipe's with the stage's changes."""

@@ -12,6 +12,27 @@ Trained = Literal["adapter", "lora", "heads", "emotion_head", "dimension_head", 
 LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
 
 
+class DialogueOptions(Options):
+    """How continuations get earlier turns where the corpus is none of dialogues, for training on conversations.
+
+    The turns before an utterance are others of its speaker with what the LLM answered to each.
+
+    prompt: the one whose continuations are asked for after earlier turns; a task's `continuation` names it.
+    turns: turns of the user's at most, the utterance's own included.
+    answers: the prompt that those answers were given to.
+    """
+
+    prompt: PromptId = "cascade-dialogue"
+    turns: int = Field(default=4, ge=2, le=16)
+    answers: PromptId = "cascade"
+
+    @model_validator(mode="after")
+    def _two_prompts(self) -> DialogueOptions:
+        if self.prompt == self.answers:
+            raise ValueError("dialogues: `prompt` and `answers` are the same, but one file cannot be both")
+        return self
+
+
 class TaskOptions(Options):
     """One kind of training row: the student answers `prompt` on speech.
 
@@ -19,6 +40,9 @@ class TaskOptions(Options):
     continuation: the prompt that answer was given to; None = the stage's.
     teacher_prompt: what the LLM reads around the transcript in the text pass of response_kl and input_kl; None = the
         prompt that the answer was given to, with the emotion label where that names it (RE-LLM section II-B).
+    history: how the student gets the earlier turns of continuations that have them: as `speech` where the recording is
+        one of the stage's, as `text`, or `mixed`, each turn drawn anew; `none` leaves them out.
+    history_tokens: most tokens of the earlier turns; the oldest ones beyond are left out whole, and counted.
     """
 
     prompt: PromptId
@@ -26,6 +50,14 @@ class TaskOptions(Options):
     fraction: float = Field(default=1.0, gt=0.0)
     continuation: PromptId | None = None
     teacher_prompt: PromptId | None = None
+    history: Literal["none", "speech", "text", "mixed"] = "none"
+    history_tokens: int = Field(default=1024, ge=1)
+
+    @model_validator(mode="after")
+    def _history_of_an_output(self) -> TaskOptions:
+        if self.history != "none" and self.target != "output":
+            raise ValueError("history needs an answer that was given after it: set target to output")
+        return self
 
 
 if TYPE_CHECKING:

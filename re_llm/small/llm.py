@@ -26,7 +26,7 @@ from re_llm.model.losses import IGNORE_INDEX
 from re_llm.parts.merged import LORA_FILE, merge_lora
 from re_llm.small.kind_rows import TextRow, continued_rows, kind_rows
 from re_llm.small.text import Sentence
-from re_llm.train.data import end_ids
+from re_llm.train.rows import end_ids
 
 if TYPE_CHECKING:
     from peft import PeftModel

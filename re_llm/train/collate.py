@@ -14,7 +14,7 @@ from torch import Tensor
 
 from re_llm.llm.rows import pad_rows
 from re_llm.model.outputs import EncodedAudio
-from re_llm.train.data import Example, Row
+from re_llm.train.rows import Example, Row
 
 
 class SpeechInputs(TypedDict, total=False):
@@ -44,7 +44,7 @@ class TextBatch(TypedDict):
 
 
 class Batch(TypedDict):
-    """A training batch."""
+    """A training batch: B rows, and R recordings, which are more where earlier turns are speech."""
 
     speech: SpeechInputs
     input_ids: Tensor
@@ -54,10 +54,10 @@ class Batch(TypedDict):
     kl_at: NotRequired[Tensor]
     input_at: NotRequired[Tensor]  # [B, L] those that stand at the speech
     targets: Tensor  # [N] ids of the response tokens
-    emotions: Tensor  # [B] index, or IGNORE_INDEX
-    dimensions: Tensor  # [B, 3], NaN where unknown
-    transcripts: Tensor  # [B, L] ids, padded
-    transcript_lengths: Tensor  # [B]
+    emotions: Tensor  # [R] index, or IGNORE_INDEX
+    dimensions: Tensor  # [R, 3], NaN where unknown
+    transcripts: Tensor  # [R, L] ids, padded
+    transcript_lengths: Tensor  # [R]
     teacher: NotRequired[TextBatch | None]
 
 
@@ -106,18 +106,17 @@ class Collator:
         self.compare_input, self.kl_at_tokens = compare_input, kl_at_tokens
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
-        chosen = [self.examples[row.index] for row in rows]
-        felt = [self.examples[row.index if row.donor is None else row.donor] for row in rows]
+        chosen = [self.examples[index] for row in rows for index in row.recordings()]
+        felt = [self.examples[index] for row in rows for index in row.felt()]
+        transcripts = [transcript for row in rows for transcript in (*row.earlier_transcripts, row.transcript)]
         speech = self.encode(chosen, felt)
         if self.token_counts is None:
-            counts = [len(r.transcript) for r in rows]
+            counts = list(map(len, transcripts))
             speech = {**speech, "token_lengths": torch.tensor(counts)}
         else:
             counts = self.token_counts(speech)
-        before = [len(r.prefix) + n + len(r.suffix) for r, n in zip(rows, counts, strict=True)]
-        student = [
-            (*r.prefix, *([self.speech_token] * n), *r.suffix, *r.response) for r, n in zip(rows, counts, strict=True)
-        ]
+        student, spoken = self._student(rows, counts)
+        before = [len(ids) - len(r.response) for ids, r in zip(student, rows, strict=True)]
         input_ids, mask = pad_rows(student, self.pad_token)
         batch: Batch = {
             "speech": speech,
@@ -127,14 +126,31 @@ class Collator:
             "targets": torch.tensor([i for r in rows for i in r.response]),
             "emotions": torch.tensor([e.emotion for e in chosen]),
             "dimensions": torch.tensor([e.dimensions or (float("nan"),) * 3 for e in felt]),
-            "transcripts": pad_rows([r.transcript for r in rows], self.pad_token)[0],
-            "transcript_lengths": torch.tensor([len(r.transcript) for r in rows]),
+            "transcripts": pad_rows(transcripts, self.pad_token)[0],
+            "transcript_lengths": torch.tensor(list(map(len, transcripts))),
         }
         if self.teacher:
             batch["teacher"] = self._teacher(rows)
-        spoken = [n if r.has_teacher else 0 for r, n in zip(rows, counts, strict=True)]
-        self._also_at(batch, before, [len(r.response) for r in rows], [len(r.prefix) for r in rows], spoken)
+        inputs = [start - len(r.suffix) - n for start, r, n in zip(before, rows, spoken, strict=True)]
+        compared = [n if r.has_teacher else 0 for r, n in zip(rows, spoken, strict=True)]
+        self._also_at(batch, before, [len(r.response) for r in rows], inputs, compared)
         return batch
+
+    def _student(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[list[tuple[int, ...]], list[int]]:
+        """Ids of the rows with placeholders for their recordings, and the speech tokens of each last one.
+
+        Args:
+            counts: speech tokens of all recordings, row by row.
+        """
+        left = iter(counts)
+        student, last = [], []
+        for row in rows:
+            ids: list[int] = []
+            for before, _ in row.earlier:
+                ids += (*before, *([self.speech_token] * next(left)))
+            last.append(next(left))
+            student.append((*ids, *row.prefix, *([self.speech_token] * last[-1]), *row.suffix, *row.response))
+        return student, last
 
     def _teacher(self, rows: Sequence[Row]) -> TextBatch | None:
         """The text pass of the rows that have a teacher; `of_target` [N] marks their response tokens among all."""

@@ -31,9 +31,9 @@ from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import EncodedAudio
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.model.shared_emotion import SharedEmotionEncoder
-from re_llm.train.data import Example
 from re_llm.train.encode import Encoded, EncodeWork, encode_examples
 from re_llm.train.processes import Processes
+from re_llm.train.rows import Example
 
 READ_AHEAD = 256  # utterances decoded and sorted by length at a time: bounds the memory
 VERSION = 1  # rises when the same encoder begins to give other states for the same recording

@@ -17,8 +17,8 @@ from re_llm.core.assets import component_hash
 from re_llm.core.files import file_hash, hash_of, known_hashes, remember_hashes, write_json
 from re_llm.core.product import Product
 from re_llm.recipe.stages import StageOptions
-from re_llm.train.data import Example
 from re_llm.train.plan import Plan
+from re_llm.train.rows import Example
 
 STAGE = "train 1"  # the number rises when the same plan begins to give other weights
 HASHES = ".hashes.json"  # of recordings, so that they are read again only when they have changed
@@ -91,5 +91,8 @@ def plan_settings(plan: Plan) -> dict[str, Any]:
     """The options that decide the outcome, as plain values."""
     unset = {name for name in _LATER if getattr(plan.stage, name) == StageOptions.model_fields[name].default}
     stage = json.loads(plan.stage.model_dump_json(exclude=_NOT_DECIDING | unset))
+    for task in stage["tasks"]:
+        if task["history"] == "none":  # as before there was any
+            del task["history"], task["history_tokens"]
     model = json.loads(plan.model.model_dump_json())
     return {"stage": stage, "model": model, "emotions": list(plan.emotions), "seed": plan.seed}

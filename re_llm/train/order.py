@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 
 class BucketedSampler:
@@ -13,10 +13,20 @@ class BucketedSampler:
 
     Args:
         batch_size: rows of a batch, of all processes together. accumulate: batches of a step.
+        longer: what is added to the lengths in an epoch; None adds nothing.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int, accumulate: int = 1):
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int,
+        accumulate: int = 1,
+        longer: Callable[[int], Sequence[int]] | None = None,
+    ):
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self.longer = longer
         step = batch_size * accumulate
         self.rows = len(lengths) // step * step or len(lengths)
 
@@ -27,7 +37,10 @@ class BucketedSampler:
         return self.rows
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = bucketed_order(self.lengths, self.batch_size, seed=self.seed, epoch=self.epoch)
+        lengths = self.lengths
+        if self.longer is not None:
+            lengths = [length + more for length, more in zip(lengths, self.longer(self.epoch), strict=True)]
+        order = bucketed_order(lengths, self.batch_size, seed=self.seed, epoch=self.epoch)
         yield from ((self.epoch, index) for index in order[: self.rows])
 
 

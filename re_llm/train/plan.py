@@ -79,6 +79,7 @@ class TrainReport(Made):
 
     Attributes:
         final: the last logged value of every loss term.
+        shortened: rows whose oldest earlier turns were left out, see `TaskOptions.history_tokens`.
         held_out: rows that were not trained on, see `ValidationOptions`.
         best: step and loss of the weights that were kept, when rows were held out.
         warmup_cut: what the warm-up has become in a run that is too short for it.
@@ -89,6 +90,7 @@ class TrainReport(Made):
     steps: int
     examples: int
     held_out: int = 0
+    shortened: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     utterances_per_second: float = 0.0

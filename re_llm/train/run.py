@@ -24,11 +24,12 @@ from re_llm.core.provenance import write_resolved
 from re_llm.model.hub import locate
 from re_llm.model.inputs import load_tokenizer
 from re_llm.model.transfer import Transfer
-from re_llm.train.data import Example, Loaded, RowMaker, TrainingRows, load_examples
+from re_llm.train.data import Loaded, load_examples
 from re_llm.train.features import build_features
 from re_llm.train.identity import segment_ids, training_product
 from re_llm.train.plan import Plan, TrainReport, build_model
 from re_llm.train.processes import Division, Processes
+from re_llm.train.rows import Example, RowMaker, TrainingRows
 from re_llm.train.schedule import warmup_cut
 from re_llm.train.setup import make_trainer
 from re_llm.train.trainer import ReLlmTrainer, TerminalProgress, cut_log, tensorboard
@@ -157,7 +158,7 @@ def _train(
         trainer = make_trainer(plan, out, processes, model, processor, *rows, features, callbacks)
         report = _run(trainer, plan, out, processes)
     report.examples, report.held_out = len(inputs.train), len(inputs.held_out)
-    report.dropped = dict(inputs.loaded.dropped)
+    report.dropped, report.shortened = dict(inputs.loaded.dropped), inputs.loaded.shortened
     if processes.first:
         processor.save_pretrained(out)
         report.start = _write_start(out, model.taken_over)

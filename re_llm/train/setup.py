@@ -14,12 +14,12 @@ from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Collator, SpeechInputs
-from re_llm.train.data import Example, RowMaker, TrainingRows
 from re_llm.train.features import FRAMES_PER_SECOND, Features
 from re_llm.train.objective import Objective
 from re_llm.train.order import BucketedSampler
 from re_llm.train.plan import Plan
 from re_llm.train.processes import Division, Processes
+from re_llm.train.rows import SPEECH_TOKENS_PER_SECOND, Example, RowMaker, TrainingRows
 from re_llm.train.schedule import warmup_steps
 from re_llm.train.trainer import ReLlmTrainer
 from re_llm.train.validation import Validation, row_batches
@@ -62,7 +62,9 @@ def make_trainer(
         training_arguments(plan, out, processes.device, len(rows), division),
         rows=rows,
         collate=_collator(plan, train, model, processor, features),
-        sampler=BucketedSampler(lengths, stage.batch_size, seed=plan.seed, accumulate=stage.accumulate),
+        sampler=BucketedSampler(
+            lengths, stage.batch_size, seed=plan.seed, accumulate=stage.accumulate, longer=_longer(rows)
+        ),
         log_file=out / "log.jsonl",
         callbacks=callbacks,
         processes=processes,
@@ -89,6 +91,14 @@ def _lengths(rows: TrainingRows, features: Features | None) -> list[int]:
     if features is None:
         return [int((example.duration or 1.0) * FRAMES_PER_SECOND) for example in examples]
     return [features.length(example.key) for example in examples]
+
+
+def _longer(rows: TrainingRows) -> Callable[[int], list[int]] | None:
+    """Frames by which earlier turns make each row of an epoch longer; None where no task has any."""
+    if all(task.history == "none" for task in rows.maker.tasks):
+        return None
+    frames = round(FRAMES_PER_SECOND / SPEECH_TOKENS_PER_SECOND)
+    return lambda epoch: [frames * tokens for tokens in rows.earlier_tokens(epoch)]
 
 
 def _collator(

@@ -28,10 +28,10 @@ from re_llm.core.progress import progress_bar
 from re_llm.model.components import PREFIXES
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.train.collate import Batch
-from re_llm.train.data import Row, TrainingRows
 from re_llm.train.objective import Loss, Objective, averaged_over
 from re_llm.train.order import BucketedSampler
 from re_llm.train.processes import Processes
+from re_llm.train.rows import Row, TrainingRows
 from re_llm.train.schedule import warmup_decay
 from re_llm.train.validation import Validation
 

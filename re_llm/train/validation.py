@@ -11,7 +11,7 @@ from pathlib import Path
 from re_llm.core.errors import RellmError
 from re_llm.recipe.stages import ValidationOptions
 from re_llm.train.collate import Batch
-from re_llm.train.data import Example, Row, TrainingRows
+from re_llm.train.rows import Example, Row, TrainingRows
 
 BEST = "best.safetensors"  # beside the checkpoints: the weights with the smallest loss so far
 EPOCH = -1  # tasks of held-out rows are drawn once

@@ -35,7 +35,7 @@ from re_llm.data.pseudo_vad import DimensionEstimator
 from re_llm.llm.prompts import get_prompt
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.train import features
-from re_llm.train.data import Example
+from re_llm.train.rows import Example
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from re_llm.llm.prompts import EMPATHETIC, get_prompt, split_chat, tokenize_row,
 from re_llm.llm.rows import read_completions, stop_ids
 from re_llm.model import LoraOptions, ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.partial_lora import default_targets, peft_config
-from re_llm.train.data import end_ids
+from re_llm.train.rows import end_ids
 
 WAVES = [tiny_world.wave(2.1), tiny_world.wave(1.2, 1)]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from re_llm.recipe.stages import StageOptions, TaskOptions
-from re_llm.train.data import Example, RowMaker, Target
 from re_llm.train.objective import Objective
 from re_llm.train.plan import Plan, build_model
+from re_llm.train.rows import Example, RowMaker, Target
 from re_llm.train.setup import _collator
 
 TEMPERATURE = 2.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.files import hash_of
-from re_llm.llm.prompts import PROMPTS, RELEASED, Prompt, get_prompt, split_chat
+from re_llm.llm.prompts import PROMPTS, RELEASED, Prompt, around_turns, get_prompt
 from re_llm.mini.answers import NOTHING_TO_REMEMBER, QUESTIONS, REMEMBERED_EMOTION, REMEMBERED_TOPIC
 from re_llm.mini.dialogues import Exchange, any_question, other_emotion, statement
 from re_llm.mini.grammar import Sentence, respond_to
@@ -27,9 +27,6 @@ TAUGHT = tuple(name for name, prompt in PROMPTS.items() if name not in ("label",
 # conversations.
 PROMPT_WEIGHTS = {"continue": 2.0, "continue-emotion": 2.0, "recognize": 1.5}
 
-# Stand for what was said while the chat template lays the turns out.
-_MARK = "\N{OBJECT REPLACEMENT CHARACTER}{}\N{OBJECT REPLACEMENT CHARACTER}"
-_MARKS = re.compile(_MARK.format("((?:user|assistant) [0-9]+)"))
 _END = f"{IM_END}\n"  # of an answer
 # The prompts of conversations: chat and server use the first ones, the cascades the others.
 DIALOGUE_WEIGHTS = {
@@ -141,24 +138,15 @@ class RowSource:
 
         What a prompt has around the content stands in every turn of the user's, as in a conversation of a cascade.
         """
-        filled = [prompt.with_emotion(each.emotion) for each in exchanges]
-        history = []
-        for turn, each in enumerate(filled[:-1]):
-            said = each.before + _MARK.format(f"user {turn}") + each.after
-            history.append({"role": "user", "content": said})
-            history.append({"role": "assistant", "content": _MARK.format(f"assistant {turn}")})
-        prefix, suffix = split_chat(self.tokenizer, filled[-1], history)
+        around = around_turns(self.tokenizer, [prompt.with_emotion(each.emotion) for each in exchanges])
         pieces: list[Piece] = []
-        for i, text in enumerate(_MARKS.split(prefix + _MARK.format(f"user {len(filled) - 1}") + suffix)):
-            role, _, number = text.partition(" ") if i % 2 else ("", "", "")
-            if role == "user":
-                pieces.append(Piece(self.encode(exchanges[int(number)].text), "content"))
-            elif role == "assistant":
-                exchange = exchanges[int(number)]
-                pieces.append(Piece(self.encode(exchange.answer + _END), "answer" if exchange.told else "given"))
-            else:  # every second piece follows an answer, whose end it begins with
-                pieces.append(Piece(self.encode(text.removeprefix(_END) if i and i % 4 == 0 else text)))
-        return (*pieces, Piece(self.encode(exchanges[-1].answer + _END + END_OF_TEXT), "answer"))
+        for exchange, before, after in zip(exchanges, around[::2], around[1::2], strict=True):
+            pieces.append(Piece(self.encode(before.removeprefix(_END))))  # which stands in the answer before
+            pieces.append(Piece(self.encode(exchange.text), "content"))
+            pieces.append(Piece(self.encode(after)))
+            end = _END + END_OF_TEXT if exchange is exchanges[-1] else _END
+            pieces.append(Piece(self.encode(exchange.answer + end), "answer" if exchange.told else "given"))
+        return tuple(pieces)
 
     def micro_batch(self, step: int, number: int, rows: int) -> list[Row]:
         """Rows of one prompt and one label, of similar length; or, in their place, fewer rows of several turns."""

@@ -1,0 +1,300 @@
+"""Training rows: `prefix | speech | suffix | response`; the teacher reads the transcript in place of speech.
+
+Of a conversation, the earlier turns stand in front: the user's as speech or as text, the answers as text.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from re_llm.core.emotions import PROMPT_EMOTIONS
+from re_llm.core.errors import RellmError
+from re_llm.core.records import Continuation
+from re_llm.llm.prompts import Prompt, around_turns, get_prompt, split_chat, turn_end
+from re_llm.recipe.stages import StageOptions, TaskOptions
+
+SPEECH_TOKENS_PER_SECOND = 6.25  # 50 frames a second, eight of which become one token
+
+
+@dataclass(frozen=True)
+class EarlierTurn:
+    """What the user said before, and the answer to it.
+
+    Attributes:
+        asked: the text with the prompt around it that the LLM read it in.
+        key: of the example whose recording it is, if it is one.
+    """
+
+    text: str
+    answer: str
+    asked: str
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the LLM answered to a transcript, after the turns of `history`. `early_stop`: cut, so no end is trained."""
+
+    output: str
+    early_stop: bool
+    history: tuple[EarlierTurn, ...] = ()
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance with everything that does not depend on the task.
+
+    Attributes:
+        audio: absolute path (or zip member) of the recording.
+        targets: the LLM's answers by the id of the prompt that they answer.
+        emotion: index into the recipe's emotions, or IGNORE_INDEX.
+        dimensions: (valence, arousal, dominance) on 0..1, or None.
+        role: `row`; `exchanged`, a row that takes the emotion of a donor; `donor`, which is no row.
+        speaker: with the name of the corpus, or None.
+    """
+
+    key: str
+    audio: str
+    start: float
+    duration: float | None
+    text: str
+    targets: Mapping[str, Target]
+    emotion_name: str | None
+    emotion: int
+    dimensions: tuple[float, float, float] | None
+    role: Literal["row", "exchanged", "donor"] = "row"
+    speaker: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids of one training row; the speech placeholders go between prefix and suffix.
+
+    Attributes:
+        earlier: recordings of earlier turns, each with the ids in front of it; `prefix` follows the last of them.
+        earlier_transcripts: of these recordings.
+        response: target ids, with the end marks `<|im_end|>\\n<|endoftext|>` unless the continuation was cut.
+        teacher_prefix, teacher_suffix: what stands around the transcript in the teacher's text pass, if it has one.
+        donor: index of the example whose emotion this row has; None = its own.
+    """
+
+    index: int
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    response: tuple[int, ...]
+    transcript: tuple[int, ...]
+    teacher_prefix: tuple[int, ...]
+    teacher_suffix: tuple[int, ...]
+    has_teacher: bool
+    donor: int | None = None
+    earlier: tuple[tuple[tuple[int, ...], int], ...] = ()
+    earlier_transcripts: tuple[tuple[int, ...], ...] = ()
+
+    def recordings(self) -> list[int]:
+        """Indices of the examples that it has as speech, in their order."""
+        return [*(index for _, index in self.earlier), self.index]
+
+    def felt(self) -> list[int]:
+        """Indices of the examples whose emotion these have."""
+        return [*self.recordings()[:-1], self.index if self.donor is None else self.donor]
+
+
+def end_ids(tokenizer: Any) -> list[int]:
+    """Ids that close the assistant's turn in the tokenizer's own chat template.
+
+    ChatML models get `<|im_end|>\\n<|endoftext|>` (paper: the row's layout); see `turn_end` for the others.
+    """
+    end = turn_end(tokenizer)
+    vocabulary = tokenizer.get_vocab()
+    if "<|endoftext|>" in vocabulary and end == [vocabulary.get("<|im_end|>")]:
+        return tokenizer("<|im_end|>\n<|endoftext|>", add_special_tokens=False)["input_ids"]
+    return end
+
+
+class RowMaker:
+    """Turns (example, task) into token ids; prompts are tokenised once."""
+
+    def __init__(self, tokenizer: Any, options: StageOptions):
+        self.tokenizer, self.tasks, self.continuation = tokenizer, options.tasks, options.continuation
+        self.has_teacher = bool({"response_kl", "input_kl"} & {*options.losses, *(options.warm_losses or {})})
+        self.end = tuple(end_ids(tokenizer))
+        self._lengths: dict[EarlierTurn, tuple[int, int]] = {}
+        self._around: dict[tuple[str, str | None], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def said(self, text: str) -> tuple[int, ...]:
+        """Ids of what somebody said, in which special tokens are plain text."""
+        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def _prompt(
+        self, name: str, emotion: str | None, history: Sequence[EarlierTurn] = ()
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        prompt = get_prompt(name)
+        if history:
+            turns = [turn for each in history for turn in (("user", each.asked), ("assistant", each.answer))]
+            messages = [{"role": role, "content": said} for role, said in turns]
+            before, after = split_chat(self.tokenizer, prompt.with_emotion(emotion), messages)
+            return self.ids(before), self.ids(after)
+        key = (name, emotion if prompt.needs_emotion else None)
+        if key not in self._around:
+            prefix, suffix = split_chat(self.tokenizer, prompt.with_emotion(emotion))
+            self._around[key] = (self.ids(prefix), self.ids(suffix))
+        return self._around[key]
+
+    def teacher_prompt(self, task: TaskOptions) -> str:
+        """Id of the prompt that the LLM answers in the text pass of a task."""
+        given = task.prompt if task.target == "transcript" else task.continuation or self.continuation
+        return task.teacher_prompt or given
+
+    def needs_emotion(self, task: TaskOptions) -> str | None:
+        """What of a task needs the emotion of every row, in words; None when nothing does."""
+        if task.target == "emotion":
+            return f"{task.prompt!r} answers with the emotion"
+        prompts = (task.prompt, *([self.teacher_prompt(task)] if self.has_teacher else []))
+        named = next((name for name in prompts if get_prompt(name).needs_emotion), None)
+        return f"{task.prompt!r} has the emotion in the prompt {named!r}" if named else None
+
+    def text_row_length(self, row: Continuation) -> int:
+        """Tokens of the text pass in which the LLM gave this answer."""
+        around = self._prompt(row.prompt or self.continuation, row.emotion or PROMPT_EMOTIONS[0])
+        end = () if row.early_stop else self.end
+        return sum(map(len, (*around, self.ids(row.text), self.ids(row.output), end)))
+
+    def make(self, index: int, example: Example, task: TaskOptions, heard: Sequence[int | None] = ()) -> Row:
+        """The row of one task.
+
+        Args:
+            heard: of a task with history: the example of each earlier turn that is speech, None for one of text.
+        """
+        prefix, suffix = self._prompt(task.prompt, example.emotion_name)
+        has_teacher = self.has_teacher and task.target != "emotion"
+        history, earlier = self.history(example, task), ()
+        if history:
+            earlier, prefix, suffix = self._after(history, heard, get_prompt(task.prompt), example.emotion_name)
+        teacher = ((), ())
+        if has_teacher:
+            teacher = self._prompt(self.teacher_prompt(task), example.emotion_name, history)
+        if task.target != "output":
+            answer = example.emotion_name if task.target == "emotion" else example.text
+            response = self.ids(answer or "") + self.end
+        else:
+            target = example.targets[task.continuation or self.continuation]
+            response = self.ids(target.output) + (() if target.early_stop else self.end)
+        return Row(
+            index=index,
+            prefix=prefix,
+            suffix=suffix,
+            response=response,
+            transcript=self.ids(example.text),
+            teacher_prefix=teacher[0],
+            teacher_suffix=teacher[1],
+            has_teacher=has_teacher,
+            earlier=earlier,
+            earlier_transcripts=tuple(
+                self.ids(turn.text) for turn, heard_as in zip(history, heard, strict=False) if heard_as is not None
+            ),
+        )
+
+    def history(self, example: Example, task: TaskOptions) -> tuple[EarlierTurn, ...]:
+        """The earlier turns of a row of this task."""
+        return () if task.history == "none" else example.targets[task.continuation or self.continuation].history
+
+    def turn_length(self, turn: EarlierTurn, seconds: Mapping[str, float | None] = MappingProxyType({})) -> int:
+        """Tokens of an earlier turn: at least those of its text and answer, and those of speech of this duration.
+
+        Args:
+            seconds: durations of recordings by key.
+        """
+        if turn not in self._lengths:
+            around = around_turns(self.tokenizer, [Prompt("a"), Prompt("b")])[1:3]
+            rest = len(self.said(turn.answer)) + sum(len(self.ids(each)) for each in around)
+            self._lengths[turn] = (len(self.said(turn.text)), rest)
+        text, rest = self._lengths[turn]
+        return rest + max(text, math.ceil(SPEECH_TOKENS_PER_SECOND * (seconds.get(turn.key or "") or 0.0)))
+
+    def _after(
+        self, history: Sequence[EarlierTurn], heard: Sequence[int | None], prompt: Prompt, emotion: str | None
+    ) -> tuple[tuple[tuple[tuple[int, ...], int], ...], tuple[int, ...], tuple[int, ...]]:
+        """Recordings of earlier turns with the ids in front of each; the ids around the last turn."""
+        plain = Prompt("earlier turn")
+        around = around_turns(self.tokenizer, [*(plain for _ in history), prompt.with_emotion(emotion)])
+        earlier: list[tuple[tuple[int, ...], int]] = []
+        ids: list[int] = []
+        for turn, index, before, after in zip(history, heard, around[::2], around[1::2], strict=False):
+            ids += self.ids(before)
+            if index is None:
+                ids += self.said(turn.text)
+            else:
+                earlier.append((tuple(ids), index))
+                ids = []
+            ids += (*self.ids(after), *self.said(turn.answer))
+        return tuple(earlier), (*ids, *self.ids(around[-2])), self.ids(around[-1])
+
+
+class TrainingRows:
+    """Map-style data set of (epoch, place) -> Row. Every epoch draws each example's task anew from the shares.
+
+    The draw, and that of an exchanged row's donor, depends on (seed, epoch, index) alone, so a resumed run sees the
+    rows an uninterrupted one would.
+
+    Attributes:
+        places: indices of the examples that are rows.
+
+    Raises:
+        RellmError: a task needs the emotion, in the answer or in the student's or teacher's prompt, and an example has
+            none; or an exchanged row finds no donor.
+    """
+
+    def __init__(self, examples: Sequence[Example], maker: RowMaker, *, seed: int):
+        self.examples, self.maker, self.seed = examples, maker, seed
+        self.places = [index for index, example in enumerate(examples) if example.role != "donor"]
+        needing = next((need for task in maker.tasks if (need := maker.needs_emotion(task))), None)
+        without = next((e for e in examples if e.emotion_name is None), None) if needing else None
+        if without:
+            raise RellmError(f"task {needing}, but {without.key} has no emotion")
+        self.by_key = {example.key: index for index, example in enumerate(examples) if example.role == "row"}
+        self.donors: dict[int, list[int]] = defaultdict(list)
+        for index, example in enumerate(examples):
+            if example.role != "exchanged":
+                self.donors[example.emotion].append(index)
+        lonely = next((e for e in examples if e.role == "exchanged" and e.emotion not in self.donors), None)
+        if lonely:
+            raise RellmError(f"{lonely.key}: no recording of another corpus is {lonely.emotion_name}, to exchange with")
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, place: tuple[int, int]) -> Row:
+        epoch, index = place[0], self.places[place[1]]
+        example, (task, draw) = self.examples[index], self._drawn(epoch, index)
+        row = self.maker.make(index, example, task, self._heard(example, task, draw))
+        return replace(row, donor=draw.choice(self.donors[example.emotion])) if example.role == "exchanged" else row
+
+    def _drawn(self, epoch: int, index: int) -> tuple[TaskOptions, random.Random]:
+        """The task of an example in an epoch, and what further draws of it come from."""
+        tasks = self.maker.tasks
+        draw = random.Random(f"{self.seed}/{epoch}/{index}")
+        return tasks[0] if len(tasks) == 1 else draw.choices(tasks, weights=[t.fraction for t in tasks])[0], draw
+
+    def _heard(self, example: Example, task: TaskOptions, draw: random.Random) -> list[int | None]:
+        """The examples of the earlier turns that a row has as speech; None for one that is text."""
+        indices = [self.by_key.get(turn.key or "") for turn in self.maker.history(example, task)]
+        spoken = {"none": 0.0, "text": 0.0, "mixed": 0.5, "speech": 1.0}[task.history]
+        return [index if draw.random() < spoken else None for index in indices]
+
+    def earlier_tokens(self, epoch: int) -> list[int]:
+        """Tokens of the earlier turns of each row, counted as text."""
+        drawn = (self._drawn(epoch, index)[0] for index in self.places)
+        return [
+            sum(self.maker.turn_length(turn) for turn in self.maker.history(self.examples[index], task))
+            for index, task in zip(self.places, drawn, strict=True)
+        ]
