@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from re_llm.core.dialogues import Earlier, Role, turns
 from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from re_llm.core.dialogues import Earlier, Role
 
 SYSTEM = "You are a helpful assistant."
 # Released code of RE-LLM and BLSP-Emo; the wording of the BLSP-Emo paper differs slightly.
@@ -49,6 +50,8 @@ class Prompt:
 
     def with_history(self, history: Sequence[Earlier] | None) -> Prompt:
         """The prompt behind these turns, each in the prompt that it names for itself."""
+        from re_llm.core.dialogues import turns  # by pydantic, which a help text does without
+
         return replace(self, history=tuple((role, " ".join(map(asked, said))) for role, said in turns(history or ())))
 
     def with_emotion(self, emotion: str | None) -> Prompt:
