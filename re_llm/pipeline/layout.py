@@ -171,7 +171,7 @@ class Run:
         wanted = {each for stage in self.recipe.stages.values() for each in _continuations(stage.data, stage)}
         for system in self.recipe.systems.values():
             if system.stage in self.recipe.stages and system.per_corpus:
-                wanted |= set(_continuations(self.evaluated(system), self.recipe.stage_for(system)))
+                wanted |= set(_continuations(self.tuned_on(system), self.recipe.stage_for(system)))
         talks = self.recipe.dialogues
         if talks is not None:
             wanted |= {each._replace(prompt=talks.answers) for each in wanted if each.prompt == talks.prompt}
@@ -181,6 +181,15 @@ class Run:
         """Names of the corpora that are evaluated, or of those that a system answers."""
         names = [name for name, options in self.recipe.corpora.items() if options.evaluate]
         return [name for name in names if system is None or system.corpora is None or name in system.corpora]
+
+    def source(self, corpus: str) -> str:
+        """The corpus that the utterances of another one are from: of dialogues, the one that they are cut out of."""
+        options = self.recipe.corpora[corpus]
+        return options.root if options.reader == DIALOGUES else corpus
+
+    def tuned_on(self, system: SystemOptions) -> list[str]:
+        """Corpora on which a system is trained for what it answers."""
+        return list(dict.fromkeys(map(self.source, self.evaluated(system))))
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -238,9 +247,9 @@ class Run:
         return [
             self.tuning_job(name, corpus, seed)
             for seed in self.recipe.seeds
-            for corpus in self.evaluated()
+            for corpus in dict.fromkeys(map(self.source, self.evaluated()))
             for name, system in self.recipe.systems.items()
-            if system.per_corpus and corpus in self.evaluated(system)
+            if system.per_corpus and corpus in self.tuned_on(system)
         ]
 
     # -- answers ------------------------------------------------------------------------------------------------
@@ -263,7 +272,7 @@ class Run:
         if system.classifier in self.recipe.classifiers:
             return str(self.classifier(system.classifier))
         if system.per_corpus:
-            return str(self.checkpoint(name, corpus, seed))
+            return str(self.checkpoint(name, self.source(corpus), seed))
         if system.stage in self.recipe.stages:
             return str(self.out / "checkpoints" / system.stage)
         return system.stage or system.classifier

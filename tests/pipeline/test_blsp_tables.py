@@ -150,6 +150,14 @@ def test_what_the_real_names_lack_here_is_found_before_a_run(tmp_path: Path, mon
     assert len(keys) == 2
 
 
+def test_a_system_tuned_for_a_corpus_answers_its_dialogues(tmp_path: Path) -> None:
+    shipped = {"reader": "dialogues", "root": "iemocap", "ask": "reply"}
+    run = Run(load_recipe("re_llm", {"corpora.talks": shipped}), tmp_path, lambda _: None)
+    assert {job.out.parent.name for job in run.tuning_jobs()} == {"iemocap", "esd", "msp_podcast"}
+    jobs = {(job.system_name, job.corpus): job for job in run.respond_jobs()}
+    assert jobs["re-llm", "talks"].checkpoint == jobs["re-llm", "iemocap"].checkpoint
+
+
 def test_a_system_answers_its_own_corpora_and_one_without_a_reply_is_not_asked_for_one() -> None:
     recipe = load_recipe("blsp_tables")
     run = Run(recipe, Path("run"), lambda _: None)
