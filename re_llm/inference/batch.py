@@ -1,8 +1,7 @@
 """Answers several rows at once: a row joins while others are decoded, and leaves when it is complete.
 
-transformers' own continuous batching takes token ids alone and wants paged attention; our rows hold speech embeddings.
-Every row is prefilled on its own, as a single answer is, and its keys and values are padded on the left to those of the
-others. B rows, W positions in the cache, V vocabulary.
+transformers' own continuous batching takes token ids alone; our rows hold speech embeddings. Rows that arrive together
+are prefilled together, behind the keys and values of what they all begin with. B rows, L row length, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,28 +11,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import log_softmax, pad
-from transformers import DynamicCache, LogitsProcessorList
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from re_llm.inference.generation import generation_options
+from re_llm.inference.choice import Chooser, TokenChoice, choose, with_likeliest
 from re_llm.inference.reply import Decoding, EncodedSpeech
+from re_llm.inference.row_cache import Opening, RowCache
 from re_llm.inference.streaming import StopText, TextPieces
 from re_llm.llm.completion import Completion
-from re_llm.llm.rows import read_completions
+from re_llm.llm.rows import batches_by_length, pad_rows, read_completions
 from re_llm.model.outputs import SpeechTokens
 
 if TYPE_CHECKING:
     from re_llm.inference.engine import Engine
 
 
-@dataclass(frozen=True)
-class TokenChoice:
-    """A generated token, its log probability, and the likeliest tokens in its place with theirs."""
-
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+PREFILLED = 8  # rows in one pass
+SPREAD = 1.5  # the longest row of a pass by its shortest: more would be padding
 
 
 @dataclass(eq=False)
@@ -68,66 +62,53 @@ class _Running:
     """A row in the batch: how its tokens are chosen and shown."""
 
     row: Row
-    processors: LogitsProcessorList
-    generator: torch.Generator | None
+    chooser: Chooser
     text: StopText
     pieces: TextPieces
-
-    def choose(self, logits: torch.Tensor) -> int:
-        """The next token from logits [V]; as `generate` chooses it."""
-        row = self.row
-        ids = torch.tensor([[*row.ids, *row.tokens]], device=logits.device)
-        scores = self.processors(ids, logits[None])
-        if row.decoding.temperature:
-            token = int(torch.multinomial(scores.softmax(-1), 1, generator=self.generator))
-        else:
-            token = int(scores.argmax(-1))
-        if row.top_logprobs is not None:
-            likely = log_softmax(logits, -1)
-            top = likely.topk(row.top_logprobs)
-            pairs = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-            row.choices.append(TokenChoice(token, float(likely[token]), pairs))
-        return token
 
 
 class RunningBatch:
     """Rows that are answered together; used by one thread.
 
+    Args:
+        opening: tokens that many rows begin with; their keys and values are computed once and kept.
+
     Attributes:
         capacity: rows at once; 1 for an LLM whose cache is not plain keys and values, one for each position.
     """
 
-    def __init__(self, engine: Engine, capacity: int = 16):
+    def __init__(self, engine: Engine, capacity: int = 16, opening: Sequence[int] = ()):
         self.engine = engine
         self._ends = set(engine.stops)
         self._running: list[_Running] = []
-        self._cache = self._new_cache()
-        self._mask = torch.zeros(0, 0, dtype=torch.long, device=engine.device)
-        plain = bool(self._cache.layers) and all(type(layer) is DynamicLayer for layer in self._cache.layers)
-        self.capacity = capacity if plain else 1
+        layers = self._new_cache().layers
+        self._plain = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+        self.capacity = capacity if self._plain else 1
+        self._rows = RowCache(len(layers))
+        self._single = self._new_cache()  # of the one row, where the cache is not plain
+        self._opening, self._open_with = Opening(), list(opening) if self._plain else []
 
     def __len__(self) -> int:
         return len(self._running)
 
     @torch.inference_mode()
-    def join(self, row: Row) -> None:
-        """Prefills a row and decodes its first token."""
-        assert len(self) < self.capacity, self.capacity
-        if row.ruled is not None:
-            row.on_text(row.ruled)
-            row.on_done(Completion(row.ruled))
-            return
-        model, device = self.engine.model, self.engine.device
-        cache, mask = self._new_cache(), torch.ones(1, len(row.ids), dtype=torch.long, device=device)
-        speech = None
-        if row.encoded:
-            tokens = torch.cat([each.embeddings for each in row.encoded])[None]
-            speech = SpeechTokens(tokens, torch.tensor([tokens.shape[1]], device=device))
-        ids = torch.tensor([row.ids], device=device)
-        with self.engine.lock:
-            out = model(ids, mask, speech=speech, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        self._add(self._start(row), cache, mask)
-        self._take([self._running[-1]], out.logits[:, -1])
+    def join(self, *rows: Row) -> None:
+        """Prefills rows and decodes the first token of each."""
+        assert len(self) + len(rows) <= self.capacity, self.capacity
+        free = []
+        for row in rows:
+            if row.ruled is None:
+                free.append(row)
+            else:
+                row.on_text(row.ruled)
+                row.on_done(Completion(row.ruled))
+        if free and self._open_with:
+            self._opening, self._open_with = self._open(self._open_with), []
+        for opening in (self._opening, Opening()):
+            group = [row for row in free if opening.begins(row.ids)]
+            free = [row for row in free if row not in group]
+            for batch in batches_by_length([len(row.ids) for row in group], PREFILLED, SPREAD):
+                self._prefill([group[i] for i in batch], opening)
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -137,67 +118,91 @@ class RunningBatch:
             return
         device = self.engine.device
         last = torch.tensor([[each.row.tokens[-1]] for each in self._running], device=device)
-        self._mask = pad(self._mask, (0, 1), value=1)
+        if self._plain:
+            mask, positions = self._rows.begin_step(device)
+        else:
+            mask, positions = torch.ones(1, self._single.get_seq_length() + 1, dtype=torch.long, device=device), None
+        cache = self._rows if self._plain else self._single
         with self.engine.lock:
-            out = self.engine.model(last, self._mask, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+            out = self.engine.model(last, mask, positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        if self._plain:
+            self._rows.end_step()
         self._take(list(self._running), out.logits[:, -1])
 
     def _new_cache(self) -> DynamicCache:
         return DynamicCache(config=self.engine.model.config.text_config.get_text_config())
 
-    def _start(self, row: Row) -> _Running:
-        model, tokenizer, decoding = self.engine.model, self.engine.tokenizer, row.decoding
-        options = generation_options(model, self.engine.processor, self.engine.stops, decoding, len(row.ids))
-        own = options.pop("logits_processor")
-        config, _ = model._prepare_generation_config(None, **options)
-        model._prepare_special_tokens(config, True, device=self.engine.device)
-        processors = model._get_logits_processor(
-            config, len(row.ids), torch.tensor([row.ids]), logits_processor=own, device=self.engine.device
-        )
-        generator = None
-        if decoding.seed is not None:
-            generator = torch.Generator(self.engine.device).manual_seed(decoding.seed)
-        text = StopText(row.stop, row.on_text)
-        pieces = TextPieces(tokenizer, text.take)
-        pieces.put(torch.tensor(row.ids))  # the prompt, which is not shown
-        return _Running(row, processors, generator, text, pieces)
+    def _open(self, ids: list[int]) -> Opening:
+        cache = self._new_cache()
+        with self.engine.lock:
+            self.engine.model(
+                torch.tensor([ids], device=self.engine.device), past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+        return Opening(ids, cache)
 
-    def _add(self, new: _Running, cache: DynamicCache, mask: torch.Tensor) -> None:
-        if not self._running:
-            self._running, self._cache, self._mask = [new], cache, mask
-            return
-        width = max(mask.shape[1], self._mask.shape[1])
-        for old, added in zip(self._cache.layers, cache.layers, strict=True):
-            for name in ("keys", "values"):
-                setattr(old, name, torch.cat([_left(getattr(old, name), width), _left(getattr(added, name), width)]))
-        self._mask = torch.cat([pad(each, (width - each.shape[1], 0)) for each in (self._mask, mask)])
-        self._running.append(new)
+    def _prefill(self, rows: list[Row], opening: Opening) -> None:
+        """One pass over rows that begin with an opening and are padded on the right."""
+        running = [self._start(row) for row in rows]
+        device, start, cache = self.engine.device, len(opening.ids), self._new_cache()
+        opening.fill(cache, len(rows))
+        ids, mask = pad_rows([row.ids[start:] for row in rows], self.engine.processor.pad_token_id)
+        lengths = mask.sum(1)
+        ends = (torch.arange(ids.shape[1]) == lengths[:, None] - 1).to(device)
+        mask = torch.cat([torch.ones(len(rows), start, dtype=torch.long), mask], dim=1).to(device)
+        positions = torch.arange(start, mask.shape[1], device=device).expand(len(rows), -1)
+        with self.engine.lock:
+            out = self.engine.model(
+                ids.to(device),
+                mask,
+                positions,
+                speech=self._speech(rows),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=ends,
+            )
+        for i, row in enumerate(rows):
+            if self._plain:
+                self._rows.add(cache, i, len(row.ids))
+        self._single = cache
+        self._running += running
+        self._take(running, out.logits)
+
+    def _speech(self, rows: list[Row]) -> SpeechTokens | None:
+        """Speech tokens of the rows that have some."""
+        tokens = [torch.cat([each.embeddings for each in row.encoded]) for row in rows if row.encoded]
+        if not tokens:
+            return None
+        lengths = torch.tensor([len(each) for each in tokens], device=self.engine.device)
+        return SpeechTokens(torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True), lengths)
+
+    def _start(self, row: Row) -> _Running:
+        text = StopText(row.stop, row.on_text)
+        pieces = TextPieces(self.engine.tokenizer, text.take)
+        pieces.put(torch.tensor(row.ids))  # the prompt, which is not shown
+        return _Running(row, Chooser(self.engine, row.ids, row.decoding), text, pieces)
 
     def _take(self, rows: list[_Running], logits: torch.Tensor) -> None:
         """Chooses a token of each row from logits [B, V]; complete rows leave."""
-        done = []
-        for each, scores in zip(rows, logits.float(), strict=True):
-            token = each.choose(scores)
-            each.row.tokens.append(token)
+        logits, done = logits.float(), []
+        chosen = choose([each.chooser for each in rows], lambda i: [*rows[i].row.ids, *rows[i].row.tokens], logits)
+        for each, token, scores in zip(rows, chosen, logits, strict=True):
+            row = each.row
+            row.tokens.append(token)
             if token not in self._ends:
+                if row.top_logprobs is not None:
+                    row.choices.append(with_likeliest(token, scores, row.top_logprobs))
                 each.pieces.put(torch.tensor([token]))
-            elif each.row.choices:
-                each.row.choices.pop()  # the end is no part of the answer
-            if token in self._ends or each.text.found or len(each.row.tokens) >= each.row.decoding.max_new_tokens:
+            if token in self._ends or each.text.found or len(row.tokens) >= row.decoding.max_new_tokens:
                 done.append(each)
         self._leave(done)
 
     def _leave(self, done: list[_Running]) -> None:
-        if not done:
-            return
-        keep = [i for i, each in enumerate(self._running) if each not in done]
-        self._running = [self._running[i] for i in keep]
-        if keep:
-            self._mask = self._mask[keep]
-            unused = int(self._mask.argmax(1).min())  # columns in which every row is padding
-            self._mask = self._mask[:, unused:]
-            for layer in self._cache.layers:
-                layer.keys, layer.values = layer.keys[keep, :, unused:], layer.values[keep, :, unused:]
+        for each in done:
+            at = self._running.index(each)
+            self._running[at] = self._running[-1]  # as the cache does
+            self._running.pop()
+            if self._plain:
+                self._rows.remove(at)
         for each in done:
             each.pieces.end()
             each.text.end()
@@ -208,8 +213,3 @@ class RunningBatch:
         if done.text.found:
             return Completion(done.text.cut(found.text), found.tokens, "stop")
         return found
-
-
-def _left(states: torch.Tensor, width: int) -> torch.Tensor:
-    """Keys or values [B, H, W, D], padded on the left to `width` positions."""
-    return pad(states, (0, 0, width - states.shape[2], 0))

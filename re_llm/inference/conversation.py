@@ -167,6 +167,12 @@ def row(engine: Engine, turns: Sequence[Turn], prompt: Prompt) -> tuple[list[int
     return ids, encoded
 
 
+def opening(engine: Engine, prompt: str | Prompt) -> list[int]:
+    """Token ids that every conversation with a prompt begins with."""
+    prefix, _ = split_chat(engine.tokenizer, get_prompt(prompt), [])
+    return list(engine.tokenizer(prefix, add_special_tokens=False)["input_ids"])
+
+
 class ChatOptions(DecodingOptions, total=False):
     """Keyword arguments of `Engine.chat`: the fields of a `Conversation` and of its `Decoding`."""
 

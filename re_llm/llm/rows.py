@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, longest first: least padding, and memory runs out at once or never."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    for first in range(0, len(order), batch_size):
-        yield order[first : first + batch_size]
+def batches_by_length(lengths: Sequence[int], batch_size: int, spread: float = math.inf) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first: least padding, and memory runs out at once or never.
+
+    Args:
+        spread: the longest of a batch is at most so many times as long as its shortest.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and (len(batch) == batch_size or lengths[batch[0]] > spread * lengths[i]):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def pad_rows(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import tiny_world
+import torch
 
 from re_llm.inference import engine
 from re_llm.inference.batch import Row, RunningBatch
-from re_llm.inference.conversation import Turn, lay_out, reply
+from re_llm.inference.conversation import Turn, lay_out, opening, reply
 from re_llm.inference.reply import Decoding, EncodedSpeech
 from re_llm.llm.completion import Completion
 
@@ -63,6 +64,50 @@ def test_answers_together_are_those_of_one_alone(loaded: engine.Engine, talks, e
         (done,) = each.done
         assert (done.text, done.tokens, done.finish_reason) == (alone.text, alone.tokens, alone.finish_reason)
         assert "".join(each.pieces) == done.text
+
+
+@pytest.fixture
+def passes(loaded: engine.Engine) -> Iterator[list[tuple[int, int]]]:
+    """Rows and positions of each pass of the LLM."""
+    found: list[tuple[int, int]] = []
+
+    def count(module: torch.nn.Module, args: object, options: dict[str, torch.Tensor]) -> None:
+        found.append(tuple(options["inputs_embeds"].shape[:2]))
+
+    handle = loaded.model.language_model.register_forward_pre_hook(count, with_kwargs=True)
+    yield found
+    handle.remove()
+
+
+def test_rows_that_arrive_together_are_prefilled_together(loaded: engine.Engine, talks, passes) -> None:
+    shared = opening(loaded, "chat")
+    others = [Turn("user", ("something",))], Decoding(9)
+    found = [Collected(loaded, *talk) for talk in (*talks, others, talks[0])]
+    pieces: list[str] = []
+    foreign: list[Completion] = []
+    batch = RunningBatch(loaded, opening=shared)
+    batch.join(*(each.row for each in found[:5]))
+    assert passes[0] == (1, len(shared))  # once
+    assert sum(rows for rows, _ in passes[1:]) == 5 and len(passes) < 6
+    longest = max(len(each.row.ids) for each in found)
+    assert max(width for _, width in passes[1:]) == longest - len(shared)
+    batch.step()
+    stranger = Row(found[2].row.ids[1:], (), Decoding(5), pieces.append, foreign.append)  # begins with something else
+    batch.join(found[5].row, found[6].row, stranger)
+    run(batch, iter(()), 0)
+    assert len(foreign) == 1 and foreign[0].text == "".join(pieces)
+    for each, (turns, decoding) in zip(found, (*talks, others, talks[0]), strict=True):
+        assert each.done[0].text == reply(loaded, turns, prompt="chat", decoding=decoding).text
+
+
+def test_a_batch_forgets_the_length_of_rows_that_left(loaded: engine.Engine, talks, passes) -> None:
+    batch = RunningBatch(loaded)
+    long = Collected(loaded, [Turn("user", ("so " * 30,))], Decoding(2))
+    short = Collected(loaded, *talks[0])
+    batch.join(long.row, short.row)
+    run(batch, iter(()), 0)
+    assert short.done[0].text == reply(loaded, talks[0][0], prompt="chat", decoding=talks[0][1]).text
+    assert batch._rows._size == (0, 0) and batch._rows.layers[0].keys is None
 
 
 def test_a_row_that_is_given_up_leaves_at_the_next_token(loaded: engine.Engine, talks) -> None:

@@ -22,13 +22,14 @@ from re_llm.apps import web
 from re_llm.apps.demo import listing
 from re_llm.apps.serve import audio, protocol
 from re_llm.apps.serve.connections import HostCheck
+from re_llm.apps.serve.jobs import Done, Event, Job, Piece, Started
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError
 from re_llm.apps.serve.responses import Writer
-from re_llm.apps.serve.worker import Done, Event, Job, Piece, Started, Worker
+from re_llm.apps.serve.worker import Worker
 from re_llm.core.errors import RellmError
-from re_llm.inference.batch import TokenChoice
+from re_llm.inference.choice import TokenChoice
 from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from re_llm.apps.serve.jobs import Done, Piece
 from re_llm.apps.serve.protocol import ApiError
-from re_llm.apps.serve.worker import Done, Piece
-from re_llm.inference.batch import TokenChoice
+from re_llm.inference.choice import TokenChoice
 from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.reply import Estimate
 

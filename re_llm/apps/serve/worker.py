@@ -1,6 +1,7 @@
 """Two threads that own the model, and the bounded queue in front of them: one encodes, one decodes.
 
-Requests that wait join the rows that are being decoded as soon as one of them is complete: `re_llm.inference.batch`.
+Recordings of requests that wait are encoded together, and join the rows that are decoded as soon as there is room:
+`re_llm.inference.batch`.
 """
 
 from __future__ import annotations
@@ -8,137 +9,44 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
+import numpy as np
+
+from re_llm.apps.serve.jobs import Answers, Job
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
-from re_llm.apps.serve.protocol import ApiError, ChatRequest, Recording
+from re_llm.apps.serve.protocol import ApiError, Recording
 from re_llm.audio import waveform
 from re_llm.audio.speech import prepare
 from re_llm.core.errors import RellmError
-from re_llm.inference.batch import Row, RunningBatch, TokenChoice
+from re_llm.inference.batch import Row, RunningBatch
 from re_llm.inference.careful import rule
-from re_llm.inference.conversation import ChatCompletion, ContextFull, Turn, lay_out, said
+from re_llm.inference.conversation import ContextFull, Turn, lay_out, opening, said
 from re_llm.inference.engine import Engine
-from re_llm.inference.reply import Decoding, EncodedSpeech, Estimate
+from re_llm.inference.reply import EncodedSpeech
 from re_llm.llm.completion import Completion
+from re_llm.llm.rows import batches_by_length
 
 log = logging.getLogger(__name__)
 NAME = "the recording"  # in messages
-T = TypeVar("T")
 JOIN_SECONDS = 10.0  # a cancelled answer ends after its next token
+# Recordings in one pass of the encoders. More fill the caches of a processor, and keep the first one's answer waiting.
+ENCODED_TOGETHER, SPREAD, SECONDS_TOGETHER = 4, 1.5, 60.0
+_Loaded = tuple[Job, list[np.ndarray]]  # with its recordings
 
 
-@dataclass(frozen=True)
-class Started:
-    """The answer starts: the request was valid.
-
-    Attributes:
-        estimates: of every recording of the last turn, by its place in the turn's content.
-    """
-
-    estimates: dict[int, Estimate]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """More of the answer number `index`, and the tokens chosen since the last piece (if they were asked for)."""
-
-    index: int
-    text: str
-    choices: tuple[TokenChoice, ...] = ()
-
-
-@dataclass(frozen=True)
-class Done:
-    """The answer number `index` is complete; `choices` as of the last piece, in streams."""
-
-    index: int
-    completion: ChatCompletion
-    choices: tuple[TokenChoice, ...] = ()
-
-
-Event = Started | Piece | Done | ApiError
-
-
-@dataclass(eq=False)
-class Job:
-    """A request in the queue.
-
-    Attributes:
-        emit: called from the worker's threads with `Started`, `Piece`s, a `Done` for each answer; or an error.
-    """
-
-    request: ChatRequest
-    emit: Callable[[Event], None]
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    arrived: float = field(default_factory=time.monotonic)
-
-
-@dataclass(eq=False)
-class _Answers:
-    """The answers to one job: their rows, and what of them has been emitted."""
-
-    job: Job
-    estimates: dict[int, Estimate]
-    metrics: Metrics
-    on_end: Callable[[], None]
-    started: bool = False
-    left: int = 0
-    rows: list[Row] = field(default_factory=list)
-
-    def start(self) -> None:
-        if not self.started:
-            self.started = True
-            self.metrics.first_piece_seconds.observe(time.monotonic() - self.job.arrived)
-            self.job.emit(Started(self.estimates))
-
-    def add(self, ids: list[int], encoded: list[EncodedSpeech], decoding: Decoding, index: int) -> Row:
-        """The row of the answer number `index`."""
-        shown = 0
-
-        def new_choices() -> tuple[TokenChoice, ...]:
-            nonlocal shown
-            before, shown = shown, len(row.choices)
-            return tuple(row.choices[before:])
-
-        def on_text(text: str) -> None:
-            self.start()
-            self.job.emit(Piece(index, text, new_choices()))
-
-        def on_done(completion: Completion) -> None:
-            self.left -= 1
-            self.metrics.answer_tokens.inc(completion.tokens)
-            gone = self.job.cancelled.is_set()  # a stream sets it, too, once its last event is sent
-            if not self.left:
-                self._count(gone)
-            if not gone:
-                self.start()  # an answer may be empty
-                self.job.emit(Done(index, _completed(completion, len(ids)), new_choices()))
-            if not self.left:
-                self.on_end()
-
-        request = self.job.request
-        row = Row(ids, encoded, decoding, on_text, on_done, self.job.cancelled.is_set, request.stop, request.logprobs)
-        self.left += 1
-        self.rows.append(row)
-        return row
-
-    def _count(self, gone: bool) -> None:
-        if gone:
-            self.metrics.cancelled.inc()
-            self.job.emit(ApiError(503, "the answer was cut off: the server is stopping", code="stopping"))
+def _together(jobs: Sequence[_Loaded]) -> Iterator[list[_Loaded]]:
+    """Jobs whose recordings go through the encoders in one pass; the shortest, which are ready first, in front."""
+    lengths = [max(map(len, samples), default=0) for _, samples in jobs]
+    for batch in reversed(list(batches_by_length(lengths, ENCODED_TOGETHER, SPREAD))):
+        if sum(len(each) for i in batch for each in jobs[i][1]) <= SECONDS_TOGETHER * waveform.RATE:
+            yield [jobs[i] for i in batch]
         else:
-            self.metrics.answer_seconds.observe(time.monotonic() - self.job.arrived)
-
-
-def _completed(completion: Completion, prompt_tokens: int) -> ChatCompletion:
-    return ChatCompletion(**vars(replace(completion, prompt_tokens=prompt_tokens)))
+            yield from ([jobs[i]] for i in batch)
 
 
 class Worker:
@@ -151,8 +59,8 @@ class Worker:
     def __init__(self, engine: Engine, options: ServeOptions):
         self.engine, self.options = engine, options
         self._jobs: queue.Queue[Job | None] = queue.Queue(options.queue_size)
-        self._ready: queue.Queue[tuple[Job, Row] | None] = queue.Queue()
-        self._batch = RunningBatch(engine, options.rows)
+        self._ready: queue.Queue[Row | None] = queue.Queue()
+        self._batch = self._new_batch()
         self._free = threading.Semaphore(self._batch.capacity)
         self.metrics = Metrics(self._jobs.qsize)
         self._threads = [
@@ -200,49 +108,87 @@ class Worker:
         for thread in self._threads:
             thread.join(JOIN_SECONDS)
 
+    def _new_batch(self) -> RunningBatch:
+        return RunningBatch(self.engine, self.options.rows, opening(self.engine, self.options.prompt))
+
     def _encode_jobs(self) -> None:
         """Turns jobs into rows, once there is room in the batch; a job of several answers waits for each of them."""
-        while True:
-            self._free.acquire()
-            job = self._jobs.get()
-            if job is None:
-                self._ready.put(None)
-                return
-            self._current.add(job)
-            rows: list[Row] = []
-            if job.cancelled.is_set():
-                self.metrics.cancelled.inc()
-            else:
-                rows = self._guarded(job, partial(self._rows, job)) or []
-            if not rows:
-                self._current.discard(job)
+        stopped = False
+        while not stopped:
+            jobs, stopped = self._waiting()
+            loaded = [(job, samples) for job in jobs if (samples := self._samples(job)) is not None]
+            for batch in _together(loaded):
+                self._encode(batch)
+        self._ready.put(None)
+
+    def _waiting(self) -> tuple[list[Job], bool]:
+        """Jobs that wait, at least one, each with a place in the batch; and whether there will be no more."""
+        jobs: list[Job] = []
+        while len(jobs) < ENCODED_TOGETHER and self._free.acquire(blocking=not jobs):
+            try:
+                job = self._jobs.get(block=not jobs)
+            except queue.Empty:
                 self._free.release()
+                break
+            if job is None:
+                return jobs, True
+            self._current.add(job)
+            jobs.append(job)
+        return jobs, False
+
+    def _encode(self, batch: Sequence[_Loaded]) -> None:
+        """Encodes the recordings of jobs in one pass, and gives their rows to the thread that decodes."""
+        samples = [each for _, those in batch for each in those]
+        try:
+            encoded = iter(self.engine.encode(samples) if samples else [])
+        except Exception as error:
+            if len(batch) == 1:
+                self._failed(batch[0][0], error)
+                self._free.release()
+            else:  # nobody's answer fails for the recording of somebody else
+                for each in batch:
+                    self._encode([each])
+            return
+        for job, those in batch:
+            own = [next(encoded) for _ in those]
+            try:
+                rows = self._rows(job, own)
+            except Exception as error:
+                self._failed(job, error)
+                self._free.release()
+                continue
             for i, row in enumerate(rows):
-                if i:
+                if i:  # the first one has its place
                     self._free.acquire()
-                self._ready.put((job, row))
+                self._ready.put(row)
 
     def _decode_rows(self) -> None:
         while True:
             # Prefill goes before decoding: the first word of a new answer is worth more than the next of the others.
-            while len(self._batch) < self._batch.capacity:
+            new: list[Row] = []
+            while len(self._batch) + len(new) < self._batch.capacity:
                 try:
-                    item = self._ready.get(block=not len(self._batch))
+                    row = self._ready.get(block=not len(self._batch) and not new)
                 except queue.Empty:
                     break
-                if item is None:
+                if row is None:
+                    self._join(new)
                     self._finish()
                     return
-                self._join(*item)
+                new.append(row)
+            self._join(new)
             self._step()
 
-    def _join(self, job: Job, row: Row) -> None:
-        before = len(self._batch)
-        if row.cancelled():
-            row.on_done(Completion())
-        else:
-            self._guarded(job, partial(self._batch.join, row))
-        for _ in range(before + 1 - len(self._batch)):
+    def _join(self, new: Sequence[Row]) -> None:
+        before, rows = len(self._batch), [row for row in new if not row.cancelled()]
+        for row in new:
+            if row.cancelled():
+                row.on_done(Completion())
+        try:
+            self._batch.join(*rows)
+        except Exception as error:
+            self._broken(error)
+        for _ in range(before + len(new) - len(self._batch)):
             self._free.release()
 
     def _step(self) -> None:
@@ -250,9 +196,7 @@ class Worker:
         try:
             self._batch.step()
         except Exception as error:
-            for job in list(self._current):
-                self._failed(job, error)
-            self._batch = RunningBatch(self.engine, self.options.rows)
+            self._broken(error)
         for _ in range(before - len(self._batch)):
             self._free.release()
 
@@ -260,13 +204,11 @@ class Worker:
         while len(self._batch):  # cancelled by `close`, so that one step ends them
             self._step()
 
-    def _guarded(self, job: Job, work: Callable[[], T]) -> T | None:
-        """What `work` returns; None after an error, which the job is told."""
-        try:
-            return work()
-        except Exception as error:
+    def _broken(self, error: Exception) -> None:
+        """The batch cannot go on: its rows are lost."""
+        for job in list(self._current):
             self._failed(job, error)
-            return None
+        self._batch = self._new_batch()
 
     def _failed(self, job: Job, error: Exception) -> None:
         self._current.discard(job)
@@ -282,16 +224,43 @@ class Worker:
             log.error("%s while answering\n%s", type(error).__name__, where)
             job.emit(ApiError(500, "the server failed to answer; its log says where", code="internal_error"))
 
-    def _rows(self, job: Job) -> list[Row]:
-        """A row for each answer that a job wants; none when it was given up meanwhile."""
-        request = job.request
-        turns = self._encode(request)
+    def _refuse_cancelled(self, job: Job) -> None:
         if job.cancelled.is_set():
             self.metrics.cancelled.inc()
-            return []
+            raise ApiError(503, "the server is stopping", code="stopping")  # unless the client has gone
+
+    def _samples(self, job: Job) -> list[np.ndarray] | None:
+        """The recordings of a job; None when it ends here, with an error."""
+        recordings = [part for _, parts in job.request.turns for part in parts if isinstance(part, Recording)]
+        left, samples, room = self.options.max_audio_seconds, [], self.engine.max_seconds()
+        try:
+            self._refuse_cancelled(job)
+            for recording in recordings:
+                try:
+                    loaded = waveform.load(recording.data, max_seconds=max(left, 0.0))
+                    samples.append(prepare(loaded, NAME, room))
+                except RellmError as error:
+                    message = self._explained(error)
+                    raise ApiError(400, message, param=recording.where, code="unusable_audio") from None
+                left -= len(loaded) / waveform.RATE
+        except Exception as error:
+            self._failed(job, error)
+            self._free.release()
+            return None
+        self.metrics.audio_seconds.inc(self.options.max_audio_seconds - left)
+        return samples
+
+    def _rows(self, job: Job, recordings: list[EncodedSpeech]) -> list[Row]:
+        """A row for each answer that a job wants."""
+        self._refuse_cancelled(job)  # it may have been given up meanwhile
+        request, ready = job.request, iter(recordings)
+        turns = [
+            Turn(role, tuple(next(ready) if isinstance(part, Recording) else part for part in parts))
+            for role, parts in request.turns
+        ]
         parts = enumerate(turns[-1].parts)
         estimates = {i: part.estimate for i, part in parts if isinstance(part, EncodedSpeech)}
-        answers = _Answers(job, estimates, self.metrics, partial(self._current.discard, job))
+        answers = Answers(job, estimates, self.metrics, partial(self._current.discard, job))
         ids, encoded, decoding = lay_out(self.engine, turns, self.options.prompt, request.system, request.decoding)
         self.metrics.prompt_tokens.inc(len(ids))
         ruled = rule(said(self.engine, turns[-1], encoded)) if self.engine.careful else None
@@ -299,24 +268,6 @@ class Worker:
             seed = None if decoding.seed is None else decoding.seed + index
             answers.add(ids, encoded, replace(decoding, seed=seed), index).ruled = ruled
         return answers.rows
-
-    def _encode(self, request: ChatRequest) -> list[Turn]:
-        """Turns with their recordings encoded."""
-        recordings = [part for _, parts in request.turns for part in parts if isinstance(part, Recording)]
-        left, samples, room = self.options.max_audio_seconds, [], self.engine.max_seconds()
-        for recording in recordings:
-            try:
-                loaded = waveform.load(recording.data, max_seconds=max(left, 0.0))
-                samples.append(prepare(loaded, NAME, room))
-            except RellmError as error:
-                raise ApiError(400, self._explained(error), param=recording.where, code="unusable_audio") from None
-            left -= len(loaded) / waveform.RATE
-        ready = iter(self.engine.encode(samples) if samples else [])
-        self.metrics.audio_seconds.inc(self.options.max_audio_seconds - left)
-        return [
-            Turn(role, tuple(next(ready) if isinstance(part, Recording) else part for part in parts))
-            for role, parts in request.turns
-        ]
 
     def _explained(self, error: RellmError) -> str:
         """The message for a client, who cannot change the server's options."""

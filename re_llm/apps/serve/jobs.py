@@ -1,0 +1,123 @@
+"""Requests on their way through the worker, and the events of their answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from re_llm.apps.serve.metrics import Metrics
+from re_llm.apps.serve.protocol import ApiError, ChatRequest
+from re_llm.inference.batch import Row
+from re_llm.inference.choice import TokenChoice
+from re_llm.inference.conversation import ChatCompletion
+from re_llm.inference.reply import Decoding, EncodedSpeech, Estimate
+from re_llm.llm.completion import Completion
+
+
+@dataclass(frozen=True)
+class Started:
+    """The answer starts: the request was valid.
+
+    Attributes:
+        estimates: of every recording of the last turn, by its place in the turn's content.
+    """
+
+    estimates: dict[int, Estimate]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """More of the answer number `index`, and the tokens chosen since the last piece (if they were asked for)."""
+
+    index: int
+    text: str
+    choices: tuple[TokenChoice, ...] = ()
+
+
+@dataclass(frozen=True)
+class Done:
+    """The answer number `index` is complete; `choices` as of the last piece, in streams."""
+
+    index: int
+    completion: ChatCompletion
+    choices: tuple[TokenChoice, ...] = ()
+
+
+Event = Started | Piece | Done | ApiError
+
+
+@dataclass(eq=False)
+class Job:
+    """A request in the queue.
+
+    Attributes:
+        emit: called from the worker's threads with `Started`, `Piece`s, a `Done` for each answer; or an error.
+    """
+
+    request: ChatRequest
+    emit: Callable[[Event], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    arrived: float = field(default_factory=time.monotonic)
+
+
+@dataclass(eq=False)
+class Answers:
+    """The answers to one job: their rows, and what of them has been emitted."""
+
+    job: Job
+    estimates: dict[int, Estimate]
+    metrics: Metrics
+    on_end: Callable[[], None]
+    started: bool = False
+    left: int = 0
+    rows: list[Row] = field(default_factory=list)
+
+    def start(self) -> None:
+        if not self.started:
+            self.started = True
+            self.metrics.first_piece_seconds.observe(time.monotonic() - self.job.arrived)
+            self.job.emit(Started(self.estimates))
+
+    def add(self, ids: list[int], encoded: list[EncodedSpeech], decoding: Decoding, index: int) -> Row:
+        """The row of the answer number `index`."""
+        shown = 0
+
+        def new_choices() -> tuple[TokenChoice, ...]:
+            nonlocal shown
+            before, shown = shown, len(row.choices)
+            return tuple(row.choices[before:])
+
+        def on_text(text: str) -> None:
+            self.start()
+            self.job.emit(Piece(index, text, new_choices()))
+
+        def on_done(completion: Completion) -> None:
+            self.left -= 1
+            self.metrics.answer_tokens.inc(completion.tokens)
+            gone = self.job.cancelled.is_set()  # a stream sets it, too, once its last event is sent
+            if not self.left:
+                self._count(gone)
+            if not gone:
+                self.start()  # an answer may be empty
+                self.job.emit(Done(index, _completed(completion, len(ids)), new_choices()))
+            if not self.left:
+                self.on_end()
+
+        request = self.job.request
+        row = Row(ids, encoded, decoding, on_text, on_done, self.job.cancelled.is_set, request.stop, request.logprobs)
+        self.left += 1
+        self.rows.append(row)
+        return row
+
+    def _count(self, gone: bool) -> None:
+        if gone:
+            self.metrics.cancelled.inc()
+            self.job.emit(ApiError(503, "the answer was cut off: the server is stopping", code="stopping"))
+        else:
+            self.metrics.answer_seconds.observe(time.monotonic() - self.job.arrived)
+
+
+def _completed(completion: Completion, prompt_tokens: int) -> ChatCompletion:
+    return ChatCompletion(**vars(replace(completion, prompt_tokens=prompt_tokens)))

@@ -1,0 +1,147 @@
+"""Jobs that wait are answered together, and none for the fault of another."""
+
+from __future__ import annotations
+
+import io
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import tiny_world
+
+pytest.importorskip("prometheus_client")
+
+from re_llm.apps.serve.jobs import Done, Event, Job, Piece, Started
+from re_llm.apps.serve.options import ServeOptions
+from re_llm.apps.serve.protocol import ApiError, ChatRequest, Recording
+from re_llm.apps.serve.worker import Worker
+from re_llm.inference import engine
+from re_llm.inference.reply import Decoding, EncodedSpeech
+
+WAVES = [tiny_world.wave(seconds, seed) for seed, seconds in enumerate((1.2, 1.0, 3.5, 1.1))]
+TOKENS = 8
+SHORT = Decoding(TOKENS)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_checkpoint: Path) -> engine.Engine:
+    return engine.load(tiny_checkpoint, device="cpu")
+
+
+class Asked:
+    """A job and its events."""
+
+    def __init__(self, part: str | np.ndarray | bytes, decoding: Decoding = SHORT):
+        self._events: queue.Queue[Event] = queue.Queue()
+        if isinstance(part, np.ndarray):
+            file = io.BytesIO()
+            soundfile.write(file, part, 16_000, format="WAV", subtype="FLOAT")
+            part = file.getvalue()
+        given = part if isinstance(part, str) else Recording(part, "messages.0.content.0.input_audio.data")
+        self.job = Job(ChatRequest((("user", (given,)),), None, decoding, stream=False, usage=False), self._events.put)
+
+    def result(self) -> str | ApiError:
+        pieces = []
+        while not isinstance(event := self._events.get(timeout=60), Done | ApiError):
+            assert isinstance(event, Started | Piece)
+            if isinstance(event, Piece):
+                pieces.append(event.text)
+        if isinstance(event, Done):
+            assert "".join(pieces) == event.completion.text
+            return event.completion.text
+        return event
+
+
+@contextmanager
+def working(loaded: engine.Engine, asked: Sequence[Asked], **options: int) -> Iterator[Worker]:
+    """A worker that starts when all jobs wait."""
+    worker = Worker(loaded, ServeOptions(**options))
+    for each in asked:
+        worker._jobs.put(each.job)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+Encode = Callable[[Sequence[np.ndarray]], list[EncodedSpeech]]
+
+
+@pytest.fixture
+def passes(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of recordings in each pass of the encoders."""
+    found: list[int] = []
+    original: Encode = loaded.encode
+
+    def encode(samples: Sequence[np.ndarray]) -> list[EncodedSpeech]:
+        found.append(len(samples))
+        return original(samples)
+
+    monkeypatch.setattr(loaded, "encode", encode)
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16])
+def test_recordings_that_wait_are_encoded_together(loaded: engine.Engine, passes: list[int], rows: int) -> None:
+    expected = [loaded.respond(wave, prompt="chat-empathetic", max_new_tokens=TOKENS).response for wave in WAVES]
+    passes.clear()
+    asked = [Asked(wave) for wave in WAVES]
+    with working(loaded, asked, rows=rows):
+        assert [each.result() for each in asked] == expected
+    # The long one goes alone: the others would be padded to three times their length.
+    assert passes == {1: [1, 1, 1, 1], 3: [2, 1, 1], 16: [3, 1]}[rows]
+
+
+def test_nobody_fails_for_the_recording_of_somebody_else(
+    loaded: engine.Engine, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [Asked(WAVES[0]), Asked(b"no recording"), Asked("hello"), Asked(WAVES[1]), Asked(WAVES[3])]
+    counted: Encode = loaded.encode
+    spoiled = len(loaded.samples(WAVES[1]))
+
+    def encode(samples: Sequence[np.ndarray]) -> list[EncodedSpeech]:
+        if any(len(each) == spoiled for each in samples):
+            raise RuntimeError("out of memory")
+        return counted(samples)
+
+    monkeypatch.setattr(loaded, "encode", encode)
+    with working(loaded, asked):
+        first, unusable, text, broken, last = (each.result() for each in asked)
+    assert isinstance(unusable, ApiError) and unusable.status == 400
+    assert isinstance(broken, ApiError) and broken.status == 500
+    assert all(isinstance(each, str) and each for each in (first, text, last))
+
+
+def test_a_job_that_was_given_up_does_not_take_a_place(loaded: engine.Engine) -> None:
+    gone, asked = Asked("hello"), Asked("hello")
+    gone.job.cancelled.set()
+    with working(loaded, [gone, asked], rows=1):
+        assert isinstance(asked.result(), str)
+    assert isinstance(gone.result(), ApiError)
+
+
+def test_a_stream_that_nobody_reads_ends_at_the_next_token(loaded: engine.Engine) -> None:
+    passes: list[int] = []
+    at: list[int] = []
+    asked = Asked("hello", Decoding(200, temperature=2.0, seed=1))
+    emit = asked.job.emit
+
+    def leave(event: Event) -> None:
+        if isinstance(event, Piece) and not at:
+            asked.job.cancelled.set()
+            at.append(len(passes))
+        emit(event)
+
+    asked.job.emit = leave
+    hook = loaded.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        with working(loaded, [asked]):
+            assert isinstance(asked.result(), ApiError)
+    finally:
+        hook.remove()
+    assert at == [len(passes)]
