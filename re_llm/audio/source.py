@@ -82,7 +82,12 @@ def locate(source: str | os.PathLike[str], root: str | os.PathLike[str] | None =
 
 
 def moved(name: str, old: Path, new: Path) -> str:
-    """A path (or member of an archive) that is relative to the folder `old`, as one that is relative to `new`."""
+    """A path (or member of an archive) that is relative to the folder `old`, as one that is relative to `new`.
+
+    An empty one, of an utterance without a recording, stays empty.
+    """
+    if not name:
+        return name
     match = MEMBER.match(name)
     path = os.path.relpath(old / (match["archive"] if match else name), new)
     return path + match["range"] if match else path

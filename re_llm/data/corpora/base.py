@@ -91,6 +91,7 @@ class CorpusInfo:
         filters: filters of a protocol; the options of `prepare` change them.
         published: sizes that the papers give for a protocol, by split; `all` is the sum of the splits.
         dimensions: whether valence, arousal and dominance are annotated.
+        text_only: there are no recordings; see `re_llm.data.corpora.text_dialogues`.
     """
 
     name: str
@@ -108,6 +109,7 @@ class CorpusInfo:
     filters: Mapping[str, Filters] = field(default_factory=dict)
     published: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     dimensions: bool = False
+    text_only: bool = False
 
     def utterance(self, audio: Path | str, **fields: object) -> Utterance:
         """An utterance of this corpus; by default its key is the name of the recording, its split `all`."""

@@ -84,7 +84,8 @@ def manifest_standing(product: Product, root: Path, *, strict: bool = False) -> 
 def recordings_stamp(manifest: Path, root: Path, problems: Iterable[str]) -> str:
     """Changes when a recording of the manifest does, or a file that could not be used."""
     with manifest.open(encoding="utf-8") as lines:
-        paths = {locate(json.loads(line)["audio"], manifest.parent).path for line in lines}
+        names = filter(None, (json.loads(line)["audio"] for line in lines))
+        paths = {locate(name, manifest.parent).path for name in names}
     paths |= {(root.parent if root.is_file() else root) / name for name in problems}
     return hash_of(stamp(path) if path.is_file() else "missing" for path in sorted(paths))
 

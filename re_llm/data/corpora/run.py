@@ -139,8 +139,10 @@ def _prepare(
         report.published = dict(info.published.get(scan.protocol or "", {}))
     journal = Journal(out)
     work = HeaderWork(scan.root, hashed, journal.known)
-    checked = run_rows(work, _selected(scan, info, reader, filters), cluster=cluster, workers=workers)
-    rows = _kept(scan, filters, journal.keep(checked) if hashed else checked)
+    rows = _selected(scan, info, reader, filters)
+    if not info.text_only:
+        checked = run_rows(work, rows, cluster=cluster, workers=workers)
+        rows = _kept(scan, filters, journal.keep(checked) if hashed else checked)
     if limit > 0:
         rows = itertools.islice(rows, limit)
     rows = _with_pseudo_labels(scan, rows, pseudo_vad, cluster)
@@ -280,7 +282,8 @@ def _counted(
     """The rows, their paths relative to the folder of the manifest, as the report counts them."""
     for utterance in rows:
         advance()
-        utterance.audio = Path(os.path.relpath(os.path.abspath(utterance.audio), folder)).as_posix()
+        if utterance.audio:
+            utterance.audio = Path(os.path.relpath(os.path.abspath(utterance.audio), folder)).as_posix()
         report.rows += 1
         report.by_split[utterance.split] += 1
         report.by_emotion[utterance.emotion or "none"] += 1
