@@ -87,7 +87,7 @@ def _codes(names: Sequence[str]) -> Ints:
     return np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64)
 
 
-def adjusted_r2(outcomes: sp.csr_matrix, codes: Ints | None, sentences: Ints, draws: Ints) -> Floats:
+def adjusted_r2(outcomes: sp.csr_matrix, codes: Ints | None, sentences: Ints, draws: Floats) -> Floats:
     """Fraction of the variance of outcomes between groups, adjusted for their number, at least 0: [R].
 
     Args:
@@ -123,13 +123,15 @@ def _sums(outcomes: sp.csr_matrix, sentences: Ints, count: int) -> sp.csr_matrix
     return (sp.csr_matrix((np.ones(len(sentences)), places), shape=(count, len(sentences))) @ outcomes).tocsr()
 
 
-def _between(outcomes: sp.csr_matrix, sentences: Ints, draws: Ints) -> tuple[Floats, Floats]:
+def _between(outcomes: sp.csr_matrix, sentences: Ints, draws: Floats) -> tuple[Floats, Floats]:
     """Squared length of the sum of the drawn outcomes over their number, and that number: [R] each."""
     count = draws.shape[1]
     sums = _sums(outcomes, sentences, count)
-    products = np.asarray((sums @ sums.T).todense())
-    sizes = draws @ np.bincount(sentences, minlength=count).astype(np.float64)
-    squared = ((draws @ products) * draws).sum(axis=1)
+    sizes = draws @ np.bincount(sentences, minlength=count)
+    if sums.shape[1] <= count:
+        squared = ((draws @ sums.toarray()) ** 2).sum(axis=1)
+    else:
+        squared = ((draws @ (sums @ sums.T).toarray()) * draws).sum(axis=1)
     return np.asarray(squared / np.maximum(sizes, 1)), np.asarray(sizes)
 
 
@@ -147,11 +149,11 @@ def _reply_vectors(responses: Sequence[str]) -> sp.csr_matrix | None:
         return None
 
 
-def _draws(sentences: Ints, seed: int) -> Ints:
+def _draws(sentences: Ints, seed: int) -> Floats:
     """[1 + R, S] how often each sentence is drawn: once each, then at random."""
     count = int(sentences.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    return np.vstack([np.ones((1, count), np.int64), drawn])
+    return np.vstack([np.ones((1, count)), drawn])
 
 
 def _interval(values: Floats) -> tuple[float, float]:

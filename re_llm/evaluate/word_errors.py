@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ RESAMPLES = 2000
 CHUNK = 250  # resamples drawn at once
 
 
+@lru_cache(maxsize=1 << 15)
 def plain(text: str) -> str:
     """Lower case, letters, digits and apostrophes only: what word errors are counted on."""
     kept = "".join(c if c.isalnum() or c == "'" else " " for c in text.lower().replace("\u2019", "'"))
