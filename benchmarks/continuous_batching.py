@@ -28,7 +28,7 @@ def main() -> None:
     from re_llm.inference import engine
     from re_llm.inference.batch import Row, RunningBatch
     from re_llm.inference.conversation import Turn, lay_out
-    from re_llm.inference.reply import Decoding
+    from re_llm.inference.decoding import Decoding
 
     head("Continuous batching: transformers and ours")
     torch.set_num_threads(1)

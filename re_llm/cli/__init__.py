@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from re_llm.cli import corpora, judging, mini, parts, reports, scores, small, stages, talk, use
+from re_llm.cli import corpora, dose, judging, mini, parts, reports, scores, small, stages, talk, use
 from re_llm.cli.common import Command, CommandGroup, prepare_environment
 from re_llm.core.version import __version__
 
@@ -56,7 +56,7 @@ _USE, _STAGES, _MORE = "Use a model", "From corpora to a report", "More"
 for _panel, _functions in (
     (_USE, (use.demo, use.doctor, use.respond, use.recognize, talk.chat, talk.serve)),
     (_STAGES, (stages.continue_, stages.train, reports.report, stages.reproduce)),
-    (_MORE, (reports.calibrate, reports.conflict, stages.continue_merge, stages.convert)),
+    (_MORE, (reports.calibrate, reports.conflict, dose.dose, stages.continue_merge, stages.convert)),
 ):
     for _function in _functions:
         _name = _function.__name__.rstrip("_").replace("_", "-")

@@ -77,7 +77,7 @@ def chat(
     from rich.console import Console
 
     from re_llm.apps import chat as module
-    from re_llm.inference.reply import Decoding
+    from re_llm.inference.decoding import Decoding
 
     decoding, model = Decoding(max_new_tokens, temperature), chosen_model(model)
     with Console(stderr=True).status(f"loading {model}"):

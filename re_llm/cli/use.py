@@ -55,6 +55,21 @@ Form = Annotated[
     str | None, typer.Option("--format", help="Print txt (a line a recording), csv, srt or vtt, and nothing else.")
 ]
 Splits = Annotated[list[str], typer.Option("--split", help="Only this split of a manifest; may be repeated.")]
+_change = partial(typer.Option, rich_help_panel="Changed replies")
+Earlier = Annotated[str, more_records(help="Earlier turns of a dialogue: `text`, or `speech` heard again.")]
+CorruptEmotion = Annotated[
+    float, _change(help="Fraction of the utterances that get the emotion information of others, drawn by --seed.")
+]
+MaxWords = Annotated[int | None, _change(min=1, help="Keep the whole sentences that fit into so many words.")]
+EndWithQuestion = Annotated[bool, _change("--end-with-question", help="End with one question.")]
+AskWhenUnsure = Annotated[
+    str | None,
+    _change(
+        metavar="PROBABILITY|FOLDER",
+        help="Ask how the person feels unless exactly one emotion is so probable; or a folder that `calibrate` wrote: "
+        "unless exactly one is in the set.",
+    ),
+]
 System = Annotated[str, more_records(help="Name of this system in the records, for the report.")]
 
 
@@ -127,41 +142,45 @@ def respond(
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
     form: Form = None,
-    history: Annotated[
-        str, more_records(help="Earlier turns of a dialogue: `text`, or `speech` heard again.")
-    ] = "text",
+    history: Earlier = "text",
     server: Server = None,
     concurrency: Concurrency = 8,
     rate: Rate = None,
     timeout: Timeout = 120.0,
     tries: Tries = 8,
     key_env: KeyEnv = None,
+    max_words: MaxWords = None,
+    end_with_question: EndWithQuestion = False,
+    ask_when_unsure: AskWhenUnsure = None,
+    corrupt_emotion: CorruptEmotion = 0.0,
 ) -> None:
     """Respond to recordings: the recognised emotion and the reply.
 
     Utterances of a manifest that cannot be used (broken, silent, too long for the LLM) are listed in
     replies.dropped.jsonl. A second run goes on with the same model and options, which replies.provenance.json holds.
     With --server a speech LLM behind an OpenAI-compatible server answers; replies.answers.jsonl keeps what it said.
+    Changed replies have another system in their records (`re-llm, 20 words`), and a report compares the two.
 
     Examples:
 
-        re-llm respond question.wav
+        re-llm respond question.wav --max-words 20 --end-with-question
 
         re-llm respond manifest.jsonl --split test --out replies.jsonl
 
         re-llm respond manifest.jsonl --server http://127.0.0.1:8000/v1 --model qwen-omni --out replies.jsonl
     """
     from re_llm.inference.reply import RECOGNITION_PROMPT, ReplyOptions
+    from re_llm.inference.variant import Unsure, Variant
 
+    unsure = Unsure.parse(ask_when_unsure, system) if ask_when_unsure else None
+    variant = Variant(corrupt_emotion, seed or 0, max_words, end_with_question, unsure)
     options = ReplyOptions(
         system, prompt, RECOGNITION_PROMPT if recognize else None, batch_size, max_new_tokens, seed=seed,
-        history=_history(history),
+        history=_history(history), variant=variant,
     )  # fmt: skip
     load: Load
     if server:
-        if model == DEFAULT_MODEL or out is None:
-            raise RellmError("a server answers under a name, into a file", todo="Add: --model NAME --out FILE.jsonl")
-        load = partial(_served, chat_server(server, model, concurrency, rate, timeout, tries, key_env), out)
+        load = _served(model, out, partial(chat_server, server, model, concurrency, rate, timeout, tries, key_env))
     else:
         load = Checkpoint(chosen_model(model), device, dtype, quantize).load_system
     with _named(inputs) as names:
@@ -174,10 +193,22 @@ def _history(name: str) -> Literal["text", "speech"]:
     return "speech" if name == "speech" else "text"
 
 
-def _served(server: ChatServer, out: Path, options: ReplyOptions) -> ServedSystem:
-    from re_llm.inference.served import ServedSystem
+def _served(model: str, out: Path | None, connect: Callable[[], ChatServer]) -> Load:
+    """Loads a system behind a server.
 
-    return ServedSystem.of(server, out)
+    Raises:
+        RellmError: the model or the file has no name.
+    """
+    if model == DEFAULT_MODEL or out is None:
+        raise RellmError("a server answers under a name, into a file", todo="Add: --model NAME --out FILE.jsonl")
+    server = connect()
+
+    def load(options: ReplyOptions) -> ServedSystem:
+        from re_llm.inference.served import ServedSystem
+
+        return ServedSystem.of(server, out)
+
+    return load
 
 
 def recognize(

@@ -132,6 +132,9 @@ class ReplyRecord(Dimensional):
     `named_emotion` the emotion read out of it (None when it names none). `unsure`: the categorical head is, see
     `re_llm.inference.reply.Estimate`. `source` is a hash of the row that was
     replied to and of its recording. `history`: what was said before, without its recordings.
+    replied to and of its recording. `variant_of` is the system that this one is a variant of, `variant` its settings
+    (`re_llm.inference.variant`), `exchanged_with` the utterance whose emotion information was taken, and `asked` says
+    whether the reply asks how the person feels.
     """
 
     system: str
@@ -161,6 +164,10 @@ class ReplyRecord(Dimensional):
     seed: int | None = None
     source: str | None = None
     history: list[Earlier] | None = None
+    variant_of: str | None = None
+    variant: dict[str, Any] | None = None
+    exchanged_with: str | None = None
+    asked: bool | None = None
 
     def dimension(self, name: str) -> tuple[float | None, float | None]:
         """(estimate, reference) of one of `DIMENSIONS`."""

@@ -20,8 +20,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from re_llm.inference.decoding import Decoding
 from re_llm.inference.generation import generation_options
-from re_llm.inference.reply import Decoding
 
 if TYPE_CHECKING:
     from re_llm.inference.engine import Engine

@@ -16,7 +16,8 @@ import torch
 
 from re_llm.audio.given import Audio
 from re_llm.core.errors import RellmError
-from re_llm.inference.reply import DEFAULT_PROMPT, Decoding, DecodingOptions, EncodedSpeech, Estimate, Reply
+from re_llm.inference.decoding import Decoding, DecodingOptions
+from re_llm.inference.reply import DEFAULT_PROMPT, EncodedSpeech, Estimate, Reply
 from re_llm.inference.streaming import text_pieces
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import PROMPTS, Prompt, get_prompt, split_chat

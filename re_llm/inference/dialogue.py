@@ -16,7 +16,8 @@ from re_llm.audio import waveform
 from re_llm.core.dialogues import Role, turns, words
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
-from re_llm.inference.reply import Decoding, History, OnBatch, Reply, ReplyOptions
+from re_llm.inference.decoding import Decoding
+from re_llm.inference.reply import History, OnBatch, Reply, ReplyOptions
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Prompt, get_prompt
 from re_llm.llm.rows import batches_by_length
@@ -80,7 +81,7 @@ def respond_dialogues(
             dialogues = [
                 (*_encoded(engine, histories[i]), _turn("user", last)) for i, last in zip(batch, encoded, strict=True)
             ]
-            decoding = Decoding(options.max_new_tokens, repetition_penalty=options.repetition_penalty)
+            decoding = Decoding(**options.decoding())
             completions = _answers(engine, dialogues, get_prompt(options.prompt), decoding)
         done = list(map(Reply.of, estimates, completions))
         replies.update(zip(batch, done, strict=True))

@@ -24,14 +24,14 @@ from re_llm.core.answer_parser import parse_answer
 from re_llm.core.assets import MINI_MODEL, default_model, hint_at_small, mini_assets, resolve_component
 from re_llm.core.records import Utterance
 from re_llm.inference.careful import answered, read_out
+from re_llm.inference.decoding import Decoding, DecodingOptions
 from re_llm.inference.dialogue import respond_dialogues
 from re_llm.inference.generation import generate
+from re_llm.inference.many import answer_many
 from re_llm.inference.reply import (
     DEFAULT_PROMPT,
     RECOGNITION_PROMPT,
     RECOGNITION_TOKENS,
-    Decoding,
-    DecodingOptions,
     EncodedSpeech,
     Estimate,
     History,
@@ -45,11 +45,12 @@ from re_llm.inference.streaming import text_pieces
 from re_llm.llm.completion import Completion
 from re_llm.llm.device import pick_device, pick_dtype
 from re_llm.llm.prompts import Prompt, get_prompt, split_chat
-from re_llm.llm.rows import batches_by_length, stop_ids
+from re_llm.llm.rows import stop_ids
 
 if TYPE_CHECKING:
     from re_llm.inference.conversation import ChatOptions, Conversation
     from re_llm.model.modeling import ReLlmForConditionalGeneration
+    from re_llm.model.outputs import EncodedAudio
     from re_llm.model.processing import ReLlmProcessor
 
 SHIPPED_MODEL = MINI_MODEL  # whose recordings ship as well
@@ -104,11 +105,19 @@ class Engine:
         return seconds_that_fit(self.processor, self.model.config, self.context, prompts)
 
     @torch.inference_mode()
-    def encode(self, samples: Sequence[np.ndarray]) -> list[EncodedSpeech]:
-        """Encodes one batch of recordings (16 kHz mono)."""
-        inputs = {name: tensor.to(self.device) for name, tensor in self.processor.audio_inputs(list(samples)).items()}
+    def encode(
+        self, samples: Sequence[np.ndarray], emotion_from: Sequence[np.ndarray] | None = None
+    ) -> list[EncodedSpeech]:
+        """Encodes one batch of recordings (16 kHz mono).
+
+        Args:
+            emotion_from: recordings whose emotion embeddings stand in the place of their own.
+        """
         with self._encoding:
-            speech = self.model.encode_speech(**inputs)
+            audio = self._encode_audio(samples)
+            if emotion_from is not None:
+                audio = replace(audio, emotion_states=self._encode_audio(emotion_from).emotion_states)
+            speech = self.model.encode_speech(audio)
             logits, dimensions = self.model.predict_emotion(speech)
         predicted = zip(logits.float().softmax(-1).tolist(), dimensions.float().tolist(), strict=True)
         estimates = [
@@ -117,6 +126,10 @@ class Engine:
         ]
         parts = zip(speech.embeddings, speech.lengths.tolist(), estimates, samples, strict=True)
         return [EncodedSpeech(tokens[:length], estimate, wave) for tokens, length, estimate, wave in parts]
+
+    def _encode_audio(self, samples: Sequence[np.ndarray]) -> EncodedAudio:
+        inputs = self.processor.audio_inputs(list(samples))
+        return self.model.encode_audio(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
 
     def answer(
         self,
@@ -134,7 +147,7 @@ class Engine:
             history: earlier turns of text, in chat-message form.
             on_text: called with the pieces of the answer to a batch of one as they are decoded.
             cancelled: called after every token; True ends the answers there.
-            decoding: `max_new_tokens`, `temperature`, `top_p`, `seed`, `repetition_penalty`; see `Decoding`.
+            decoding: see `Decoding`.
         """
         before, after = split_chat(self.tokenizer, get_prompt(prompt), history)
         rows = [self.processor.row([before, len(each.embeddings), after]) for each in encoded]
@@ -183,7 +196,7 @@ class Engine:
         Raises:
             RellmError: the recording cannot be used; says why.
         """
-        encoded = self.encode([self.samples(item, (prompt, Decoding(**decoding).max_new_tokens))])
+        encoded = self.encode([self.samples(item, (prompt, Decoding(**decoding).most_tokens))])
         (completion,) = self.answer(encoded, prompt, history=history, cancelled=cancelled, **decoding)
         return replace(Reply.of(encoded[0].estimate, completion), recordings=(encoded[0].samples,))
 
@@ -235,7 +248,7 @@ class Engine:
 
         Closing the generator, or letting go of it, ends the answer at the next token.
         """
-        encoded = self.encode([self.samples(item, (prompt, Decoding(**decoding).max_new_tokens))])
+        encoded = self.encode([self.samples(item, (prompt, Decoding(**decoding).most_tokens))])
         yield from text_pieces(partial(self.answer, encoded, prompt, history=history, **decoding))
 
     def respond_many(
@@ -264,9 +277,9 @@ class Engine:
         Raises:
             RellmError: a recording cannot be used, or is too long for the LLM; nothing has been answered then.
         """
-        prompts = (prompt, Decoding(**decoding).max_new_tokens), (recognize, recognize_tokens)
+        prompts = (prompt, Decoding(**decoding).most_tokens), (recognize, recognize_tokens)
         samples = [self.samples(item, *prompts) for item in items]
-        return self._batches(samples, prompt, prompts[1], batch_size, on_batch, **decoding)
+        return answer_many(self, samples, prompt, prompts[1], batch_size, on_batch, **decoding)
 
     def respond_rows(
         self,
@@ -280,34 +293,10 @@ class Engine:
         assert samples is not None, "an engine needs recordings"
         if histories:
             return respond_dialogues(self, samples, histories, options, on_batch)
-        return self._batches(
-            samples, options.prompt, (options.recognize, options.recognize_tokens), options.batch_size, on_batch,
-            max_new_tokens=options.max_new_tokens, repetition_penalty=options.repetition_penalty,
-        )  # fmt: skip
-
-    def _batches(
-        self,
-        samples: Sequence[np.ndarray],
-        prompt: str | Prompt | None,
-        recognition: tuple[str | None, int],
-        batch_size: int,
-        on_batch: OnBatch | None,
-        **decoding: Unpack[DecodingOptions],
-    ) -> list[Reply]:
-        """Replies to samples that are used as they are."""
-        replies: dict[int, Reply] = {}
-        question, tokens = recognition
-        for batch in batches_by_length([len(each) for each in samples], batch_size):
-            encoded = self.encode([samples[i] for i in batch])
-            estimates = [speech.estimate for speech in encoded]
-            if question:
-                estimates = self.named(encoded, question, tokens, decoding.get("repetition_penalty"))
-            completions = self.answer(encoded, prompt, **decoding) if prompt else [Completion()] * len(encoded)
-            done = list(map(Reply.of, estimates, completions))
-            replies.update(zip(batch, done, strict=True))
-            if on_batch:
-                on_batch(batch, done)
-        return [replies[i] for i in range(len(samples))]
+        recognition = options.recognize, options.recognize_tokens
+        return answer_many(
+            self, samples, options.prompt, recognition, options.batch_size, on_batch, **options.decoding()
+        )
 
 
 def load(

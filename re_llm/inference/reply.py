@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from re_llm.core.assets import component_hash, resolve_component
 from re_llm.core.dialogues import Role
@@ -13,6 +13,8 @@ from re_llm.core.errors import RellmError
 from re_llm.core.files import hash_of
 from re_llm.core.product import Product
 from re_llm.core.records import DIMENSIONS, Utterance
+from re_llm.inference.decoding import Decoding, DecodingOptions
+from re_llm.inference.variant import PLAIN, Variant
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Prompt, get_prompt
 
@@ -38,52 +40,6 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How a response is decoded.
-
-    Attributes:
-        max_new_tokens: most tokens of a response; fewer where the LLM's context ends before.
-        temperature: 0 is greedy.
-        top_p: sampling keeps the most probable tokens up to this cumulative probability.
-        seed: makes sampling repeatable. It seeds torch's global generator: sample from one thread.
-        repetition_penalty: divides the logits of tokens that the response holds already; 1 is none. None takes that of
-            the checkpoint's generation_config.json, as the released code does.
-    """
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    repetition_penalty: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise RellmError(f"max_new_tokens is {self.max_new_tokens}", allowed="1 and more")
-        if not 0 <= self.temperature <= 2:
-            raise RellmError(f"temperature is {self.temperature}", allowed="0 (greedy) to 2")
-        if not 0 < self.top_p <= 1:
-            raise RellmError(f"top_p is {self.top_p}", allowed="above 0, up to 1")
-        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
-            raise RellmError(f"repetition_penalty is {self.repetition_penalty}", allowed="above 0; 1 is none")
-
-    def generation_options(self) -> dict[str, bool | float]:
-        """Arguments of `generate` besides the length."""
-        if not self.temperature:
-            return {"do_sample": False}
-        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-
-
-class DecodingOptions(TypedDict, total=False):
-    """Keyword arguments of `Decoding`, for the signatures that take them one by one."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int | None
-    repetition_penalty: float | None
-
-
 class RespondOptions(DecodingOptions, total=False):
     """Keyword arguments of `Engine.respond`."""
 
@@ -104,6 +60,7 @@ class ReplyOptions:
         history: how earlier turns of the user's stand in a dialogue: `text`, or `speech` that is heard again.
         seed: of the training, for the report.
         corpus: name of the corpus in the records, where it is not that of the rows.
+        variant: how the replies differ from what the system says by itself.
     """
 
     system: str = "re-llm"
@@ -116,6 +73,20 @@ class ReplyOptions:
     seed: int | None = None
     history: Literal["text", "speech"] = "text"
     corpus: str | None = None
+    variant: Variant = PLAIN
+
+    def __post_init__(self) -> None:
+        if self.variant and self.prompt is None:
+            raise RellmError("a variant changes replies, and none are asked for")
+
+    def decoding(self) -> DecodingOptions:
+        """How a response is decoded."""
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "repetition_penalty": self.repetition_penalty,
+            "max_words": self.variant.max_words,
+            "end_with_question": self.variant.end_with_question,
+        }
 
     def product(self, out: Path, system: Models) -> Product:
         """The file of replies, and all that decides them but the rows, a hash of which each reply holds itself."""
@@ -133,8 +104,13 @@ class ReplyOptions:
                 "model": named or None,
                 "dtype": str(system.dtype).removeprefix("torch."),
                 "quantized": system.quantized,
-                **{name: value for name, value in asdict(self).items() if name not in ("batch_size", *_LATER)},
+                **{
+                    name: value
+                    for name, value in asdict(self).items()
+                    if name not in ("batch_size", "variant", *_LATER)
+                },
                 **{name: getattr(self, name) for name in _LATER if getattr(self, name) != getattr(ReplyOptions, name)},
+                **({"variant": self.variant.settings()} if self.variant else {}),
             },
             names={**_NAMES, **{f"model {n}": f"the model {name}" for n, name in enumerate(system.names, 1)}},
             beside=(out.with_suffix(".dropped.jsonl"),),
@@ -144,7 +120,7 @@ class ReplyOptions:
     @property
     def prompts(self) -> tuple[tuple[str | None, int], ...]:
         """Its prompts, each with the tokens that the answer may have: arguments of `System.max_seconds`."""
-        return (self.prompt, self.max_new_tokens), (self.recognize, self.recognize_tokens)
+        return (self.prompt, Decoding(**self.decoding()).most_tokens), (self.recognize, self.recognize_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +192,7 @@ class Reply(Estimate):
         finish_reason: "stop", or "length" when the response ended at the token limit.
         refused: why a server gave none, and what it wrote about that; None for a reply.
         transcript: words that a cascade recognised and answered; None for the other systems.
+        asked: whether it asks how the person feels, because the head is unsure; None where that was not wanted.
         estimates: of every recording of the turn in a conversation; the reply's own is that of the last. Empty
             outside of conversations, and for a turn of text.
         recordings: 16 kHz samples [T] that were heard, for the player of a notebook; none where many are answered.
@@ -226,6 +203,7 @@ class Reply(Estimate):
     finish_reason: str = "stop"
     refused: str | None = None
     transcript: str | None = None
+    asked: bool | None = None
     estimates: tuple[Estimate, ...] = ()
     recordings: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
 

@@ -36,12 +36,12 @@ def to_record(row: Utterance, reply: Reply, options: ReplyOptions, source: str |
     predictions |= {n: min(max(value, 0.0), 1.0) for n in DIMENSIONS if (value := predictions[n]) is not None}
     predictions["probabilities"] = predictions["probabilities"] or None
     decoded = ("tokens", "finish_reason") if options.prompt else ()
-    names = ("response", "answer", "named_emotion", "unsure", "transcript", *decoded)
+    names = ("response", "answer", "named_emotion", "unsure", "transcript", "asked", *decoded)
     return ReplyRecord(
         **{name: getattr(row, name) for name in FIELDS_OF_ROW},
         **predictions,
         **{name: getattr(reply, name) for name in names},
-        system=options.system,
+        **options.variant.fields(options.system, row.key),
         corpus=options.corpus or row.corpus,
         gender=(row.model_extra or {}).get("gender"),
         start=row.start or None,

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from re_llm.audio import waveform
 from re_llm.audio.source import locate, moved
 from re_llm.audio.speech import prepare
 from re_llm.core.errors import RellmError
+from re_llm.core.files import hash_of
 from re_llm.core.product import Made, Overwrite, Product, Standing, State, recall
 from re_llm.core.progress import progress_bar
 from re_llm.core.records import RecordAppender, ReplyRecord, Utterance
@@ -106,10 +107,11 @@ def respond_files(system: SpeechSystem, rows: Sequence[Utterance], options: Repl
         RellmError: a recording cannot be used.
     """
     records: list[ReplyRecord] = []
+    answering, options, _ = _with_variant(system, rows, Path(), options, {})
     for first in range(0, len(rows), CHUNK):
         chunk = rows[first : first + CHUNK]
         samples = [system.samples(row.audio, *options.prompts) for row in chunk]
-        replies = system.respond_rows(chunk, samples, options)
+        replies = answering.respond_rows(chunk, samples, options)
         records += [to_record(row, reply, options) for row, reply in zip(chunk, replies, strict=True)]
     return records
 
@@ -204,6 +206,7 @@ def respond_rows(
     recall(out)
     product = options.product(out, system)
     sources = row_sources(rows, root, audio=system.needs_audio)
+    system, options, sources = _with_variant(system, rows, root, options, sources)
     run = {**(about or {}), "batch_size": options.batch_size}
     with product.making(overwrite, run=run, look=lambda: standing(product, sources, known)) as before:
         if before.state is State.SAME:
@@ -215,6 +218,22 @@ def respond_rows(
         report.seconds = time.monotonic() - started
         product.finish(report)
     return report
+
+
+def _with_variant(
+    system: System, rows: Sequence[Utterance], root: Path, options: ReplyOptions, sources: dict[str, str]
+) -> tuple[System, ReplyOptions, dict[str, str]]:
+    """System, options and sources of the replies with the options' variant."""
+    if not options.variant.settings():
+        return system, options, sources
+    from re_llm.inference.varied import varied  # loads torch, which replies of a file do without
+
+    variant = options.variant.exchange(rows) if options.variant.corrupt_emotion else options.variant
+    exchanged = {
+        key: hash_of([sources.get(key, ""), sources.get(donor.key, ""), donor.key])[:32]
+        for key, donor in variant.donors.items()
+    }
+    return varied(system, options, root), replace(options, variant=variant), sources | exchanged
 
 
 @dataclass
@@ -275,6 +294,8 @@ class _Run:
         samples = {}
         for row in chunk:
             try:
+                if not row.audio:
+                    raise RellmError(f"{row.key} is text without a recording", todo="Answer it with a text system")
                 wave = waveform.load(row.audio, start=row.start, duration=row.duration, root=self.root)
                 if self.options.history == "speech":
                     self.histories[row.key] = history_of(row, self.root, "speech")

@@ -21,6 +21,7 @@ from re_llm.inference.recognizer import EmotionRecognizer
 from re_llm.inference.reply import Estimate, History, OnBatch, Reply, ReplyOptions
 from re_llm.inference.transcribe import Transcriber
 from re_llm.llm.completion import Completion
+from re_llm.llm.length import FREE, Length
 from re_llm.llm.local import ChatLlm
 from re_llm.llm.prompts import Prompt, get_prompt
 
@@ -90,7 +91,8 @@ class TextSystem:
             if histories:
                 labelled = [replace(p, history=in_text(before)) for p, before in zip(labelled, histories, strict=True)]
             pairs = list(zip(labelled, texts, strict=True))
-            completions = self._answer(pairs, options.max_new_tokens, options)
+            length = Length(options.variant.max_words, options.variant.end_with_question)
+            completions = self._answer(pairs, options.max_new_tokens, options, length)
         if options.recognize and not (prompt and prompt.needs_emotion):
             question = get_prompt(options.recognize)
             named = self._answer([(question, text) for text in texts], options.recognize_tokens, options)
@@ -104,12 +106,15 @@ class TextSystem:
             on_batch(list(range(len(rows))), replies)
         return replies
 
-    def _answer(self, pairs: Sequence[tuple[Prompt, str]], tokens: int, options: ReplyOptions) -> list[Completion]:
+    def _answer(
+        self, pairs: Sequence[tuple[Prompt, str]], tokens: int, options: ReplyOptions, length: Length = FREE
+    ) -> list[Completion]:
         return self.llm.answer(
             pairs,
             max_new_tokens=tokens,
             batch_size=options.batch_size,
             repetition_penalty=options.repetition_penalty,
+            **({"length": length} if length else {}),
         )
 
     def _texts(self, rows: Sequence[Utterance], samples: Sequence[np.ndarray] | None, batch_size: int) -> list[str]:

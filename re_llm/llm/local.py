@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.llm.completion import Completion
 from re_llm.llm.device import pick_device, pick_dtype
+from re_llm.llm.length import FREE, QUESTION_TOKENS, Length, Question, shaped
 from re_llm.llm.prompts import Prompt, split_chat, tokenize_row
 from re_llm.llm.rows import batches_by_length, pad_rows, read_completions, stop_ids
 from re_llm.llm.vocabulary import require_words
@@ -70,11 +71,35 @@ class ChatLlm:
         before, after = split_chat(self.tokenizer, prompt)
         return list(self.tokenizer(before + content + after, add_special_tokens=False)["input_ids"])
 
-    @torch.inference_mode()
     def generate(
-        self, rows: Sequence[Sequence[int]], *, max_new_tokens: int, repetition_penalty: float | None = None
+        self,
+        rows: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        repetition_penalty: float | None = None,
+        length: Length = FREE,
     ) -> list[Completion]:
         """Answers to one batch of token rows, padded on the left; see `answer`."""
+
+        def ask(which: Sequence[int], texts: Sequence[str]) -> list[Completion]:
+            longer = [
+                [*rows[i], *self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+                for i, text in zip(which, texts, strict=True)
+            ]
+            question = Question(self.tokenizer, max(map(len, longer)), self.stops, begun=False)
+            return self._decode(longer, QUESTION_TOKENS + 1, repetition_penalty, [question])
+
+        answers = self._decode(rows, max_new_tokens, repetition_penalty)
+        return shaped(answers, length, ask) if length else answers
+
+    @torch.inference_mode()
+    def _decode(
+        self,
+        rows: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        repetition_penalty: float | None,
+        processors: Sequence[Question] = (),
+    ) -> list[Completion]:
         ids, mask = pad_rows(rows, self.pad, "left")
         out = self.model.generate(
             input_ids=ids.to(self.model.device),
@@ -83,6 +108,7 @@ class ChatLlm:
             do_sample=False,
             eos_token_id=self.stops,
             pad_token_id=self.pad,
+            logits_processor=LogitsProcessorList(processors),
             **({} if repetition_penalty is None else {"repetition_penalty": repetition_penalty}),
         )
         return read_completions(self.tokenizer, out[:, ids.shape[1] :], self.stops)
@@ -95,6 +121,7 @@ class ChatLlm:
         batch_size: int = 16,
         on_batch: Callable[[int], None] | None = None,
         repetition_penalty: float | None = None,
+        length: Length = FREE,
     ) -> list[Completion]:
         """Answers to (prompt, content) rows, in their order; batched by length.
 
@@ -107,7 +134,10 @@ class ChatLlm:
         answers: dict[int, Completion] = {}
         for batch in batches_by_length([len(ids) for ids in tokens], batch_size):
             completions = self.generate(
-                [tokens[i] for i in batch], max_new_tokens=max_new_tokens, repetition_penalty=repetition_penalty
+                [tokens[i] for i in batch],
+                max_new_tokens=max_new_tokens,
+                repetition_penalty=repetition_penalty,
+                length=length,
             )
             answers.update(zip(batch, completions, strict=True))
             if on_batch:

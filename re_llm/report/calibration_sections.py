@@ -30,7 +30,8 @@ class Calibrated:
     """The head of one system on one corpus.
 
     Attributes:
-        temperature, tempered, sets: fitted on validation replies of the same system; None without them.
+        temperature, tempered, threshold, sets: fitted on validation replies of the same system; None without them.
+            An emotion is in a set with at least the probability `threshold`.
         left_out: replies without probabilities or a reference.
     """
 
@@ -40,6 +41,7 @@ class Calibrated:
     left_out: int
     temperature: float | None = None
     tempered: Calibration | None = None
+    threshold: float | None = None
     sets: PredictionSets | None = None
 
 
@@ -81,7 +83,8 @@ def calibrations(spoken: Replies, validation: Replies | None = None, coverage: f
         tempered = heads.tempered(temperature)
         threshold = conformal_threshold(fitted_on.tempered(temperature), coverage)
         sets = prediction_sets(tempered, threshold, coverage)
-        found.append(Calibrated(system, corpus, plain, heads.left_out, temperature, calibration(tempered), sets))
+        found.append(Calibrated(system, corpus, plain, heads.left_out, temperature, calibration(tempered), threshold,
+                                sets))  # fmt: skip
     return found
 
 

@@ -48,6 +48,7 @@ from re_llm.report.tables import (
     show_cell,
     system_title,
 )
+from re_llm.report.variant_sections import Variants, variant_blocks, variants
 
 MIN_ITEMS = 30
 STAGE = "report 4"  # the number rises when the same scores begin to give another report
@@ -152,6 +153,7 @@ class _Found:
     dialogues: list[Remembered] = field(default_factory=list)
     wanted: ShownOptions | None = None
     wins: list[Wins] = field(default_factory=list)
+    variants: Variants = field(default_factory=Variants)
 
     @classmethod
     def of(
@@ -179,6 +181,7 @@ class _Found:
             leaked(spoken, training) if training else [],
             bool(training),
             remembered(spoken),
+            variants=variants(table, spoken),
         )
 
     def numbers(self) -> dict[str, Any]:
@@ -193,6 +196,7 @@ class _Found:
             "gains": self.gains, "slices": self.sliced, "conflict": self.conflicts, "audits": self.audits,
             "leakage": self.leaks, "calibration": self.calibrated,
             "dialogues": self.dialogues, "wins": self.wins,
+            "dose": self.variants.doses, "variants": self.variants.compared,
         }  # fmt: skip
         rows = {name: [asdict(each) for each in found] for name, found in lists.items()}
         return {"baseline": self.baseline, "cells": cells, **rows}
@@ -213,6 +217,7 @@ def _blocks(found: _Found, out: Path, title: str, provenance: Mapping[str, Any],
         *transcript_blocks(table),
         *judge_blocks(table),
         *calibration_blocks(found.calibrated, out),
+        *variant_blocks(found.variants, out),
         *level_blocks(table, out),
         *conflict_blocks(found.conflicts, out),
         *dialogue_blocks(found.dialogues),

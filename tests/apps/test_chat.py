@@ -16,7 +16,7 @@ from re_llm.apps import chat
 from re_llm.cli import app
 from re_llm.inference import engine
 from re_llm.inference.conversation import Turn, reply
-from re_llm.inference.reply import Decoding
+from re_llm.inference.decoding import Decoding
 from re_llm.inference.transcribe import Transcriber
 
 

@@ -44,10 +44,12 @@ WORDS = {
     "train": {"re_llm": "tiny.yaml", "emotion": "emotion.yaml"},
     "reproduce": {"mini": "tiny.yaml"},
     "serve": {"8000": "0"},
+    "dose": {"manifest.jsonl": "doses.jsonl"},
 }
 # Options that make an example fit the tiny things.
 MORE = {
     "respond": ["--model", "checkpoints/re-llm", "--max-new-tokens", "4"],
+    "dose": ["--model", "checkpoints/re-llm", "--max-new-tokens", "4", "--doses", "0,1"],
     "recognize": ["--model", "checkpoints/re-llm"],
     "serve": ["--model", "checkpoints/re-llm"],
     "convert": ["--tokenizer", "qwen"],  # neither has a vocabulary of its own
@@ -142,6 +144,8 @@ def _write_records(root: Path) -> None:
         for turn in range(5)
     ]  # fmt: skip
     write_records(root / "iemocap.jsonl", spoken)
+    doses = [row.model_copy(update={"key": f"{row.key}-{n}", "split": "test"}) for n in range(2) for row in rows]
+    write_records(root / "doses.jsonl", doses)
     write_records(root / "continuations.jsonl", continuations)
     write_records(root / "replies.jsonl", replies)
     write_records(root / "runs/mini/replies/esd/re-llm.0.jsonl", replies)

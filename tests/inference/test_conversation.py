@@ -10,7 +10,8 @@ import tiny_world
 from re_llm.core.errors import RellmError
 from re_llm.inference import conversation, engine
 from re_llm.inference.conversation import Turn
-from re_llm.inference.reply import Decoding, EncodedSpeech
+from re_llm.inference.decoding import Decoding
+from re_llm.inference.reply import EncodedSpeech
 from re_llm.llm.prompts import get_prompt
 
 WAVE = tiny_world.wave(1.1, 3)

@@ -11,7 +11,8 @@ from re_llm.core.errors import RellmError
 from re_llm.core.records import ReplyRecord, Utterance, read_records, write_records
 from re_llm.inference import engine
 from re_llm.inference.conversation import Turn, reply
-from re_llm.inference.reply import Decoding, ReplyOptions
+from re_llm.inference.decoding import Decoding
+from re_llm.inference.reply import ReplyOptions
 from re_llm.inference.respond import RespondReport, respond_manifest
 from re_llm.inference.served import ServedSystem
 from re_llm.inference.systems import TextSystem

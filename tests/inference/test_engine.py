@@ -17,7 +17,8 @@ import torch
 import re_llm
 from re_llm.core.errors import RellmError
 from re_llm.inference import engine
-from re_llm.inference.reply import Decoding, DecodingOptions, Estimate
+from re_llm.inference.decoding import Decoding, DecodingOptions
+from re_llm.inference.reply import Estimate
 from re_llm.llm.prompts import get_prompt, split_chat
 from re_llm.model.outputs import SpeechTokens
 
@@ -171,7 +172,8 @@ def test_options_of_decoding_are_named_and_checked(loaded: engine.Engine) -> Non
     """The same everywhere, as an IDE shows them; a misspelt one is an error, not ignored."""
     fields = {field.name for field in dataclasses.fields(Decoding)}
     assert set(DecodingOptions.__annotations__) == fields
-    assert fields == {"max_new_tokens", "temperature", "top_p", "seed", "repetition_penalty"}
+    own = {"max_new_tokens", "temperature", "top_p", "seed", "repetition_penalty", "max_words", "end_with_question"}
+    assert fields == own
     encoded = loaded.encode([WAVES[0]])
     calls = {
         "respond": lambda **options: loaded.respond(WAVES[0], **options).response,
@@ -187,6 +189,8 @@ def test_options_of_decoding_are_named_and_checked(loaded: engine.Engine) -> Non
             call(temprature=1.0)
         with pytest.raises(RellmError, match="top_p is 0"):
             call(top_p=0)
+        with pytest.raises(RellmError, match="max_words is 0"):
+            call(max_words=0)
         with pytest.raises(RellmError, match=r"repetition_penalty is 0\.0"):
             call(repetition_penalty=0.0)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from re_llm.inference.reply import Decoding
+from re_llm.inference.decoding import Decoding
 
 MAX_RECORDINGS = 16  # of one request; each costs an encoder pass however short it is
 MAX_TURNS = 256
