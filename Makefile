@@ -29,7 +29,7 @@ test: $(READY)  ## Run every test, the slow ones too
 test-fast: $(READY)  ## Run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
 
-campaign: $(READY)  ## Read thousands of damaged files of each kind (RE_LLM_SEED=N for other ones)
+campaign: $(READY)  ## Read thousands of damaged files of each kind (RE_LLM_SEED=N: other ones, RE_LLM_COUNT=N: so many)
 	$(BIN)/python -m pytest tests/campaign
 
 check: $(READY)  ## Lint, format and types

@@ -17,10 +17,11 @@ from re_llm.continuations.named import NamedLlm
 from re_llm.continuations.plan import CHUNK, WHOLE, Plan, Shard
 from re_llm.continuations.rows import Outcome, continue_rows, moved, outcome, question, unusable
 from re_llm.continuations.work import ContinueWork
+from re_llm.core.appending import RecordAppender
 from re_llm.core.errors import RellmError
 from re_llm.core.product import Made, Overwrite, State, recall
 from re_llm.core.progress import progress_bar
-from re_llm.core.records import RecordAppender, Utterance
+from re_llm.core.records import Utterance
 from re_llm.llm.completion import TextLlm
 from re_llm.llm.prompts import Prompt, get_prompt
 
@@ -184,7 +185,7 @@ def continue_manifest(
 def _continue(job: _Job, llm: TextLlm, wanted: set[str], progress: bool, cluster: Cluster | None) -> ContinueReport:
     started = time.monotonic()
     report = ContinueReport()
-    with RecordAppender(job.out) as kept, RecordAppender(dropped_file(job.out)) as dropped:
+    with RecordAppender(job.out, logged=True) as kept, RecordAppender(dropped_file(job.out), logged=True) as dropped:
         files = _Files(kept, dropped)
         files.check(wanted)
         report.resumed = kept.rows

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from re_llm.core import files
+from re_llm.core.appending import changed_row, log_path, write_log
 from re_llm.core.errors import RellmError
 from re_llm.core.provenance import provenance
 
@@ -94,8 +95,8 @@ class Product:
         names: what a message calls an input or a setting, where that is not its own name.
         parts: patterns of what it consists of in its folder; empty for a file.
         beside: further files that go when it is made again.
-        grows: rows are appended to it and to the files beside it; rows that are missing are appended again. With as
-            many lines as it had and another content it was changed.
+        grows: rows are appended to it and to the files beside it; rows that are missing are appended again, and one
+            that was changed by hand is noticed (see `core.appending`).
     """
 
     out: Path
@@ -120,13 +121,16 @@ class Product:
             return Standing(State.DIFFERENT, (missing,), ours=False)
         if differences := tuple(self._differences(sidecar)):
             return Standing(State.DIFFERENT, differences)
-        if not sidecar.get("complete"):
+        complete = bool(sidecar.get("complete"))
+        if complete and sidecar.get("content") == self._content():
+            return Standing(State.SAME)
+        for path in self._present() if self.grows else ():
+            if (number := changed_row(path, complete=complete)) is not None:
+                what = f"row {number} of {path.name} was changed after it was written, or added"
+                return Standing(State.DIFFERENT, (what,), ours=False)
+        if not complete or (self.grows and self._lines() != sidecar.get("lines")):
             return Standing(State.UNFINISHED)
-        if sidecar.get("content") != self._content():
-            if self.grows and self._lines() != sidecar.get("lines"):
-                return Standing(State.UNFINISHED)
-            return Standing(State.DIFFERENT, ("it was changed after it was written",), ours=False)
-        return Standing(State.SAME)
+        return Standing(State.DIFFERENT, ("it was changed after it was written",), ours=False)
 
     @contextmanager
     def making(
@@ -181,7 +185,10 @@ class Product:
         """
         runs = (read_sidecar(self.out) or {"runs": []})["runs"]
         told: dict[str, Any] = {} if report is None else {"report": _plain(report)}
-        told |= {"lines": self._lines()} if self.grows else {}
+        if self.grows:
+            told["lines"] = self._lines()
+            for path in self._present():
+                write_log(path)
         self._write({"complete": True, "content": self._content(), "runs": runs, **more, **told})
 
     def stored(self, kind: type[M]) -> M:
@@ -220,6 +227,7 @@ class Product:
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
+                    log_path(path).unlink(missing_ok=True)
             sidecar_path(self.out).unlink(missing_ok=True)
         except OSError as error:
             raise files.disk_error(self.out, error) from error

@@ -6,13 +6,11 @@ a torn last line, left by a process that died while writing, is repaired on resu
 
 from __future__ import annotations
 
-import errno
-import json
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,7 +22,7 @@ DIMENSIONS = ("valence", "arousal", "dominance")
 # A record is a few hundred bytes; a line of this size is not one of ours (and would fill the memory).
 MAX_LINE_BYTES = 4 * 2**20
 
-_BEGINNING = b'{"key":'  # of every line that `Record.to_line` writes
+BEGINNING = b'{"key":'  # of every line that `Record.to_line` writes
 
 Unit = Field(default=None, ge=0.0, le=1.0)
 
@@ -243,106 +241,3 @@ def write_records(path: str | os.PathLike[str], records: Iterable[Record]) -> in
         for count, record in enumerate(records, 1):  # noqa: B007
             out.write(record.to_line().encode())
     return count
-
-
-class RecordAppender:
-    """Appends whole lines to a JSON-lines file; opening it repairs a torn last line and reads the keys present.
-
-    One process writes at a time: a second one is refused, because the two would write every row twice. The lock goes
-    with the process, however it ends.
-
-    Attributes:
-        keys: keys of the records that the file holds.
-        rows: number of its records; more than `keys` when keys are repeated.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
-        self.keys: set[str] = set()
-        self.rows = 0
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: nothing waits in memory that a failed write would try to write again on closing.
-            self._file = self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise files.disk_error(self.path, error) from error
-        try:
-            files.lock_file(self._file, self.path)
-            self._repair()
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _repair(self) -> None:
-        good = 0
-        with self.path.open("rb") as lines:
-            while line := lines.readline(MAX_LINE_BYTES + 1):
-                if not line.endswith(b"\n"):
-                    self._check_torn(line)
-                    break
-                good += len(line)
-                if line.strip():
-                    self.keys.add(self._key(line))
-                    self.rows += 1
-        if good != self.path.stat().st_size:
-            os.truncate(self.path, good)
-
-    def _check_torn(self, line: bytes) -> None:
-        """The beginning of a record (or zeros, after a power cut) may be cut off; somebody's notes may not."""
-        begun = len(line) <= MAX_LINE_BYTES and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]
-        if line.strip(b"\0") and not begun:
-            raise self._no_record(line)
-
-    def _key(self, line: bytes) -> str:
-        try:
-            return str(json.loads(line)["key"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise self._no_record(line) from None
-
-    def _no_record(self, line: bytes) -> RellmError:
-        return RellmError(
-            f"{self.path} holds a line that is not a record: {line[:80]!r}",
-            todo="Move the file away, or give another --out",
-        )
-
-    def append(self, records: Iterable[Record]) -> None:
-        """Appends the records as one write, so that a kill leaves at most one torn line.
-
-        Raises:
-            RellmError: the disk is full or the file cannot be written; whole lines that reached it stay.
-        """
-        batch = list(records)
-        data = memoryview("".join(r.to_line() for r in batch).encode())
-        done = 0
-        try:
-            while done < len(data):
-                done += self._file.write(data[done:])
-        except OSError as error:
-            whole = bytes(data[:done]).rfind(b"\n") + 1
-            os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - (done - whole))
-            raise files.disk_error(self.path, error) from error
-        self.keys.update(r.key for r in batch)
-        self.rows += len(batch)
-
-    def close(self) -> None:
-        """Closes the file; what the system still holds back goes to the disk.
-
-        Raises:
-            RellmError: the disk is full (network file systems tell it only now).
-        """
-        if self._file.closed:
-            return
-        try:
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            # Pipes and some special files cannot be synchronised, and need not be.
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise files.disk_error(self.path, error) from error
-        finally:
-            self._file.close()
-
-    def __enter__(self) -> RecordAppender:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()

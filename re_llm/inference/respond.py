@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from re_llm.audio import waveform
 from re_llm.audio.source import locate, moved
 from re_llm.audio.speech import prepare
+from re_llm.core.appending import RecordAppender
 from re_llm.core.errors import RellmError
 from re_llm.core.files import hash_of
 from re_llm.core.product import Made, Overwrite, Product, Standing, State, recall
 from re_llm.core.progress import progress_bar
-from re_llm.core.records import RecordAppender, ReplyRecord, Utterance
+from re_llm.core.records import ReplyRecord, Utterance
 from re_llm.inference.dialogue import history_of
 from re_llm.inference.reply import History, Reply, ReplyOptions, SpeechSystem, System
 from re_llm.inference.reply_records import to_record
@@ -257,14 +258,14 @@ class _Run:
         """Replies to the rows that have none, into the files of the report."""
         report, dropped_file = self.report, self.report.out.with_suffix(".dropped.jsonl")
         self.max_seconds = self.system.max_seconds(*self.options.prompts)
-        with RecordAppender(report.out) as self.kept:
+        with RecordAppender(report.out, logged=True) as self.kept:
             report.resumed = self.kept.rows
             if report.resumed != len(self.kept.keys):
                 raise RellmError(f"{report.out} holds a key twice", todo="Move the file away, or give another --out")
             dropped_file.unlink(missing_ok=True)  # a recording that was unusable in an earlier run is tried again
             todo = [row for row in rows if row.key not in self.kept.keys]
             with (
-                RecordAppender(dropped_file) as self.dropped,
+                RecordAppender(dropped_file, logged=True) as self.dropped,
                 progress_bar(self.options.system, len(rows), done=len(rows) - len(todo), show=progress) as self.advance,
             ):
                 for first in range(0, len(todo), CHUNK):

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from re_llm.core.appending import RecordAppender
 from re_llm.core.product import Product, State
-from re_llm.core.records import RecordAppender
 
 Setting = str | int | float | bool | None
 
@@ -29,7 +29,7 @@ def growing(
         RellmError: another process is writing the file, or it was started with other settings.
     """
     product = Product(out, "small build 1", {}, settings, grows=True)
-    with product.making(run=made) as before, RecordAppender(out) as rows:
+    with product.making(run=made) as before, RecordAppender(out, logged=True) as rows:
         there = rows.rows
         yield rows
         if before.state is not State.SAME or rows.rows != there:

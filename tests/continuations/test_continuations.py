@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from re_llm.cli import app
 from re_llm.continuations import continue_manifest, continue_rows, refusal
 from re_llm.continuations.cleaning import without_reasoning
+from re_llm.core.appending import RecordAppender
 from re_llm.core.errors import RellmError
-from re_llm.core.records import Continuation, Record, RecordAppender, Utterance, read_records, write_records
+from re_llm.core.records import Continuation, Record, Utterance, read_records, write_records
 from re_llm.llm.completion import Completion
 from re_llm.llm.local import ChatLlm
 from re_llm.llm.prompts import Prompt, get_prompt

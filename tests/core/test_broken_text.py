@@ -5,8 +5,9 @@ import json
 import pytest
 from fuzz_text import RECORDS, read_lines, read_recipes
 
+from re_llm.core.appending import RecordAppender
 from re_llm.core.errors import RellmError
-from re_llm.core.records import RecordAppender, Utterance, read_records
+from re_llm.core.records import Utterance, read_records
 from re_llm.data.check import check
 from re_llm.recipe.files import load_recipe, parse_overrides
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from re_llm.core.appending import RecordAppender, log_path
 from re_llm.core.errors import RellmError
 from re_llm.core.files import hash_of
 from re_llm.core.product import Made, Overwrite, Product, State, read_sidecar, sidecar_path, write_sidecar
+from re_llm.core.records import ReplyRecord
 
 
 @dataclass
@@ -136,6 +139,79 @@ def test_an_edited_row_of_a_complete_file_is_noticed(product: Product) -> None:
         pass
     with growing.making(Overwrite.YES) as before:
         assert before.state is State.DIFFERENT
+
+
+def row(number: int, reply: str = "Yes.") -> ReplyRecord:
+    return ReplyRecord(key=f"a{number}", system="toy", response=reply)
+
+
+@pytest.fixture(params=[True, False], ids=["finished", "killed"])
+def grown(request: pytest.FixtureRequest, product: Product) -> Product:
+    """A file of five rows, in two writes."""
+    growing = replace(product, grows=True)
+    with contextlib.suppress(KeyboardInterrupt), growing.making():
+        with RecordAppender(growing.out, logged=True) as rows:
+            rows.append([row(1), row(2)])
+            rows.append([row(3), row(4), row(5)])
+        if not request.param:
+            raise KeyboardInterrupt
+        growing.finish()
+    assert growing.standing().state is (State.SAME if request.param else State.UNFINISHED)
+    return growing
+
+
+@pytest.mark.parametrize(
+    ("rows", "changed"),
+    [
+        ([row(1), row(2), row(4), row(5)], None),  # rows that are gone are made again
+        ([row(5), row(1)], None),
+        ([row(1), row(2, "No."), row(3), row(4), row(5)], 2),
+        ([row(1), row(2, "No."), row(3), row(5)], 2),  # one edited, another gone
+        ([row(1), row(3), row(4), row(5, "No.")], 4),
+        ([row(1), row(6), row(2), row(3), row(4), row(5)], 2),  # one more than there were
+    ],
+)
+def test_rows_may_be_gone_and_none_may_be_changed(grown: Product, rows: list[ReplyRecord], changed: int | None) -> None:
+    grown.out.write_text("".join(each.to_line() for each in rows))
+    standing = grown.standing()
+    if changed is None:
+        assert standing.state is State.UNFINISHED
+        with grown.making(), RecordAppender(grown.out, logged=True) as file:
+            file.append([row(7)])
+            grown.finish()
+        assert grown.standing().state is State.SAME
+    else:
+        assert standing.why == f"row {changed} of a.jsonl was changed after it was written, or added"
+        with pytest.raises(RellmError, match="was changed after"), grown.making(Overwrite.OUTDATED):
+            pass
+        with grown.making(Overwrite.YES):
+            assert not list(grown.out.parent.glob(".*.rows"))
+
+
+def test_a_file_without_a_log_goes_on(grown: Product) -> None:
+    """One of an earlier version, or copied without the hidden file."""
+    log_path(grown.out).unlink()
+    grown.out.write_text("".join(each.to_line() for each in (row(1), row(2))))
+    assert grown.standing().state is State.UNFINISHED
+    with pytest.raises(KeyboardInterrupt), grown.making(), RecordAppender(grown.out, logged=True) as file:
+        file.append([row(3)])
+        raise KeyboardInterrupt
+    assert grown.standing().state is State.UNFINISHED
+    grown.out.write_text("".join(each.to_line() for each in (row(1), row(2, "No."))))
+    assert grown.standing().state is State.DIFFERENT
+
+
+def test_rows_that_outlived_their_log_in_a_power_cut_are_kept(product: Product) -> None:
+    growing = replace(product, grows=True)
+    with pytest.raises(KeyboardInterrupt), growing.making(), RecordAppender(growing.out, logged=True) as file:
+        file.append([row(1), row(2), row(3)])
+        raise KeyboardInterrupt
+    log = log_path(growing.out)
+    log.write_bytes(log.read_bytes()[:12])
+    assert growing.standing().state is State.UNFINISHED
+    with growing.making(), RecordAppender(growing.out, logged=True) as file:
+        assert file.rows == 3 and log.stat().st_size == 24
+        growing.finish()
 
 
 def test_of_a_folder_only_the_parts_of_the_product_go(tmp_path: Path) -> None:

@@ -7,16 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from re_llm.core.appending import RecordAppender
 from re_llm.core.errors import RellmError
 from re_llm.core.files import disk_error
-from re_llm.core.records import (
-    MAX_LINE_BYTES,
-    RecordAppender,
-    Score,
-    Utterance,
-    read_records,
-    write_records,
-)
+from re_llm.core.records import MAX_LINE_BYTES, Score, Utterance, read_records, write_records
 
 
 def row(key: str, **fields: object) -> Utterance:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from re_llm.core.appending import RecordAppender
 from re_llm.core.errors import RellmError
-from re_llm.core.records import RecordAppender, read_records, write_records
+from re_llm.core.records import read_records, write_records
 from re_llm.data.check import check
 from re_llm.small import render
 from re_llm.small.render import Spoken, finished, shaped

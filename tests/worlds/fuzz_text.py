@@ -10,17 +10,9 @@ from pathlib import Path
 
 from mutations import mutated
 
+from re_llm.core.appending import RecordAppender
 from re_llm.core.errors import RellmError
-from re_llm.core.records import (
-    Continuation,
-    Record,
-    RecordAppender,
-    ReplyRecord,
-    Score,
-    Utterance,
-    read_records,
-    write_records,
-)
+from re_llm.core.records import Continuation, Record, ReplyRecord, Score, Utterance, read_records, write_records
 from re_llm.data.check import check
 from re_llm.recipe.files import load_recipe, parse_overrides, parse_recipe
 

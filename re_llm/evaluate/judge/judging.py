@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from re_llm.core.appending import RecordAppender
 from re_llm.core.dialogues import turns, words
 from re_llm.core.errors import RellmError
 from re_llm.core.files import existing, file_hash, hash_of
 from re_llm.core.product import Overwrite, Product, State
 from re_llm.core.progress import progress_bar
-from re_llm.core.records import RecordAppender, Score, read_records, write_records
+from re_llm.core.records import Score, read_records, write_records
 from re_llm.evaluate.empathy.scores import Group, make_score
 from re_llm.evaluate.judge.prompts import PAIRWISE, SCORED, fill
 from re_llm.evaluate.judge.results import Answer, JudgeReport, group_fields, judged
