@@ -72,6 +72,8 @@ def report(
         files, replies, out, baseline=baseline, common=common, training=training, pages=format_ is Format.PAGE,
         title=title, provenance=made, overwrite=overwriting(overwrite),
     )  # fmt: skip
+    for doubt in report.doubts:
+        typer.echo(f"doubtful: {doubt}", err=True)
     if as_json:
         print_json({"report": report.page, "numbers": report.numbers, "skipped": report.skipped})
     else:

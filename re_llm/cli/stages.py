@@ -210,7 +210,11 @@ def train(
         return
     model, options = _stage(chosen, stage, system)
     begin = _start(chosen, options, start)
-    _check_continuations(data)
+    from re_llm.continuations.identity import doubts
+
+    for path in data:
+        for doubt in doubts(path, chosen.components.llm):
+            typer.echo(doubt, err=True)
     from re_llm.train.plan import Plan
     from re_llm.train.run import train as run
 
@@ -221,17 +225,6 @@ def train(
     )  # fmt: skip
     if is_first():
         print_report(report, as_json)
-
-
-def _check_continuations(data: list[Path]) -> None:
-    """Says which files are unfinished. Raises a RellmError for one that is missing."""
-    from re_llm.core.files import existing
-    from re_llm.core.product import read_sidecar
-
-    for path in data:
-        sidecar = read_sidecar(existing(path, todo="Write it with: re-llm continue MANIFEST --out FILE"))
-        if sidecar is not None and not sidecar.get("complete"):
-            typer.echo(f"{path} is unfinished: its `re-llm continue` ended early; training on what is there", err=True)
 
 
 def _train_emotion(

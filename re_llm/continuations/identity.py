@@ -8,8 +8,8 @@ from typing import Any
 
 from re_llm.continuations.plan import Plan
 from re_llm.core.assets import component_hash, resolve_component
-from re_llm.core.files import file_hash, hash_of
-from re_llm.core.product import Product
+from re_llm.core.files import existing, file_hash, hash_of
+from re_llm.core.product import Product, edited, read_sidecar
 from re_llm.llm.prompts import Prompt
 
 STAGE = "continue 1"  # the number rises when the same rows begin to get other continuations
@@ -70,3 +70,23 @@ def continuations(
 
 def dropped_file(out: Path) -> Path:
     return out.with_suffix(".dropped.jsonl")
+
+
+def doubts(path: Path, llm: str) -> list[str]:
+    """What a training should say of its continuations: unfinished, edited, or another LLM's than the one it trains on.
+
+    Raises:
+        RellmError: there is no such file.
+    """
+    sidecar = read_sidecar(existing(path, todo="Write it with: re-llm continue MANIFEST --out FILE"))
+    if sidecar is None:
+        return []
+    found = []
+    if not sidecar.get("complete"):
+        found.append(f"{path} is unfinished: its `re-llm continue` ended early; training on what is there")
+    elif edited(path, dropped_file(path)):
+        found.append(f"{path} was changed after it was written; training on what is there")
+    weights = (sidecar.get("inputs") or {}).get("weights")
+    if weights and weights != component_hash(llm):
+        found.append(f"{path} was continued by other weights than those of {llm}, which learns from it")
+    return found

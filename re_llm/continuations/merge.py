@@ -16,9 +16,10 @@ from re_llm.continuations.identity import dropped_file
 from re_llm.continuations.plan import WHOLE, Plan, Shard
 from re_llm.continuations.rows import moved
 from re_llm.continuations.run import ContinueReport, count
+from re_llm.core.appending import changed_row
 from re_llm.core.errors import RellmError
 from re_llm.core.files import existing, file_hash
-from re_llm.core.product import Product, read_sidecar, sidecar_path
+from re_llm.core.product import Product, edited, read_sidecar, sidecar_path
 from re_llm.core.records import Continuation, Record, Utterance, write_records
 
 
@@ -62,8 +63,8 @@ def merge_shards(manifest: str | Path, shards: Sequence[str | Path], out: str | 
         shards: the files that `continue --shard` wrote, in any order.
 
     Raises:
-        RellmError: a shard is missing, given twice or made otherwise; a row is missing, doubled or in a wrong shard
-            (names the first one and the shard); `out` exists; the disk is full.
+        RellmError: a shard is missing, given twice or made otherwise; a row is missing, doubled, changed or in a wrong
+            shard (names the first one and the shard); `out` exists; the disk is full.
     """
     started = time.monotonic()
     out = Path(out)
@@ -81,6 +82,7 @@ def merge_shards(manifest: str | Path, shards: Sequence[str | Path], out: str | 
         )
     index = _index(parts)
     _complete(keys, index, parts)
+    _refuse_edited(parts)
     runs = [{"shard": str(part.shard), **run} for part in parts for run in part.sidecar["runs"]]
     first = parts[0].sidecar
     whole = {**first["settings"], "shard": str(WHOLE)}
@@ -194,6 +196,18 @@ def _complete(keys: dict[str, int], index: dict[str, _Line], parts: list[_Part])
     foreign = next((key for key in index if key not in keys), None)
     if foreign is not None:
         raise RellmError(f"{index[foreign].file} holds the key {foreign!r}, which the manifest does not have")
+
+
+def _refuse_edited(parts: list[_Part]) -> None:
+    """Raises a RellmError for a shard that is not what its run wrote."""
+    for part in parts:
+        complete = bool(part.sidecar.get("complete"))
+        for path in (part.path, dropped_file(part.path)):
+            if path.is_file() and (number := changed_row(path, complete=complete)) is not None:
+                what = f"row {number} of {path} was changed after it was written, or added"
+                raise RellmError(what, todo="Move the file away and run its shard again")
+        if complete and edited(part.path, dropped_file(part.path)):
+            raise RellmError(f"{part.path} was changed after it was written", todo=_again(part))
 
 
 def _rows(plan: Plan, index: dict[str, _Line], out: Path, *, dropped: bool) -> Iterator[Record]:

@@ -310,6 +310,20 @@ def read_sidecar(out: Path) -> dict[str, Any] | None:
     return dict(sidecar)
 
 
+def edited(out: Path, *beside: Path) -> bool:
+    """Whether a file is another one than the stage wrote that its sidecar tells of; false where there is none.
+
+    Args:
+        beside: further files of the product.
+
+    Raises:
+        RellmError: the sidecar is broken.
+    """
+    content = (read_sidecar(out) or {}).get("content")
+    there = {path.name: path for path in (out, *beside) if path.is_file() and path.stat().st_size}
+    return content is not None and content != files.files_hash(there)
+
+
 def write_sidecar(out: Path, sidecar: Mapping[str, Any]) -> None:
     """Replaces the sidecar at once: a reader sees the old one or the new one.
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from re_llm.core.records import Record, RecordAppender, read_records
+from re_llm.core.appending import RecordAppender
+from re_llm.core.records import Record, read_records
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Content, Prompt
 from re_llm.llm.server import ChatServer

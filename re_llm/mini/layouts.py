@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from re_llm.core.errors import RellmError
-from re_llm.core.files import write_bytes
+from re_llm.core.files import hash_of, write_bytes
 from re_llm.core.workers import process_pool
 from re_llm.mini.casting import ESD_SPEAKERS, PLANS, Take
 from re_llm.mini.grammar import world
@@ -81,35 +81,47 @@ def write_world(
         corpora: which of `CORPORA`, in this order.
 
     Returns:
-        Per corpus the summary that is also its marker `root/done/CORPUS.json`: recordings, hours, seed, scale, seconds.
+        Per corpus the summary that is also its marker `root/done/CORPUS.json`: recordings, hours, seed, scale, seconds,
+        and `takes`, a hash of who says what how.
 
     Raises:
-        RellmError: an option is out of range, or `root` holds corpora of another seed or scale.
+        RellmError: an option is out of range, or `root` holds corpora of another seed, scale or other takes.
         MissingExtra: espeakng-loader is not installed.
     """
     _check(root, seed, scale, workers, corpora)
     (root / "done").mkdir(parents=True, exist_ok=True)
-    summaries: dict[str, dict[str, object]] = {}
-    sentences = None
-    for corpus in corpora:
-        marker = root / "done" / f"{corpus}.json"
-        if not marker.exists():
-            sentences = sentences or world(seed=seed, size=WORLD_SIZE)
-            start = time.monotonic()
-            recordings = _render_all(root, PLANS[corpus](sentences, seed, scale), seed, workers, progress)
-            WRITERS[corpus](root / corpus, recordings, random.Random(f"{seed}/{corpus}/tables"))
-            _write_lines(root / "done" / f"{corpus}.truth.jsonl", (json.dumps(r.truth()) for r in recordings))
-            summary = {
-                "seed": seed, "scale": scale, "recordings": len(recordings),
-                "hours": round(sum(r.duration for r in recordings) / 3600, 3),
-                "seconds": round(time.monotonic() - start, 1),
-            }  # fmt: skip
-            _write_lines(marker, [json.dumps(summary)])
-        summaries[corpus] = json.loads(marker.read_text())
-    if sentences is not None:  # something was rendered
+    sentences = world(seed=seed, size=WORLD_SIZE)
+    planned = {corpus: PLANS[corpus](sentences, seed, scale) for corpus in corpora}
+    contents = {corpus: hash_of(map(repr, takes)) for corpus, takes in planned.items()}
+    markers = {corpus: root / "done" / f"{corpus}.json" for corpus in corpora}
+    missing = [corpus for corpus in corpora if not _is_there(markers[corpus], contents[corpus])]
+    for corpus in missing:
+        start = time.monotonic()
+        recordings = _render_all(root, planned[corpus], seed, workers, progress)
+        WRITERS[corpus](root / corpus, recordings, random.Random(f"{seed}/{corpus}/tables"))
+        _write_lines(root / "done" / f"{corpus}.truth.jsonl", (json.dumps(r.truth()) for r in recordings))
+        summary = {
+            "seed": seed, "scale": scale, "recordings": len(recordings),
+            "hours": round(sum(r.duration for r in recordings) / 3600, 3),
+            "seconds": round(time.monotonic() - start, 1), "takes": contents[corpus],
+        }  # fmt: skip
+        _write_lines(markers[corpus], [json.dumps(summary)])
+    if missing:
         parts = [path.read_text() for name in CORPORA if (path := root / "done" / f"{name}.truth.jsonl").exists()]
         _write_lines(root / "truth.jsonl", "".join(parts).splitlines())
-    return summaries
+    return {corpus: json.loads(marker.read_text()) for corpus, marker in markers.items()}
+
+
+def _is_there(marker: Path, content: str) -> bool:
+    """Whether a corpus is complete. Raises a RellmError for one of other takes; earlier markers do not tell theirs."""
+    if not marker.exists():
+        return False
+    if json.loads(marker.read_text()).get("takes", content) != content:
+        raise RellmError(
+            f"{marker}: made of other sentences or voices than this version speaks",
+            todo=f"Choose another folder, or remove {marker.parent.parent}, to make it again",
+        )
+    return True
 
 
 def _check(root: Path, seed: int, scale: float, workers: int, corpora: Sequence[str]) -> None:

@@ -45,9 +45,9 @@ class Wanted(NamedTuple):
 class Run:
     """Lays out the folders of one run and knows what depends on what."""
 
-    def __init__(self, recipe: Recipe, out: Path, say: Say, world: Path | None = None):
+    def __init__(self, recipe: Recipe, out: Path, say: Say, world: Path | None = None, world_seed: int = 0):
         self.recipe, self.out, self.say = recipe, out, say
-        self.world = world or out / "world"
+        self.world, self.world_seed = world or out / "world", world_seed
         self.features = out / "features"  # one place: states are found by their content
 
     # -- corpora ------------------------------------------------------------------------------------------------
@@ -69,7 +69,8 @@ class Run:
 
                 name = MINI_ROOTS.get(options.reader, options.reader).split("/")[0]
                 root = self.world / f"x{options.scale:g}"
-                write_world(root, corpora=[name], scale=options.scale, workers=self.recipe.workers)
+                workers = self.recipe.workers
+                write_world(root, corpora=[name], seed=self.world_seed, scale=options.scale, workers=workers)
 
     def prepare(self) -> None:
         """Manifests of all corpora, with pseudo V/A/D where the recipe asks for it."""

@@ -45,6 +45,7 @@ def reproduce(
     out: str | os.PathLike[str],
     *,
     world: Path | None = None,
+    world_seed: int = 0,
     say: Say = lambda line: None,
     until: str | None = None,
     convert: bool = False,
@@ -56,6 +57,7 @@ def reproduce(
     Args:
         convert: convert parts in a format of the original systems into `out/converted` first.
         world: folder with the miniature's corpora, shared by several runs; default `out/world`.
+        world_seed: of the miniature's sentences and voices.
         say: receives one line per finished piece of work.
         until: stop after this stage (`prepare`, `continue`, `train`, `respond`, `score`).
 
@@ -64,7 +66,7 @@ def reproduce(
     """
     recipe, found = preflight(recipe, Path(out), convert=convert, say=say)
     found.check()
-    run = Run(recipe, Path(out), say, world)
+    run = Run(recipe, Path(out), say, world, world_seed)
     result = ReproduceReport(notes=found.notes)
     with lock(run.out, folder=True):
         _forget(run)

@@ -9,7 +9,7 @@ from typing import Any
 
 from re_llm.core.files import file_hash
 from re_llm.core.page import NONE, Block, Cells, Heading, Paragraph, Table, quote
-from re_llm.core.product import flattened
+from re_llm.core.product import edited, flattened, read_sidecar
 from re_llm.report.reply_sections import Replies
 from re_llm.report.tables import CORPORA, METRIC_TITLES, PAPER, SYSTEMS, TABLE_I
 
@@ -45,13 +45,27 @@ def short_name(path: Path) -> str:
     return "/".join(Path(path).parts[-3:])
 
 
-def provenance_blocks(given: dict[str, Any], files: Sequence[Path]) -> list[Block]:
+def doubts(scores: Sequence[Path], replies: Sequence[Path]) -> list[str]:
+    """What is not as the stages made it: scores that were edited, or are of other replies than those that are given."""
+    given = {file_hash(path) for path in replies}
+    found = []
+    for path in scores:
+        if edited(path):
+            found.append(f"{short_name(path)} was changed after it was written")
+        scored = ((read_sidecar(path) or {}).get("inputs") or {}).get("replies")
+        if given and scored and scored not in given:
+            found.append(f"{short_name(path)} is of other replies than those given, or they have changed since")
+    return found
+
+
+def provenance_blocks(given: dict[str, Any], files: Sequence[Path], doubts: Sequence[str] = ()) -> list[Block]:
     hashes = {short_name(path): file_hash(Path(path)) for path in files}
     known = {
         name: json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple) else str(value)
         for name, value in flattened(given)
         if value not in (None, {})
     }
-    rows: list[Cells] = [[quote(name), quote(text)] for name, text in known.items()]
+    rows: list[Cells] = [["**doubtful**", quote(text)] for text in doubts]
+    rows += [[quote(name), quote(text)] for name, text in known.items()]
     rows += [[quote(f"sha256 of {name}"), f"`{each}`"] for name, each in hashes.items() if each not in known.values()]
     return [Heading(2, "How this was made"), Table(["what", "value"], rows, (0, 1))]

@@ -7,7 +7,7 @@ Every gain states its baseline, and the known weaknesses of the scores stand bes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from re_llm.report.audit_sections import AuditedGroup, LeakedCorpus, audit_block
 from re_llm.report.calibration_sections import Calibrated, calibration_blocks, calibrations
 from re_llm.report.conflict_sections import conflict_blocks, conflicts
 from re_llm.report.dialogue_sections import Remembered, dialogue_blocks, remembered
-from re_llm.report.provenance_sections import paper_blocks, prompts_of, provenance_blocks, short_name
+from re_llm.report.provenance_sections import doubts, paper_blocks, prompts_of, provenance_blocks, short_name
 from re_llm.report.recipe_sections import Wins, all_wins, recipe_blocks
 from re_llm.report.reply_sections import Replies, example_blocks, read_replies
 from re_llm.report.score_files import read_scores
@@ -57,10 +57,15 @@ PARTS = ("report.html", "report.md", "results.json", "tables.tex", "figures")
 
 @dataclass
 class WrittenReport(Made):
-    """Where the report is: `page` is its HTML page, `numbers` its results.json; None for a page that was not wanted."""
+    """Where the report is: `page` is its HTML page, `numbers` its results.json; None for a page that was not wanted.
+
+    Attributes:
+        doubts: what is not as the stages made it.
+    """
 
     out: Path
     pages: bool = True
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def page(self) -> Path | None:
@@ -124,9 +129,12 @@ def write_report(
             return product.stored(WrittenReport)
         found = _Found.of(scores, replies, training, baseline, common)
         found.wanted, found.wins = shown, all_wins(found.table, shown, judged) if shown else []
-        blocks = partial(_blocks, found, out, title, provenance or {}, [*scores, *replies]) if pages else None
-        page.write_page(out, title, {"title": title, **found.numbers()}, blocks)
-        report = WrittenReport(out=out, pages=pages, remade=before.why)
+        doubtful = doubts(read[: len(scores)], read[len(scores) : len(scores) + len(replies)])
+        made = partial(provenance_blocks, files=[*scores, *replies], doubts=doubtful)
+        blocks = partial(_blocks, found, out, title, provenance or {}, made) if pages else None
+        told = {"title": title} | ({"doubts": doubtful} if doubtful else {})
+        page.write_page(out, title, told | found.numbers(), blocks)
+        report = WrittenReport(out=out, pages=pages, doubts=doubtful, remade=before.why)
         product.finish(report)
     return report
 
@@ -202,7 +210,9 @@ class _Found:
         return {"baseline": self.baseline, "cells": cells, **rows}
 
 
-def _blocks(found: _Found, out: Path, title: str, provenance: Mapping[str, Any], files: Sequence[Path]) -> list[Block]:
+def _blocks(
+    found: _Found, out: Path, title: str, provenance: Mapping[str, Any], made: Callable[[dict[str, Any]], list[Block]]
+) -> list[Block]:
     table, against = found.table, found.baseline
     return [
         Heading(1, quote(title)),
@@ -226,7 +236,7 @@ def _blocks(found: _Found, out: Path, title: str, provenance: Mapping[str, Any],
         *leakage_blocks(found.spoken, found.leaks, found.checked),
         *example_blocks(table, found.spoken, against),
         *paper_blocks(),
-        *provenance_blocks({**provenance, "prompts": prompts_of(found.spoken)}, files),
+        *made({**provenance, "prompts": prompts_of(found.spoken)}),
     ]
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from re_llm.cli import app
 from re_llm.continuations import continue_manifest, continue_rows, refusal
 from re_llm.continuations.cleaning import without_reasoning
-from re_llm.core.appending import RecordAppender
+from re_llm.core.appending import RecordAppender, log_path
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, Record, Utterance, read_records, write_records
 from re_llm.llm.completion import Completion
@@ -265,6 +265,9 @@ def test_rows_that_are_not_of_this_run_are_found(tmp_path: Path) -> None:
         with pytest.raises(RellmError, match=message):
             continue_manifest(manifest, out, llm=Echo())
     out.write_text(text + lines[0].replace("u0", "u4"))
+    with pytest.raises(RellmError, match=r"row 9 of c\.jsonl was changed after it was written, or added"):
+        continue_manifest(manifest, out, llm=Echo())
+    log_path(out).unlink()  # as one that an earlier version wrote
     with pytest.raises(RellmError, match="'u4' stands in"):
         continue_manifest(manifest, out, llm=Echo())
 

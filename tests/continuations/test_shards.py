@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from re_llm.cli import app
 from re_llm.continuations import Shard, continue_manifest, merge_shards
 from re_llm.continuations.plan import Plan
+from re_llm.core.appending import log_path
 from re_llm.core.errors import RellmError
 
 ROWS, CHUNK, COUNT = 50, 4, 3
@@ -127,10 +128,13 @@ def test_what_is_wrong_with_the_shards_is_named(manifest: Path, shards: list[Pat
     broken(1, lambda lines: [*lines, lines[2]], r"the key 'u7' stands twice: in .*c\.1.jsonl and in .*c\.1.jsonl:1")
     broken(1, lambda lines: [*lines, texts[2].splitlines(True)[0]], r"'u8' stands twice: in .*c\.1.* and in .*c\.2")
     broken(0, lambda lines: [*lines, lines[0].replace("u0", "u99")], r"c\.0.*holds the key 'u99', which the manifest")
+    broken(2, lambda lines: [*lines, "torn"], r"c\.2\.jsonl:\d+: not a record")
+    log_path(shards[2]).unlink()  # as an earlier version left a shard that it did not finish
+    side = shards[2].with_suffix(".provenance.json")
+    side.write_text(json.dumps({**json.loads(side.read_text()), "complete": False}))
     broken(2, lambda lines: [lines[0].replace('"llm":"echo"', '"llm":"bat"'), *lines[1:]], "has the llm 'bat'")
     broken(2, lambda lines: [lines[0].replace("Line 8", "Lime 8"), *lines[1:]], "has the text 'Lime 8 of 50'")
     broken(2, lambda lines: [lines[0].replace('"early_stop"', '"no_stop"'), *lines[1:]], "'u8' is not a valid record")
-    broken(2, lambda lines: [*lines, "torn"], r"c\.2\.jsonl:\d+: not a record")
 
 
 def test_a_row_in_the_wrong_shard_is_named(manifest: Path, shards: list[Path], tmp_path: Path) -> None:
@@ -139,6 +143,16 @@ def test_a_row_in_the_wrong_shard_is_named(manifest: Path, shards: list[Path], t
     edit(shards[1], lambda lines: [first, *lines])
     with pytest.raises(RellmError, match=r"the key 'u0' belongs to shard 0/3 and stands in .*c\.1\.jsonl"):
         merge_shards(manifest, shards, tmp_path / "out.jsonl")
+
+
+def test_an_edited_shard_is_not_merged(manifest: Path, shards: list[Path], tmp_path: Path) -> None:
+    edit(shards[1], lambda lines: [lines[0].replace('"output":"', '"output":"Well. '), *lines[1:]])
+    with pytest.raises(RellmError, match=r"row 1 of .*c\.1\.jsonl was changed"):
+        merge_shards(manifest, shards, tmp_path / "merged.jsonl")
+    log_path(shards[1]).unlink()
+    with pytest.raises(RellmError, match=r"c\.1\.jsonl was changed after it was written"):
+        merge_shards(manifest, shards, tmp_path / "merged.jsonl")
+    assert not (tmp_path / "merged.jsonl").exists()
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,14 @@ def test_a_finished_corpus_is_skipped_and_another_seed_refused(root):
     assert set(summary) == set(casting.PLANS) and summary["esd"]["recordings"] == 200
     with pytest.raises(RellmError, match="seed 0"):
         write_world(root, seed=1, scale=SCALE)
+    marker = root / "done" / "esd.json"
+    told = marker.read_text()
+    marker.write_text(json.dumps({**json.loads(told), "takes": "of another version"}))
+    with pytest.raises(RellmError, match=r"esd\.json: made of other sentences or voices"):
+        write_world(root, scale=SCALE, workers=1, progress=False)
+    marker.write_text(json.dumps({name: value for name, value in json.loads(told).items() if name != "takes"}))
+    assert "takes" not in write_world(root, scale=SCALE, workers=1, progress=False)["esd"]  # an earlier version's
+    marker.write_text(told)
     with pytest.raises(RellmError, match="scale is 0"):
         write_world(root, scale=0)
     with pytest.raises(RellmError, match="unknown corpora"):

@@ -53,6 +53,22 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(scores, replies, folder / "out", title="Eight systems", provenance=made).out
 
 
+def test_scores_that_were_edited_or_are_of_other_replies_are_told(tmp_path: Path):
+    scores, replies = world(tmp_path, {"text": 0.0, "re-llm": 0.9}, ("esd",))
+    assert write_report(scores, replies, tmp_path / "sound").doubts == []
+    assert "doubts" not in json.loads((tmp_path / "sound" / "results.json").read_text())
+    scores[0].write_text(scores[0].read_text().replace('"value":0', '"value":1', 1))
+    replies[1].write_text(replies[1].read_text().replace('"response":"', '"response":"Well. ', 1))
+    found = write_report(scores, replies, tmp_path / "out")
+    assert len(found.doubts) == 2
+    assert re.search(r"0\.esd\.scores\.jsonl was changed after it was written", found.doubts[0])
+    assert re.search(r"1\.esd\.scores\.jsonl is of other replies than those given", found.doubts[1])
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert page.count("doubtful") == 2 and "was changed after it was written" in page
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["doubts"] == found.doubts
+    assert write_report(scores, replies, tmp_path / "out").doubts == found.doubts  # as it says when it is complete
+
+
 def test_what_must_stand_in_it(report: Path):
     page = (report / "report.md").read_text()
     for wanted in (

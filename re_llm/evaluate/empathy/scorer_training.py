@@ -1,9 +1,9 @@
 """`re-llm score train`: a custom scorer from EPITOME's csv files, measured on pairs that it has not seen.
 
 Writes a folder that `re-llm score --scorer FOLDER` reads:
-    scorer.json  tokenizer*  metrics.json  provenance.json  recipe.resolved.yaml
-    ER/  IP/  EX/    config.json and model.safetensors of each mechanism
-A later run adds a mechanism to the folder or replaces it.
+    scorer.json  tokenizer*  metrics.json
+    ER/  IP/  EX/    config.json, model.safetensors, metrics.json, provenance.json, recipe.resolved.yaml
+A later run adds a mechanism to the folder or replaces it; what tells how it was made goes with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from re_llm.core.errors import RellmError
 from re_llm.core.files import disk_error, existing, write_json
 from re_llm.core.progress import progress_bar
-from re_llm.core.provenance import write_provenance
+from re_llm.core.provenance import RESOLVED, write_provenance
 from re_llm.evaluate.empathy.biencoder import save_biencoder
 from re_llm.evaluate.empathy.biencoder_start import SCRATCH, BiEncoderOptions, Start, read_start, scratch_start
 from re_llm.evaluate.empathy.biencoder_training import Trained, judge_pairs, train_biencoder
@@ -136,12 +136,15 @@ def train_biencoders(plan: BiEncoderPlan, out: Path, *, device: str = "cpu", pro
                 report.metrics[mechanism] = _measure(mechanism, trained, start, options, (train, dev, test))
                 save_biencoder(trained.model, out / mechanism)
                 write_json(out / mechanism / "metrics.json", report.metrics[mechanism])
+                csv = [plan.csvs[mechanism]]
+                write_provenance(out / mechanism, seed=options.seed, inputs=csv, settings=plan.settings())
                 write_shared(out, start.tokenizer, options.window)
         # An earlier run may have trained other mechanisms of the folder.
         files = {mechanism: out / mechanism / "metrics.json" for mechanism in MECHANISMS}
         known = {m: json.loads(path.read_text(encoding="utf-8")) for m, path in files.items() if path.is_file()}
         write_json(out / "metrics.json", known)
-        write_provenance(out, seed=options.seed, inputs=plan.csvs.values(), settings=plan.settings())
+        for stale in ("provenance.json", RESOLVED):  # of an earlier version: about the last run, whichever it trained
+            (out / stale).unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(out, error) from error
     return report

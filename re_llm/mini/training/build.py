@@ -227,7 +227,8 @@ def _build(out: Path, seed: int, scale: float, allow_changes: bool, say: Log) ->
 
     world = out / "world" / f"x{scale:g}"
     say("== world")
-    write_world(world, seed=seed, scale=scale)
+    if any("takes" not in summary for summary in write_world(world, seed=seed, scale=scale).values()):
+        say("world: its sentences and voices are not compared, since its markers do not tell them")
     say("== components")
     train_parts(out, world, seed=seed, say=say)
     if not allow_changes:
@@ -235,7 +236,7 @@ def _build(out: Path, seed: int, scale: float, allow_changes: bool, say: Log) ->
     recipe = load_recipe("mini_components.yaml", {"seeds": [seed], **{f"corpora.{c}.scale": scale for c in CORPORA}})
     os.environ["RE_LLM_MINI"] = str((out / "parts").resolve())
     say("== speech LLMs")
-    reproduce(recipe, out / "run", world=out / "world", say=say)
+    reproduce(recipe, out / "run", world=out / "world", world_seed=seed, say=say)
     say("== package")
     made_at = revisions(out)
     if not allow_changes:

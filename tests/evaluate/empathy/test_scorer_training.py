@@ -63,9 +63,10 @@ def test_the_folder_says_how_it_was_made_and_how_good_it_is(trained: Path):
         assert found["pairs"] == {"train": 72, "development": 0, "test": 18}
         assert set(found["rationales"]) == {"accuracy", "f1", "iou_f1"}
     assert not list(trained.rglob("*.pth")) + list(trained.rglob("*.bin"))
-    made = json.loads((trained / "provenance.json").read_text())
-    assert (made["seed"], set(made["inputs"])) == (12, set(CSV_NAMES.values()))
-    assert "rationale_weight: 0.5" in (trained / "recipe.resolved.yaml").read_text()
+    for mechanism, name in CSV_NAMES.items():
+        made = json.loads((trained / mechanism / "provenance.json").read_text())
+        assert (made["seed"], set(made["inputs"])) == (12, {name})
+        assert "rationale_weight: 0.5" in (trained / mechanism / "recipe.resolved.yaml").read_text()
 
 
 def test_the_folder_scores_replies_under_both_truncations(trained: Path, tmp_path: Path):
@@ -182,7 +183,10 @@ def test_one_mechanism_at_a_time(corpus: Path, tmp_path: Path):
     assert "not trained for ER" in done.stderr
     with pytest.raises(RellmError, match="another window"):
         train_biencoders(BiEncoderPlan(find_csvs(corpus, ["ER"]), tokenizer=str(out), options=TINY), out)
+    options = options.model_copy(update={"seed": 5})
     train_biencoders(BiEncoderPlan(find_csvs(corpus, ["ER"]), tokenizer=str(out), options=options), out)
+    seeds = {m: json.loads((out / m / "provenance.json").read_text())["seed"] for m in ("ER", "EX")}
+    assert seeds == {"ER": 5, "EX": 12} and not (out / "provenance.json").exists()  # each as it was made
     assert load_scorer(str(out)).mechanisms == ("ER", "EX")
     assert set(json.loads((out / "metrics.json").read_text())) == {"ER", "EX"}
 

@@ -16,6 +16,8 @@ from re_llm.core.product import write_sidecar
 from re_llm.mini.training import build, component
 from re_llm.mini.training.component import Wanted, report
 from re_llm.mini.training.fitting import Fitted, Plan
+from re_llm.pipeline.layout import Run
+from re_llm.recipe.config import Recipe
 
 WANTED = Wanted(Plan(5, 1e-3, 0), {"size": {"width": 8}, "inputs": {"sentences": "a"}})
 
@@ -147,3 +149,25 @@ def test_every_part_names_its_commits_and_none_may_have_had_changes(
 def test_two_builds_do_not_write_one_folder(tmp_path: Path) -> None:
     with files.lock(tmp_path, folder=True), pytest.raises(RellmError, match="another process"):
         build.build(tmp_path, allow_changes=True)
+
+
+def test_the_world_of_another_seed_is_that_of_the_speech_llms_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def write_world(root: Path, *, seed: int = 0, **_: object) -> dict[str, dict[str, object]]:
+        asked.append(seed)
+        return {}
+
+    def reproduce(recipe: Recipe, out: Path, *, world: Path, world_seed: int, say: object) -> None:
+        assert recipe.seeds == (5,)
+        Run(recipe, out, lambda line: None, world, world_seed).write_world()
+
+    monkeypatch.setattr("re_llm.mini.layouts.write_world", write_world)
+    monkeypatch.setattr(build, "reproduce", reproduce)
+    for name in ("train_parts", "revisions", "package", "_write_down"):
+        monkeypatch.setattr(build, name, lambda *_, **__: {})
+    monkeypatch.setenv("RE_LLM_MINI", "")
+    build.build(tmp_path, seed=5, scale=0.01)
+    assert len(asked) > 1 and set(asked) == {5}
