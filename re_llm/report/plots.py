@@ -112,8 +112,13 @@ def confusion_plot(path: Path, matrices: Mapping[str, Counts], labels: Sequence[
     return _finish(figure, path, title)
 
 
-def level_plot(path: Path, fractions: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Path:
-    """How many replies stand at level 0, 1, 2: metric -> system -> three fractions (0..1); one panel per metric."""
+def level_plot(
+    path: Path,
+    fractions: Mapping[str, Mapping[str, Sequence[float]]],
+    title: str,
+    parts: Sequence[str] = ("level 0", "level 1", "level 2"),
+) -> Path:
+    """How many replies are of each of three parts: metric -> system -> three fractions (0..1); one panel per metric."""
     systems = max((list(each) for each in fractions.values()), key=len)
     alike = all(list(each) == systems for each in fractions.values())
     label = _text_width(map(_plain, systems), 8) + 0.25
@@ -122,9 +127,9 @@ def level_plot(path: Path, fractions: Mapping[str, Mapping[str, Sequence[float]]
     for axis, (metric, each) in zip(axes.flat, fractions.items(), strict=True):
         names = list(each)
         left = np.zeros(len(names))
-        for level, color in enumerate(LEVEL_COLORS):
+        for level, (part, color) in enumerate(zip(parts, LEVEL_COLORS, strict=True)):
             width = np.array([100 * each[name][level] for name in names])
-            axis.barh(range(len(names)), width, left=left, color=color, label=f"level {level}", height=0.72)
+            axis.barh(range(len(names)), width, left=left, color=color, label=part, height=0.72)
             left += width
         axis.set_yticks(range(len(names)), [_plain(name) for name in names], fontsize=8)
         axis.invert_yaxis()

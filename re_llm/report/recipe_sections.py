@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from re_llm.core.page import NONE, Block, Cell, Cells, Heading, Paragraph, Table, Value, quote
 from re_llm.core.records import ReplyRecord, Score, read_records
 from re_llm.recipe.tables import CaseOptions, ColumnOptions, ShownOptions, TableOptions, WinOptions
+from re_llm.report.plots import level_plot
 from re_llm.report.reply_sections import Replies, marked, rationales
+from re_llm.report.score_sections import corpus_plot
 from re_llm.report.tables import GROUP_KEY, ScoreTable, system_title
 
 PERCENT = ("UA", "WA", "HEAD_UA", "HEAD_WA")  # metrics that the papers print in %
@@ -62,12 +65,15 @@ def all_wins(table: ScoreTable, shown: ShownOptions, judged: Sequence[Path]) -> 
     ]
 
 
-def recipe_blocks(table: ScoreTable, spoken: Replies, shown: ShownOptions, wins: Sequence[Wins]) -> list[Block]:
+def recipe_blocks(
+    table: ScoreTable, spoken: Replies, shown: ShownOptions, wins: Sequence[Wins], out: Path
+) -> list[Block]:
+    """The sections, in the recipe's order; `out` is the folder of the report."""
     blocks: list[Block] = []
     for each in shown.tables:
         blocks += _table(table, each)
     for options in shown.wins:
-        blocks += _wins(options, wins)
+        blocks += _wins(options, wins, out)
     for case in shown.cases:
         blocks += _cases(table, spoken, case)
     return blocks
@@ -109,8 +115,9 @@ def _table(table: ScoreTable, options: TableOptions) -> list[Block]:
     return [Heading(2, quote(options.title)), Table(header, rows), Paragraph(note)]
 
 
-def _wins(options: WinOptions, wins: Sequence[Wins]) -> list[Block]:
+def _wins(options: WinOptions, wins: Sequence[Wins], out: Path) -> list[Block]:
     rows: list[Cells] = []
+    bars: dict[str, list[float]] = {}
     for each in wins:
         if (each.system, each.corpus) == (options.system, options.corpus) and each.against in options.against:
             counts = [
@@ -118,13 +125,18 @@ def _wins(options: WinOptions, wins: Sequence[Wins]) -> list[Block]:
                 for count in (each.won, each.tied, each.lost)
             ]
             rows.append([quote(system_title(each.against)), str(each.pairs), *counts, quote(each.by)])
+            if each.pairs:
+                bars[system_title(each.against)] = [n / each.pairs for n in (each.lost, each.tied, each.won)]
     title = quote(f"{options.title}: {system_title(options.system)} against others")
     note = (
         "Replies to the same dialogues, by a judge LLM in both orders (a win needs both), or, where none was named, by "
         "their ER: the higher level wins, which is no judgement of quality."
     )
     header = ["against", "pairs", "won", "tied", "lost", "by"]
-    return [Heading(2, title), Table(header, rows, (0, 5)), Paragraph(note)]
+    draw = partial(level_plot, parts=("lost", "tied", "won"))
+    what = f"{system_title(options.system)} against"
+    plots = [corpus_plot(out, "wins", options.corpus, what, draw, {what: bars})] if bars else []
+    return [Heading(2, title), *plots, Table(header, rows, (0, 5)), Paragraph(note)]
 
 
 def _cases(table: ScoreTable, spoken: Replies, options: CaseOptions) -> list[Block]:

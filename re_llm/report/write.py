@@ -217,7 +217,7 @@ def _blocks(
     return [
         Heading(1, quote(title)),
         *_introduction(table, against),
-        *(recipe_blocks(table, found.spoken, found.wanted, found.wins) if found.wanted else []),
+        *(recipe_blocks(table, found.spoken, found.wanted, found.wins, out) if found.wanted else []),
         *_table_one(table, found.gains, against),
         *_gains(found.gains, against),
         *weakness_blocks(table),

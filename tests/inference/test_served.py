@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +155,36 @@ def test_another_recording_is_another_question(world: ChatServerWorld, manifest:
     world.asked.clear()
     respond(world, manifest, out)
     assert world.texts() == [seconds_of(1)] * 2
+
+
+def test_a_killed_run_goes_on_and_asks_for_nothing_that_it_has(world: ChatServerWorld, manifest: Path) -> None:
+    out = manifest.with_name("r.jsonl")
+    world.delay = lambda text: 0.2
+    command = [
+        "respond",
+        str(manifest),
+        "--server",
+        world.url,
+        "--model",
+        "omni",
+        "--out",
+        str(out),
+        "--concurrency",
+        "2",
+    ]
+    with subprocess.Popen([sys.executable, "-m", "re_llm", *command], stderr=subprocess.DEVNULL) as run:
+        while not (answers_file(out).is_file() and answers_file(out).read_bytes().count(b"\n") >= 3):
+            assert run.poll() is None, "it ended before it was killed"
+            time.sleep(0.02)
+        run.kill()
+    paid = answers_file(out).read_bytes().count(b"\n")
+    assert 3 <= paid < ROWS
+    world.delay = lambda text: 0.0
+    time.sleep(0.5)  # what was under way when it died
+    world.asked.clear()
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and len(by_key(out)) == ROWS
+    assert len(world.asked) == ROWS - paid
 
 
 def test_from_the_command_line(world: ChatServerWorld, manifest: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import paper_world
 import pytest
 import tiny_world
 from chat_world import ChatServerWorld, Fault, error, serving
@@ -46,7 +47,8 @@ def tiny(root: Path, servers: tuple[ChatServerWorld, ...], **changes: object) ->
     """The shipped recipe with tiny parts, few recordings and two steps of every training."""
     spoken, judging, other = ({"url": world.url, "model": "m", "concurrency": 2} for world in servers)
     shipped = load_recipe("blsp_tables_mini")
-    small = {f"corpora.{name}.scale": 0.04 for name in shipped.corpora}
+    small = {f"corpora.{name}.scale": 0.02 for name in shipped.corpora}
+    small |= {f"corpora.{name}.scale": 0.04 for name in ("iemocap", "conversations")}  # for dialogues
     steps = {f"stages.{name}.{option}": 2 for name in shipped.stages for option in ("max_steps", "batch_size")}
     emotion = {
         "kind": "separate",
@@ -54,7 +56,7 @@ def tiny(root: Path, servers: tuple[ChatServerWorld, ...], **changes: object) ->
         "train": "head",
     }
     fit = {"epochs": 1, "batch_size": 8, "utterances": 8, "background": 0.0}
-    layers = {"kind": "shared", "speech_encoder": str(tiny_world.save_whisper(root / "whisper")), "layers": [1]}
+    layers = {"kind": "shared", "speech_encoder": str(paper_world.write_whisper(root / "whisper")), "layers": [1]}
     head = {"emotion_encoder": layers, "data": ["esd"], "fit": fit, "augment": {"copies": 0}}
     return load_recipe("blsp_tables_mini", {
         **small, **steps,

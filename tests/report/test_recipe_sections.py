@@ -63,6 +63,7 @@ def test_tables_comparisons_and_cases(files: tuple[list[Path], list[Path]], tmp_
     assert numbers["wins"] == [
         {"system": "a", "against": "b", "corpus": "toy", "by": "ER", "won": 2, "tied": 1, "lost": 1}
     ]
+    assert "figures/wins_toy.png" in page and (tmp_path / "report" / "figures" / "wins_toy.png").is_file()
     cases = section(page, "Cases")
     assert cases.count("What happened then?") == 2, "replies are whole"
     assert "Words 1." in cases and "No system has replied to: gone" in cases
