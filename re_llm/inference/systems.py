@@ -6,8 +6,9 @@ They answer manifest rows, as the `Engine` (a speech system) does; see `re_llm.i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,12 +110,14 @@ class TextSystem:
     def _answer(
         self, pairs: Sequence[tuple[Prompt, str]], tokens: int, options: ReplyOptions, length: Length = FREE
     ) -> list[Completion]:
-        return self.llm.answer(
+        answer: Callable[..., list[Completion]] = self.llm.answer
+        if length:
+            answer = partial(answer, length=length)
+        return answer(
             pairs,
             max_new_tokens=tokens,
             batch_size=options.batch_size,
             repetition_penalty=options.repetition_penalty,
-            **({"length": length} if length else {}),
         )
 
     def _texts(self, rows: Sequence[Utterance], samples: Sequence[np.ndarray] | None, batch_size: int) -> list[str]:

@@ -70,8 +70,9 @@ def _finish(
     """Writes the figure with its title above the panels, and a legend below them."""
     figure.suptitle(_plain(title), fontsize=10, y=1 - 0.12 / figure.get_figheight(), va="top")
     if legend:
-        below = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.0), "ncols": legend_columns}
-        figure.legend(*legend, **below, fontsize=8, frameon=False)
+        figure.legend(
+            *legend, loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=legend_columns, fontsize=8, frameon=False
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     # No date and no version: the same scores give the same file.
     figure.savefig(path, metadata={"Software": None})

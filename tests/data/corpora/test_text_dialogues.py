@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,33 @@ def test_text_is_no_speech(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["respond", str(manifest), "--model", "mini:re-llm", "--out", str(out)])
     assert "could not be used" in found.output, found.output
     assert "text without a recording" in out.with_suffix(".dropped.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [("transcription", {"text": "transcription", "emotion": "implicit_emotion"}), ("prompt", {"text": "prompt"})],
+)
+def test_listen_and_voicebench_are_read_as_datasets(tmp_path: Path, text: str, options: dict[str, str]) -> None:
+    """The columns of their dataset cards, as in docs/corpora.md."""
+    pytest.importorskip("datasets")
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import soundfile
+
+    sound = BytesIO()
+    soundfile.write(sound, 0.1 * np.sin(np.arange(16_000)), 16_000, format="WAV")
+    columns = {text: ["I am fine."], "audio": [{"bytes": sound.getvalue(), "path": None}]}
+    if "emotion" in options:
+        columns |= {"id": ["a"], "implicit_emotion": ["sadness"], "explicit_emotion": ["happiness"]}
+    kinds = {name: {"_type": "Audio"} if name == "audio" else {"_type": "Value", "dtype": "string"} for name in columns}
+    about = {"huggingface": json.dumps({"info": {"features": kinds}})}
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    table = pa.table(columns).replace_schema_metadata(about)
+    pq.write_table(table, tmp_path / "set" / "data" / "test-00000-of-00001.parquet")
+    corpora.prepare(
+        "hf", tmp_path / "set", tmp_path / "m.jsonl", options={**options, "extract": str(tmp_path / "sounds")}
+    )
+    (row,) = rows(tmp_path / "m.jsonl")
+    assert (row.text, row.split, row.duration) == ("I am fine.", "test", 1.0)
+    assert row.emotion == ("sad" if "emotion" in options else None)
