@@ -55,6 +55,7 @@ def report(
 
         re-llm report --compare runs/a/report runs/b/report --out difference
     """
+    from re_llm.core.files import existing
     from re_llm.core.provenance import provenance
     from re_llm.report.write import write_report
 
@@ -67,7 +68,8 @@ def report(
         print_json({"report": page}) if as_json else typer.echo(f"report: {page}")
         return
     files = scores or []
-    made = provenance(inputs=[*files, *replies]) | {"command": shlex.join(["re-llm", *sys.argv[1:]])}
+    read = [existing(path) for path in (*files, *replies)]
+    made = provenance(inputs=read) | {"command": shlex.join(["re-llm", *sys.argv[1:]])}
     report = write_report(
         files, replies, out, baseline=baseline, common=common, training=training, pages=format_ is Format.PAGE,
         title=title, provenance=made, overwrite=overwriting(overwrite),

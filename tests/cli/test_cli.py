@@ -112,6 +112,7 @@ def test_a_misspelt_word_is_answered_with_the_right_one(arguments: list[str], su
         (["prepare", "esd", "--root", ".", "--out", "m.jsonl", "--option", "limit"], "KEY=VALUE"),
         (["train", "mini", "--stage", "nonsense", "--data", "c.jsonl", "--out", "o"], "has no stage 'nonsense'"),
         (["train", "mini", "--stage", "finetune", "--data", "c.jsonl", "--out", "o"], "no such file: c.jsonl"),
+        (["report", "s.jsonl", "--out", "o"], "no such file: s.jsonl"),
         (["train", "mini_components", "--stage", "emotion", "--data", "c.jsonl", "--out", "o"], "--start FOLDER"),
         (["continue", "missing.jsonl", "--out", "c.jsonl", "--llm", "missing"], "no such file: missing.jsonl"),
     ],
