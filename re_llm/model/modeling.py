@@ -28,6 +28,7 @@ from re_llm.model.cformer import make_adapter
 from re_llm.model.configuration import DIMENSIONS, ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder, align_frames, make_emotion_encoder
 from re_llm.model.outputs import EncodedAudio, ReLlmOutput, SpeechTokens
+from re_llm.model.predictions import only_at
 from re_llm.model.rows import expand_rows, pack_rows, positions, row_bounds, with_prompts
 from re_llm.model.shared_emotion import SharedEmotionEncoder
 from re_llm.model.speech_encoder import SpeechEncoder
@@ -172,6 +173,7 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         token_lengths: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        output_states: bool = False,
         **llm_options: object,
     ) -> ReLlmOutput:
         """One pass of the LLM over rows that hold one placeholder per speech token.
@@ -186,6 +188,7 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
             labels: [R, L], IGNORE_INDEX where nothing is learned; the output's `loss` is the next-token cross-entropy.
             logits_to_keep: as in transformers; or bool [R, L], positions whose logits are computed, and the output's
                 `logits` are then [K, V]. By default those that predict a label, and without labels all of them.
+            output_states: give the output layer's input at the chosen positions, [K, D], in place of their logits.
 
         Raises:
             RellmError: the placeholders do not match the audio, padding stands inside a row, or a row is longer than
@@ -198,9 +201,12 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         self._refuse_too_long(input_ids.shape[1] + (past_key_values.get_seq_length() if past_key_values else 0))
         placeholders = self._placeholders(input_ids, speech, past_key_values)
         chosen = _chosen_positions(logits_to_keep, labels)
+        states: list[Tensor] | None = [] if output_states else None
         if position_ids is None and attention_mask is not None:
             position_ids = positions(attention_mask)[:, -input_ids.shape[1] :]
-        with self.partial_lora.using(placeholders, (len(input_ids), input_ids.shape[1])), self._only_logits_at(chosen):
+        output_layer = self.get_output_embeddings()
+        lora = self.partial_lora.using(placeholders, (len(input_ids), input_ids.shape[1]))
+        with lora, only_at(output_layer, chosen, states):
             outputs = self.language_model(
                 inputs_embeds=self._embed(input_ids, placeholders, speech),
                 attention_mask=attention_mask,
@@ -213,14 +219,22 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         if labels is not None:
             loss = losses.response_ce(outputs.logits, losses.next_labels(labels)[chosen])
         predicted = (None, None) if speech is None or speech.pooled is None else self.predict_emotion(speech)
-        return ReLlmOutput(loss, outputs.logits, outputs.past_key_values, speech, *predicted)
+        found = ReLlmOutput(loss, outputs.logits, outputs.past_key_values, speech, *predicted)
+        if states:
+            found.logits, found.output_states = None, states[0]
+        return found
 
     def text_forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, logits_to_keep: int | Tensor = 0
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        logits_to_keep: int | Tensor = 0,
+        output_states: bool = False,
     ) -> ReLlmOutput:
         """The teacher: a text pass of the bare LLM, without gradient (BLSP section 2)."""
         with self.teacher():
-            return self(input_ids, attention_mask, logits_to_keep=logits_to_keep)
+            return self(input_ids, attention_mask, logits_to_keep=logits_to_keep, output_states=output_states)
 
     @contextlib.contextmanager
     def teacher(self) -> Iterator[None]:
@@ -301,19 +315,6 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         embeddings = embed(input_ids.masked_fill(placeholders, 0))
         tokens = speech.embeddings[speech.mask()].to(embeddings.dtype)
         return embeddings.masked_scatter(placeholders[..., None], tokens)
-
-    @contextlib.contextmanager
-    def _only_logits_at(self, where: Tensor | None) -> Iterator[None]:
-        """The output layer sees the chosen positions alone; whatever the LLM does to its logits still happens."""
-        if where is None:
-            yield
-            return
-        output_layer = self.language_model.get_output_embeddings()
-        handle = output_layer.register_forward_pre_hook(lambda _, args: (args[0][where],))
-        try:
-            yield
-        finally:
-            handle.remove()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

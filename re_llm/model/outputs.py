@@ -62,3 +62,4 @@ class ReLlmOutput(ModelOutput):
     speech: SpeechTokens | None = None  # None in a pass without audio
     emotion_logits: Tensor | None = None  # [B, E]
     dimensions: Tensor | None = None  # [B, 3], in the order of DIMENSIONS
+    output_states: Tensor | None = None  # [K, D], input of the output layer, in place of logits [K, V]

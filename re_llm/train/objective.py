@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from re_llm.model import losses
 from re_llm.model.modeling import ReLlmForConditionalGeneration
-from re_llm.model.outputs import SpeechTokens
+from re_llm.model.outputs import ReLlmOutput, SpeechTokens
+from re_llm.model.predictions import Predictions, logits_are_linear, mean_loss
 from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Batch, TextBatch
 
@@ -20,12 +22,10 @@ class Loss(NamedTuple):
 
     Attributes:
         total: scalar, the weighted sum of `terms`.
-        logits: [N, V] at the positions that were asked for; None when nothing reads the LLM's output.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
-    logits: Tensor | None
 
 
 class Objective(nn.Module):
@@ -37,6 +37,8 @@ class Objective(nn.Module):
     def __init__(self, model: ReLlmForConditionalGeneration, options: StageOptions):
         super().__init__()
         self.model, self.options = model, options
+        # Logits that nothing else is done to need not be held all at once.
+        self.in_pieces = logits_are_linear(model)
         self.sharded = False  # each layer is put together in all processes at once: all of them make the same passes
         parts = (model.language_model, model.speech_encoder.whisper)
         # What FSDP shares out by itself: one layer of a part after the other.
@@ -53,49 +55,57 @@ class Objective(nn.Module):
         Args:
             scales: factor by term, where the batch is a part of a larger one; 1 for those that are not named.
         """
-        logits = None
+        said = None
         if any(name.startswith(("response", "input_kl")) for name in weights):
             output = self.model(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 logits_to_keep=batch["logits_at"],
+                output_states=self.in_pieces,
                 **batch["speech"],
             )
-            speech, logits = output.speech, output.logits
+            speech, said = output.speech, self._predictions(output)
         else:  # nothing reads the LLM's output
             speech = self.model.encode_speech(**batch["speech"])
-        terms = {} if logits is None else self._llm_terms(weights, batch, logits)
+        terms = {} if said is None else self._llm_terms(weights, batch, said)
         terms |= self._speech_terms(weights, batch, speech)
         if scales is not None:
             terms = {name: scales.get(name, 1.0) * term for name, term in terms.items()}
         if terms:
             total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         else:  # every row of this batch answers with the label, and only losses with a teacher were asked for
-            assert logits is not None, weights
-            total = 0.0 * logits.sum()
-        return Loss(total, terms, logits)
+            assert said is not None, weights
+            total = 0.0 * said.values.sum()
+        return Loss(total, terms)
 
-    def _llm_terms(self, weights: Mapping[str, float], batch: Batch, logits: Tensor) -> dict[str, Tensor]:
+    def _predictions(self, output: ReLlmOutput) -> Predictions:
+        if output.output_states is not None:
+            return Predictions(output.output_states, self.model.get_output_embeddings())
+        assert output.logits is not None, "a pass of the LLM has logits"
+        return Predictions(output.logits)
+
+    def _llm_terms(self, weights: Mapping[str, float], batch: Batch, said: Predictions) -> dict[str, Tensor]:
         """Losses on what the LLM says: of the response [N, V], and at the transcript for input_kl."""
         terms: dict[str, Tensor] = {}
         if "response_ce" in weights:
-            terms["response_ce"] = losses.response_ce(_chosen(logits, batch, "response_at"), batch["targets"])
+            targets = batch["targets"]
+            counted, predicted = targets != losses.IGNORE_INDEX, _chosen(said, batch, "response_at")
+            terms["response_ce"] = mean_loss(losses.response_ce, predicted, targets, counted)
         taught = {"response_kl", "input_kl"} & weights.keys()
         given = batch.get("teacher")
         if taught and given is not None:
             rows = (given["input_ids"], given["attention_mask"])
-            read = self.model.text_forward(*rows, logits_to_keep=given["logits_at"])
-            assert read.logits is not None, "a pass of the LLM has logits"
-            temperature = self.options.temperature
+            answered = self.model.text_forward(*rows, logits_to_keep=given["logits_at"], output_states=self.in_pieces)
+            read, temperature = self._predictions(answered), self.options.temperature
             if "input_kl" in taught:
-                spoken, written = _chosen(logits, batch, "input_at"), _chosen(read.logits, given, "input_at")
-                terms["input_kl"] = losses.input_kl(spoken, written, temperature=temperature)
+                spoken, written = _chosen(said, batch, "input_at"), _chosen(read, given, "input_at")
+                terms["input_kl"] = mean_loss(partial(losses.input_kl, temperature=temperature), spoken, written)
             if "response_kl" in taught:
                 at: Where = "kl_at" if "kl_at" in batch else "response_at"
-                student, teacher = _chosen(logits, batch, at)[given["of_target"]], _chosen(read.logits, given, at)
-                terms["response_kl"] = losses.response_kl(student, teacher, temperature=temperature)
+                student, teacher = _chosen(said, batch, at)[given["of_target"]], _chosen(read, given, at)
+                terms["response_kl"] = mean_loss(partial(losses.response_kl, temperature=temperature), student, teacher)
         elif taught and self.sharded:
-            row = torch.zeros(1, 1, dtype=torch.long, device=logits.device)
+            row = torch.zeros(1, 1, dtype=torch.long, device=said.values.device)
             self.model.text_forward(row, torch.ones_like(row))
         return terms
 
@@ -128,10 +138,10 @@ class Objective(nn.Module):
 Where = Literal["response_at", "kl_at", "input_at"]
 
 
-def _chosen(logits: Tensor, batch: TextBatch | Batch, where: Where) -> Tensor:
-    """Logits [N, V] at the positions `where`, out of those of all losses; all of them where there are no others."""
+def _chosen(predicted: Predictions, batch: TextBatch | Batch, where: Where) -> Predictions:
+    """The predictions at the positions `where`, out of those of all losses; all where there are no others."""
     at = batch.get(where)
-    return logits if at is None else logits[at[batch["logits_at"]]]
+    return predicted if at is None else predicted[at[batch["logits_at"]]]
 
 
 def averaged_over(batch: Batch) -> dict[str, Tensor]:

@@ -116,7 +116,7 @@ class ReLlmTrainer(Trainer):
             self._diverged(f"the loss {wrong} is not finite", alone=True)
         for name in {**loss.terms, **(scales or {})}:  # a part without an item adds zero to the mean of the batch
             self._terms[name].append(loss.terms.get(name, torch.zeros_like(loss.total)).detach())
-        return (loss.total, {"logits": loss.logits}) if return_outputs else loss.total
+        return (loss.total, {"logits": None}) if return_outputs else loss.total
 
     def _scales(self, inputs: Batch, weights: Mapping[str, float]) -> dict[str, Tensor]:
         """Factors that make the mean over the processes of a loss on parts that of the whole batch."""

@@ -14,6 +14,7 @@ from re_llm.llm.prompts import EMPATHETIC, get_prompt, split_chat, tokenize_row,
 from re_llm.llm.rows import read_completions, stop_ids
 from re_llm.model import LoraOptions, ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.partial_lora import default_targets, peft_config
+from re_llm.model.predictions import logits_are_linear
 from re_llm.train.rows import end_ids
 
 WAVES = [tiny_world.wave(2.1), tiny_world.wave(1.2, 1)]
@@ -263,3 +264,7 @@ def test_saved_and_read_again(name, model, processor, tmp_path, self_contained):
     assert torch.equal(model(**spoken(processor)).logits, again(**spoken(reader)).logits)
     own = again.language_model
     assert (own.get_output_embeddings().weight is own.get_input_embeddings().weight) == tied
+
+
+def test_whether_the_output_layer_alone_makes_the_logits(name, model):
+    assert logits_are_linear(model) == (name != "gemma2")  # which caps them

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from re_llm.model import predictions
 from re_llm.recipe.stages import StageOptions, TaskOptions
 from re_llm.train.objective import Objective
 from re_llm.train.plan import Plan, build_model
@@ -75,3 +76,24 @@ def test_the_teacher_of_response_kl_sees_the_emotion(plan: Plan) -> None:
             found[teacher_prompt, emotion] = float(loss.total)
     assert found[None, "sad"] != pytest.approx(found[None, "happy"], rel=1e-3)
     assert found["continue-speech", "sad"] == pytest.approx(found["continue-speech", "happy"], rel=1e-6)
+
+
+def test_losses_of_pieces_train_as_those_of_all_logits(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = {"response_kl": 1.0, "response_ce": 0.5}
+    plan = replace(plan, stage=stage(losses=losses))
+    model, processor = build_model(plan, attention="eager")
+    made = example(plan, "sad")
+    row = RowMaker(processor.tokenizer, plan.stage).make(0, made, plan.stage.tasks[0])
+    batch = _collator(plan, [made], model, processor, None)([row])
+    objective = Objective(model.eval(), plan.stage)
+    assert objective.in_pieces
+    found = []
+    for most in (predictions.MOST_LOGITS, 3 * model.config.text_config.vocab_size):
+        monkeypatch.setattr(predictions, "MOST_LOGITS", most)
+        model.zero_grad()
+        loss = objective(batch, losses)
+        loss.total.backward()
+        found.append((loss.total, *(p.grad.clone() for p in model.parameters() if p.grad is not None)))
+    assert len(row.response) > 3 and len(found[0]) > 3
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-6)

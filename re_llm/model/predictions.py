@@ -1,0 +1,148 @@
+"""What the LLM predicts at some positions, and losses on it that never hold all logits at once.
+
+A vocabulary of 150,000 makes half a gigabyte of logits out of a batch of 16 answers, and a loss and its gradient four
+more of that size. Here the output layer, the loss and its gradient run over a few positions at a time, and only the
+gradient of the output layer's input is kept (as Liger's fused linear cross-entropy does, Hsu et al. 2024).
+
+Shapes: R rows, L row length, K positions, D LLM width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from re_llm.model.modeling import ReLlmForConditionalGeneration
+
+MOST_LOGITS = 2**24  # held at once: 64 MB in float32
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits at K positions, or what they are computed from.
+
+    Attributes:
+        values: [K, V] logits; with an `output` layer its input [K, D].
+        output: the LLM's frozen output layer.
+    """
+
+    values: Tensor
+    output: nn.Module | None = None
+
+    def __getitem__(self, at: Tensor | slice) -> Predictions:
+        return replace(self, values=self.values[at])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def logits(self) -> Tensor:
+        """[K, V]."""
+        return self.values if self.output is None else self.output(self.values)
+
+    @property
+    def piece(self) -> int:
+        """Positions whose logits are held at once."""
+        if self.output is None:
+            return max(1, len(self))
+        weight = self.output.weight
+        assert isinstance(weight, Tensor)
+        return max(1, MOST_LOGITS // weight.shape[0])
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def mean_loss(loss: Loss, student: Predictions, target: Tensor | Predictions, counted: Tensor | None = None) -> Tensor:
+    """`loss(logits, target)`, a mean over positions, computed piece by piece where the logits are many.
+
+    Args:
+        target: [K] labels, or what a teacher predicts.
+        counted: [K] bool, positions that the mean is over; None = all.
+    """
+    size = student.piece
+    if len(student) <= size:
+        return loss(student.logits(), _logits(target))
+    if counted is None:
+        counted = torch.ones(len(student), dtype=torch.bool, device=student.values.device)
+    number = counted.sum().clamp(min=1)
+    learns = torch.is_grad_enabled() and student.values.requires_grad
+    gradient = torch.empty_like(student.values) if learns else None
+    total = torch.zeros((), device=student.values.device)
+    for first in range(0, len(student), size):
+        part = slice(first, first + size)
+        states = student.values[part].detach().requires_grad_(learns)
+        with torch.set_grad_enabled(learns):
+            found = loss(replace(student, values=states).logits(), _logits(target[part]))
+            found = found * (counted[part].sum() / number)
+        if gradient is not None:
+            (gradient[part],) = torch.autograd.grad(found, states)
+        total += found.detach()
+    return total if gradient is None else _WithGradient.apply(student.values, total, gradient)  # type: ignore[no-any-return]
+
+
+def _logits(target: Tensor | Predictions) -> Tensor:
+    """Labels as they are; what a teacher predicts, without gradient."""
+    if isinstance(target, Tensor):
+        return target
+    with torch.no_grad():
+        return target.logits()
+
+
+@contextmanager
+def only_at(output_layer: nn.Module, where: Tensor | None, states: list[Tensor] | None = None) -> Iterator[None]:
+    """The output layer sees the chosen positions [R, L] alone; whatever the LLM does to its logits still happens.
+
+    Args:
+        where: None = all positions.
+        states: receives the layer's input at the positions, [K, D]; the layer then runs over the first alone.
+    """
+    if where is None:
+        yield
+        return
+
+    def choose(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        chosen = args[0][where]
+        if states is not None:
+            states.append(chosen)
+            chosen = chosen[:1].detach()
+        return (chosen,)
+
+    handle = output_layer.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def logits_are_linear(model: ReLlmForConditionalGeneration) -> bool:
+    """Whether a frozen output layer alone makes the logits, with no cap or scale behind it (Gemma 2, Granite)."""
+    layer, states = model.get_output_embeddings(), list[Tensor]()
+    if any(p.requires_grad for p in layer.parameters()):
+        return False
+    embedding = cast(nn.Embedding, model.get_input_embeddings()).weight
+    given = torch.linspace(-1, 1, embedding.shape[1], device=embedding.device, dtype=embedding.dtype)
+    one = torch.ones(1, 1, dtype=torch.bool, device=embedding.device)
+    with model.teacher(), only_at(layer, one, states):
+        logits: Tensor = model.language_model(inputs_embeds=given[None, None]).logits
+    return torch.equal(logits, layer(states[0]))
+
+
+class _WithGradient(torch.autograd.Function):
+    """A scalar whose gradient to `states` is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return (upstream[0] * gradient).to(gradient.dtype), None, None

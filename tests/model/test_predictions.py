@@ -1,0 +1,73 @@
+"""Losses in pieces against the same losses on all logits at once: values and gradients."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from re_llm.model import losses, predictions
+from re_llm.model.predictions import Predictions, mean_loss
+
+K, D, V = 23, 16, 50
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "MOST_LOGITS", 4 * V)
+
+
+def states(seed: int) -> torch.Tensor:
+    return torch.randn(K, D, generator=torch.Generator().manual_seed(seed))
+
+
+def layer() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(D, V, bias=False).requires_grad_(False)
+
+
+def gradient(loss: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+    (found,) = torch.autograd.grad(3.0 * loss, of)
+    return found
+
+
+def test_cross_entropy_in_pieces_is_that_of_all_logits(small_pieces: None) -> None:
+    output, one, other = layer(), states(1).requires_grad_(), states(1).requires_grad_()
+    targets = torch.arange(K) % V
+    targets[3:9] = losses.IGNORE_INDEX
+    found = mean_loss(losses.response_ce, Predictions(one, output), targets, targets != losses.IGNORE_INDEX)
+    wanted = losses.response_ce(output(other), targets)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradient(found, one), gradient(wanted, other))
+
+
+def test_divergence_from_a_teacher_in_pieces_is_that_of_all_logits(small_pieces: None) -> None:
+    output, one, other, teacher = layer(), states(1).requires_grad_(), states(1).requires_grad_(), states(2)
+    kl = partial(losses.response_kl, temperature=2.0)
+    found = mean_loss(kl, Predictions(one, output), Predictions(teacher, output))
+    wanted = kl(output(other), output(teacher))
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradient(found, one), gradient(wanted, other))
+
+
+def test_never_more_logits_than_a_piece(small_pieces: None) -> None:
+    output, seen = layer(), list[int]()
+    output.register_forward_hook(lambda _, args, made: seen.append(made.numel()))
+    mean_loss(losses.response_ce, Predictions(states(1).requires_grad_(), output), torch.zeros(K, dtype=torch.long))
+    assert max(seen) <= 4 * V and len(seen) == -(-K // 4)
+
+
+def test_without_gradient_nothing_is_kept(small_pieces: None) -> None:
+    output = layer()
+    with torch.no_grad():
+        found = mean_loss(losses.response_ce, Predictions(states(1), output), torch.zeros(K, dtype=torch.long))
+    assert not found.requires_grad
+    torch.testing.assert_close(found, losses.response_ce(output(states(1)), torch.zeros(K, dtype=torch.long)))
+
+
+def test_half_precision_keeps_the_dtype_of_the_gradient(small_pieces: None) -> None:
+    output, one = layer().bfloat16(), states(1).bfloat16().requires_grad_()
+    found = mean_loss(losses.response_ce, Predictions(one, output), torch.zeros(K, dtype=torch.long))
+    assert gradient(found, one).dtype == torch.bfloat16 and found.dtype == torch.float32
