@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from re_llm.core.errors import RellmError
+from re_llm.model import wave_front
 from re_llm.model.configuration import DIMENSIONS
 from re_llm.model.outputs import time_mask
 from re_llm.model.shared_emotion import SharedEmotionEncoder
@@ -59,6 +60,9 @@ class EmotionEncoder(nn.Module):
         super().__init__()
         self.config, self.outputs = config, tuple(outputs) if outputs else None
         self.backbone = _waveform_model(config)
+        front = getattr(self.backbone, "feature_extractor", None)
+        if front is not None and wave_front.fits(front):
+            self.backbone.feature_extractor = wave_front.ChannelsLast(front)
         self.classifier = RegressionHead(config.hidden_size, len(self.outputs)) if self.outputs else None
         self.requires_grad_(False)
         self.train(False)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -65,6 +66,13 @@ class PartialLora:
 
         self.scope = scope
         self.layers = [m for m in language_model.modules() if isinstance(m, LoraLayer)]
+        # Where each layer hangs: (children of its parent, name, layer, the linear layer in it).
+        self._places = [
+            (parent._modules, name, child, child.get_base_layer())
+            for parent in language_model.modules()
+            for name, child in parent.named_children()
+            if isinstance(child, LoraLayer)
+        ]
         self._state = _State()
         if scope != "global":
             for name, module in language_model.named_modules():
@@ -82,10 +90,15 @@ class PartialLora:
         return (hidden * mask[..., None].to(hidden.dtype),)
 
     def _set(self, state: _State) -> None:
+        if state.off != self._state.off:
+            for children, name, layer, linear in self._places:
+                # PEFT's own switch would also take the gradient away from the weights.
+                layer._disable_adapters = state.off
+                # A pass without LoRA calls the linear layers themselves; merged weights have to be taken apart first,
+                # and torch.compile follows switches, but not the tree of modules.
+                if not torch.compiler.is_compiling():
+                    children[name] = linear if state.off and not layer.merged else layer
         self._state = state
-        for layer in self.layers:
-            # PEFT's own switch would also take the gradient away from the weights.
-            layer._disable_adapters = state.off
 
     @contextlib.contextmanager
     def _during(self, state: _State) -> Iterator[None]:

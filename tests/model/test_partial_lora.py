@@ -142,3 +142,22 @@ def test_the_adapter_file_is_an_ordinary_peft_file(world, tmp_path):
         with stock.disable_adapter():
             assert (stock(ids).logits - found).abs().max() > 1e-3
     torch.testing.assert_close(found, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scope", ["speech", "text", "global"])
+def test_a_pass_without_lora_calls_no_layer_of_it(scope):
+    """Decoding 24 tokens once went through 1,344 of them."""
+    model, lora = adapted(scope)
+    names, called = list(model.state_dict()), []
+    for layer in lora.layers:
+        layer.register_forward_hook(lambda *_: called.append(1))
+    with lora.disabled():
+        found = model(IDS).logits
+        for layer in lora.layers:  # as PEFT itself leaves its branch out
+            layer._disable_adapters = True
+    assert not called and list(model.state_dict()) == names
+    assert torch.equal(found, llm()(IDS).logits)
+    with lora.using(SPEECH, (2, 6)):
+        model(IDS)
+    assert len(called) == len(lora.layers)
