@@ -65,6 +65,11 @@ def checkpoint_config(folder: Path) -> ReLlmConfig:
     return config
 
 
+def stored_config(name: Name) -> ReLlmConfig:
+    """The config of a checkpoint folder, or of one of the hub."""
+    return checkpoint_config(locate(name))
+
+
 def speech_config(folder: Path) -> WhisperConfig:
     """The Whisper config in a folder of Whisper or of a checkpoint of ours."""
     config = read_config(folder)
@@ -208,6 +213,8 @@ def build(
     dtype: torch.dtype | Literal["auto"] = "auto",
     attn_implementation: str | None = None,
     allow_pickle: bool = False,
+    quantize: str | None = None,
+    device: torch.device | None = None,
 ) -> ReLlmForConditionalGeneration:
     """A fresh model over ready-made components, with their weights frozen and everything else trainable.
 
@@ -217,6 +224,7 @@ def build(
         dtype: of the components; `auto` = as each is stored, float16 as float32, whose range gradients need.
             Adapter, heads and LoRA are always float32.
         allow_pickle: also read an emotion encoder that is only there as `pytorch_model.bin`.
+        quantize: `8bit` or `4bit`: the LLM alone, on `device`; see `re_llm.model.quantized`.
 
     Raises:
         RellmError: a component cannot be read, or options contradict each other.
@@ -230,7 +238,10 @@ def build(
     part, emotion = "emotion_encoder", None
     if part in folders:
         emotion = load_emotion_encoder(folders[part], kinds[part], allow_pickle=allow_pickle)
-    language_model = load_llm(folders["llm"], dtype=kinds["llm"], attn_implementation=attn_implementation)
+    language_model = load_llm(
+        folders["llm"], dtype=kinds["llm"], attn_implementation=attn_implementation, quantize=quantize,
+        device=device or torch.device("cpu"),
+    )  # fmt: skip
     whisper = speech_config(folders["speech_encoder"])
     config = ReLlmConfig(
         text_config=language_model.config,
@@ -252,6 +263,7 @@ def build(
     if lora is not None:
         model.add_lora(LoraOptions.read(lora, "lora"))
     model.set_trainable(LEARNED, dtype=torch.float32)
+    model.quantized = quantize
     return model.eval()
 
 

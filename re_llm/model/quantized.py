@@ -1,6 +1,7 @@
 """The LLM in 8 or 4 bit, through transformers and bitsandbytes; encoders, adapter, heads and LoRA stay as they are.
 
-Only for answering: a quantised checkpoint is not saved.
+For answering, and for training what stands around a frozen LLM (QLoRA, Dettmers et al. 2023). A quantised LLM is never
+saved: a checkpoint names the one that it was made from.
 """
 
 from __future__ import annotations

@@ -78,14 +78,14 @@ def save(
         push_to_hub: upload the folder afterwards; `hub` goes to `push_to_hub` (repo_id, private, token ...).
     """
     target = Path(folder)
-    if model.quantized:
+    named = {} if self_contained else {k: v for k, v in model.component_sources.items() if v is not None}
+    if model.quantized and "llm" not in named:
         raise RellmError(
-            f"a model whose LLM is quantised to {model.quantized} is not saved", todo="Load it without `quantize`"
+            f"an LLM that is quantised to {model.quantized} is not saved", todo="Load it without `quantize`"
         )
     if is_main_process is False:
         return
     state = model.state_dict() if state_dict is None else state_dict
-    named = {} if self_contained else {k: v for k, v in model.component_sources.items() if v is not None}
     with new_folder(target) as new:  # a crash while writing leaves the former files whole
         weights = own_weights(model, state, named)
         if is_main_process:
@@ -146,12 +146,16 @@ def _save_config(model: ReLlmForConditionalGeneration, named: Mapping[str, str],
     before = model.config.components
     model.config.components = {name: _relative(named.get(name), target) for name in before}
     model.config.architectures = [type(model).__name__]
+    text = model.config.text_config
+    how = text.__dict__.pop("quantization_config", None) if model.quantized else None  # of this run, not of the weights
     for part, config in _dtypes(model).items():
         config.dtype = str(part.dtype).removeprefix("torch.")
     try:
         model.config.save_pretrained(new)
     finally:
         model.config.components = before
+        if how is not None:
+            text.quantization_config = how
     model.generation_config.save_pretrained(new)
 
 

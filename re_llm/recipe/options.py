@@ -169,6 +169,7 @@ class ModelOptions(Options):
     init_adapter: `copy` starts a fused adapter from the adapter of the checkpoint it continues, `fresh` at random.
     frozen_dtype: of the parts that are not trained, in memory; `auto` = as each is stored, float16 as float32. What is
         trained is always float32.
+    quantize: the frozen LLM in `8bit` or `4bit` in training (extra `quantize`); the checkpoint names the LLM as it is.
     """
 
     fusion: Literal["pooled", "frames", "none"] = "pooled"
@@ -177,6 +178,7 @@ class ModelOptions(Options):
     adapter: AdapterOptions = AdapterOptions()
     init_adapter: Literal["copy", "fresh"] = "copy"
     frozen_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantize: Literal["8bit", "4bit"] | None = None
 
 
 class Changes(Options):

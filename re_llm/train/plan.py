@@ -100,13 +100,16 @@ class TrainReport(Made):
     start: str = ""
 
 
-def build_model(plan: Plan, *, attention: str | None = None) -> tuple[ReLlmForConditionalGeneration, ReLlmProcessor]:
+def build_model(
+    plan: Plan, *, attention: str | None = None, device: torch.device | None = None
+) -> tuple[ReLlmForConditionalGeneration, ReLlmProcessor]:
     """Model and processor to train: fresh from the components, or continued from `plan.start`.
 
     A checkpoint with another fusion (stage 2 to RE-LLM) hands over its adapter as `init_adapter` says.
 
     Args:
         attention: attention implementation of the LLM, in transformers' names; None = its default.
+        device: where an LLM is quantised; everything else is made on the CPU.
     """
     options, parts = plan.model, plan.parts()
     llm, speech, emotion = parts["llm"], parts["speech_encoder"], parts["emotion_encoder"]
@@ -129,6 +132,8 @@ def build_model(plan: Plan, *, attention: str | None = None) -> tuple[ReLlmForCo
         lora=options.lora,
         dtype=DTYPES.get(options.frozen_dtype, "auto"),
         attn_implementation=attention,
+        quantize=options.quantize,
+        device=device,
     )
     if parts["start"] is not None:
         model.continue_from(parts["start"], adapter=options.init_adapter)

@@ -12,6 +12,7 @@ import torch
 from re_llm.core.errors import RellmError
 from re_llm.inference import engine
 from re_llm.model import ReLlmForConditionalGeneration, components, quantized
+from re_llm.model.outputs import EncodedAudio
 
 INSTALLED = importlib.util.find_spec("bitsandbytes") is not None
 
@@ -72,4 +73,33 @@ def test_the_llm_alone_is_quantised(tmp_path: Path, kind: str, self_contained: b
     expected, logits = (each(**given).logits for each in (model, found))
     assert (logits - expected).norm() < (0.1 if kind == "8bit" else 0.6) * expected.norm()
     with pytest.raises(RellmError, match=f"quantised to {kind} is not saved"):
-        found.save_pretrained(tmp_path / "again")
+        found.save_pretrained(tmp_path / "again", self_contained=True)
+
+
+@pytest.mark.skipif(not INSTALLED, reason="the extra `quantize` is not installed")
+def test_what_stands_around_a_quantised_llm_is_trained_and_saved(tmp_path: Path) -> None:
+    parts = (tiny_world.save_llm(tmp_path / "llm", width=64, tied=False), tiny_world.save_whisper(tmp_path / "whisper"))
+    model = ReLlmForConditionalGeneration.from_components(
+        *parts, adapter=tiny_world.ADAPTER, lora={"r": 4}, quantize="4bit"
+    )
+    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    speech = EncodedAudio(torch.randn(1, 40, 16), torch.tensor([40]))
+    count = model.config.adapter.token_count(40)
+    row = torch.tensor([[5, *[model.config.speech_token_id] * count, 7, 9]])
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(4):
+        loss = model.train()(row, speech=speech, labels=row.masked_fill(row == model.config.speech_token_id, -100)).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(p, frozen[n]) for n, p in model.named_parameters() if n in frozen)
+    model.save_pretrained(tmp_path / "saved")
+    whole = ReLlmForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert not hasattr(whole.config.text_config, "quantization_config")
+    assert whole.language_model.model.layers[0].self_attn.q_proj.base_layer.weight.dtype == torch.float32
+    assert torch.equal(whole.adapter.up.weight, model.adapter.up.weight)
+    lora = "model.layers.0.self_attn.q_proj.lora_B.default.weight"
+    assert torch.equal(whole.language_model.get_parameter(lora), model.language_model.get_parameter(lora))
