@@ -32,7 +32,10 @@ class Checkpoint:
     def load(self) -> Engine:
         from re_llm.inference.engine import load
 
-        return load(self.name, device=self.device, dtype=self.dtype, quantize=self.quantize)
+        engine = load(self.name, device=self.device, dtype=self.dtype, quantize=self.quantize)
+        if self.dtype == "auto" and engine.device.type == "cpu" and engine.dtype.itemsize == 2:
+            typer.echo("This processor multiplies bfloat16: computed in it (--dtype float32 does not)", err=True)
+        return engine
 
     def load_system(self, options: ReplyOptions) -> Engine | EmotionRecognizer:
         """What answers; an emotion encoder where nothing is asked."""

@@ -311,12 +311,13 @@ def load(
     Args:
         name: None = RE_LLM_MODEL, else the small model when its parts are here, else the miniature.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
-        dtype: `auto`, `float32`, `bfloat16`, `float16`.
+        dtype: `auto`, `float32`, `bfloat16`, `float16`; see `re_llm.llm.device.pick_dtype`.
         quantize: `8bit` or `4bit` for the LLM alone (extra `quantize`); None leaves it in `dtype`.
 
     Raises:
         RellmError: no such folder; a file in it is missing, truncated or does not fit (names the file); no such device.
     """
+    from re_llm.model.components import stored_config
     from re_llm.model.modeling import ReLlmForConditionalGeneration
     from re_llm.model.processing import load_processor
 
@@ -326,8 +327,9 @@ def load(
             warnings.warn(hint, stacklevel=2)
     folder = resolve_component(str(name))
     where = pick_device(device)
+    own = stored_config(folder)
     model = ReLlmForConditionalGeneration.from_pretrained(
-        folder, dtype=pick_dtype(dtype, where), device_map=where, quantize=quantize
+        folder, config=own, dtype=pick_dtype(dtype, where, width=own.llm_width), device_map=where, quantize=quantize
     )
     return Engine(model.to(where), load_processor(folder), name=str(name))
 

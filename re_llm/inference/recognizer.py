@@ -19,7 +19,7 @@ from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.inference.reply import Estimate, History, OnBatch, Reply, ReplyOptions
 from re_llm.llm.completion import Completion
-from re_llm.llm.device import pick_device, pick_dtype
+from re_llm.llm.device import half_on_cpu, pick_device, pick_dtype
 from re_llm.llm.prompts import Prompt
 from re_llm.llm.rows import batches_by_length
 from re_llm.model.classifier import WaveClassifier
@@ -27,7 +27,7 @@ from re_llm.model.components import load_emotion_encoder
 from re_llm.model.hub import locate
 from re_llm.model.shared_emotion import SharedEmotionEncoder, check_speech_encoder
 from re_llm.model.shared_emotion_config import is_shared
-from re_llm.model.speech_layers import SpeechLayers, half_on_cpu
+from re_llm.model.speech_layers import SpeechLayers
 
 # Recordings -> logits [B, E], and valence, arousal, dominance [B, 3] where the encoder tells them.
 Encode = Callable[[Sequence[np.ndarray]], tuple[Tensor, Tensor | None]]

@@ -6,6 +6,7 @@ import torch
 
 from re_llm.core.errors import RellmError
 
+HALF_FROM = 512  # channels; `python benchmarks/laptop.py` measures both sides of it
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -28,14 +29,25 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on an accelerator, float32 on the CPU (short replies gain nothing from bfloat16 there).
+def half_on_cpu() -> torch.dtype:
+    """bfloat16 where this processor multiplies it in hardware (AMX, AVX512-BF16), float32 elsewhere."""
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def pick_dtype(name: str, device: torch.device, *, width: int = 0) -> torch.dtype:
+    """`auto` is bfloat16 on an accelerator; on a CPU float32, or `half_on_cpu` for a model that is wide enough to gain.
+
+    Args:
+        width: channels of the LLM; those of less than `HALF_FROM` are no faster in bfloat16.
 
     Raises:
         RellmError: an unknown name.
     """
     if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        if device.type != "cpu":
+            return torch.bfloat16
+        return half_on_cpu() if width >= HALF_FROM else torch.float32
     if name not in DTYPES:
         raise RellmError(f"unknown dtype {name!r}", allowed=", ".join(("auto", *DTYPES)))
     return DTYPES[name]

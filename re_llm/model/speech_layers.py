@@ -50,9 +50,3 @@ class SpeechLayers:
         return self.encoder.only_layers(
             inputs["input_features"].to(device), inputs["feature_lengths"].to(device), layers
         )
-
-
-def half_on_cpu() -> torch.dtype:
-    """bfloat16 where this processor multiplies it in hardware, float32 elsewhere."""
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32

@@ -89,13 +89,16 @@ class RespondJob:
         from re_llm.inference.recognizer import EmotionRecognizer
         from re_llm.inference.served import ServedSystem
         from re_llm.inference.systems import text_system
+        from re_llm.llm.device import pick_device, pick_dtype
         from re_llm.llm.server import ChatServer
 
         recipe, parts, system = self.recipe, self.recipe.components, self.system
         if system.server:
             return ServedSystem.of(ChatServer(system.server.options()), self.out)
         if system.kind == "speech":
-            return engine.load(self.checkpoint, device=recipe.device, quantize=recipe.decoding.quantize)
+            # Not as wide models are answered on some CPUs: a table does not depend on the processor.
+            dtype = str(pick_dtype("auto", pick_device(recipe.device))).removeprefix("torch.")
+            return engine.load(self.checkpoint, device=recipe.device, dtype=dtype, quantize=recipe.decoding.quantize)
         if system.kind == "classifier":
             assert self.checkpoint is not None
             dtype = str(self.models().dtype).removeprefix("torch.")

@@ -7,7 +7,7 @@ import torch
 from test_imports import FILES
 
 from re_llm.core.errors import RellmError
-from re_llm.llm.device import pick_device, pick_dtype
+from re_llm.llm.device import HALF_FROM, pick_device, pick_dtype
 
 
 @pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
@@ -17,6 +17,18 @@ def test_auto_takes_the_fastest_there_is(cuda: bool, mps: bool, chosen: str, mon
     device = pick_device("auto")
     assert device.type == chosen
     assert pick_dtype("auto", device) == (torch.float32 if chosen == "cpu" else torch.bfloat16)
+
+
+@pytest.mark.parametrize(("amx", "avx", "chosen"), [(True, False, 2), (False, True, 2), (False, False, 4)])
+def test_a_wide_model_on_a_processor_with_bfloat16(
+    amx: bool, avx: bool, chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    cpu = torch.device("cpu")
+    assert pick_dtype("auto", cpu, width=HALF_FROM).itemsize == chosen
+    assert pick_dtype("auto", cpu, width=HALF_FROM - 1) == pick_dtype("auto", cpu) == torch.float32
+    assert pick_dtype("float32", cpu, width=HALF_FROM) == torch.float32
 
 
 def test_names_are_checked() -> None:

@@ -17,9 +17,9 @@ from re_llm.core.assets import component_hash, resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.core.provenance import write_resolved
-from re_llm.llm.device import pick_device
+from re_llm.llm.device import half_on_cpu, pick_device
 from re_llm.model.hub import locate
-from re_llm.model.speech_layers import SpeechLayers, half_on_cpu
+from re_llm.model.speech_layers import SpeechLayers
 from re_llm.recipe.emotion import EmotionRecipe, FoldOptions, SharedOptions
 from re_llm.train.emotion.background import VALIDATED, background_rows
 from re_llm.train.emotion.calibration import calibrate
