@@ -83,7 +83,7 @@ def mean_loss(loss: Loss, student: Predictions, target: Tensor | Predictions, co
         if gradient is not None:
             (gradient[part],) = torch.autograd.grad(found, states)
         total += found.detach()
-    return total if gradient is None else _WithGradient.apply(student.values, total, gradient)  # type: ignore[no-any-return]
+    return total if gradient is None else _WithGradient.apply(student.values, total, gradient)
 
 
 def _logits(target: Tensor | Predictions) -> Tensor:

@@ -40,7 +40,8 @@ class ChannelsLast(nn.Module):
         # What stands behind an utterance's last frame, padding and the next one's first, reaches no frame that is kept.
         hidden = pad(values, (0, -values.shape[1] % prod(conv.stride[0] for conv in convolutions))).reshape(-1, 1)
         for layer, conv in zip(layers, convolutions, strict=True):
-            hidden = layer.activation(layer.layer_norm(_convolved(hidden, conv)))
+            norm, activation = cast(nn.LayerNorm, layer.layer_norm), cast(nn.Module, layer.activation)
+            hidden = activation(norm(_convolved(hidden, conv)))
         return hidden.view(len(values), -1, hidden.shape[1])[:, :frames].transpose(1, 2)
 
 

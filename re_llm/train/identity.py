@@ -94,5 +94,5 @@ def plan_settings(plan: Plan) -> dict[str, Any]:
     for task in stage["tasks"]:
         if task["history"] == "none":  # as before there was any
             del task["history"], task["history_tokens"]
-    model = json.loads(plan.model.model_dump_json())
+    model = json.loads(plan.model.model_dump_json(exclude=None if plan.model.quantize else {"quantize"}))
     return {"stage": stage, "model": model, "emotions": list(plan.emotions), "seed": plan.seed}

@@ -141,7 +141,8 @@ def _train(
         _write_dropped(out, inputs.loaded)
     set_seed(plan.seed)
     # On a CPU the backward pass of eager attention is faster than that of the fused kernel.
-    model, processor = build_model(plan, attention="eager" if processes.device.type == "cpu" else None)
+    attention = "eager" if processes.device.type == "cpu" else None
+    model, processor = build_model(plan, attention=attention, device=processes.device)
     model.to(processes.device)
     show = around.progress and processes.first
     features = None
