@@ -62,6 +62,17 @@ def child(arguments: Sequence[str]) -> Child:
         return Child(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), out.read())
 
 
+def peak_memory() -> float:
+    """Peak of this process in MB; on Linux `ru_maxrss` would begin with that of the process that started it."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1e3
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
 def timed(work: Callable[[], object], repeats: int) -> list[float]:
     """Seconds of each of `repeats` calls, after one that is not counted."""
     work()
