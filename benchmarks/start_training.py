@@ -46,10 +46,11 @@ def start(path: Path) -> dict[str, float]:
     from re_llm.core.assets import resolve_component
     from re_llm.core.files import file_hash, hash_of
     from re_llm.model.inputs import load_tokenizer
-    from re_llm.recipe.config import StageOptions
-    from re_llm.train.data import RowMaker, TrainingRows, load_examples
+    from re_llm.recipe.stages import StageOptions
+    from re_llm.train.data import load_examples
     from re_llm.train.identity import segment_ids
     from re_llm.train.order import BucketedSampler
+    from re_llm.train.rows import RowMaker, TrainingRows
     from re_llm.train.setup import _lengths
 
     stage = StageOptions(losses={"response_ce": 1.0, "input_er": 1.0, "input_er_avd": 1.0}, lr=2e-5, features="none")
@@ -64,7 +65,7 @@ def start(path: Path) -> dict[str, float]:
     done("read")
     segments = segment_ids(examples, path.parent / "features")
     file_hash(path)
-    hash_of(f"{source.key} {segment}" for source, segment in zip(examples.sources(), segments, strict=True))
+    hash_of(f"{key} {segment}" for key, segment in segments.items())
     done("hash")
     rows = TrainingRows(examples, RowMaker(tokenizer, stage), seed=0)
     places = list(islice(BucketedSampler(_lengths(rows, None), 16, seed=0), 16))
