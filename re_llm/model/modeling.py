@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -173,6 +174,7 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         token_lengths: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        output_at: Tensor | None = None,
         output_states: bool = False,
         **llm_options: object,
     ) -> ReLlmOutput:
@@ -188,6 +190,7 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
             labels: [R, L], IGNORE_INDEX where nothing is learned; the output's `loss` is the next-token cross-entropy.
             logits_to_keep: as in transformers; or bool [R, L], positions whose logits are computed, and the output's
                 `logits` are then [K, V]. By default those that predict a label, and without labels all of them.
+            output_at: [K] places in the flattened rows, for which no GPU is asked how many a mask holds.
             output_states: give the output layer's input at the chosen positions, [K, D], in place of their logits.
 
         Raises:
@@ -200,10 +203,11 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
             speech = self.encode_speech(speech, token_lengths=token_lengths)
         self._refuse_too_long(input_ids.shape[1] + (past_key_values.get_seq_length() if past_key_values else 0))
         placeholders = self._placeholders(input_ids, speech, past_key_values)
-        chosen = _chosen_positions(logits_to_keep, labels)
+        chosen = output_at if output_at is not None else _chosen_positions(logits_to_keep, labels)
         states: list[Tensor] | None = [] if output_states else None
         if position_ids is None and attention_mask is not None:
-            position_ids = positions(attention_mask)[:, -input_ids.shape[1] :]
+            check = not self.training or attention_mask.device.type == "cpu"
+            position_ids = positions(attention_mask, check=check)[:, -input_ids.shape[1] :]
         output_layer = self.get_output_embeddings()
         lora = self.partial_lora.using(placeholders, (len(input_ids), input_ids.shape[1]))
         with lora, only_at(output_layer, chosen, states):
@@ -230,11 +234,13 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         *,
         logits_to_keep: int | Tensor = 0,
+        output_at: Tensor | None = None,
         output_states: bool = False,
     ) -> ReLlmOutput:
         """The teacher: a text pass of the bare LLM, without gradient (BLSP section 2)."""
         with self.teacher():
-            return self(input_ids, attention_mask, logits_to_keep=logits_to_keep, output_states=output_states)
+            where = {"logits_to_keep": logits_to_keep, "output_at": output_at, "output_states": output_states}
+            return self(input_ids, attention_mask, **where)
 
     @contextlib.contextmanager
     def teacher(self) -> Iterator[None]:
@@ -292,6 +298,12 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         if speech is None and cache is not None and cache.get_seq_length() > 0:
             return None  # decoding: whatever ids come now are text
         found = input_ids == self.config.speech_token_id
+        if self.training and found.device.type != "cpu":  # the host does not wait for an answer at every step
+            lengths = input_ids.new_zeros(1) if speech is None else pad(speech.lengths.cumsum(0), (1, 0))
+            held = found.sum(1).cumsum(0)
+            fits = torch.isin(held, lengths).all() & (held[-1] == lengths[-1])
+            torch._assert_async(fits, "the rows' placeholders are not the speech tokens of whole utterances, in order")
+            return None if speech is None else found
         if speech is not None:
             row_bounds(found.sum(1).tolist(), speech.lengths.tolist())
             return found
@@ -313,8 +325,10 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         if speech is None or placeholders is None:
             return embed(input_ids)
         embeddings = embed(input_ids.masked_fill(placeholders, 0))
-        tokens = speech.embeddings[speech.mask()].to(embeddings.dtype)
-        return embeddings.masked_scatter(placeholders[..., None], tokens)
+        if not speech.embeddings.numel():
+            return embeddings
+        tokens = speech.flat()[(placeholders.flatten().cumsum(0) - 1).clamp(min=0)].view_as(embeddings)
+        return torch.where(placeholders[..., None], tokens.to(embeddings.dtype), embeddings)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

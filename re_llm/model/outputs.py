@@ -46,6 +46,14 @@ class SpeechTokens:
         """True where a speech token is real, [B, S]."""
         return time_mask(self.lengths, self.embeddings.shape[1])
 
+    def flat(self) -> Tensor:
+        """The real tokens one after the other, and copies of others behind them, [B S, D]."""
+        count, width = self.embeddings.shape[:2]
+        ends, number = self.lengths.cumsum(0), torch.arange(count * width, device=self.lengths.device)
+        utterance = torch.searchsorted(ends, number, right=True).clamp(max=count - 1)
+        place = (number - (ends - self.lengths)[utterance]).clamp(max=width - 1)
+        return self.embeddings[utterance, place]
+
 
 def time_mask(lengths: Tensor, length: int) -> Tensor:
     """True for the first `lengths[b]` of `length` positions, [B, length]."""

@@ -99,7 +99,7 @@ def only_at(output_layer: nn.Module, where: Tensor | None, states: list[Tensor] 
     """The output layer sees the chosen positions [R, L] alone; whatever the LLM does to its logits still happens.
 
     Args:
-        where: None = all positions.
+        where: bool [R, L], or [K] places in the flattened rows, in whose case nothing waits for a GPU; None = all.
         states: receives the layer's input at the positions, [K, D]; the layer then runs over the first alone.
     """
     if where is None:
@@ -107,7 +107,7 @@ def only_at(output_layer: nn.Module, where: Tensor | None, states: list[Tensor] 
         return
 
     def choose(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        chosen = args[0][where]
+        chosen = args[0][where] if where.dtype is torch.bool else args[0].flatten(0, -2)[where]
         if states is not None:
             states.append(chosen)
             chosen = chosen[:1].detach()

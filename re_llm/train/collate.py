@@ -29,18 +29,19 @@ class SpeechInputs(TypedDict, total=False):
 
 
 class TextBatch(TypedDict):
-    """The text pass of the rows that have a teacher. `of_target`: [N] marks their response tokens among all.
+    """The text pass of the rows that have a teacher. `of_target`: which of all target tokens are theirs.
 
-    The positions of `logits_at` that belong to a loss are marked where there are any for another one.
+    Places are numbers and not masks: a GPU would have to tell the host how many a mask holds. Those of a loss are given
+    where there are any for another one.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
-    logits_at: Tensor  # [B, L] positions whose logits are computed
+    logits_at: Tensor  # [K] places in the flattened rows whose logits are computed
     of_target: Tensor
-    response_at: NotRequired[Tensor]  # [B, L] those of them that predict a response token
-    kl_at: NotRequired[Tensor]  # [B, L] those that response_kl compares, where it is not these
-    input_at: NotRequired[Tensor]  # [B, L] those that stand at the transcript
+    response_at: NotRequired[Tensor]  # those of the K that predict a response token
+    kl_at: NotRequired[Tensor]  # those that response_kl compares, where it is not these
+    input_at: NotRequired[Tensor]  # those that stand at the transcript
 
 
 class Batch(TypedDict):
@@ -49,10 +50,10 @@ class Batch(TypedDict):
     speech: SpeechInputs
     input_ids: Tensor
     attention_mask: Tensor
-    logits_at: Tensor  # [B, L] positions whose logits are computed
-    response_at: NotRequired[Tensor]  # as in `TextBatch`
+    logits_at: Tensor  # as in `TextBatch`
+    response_at: NotRequired[Tensor]
     kl_at: NotRequired[Tensor]
-    input_at: NotRequired[Tensor]  # [B, L] those that stand at the speech
+    input_at: NotRequired[Tensor]  # those of the K that stand at the speech
     targets: Tensor  # [N] ids of the response tokens
     emotions: Tensor  # [R] index, or IGNORE_INDEX
     dimensions: Tensor  # [R, 3], NaN where unknown
@@ -164,7 +165,7 @@ class Collator:
             "input_ids": input_ids,
             "attention_mask": mask,
             "logits_at": predicting(before, [len(r.response) for r in taught], input_ids.shape[1]),
-            "of_target": torch.tensor([r.has_teacher for r in rows for _ in r.response]),
+            "of_target": torch.tensor([r.has_teacher for r in rows for _ in r.response]).nonzero().flatten(),
         }
         read = [len(r.transcript) for r in taught]
         self._also_at(found, before, [len(r.response) for r in taught], [len(r.teacher_prefix) for r in taught], read)
@@ -178,17 +179,18 @@ class Collator:
         inputs: Sequence[int],
         input_lengths: Sequence[int],
     ) -> None:
-        """Adds the positions of the losses that read other logits than those which predict a response token.
+        """Turns the mask of positions that predict a response token into places, with those of the other losses.
 
         Args:
             before: where the responses begin. response: their lengths. inputs: where the speech or transcript begins.
         """
-        response_at, width = batch["logits_at"], batch["logits_at"].shape[1]
+        mask, width = batch["logits_at"], batch["logits_at"].shape[1]
+        masks = {"response_at": mask}
         if self.teacher and self.kl_at_tokens:
-            batch["kl_at"] = spans(before, response, width)
+            masks["kl_at"] = spans(before, response, width)
         if self.compare_input:
-            batch["input_at"] = spans(inputs, input_lengths, width)
-        others = [batch[name] for name in ("kl_at", "input_at") if name in batch]
-        if others:
-            batch["response_at"] = response_at
-            batch["logits_at"] = torch.stack([response_at, *others]).any(0)
+            masks["input_at"] = spans(inputs, input_lengths, width)
+        computed = torch.stack(list(masks.values())).any(0)
+        batch["logits_at"] = computed.flatten().nonzero().flatten()
+        if len(masks) > 1:
+            batch.update({name: each[computed].nonzero().flatten() for name, each in masks.items()})  # type: ignore[typeddict-item]

@@ -60,7 +60,7 @@ class Objective(nn.Module):
             output = self.model(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
-                logits_to_keep=batch["logits_at"],
+                output_at=batch["logits_at"],
                 output_states=self.in_pieces,
                 **batch["speech"],
             )
@@ -95,7 +95,7 @@ class Objective(nn.Module):
         given = batch.get("teacher")
         if taught and given is not None:
             rows = (given["input_ids"], given["attention_mask"])
-            answered = self.model.text_forward(*rows, logits_to_keep=given["logits_at"], output_states=self.in_pieces)
+            answered = self.model.text_forward(*rows, output_at=given["logits_at"], output_states=self.in_pieces)
             read, temperature = self._predictions(answered), self.options.temperature
             if "input_kl" in taught:
                 spoken, written = _chosen(said, batch, "input_at"), _chosen(read, given, "input_at")
@@ -141,7 +141,7 @@ Where = Literal["response_at", "kl_at", "input_at"]
 def _chosen(predicted: Predictions, batch: TextBatch | Batch, where: Where) -> Predictions:
     """The predictions at the positions `where`, out of those of all losses; all where there are no others."""
     at = batch.get(where)
-    return predicted if at is None else predicted[at[batch["logits_at"]]]
+    return predicted if at is None else predicted[at]
 
 
 def averaged_over(batch: Batch) -> dict[str, Tensor]:
@@ -151,8 +151,8 @@ def averaged_over(batch: Batch) -> dict[str, Tensor]:
     given = batch.get("teacher")
     return {
         "response_ce": (batch["targets"] != losses.IGNORE_INDEX).sum(),
-        "response_kl": none if given is None else given["of_target"].sum(),
-        "input_kl": batch["input_at"].sum() if "input_at" in batch else none,
+        "response_kl": none if given is None else torch.tensor(len(given["of_target"])),
+        "input_kl": torch.tensor(len(batch["input_at"])) if "input_at" in batch else none,
         "input_er": (batch["emotions"] != losses.IGNORE_INDEX).sum(),
         "input_er_avd": (~batch["dimensions"].isnan()).sum(),
         "cif": rows,

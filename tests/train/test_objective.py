@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from re_llm.model import predictions
+from re_llm.model.outputs import EncodedAudio
 from re_llm.recipe.stages import StageOptions, TaskOptions
 from re_llm.train.objective import Objective
 from re_llm.train.plan import Plan, build_model
@@ -97,3 +98,28 @@ def test_losses_of_pieces_train_as_those_of_all_logits(plan: Plan, monkeypatch: 
     assert len(row.response) > 3 and len(found[0]) > 3
     for whole, pieces in zip(*found, strict=True):
         torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kl_at", ["prediction", "token"])
+def test_a_step_of_cached_states_never_waits_for_the_device(plan: Plan, kl_at: str) -> None:
+    """On torch's meta device nothing has a value: whatever asks for one, or for how many a mask holds, raises."""
+    losses = {"response_kl": 1.0, "response_ce": 1.0, "input_er": 1.0}
+    plan = replace(plan, stage=stage(losses=losses, kl_at=kl_at))
+    model, processor = build_model(plan, attention="eager")
+    made, task = example(plan, "sad"), plan.stage.tasks[0]
+    row = RowMaker(processor.tokenizer, plan.stage).make(0, made, task)
+    batch = _collator(plan, [made, made], model, processor, None)([row, replace(row, index=1)])
+    with torch.no_grad():
+        batch["speech"] = {"speech": model.encode_audio(**batch["speech"])}
+    objective = Objective(model, plan.stage).train()
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.ones(2, device="meta").tolist()
+    loss = objective.to("meta")(on_meta(batch), losses)
+    loss.total.backward()
+    assert loss.total.device.type == "meta" and set(loss.terms) == set(losses)
+
+
+def on_meta(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: on_meta(inner) for name, inner in value.items()}
+    return value.to("meta") if isinstance(value, Tensor | EncodedAudio) else value

@@ -221,14 +221,15 @@ def test_a_batch_asks_for_the_logits_that_predict_the_response() -> None:
     batch = collate(rows)
     ids, at = batch["input_ids"], batch["logits_at"]
     assert (ids == 999).sum(1).tolist() == [3, 5]
-    assert torch.equal(ids.roll(-1, 1)[at], batch["targets"])
+    assert torch.equal(ids.roll(-1, 1).flatten()[at], batch["targets"])
     assert batch["attention_mask"].sum(1).tolist() == [
         len(r.prefix) + n + len(r.suffix) + len(r.response) for r, n in zip(rows, (3, 5), strict=True)
     ]
     assert batch["dimensions"][1].isnan().all() and not batch["dimensions"][0].isnan().any()
     teacher = batch["teacher"]  # the label row has no teacher
     assert len(teacher["input_ids"]) == 1
-    assert torch.equal(teacher["input_ids"].roll(-1, 1)[teacher["logits_at"]], batch["targets"][teacher["of_target"]])
+    predicted = teacher["input_ids"].roll(-1, 1).flatten()[teacher["logits_at"]]
+    assert torch.equal(predicted, batch["targets"][teacher["of_target"]])
 
 
 @pytest.mark.parametrize("cformer", [False, True])
@@ -244,11 +245,11 @@ def test_the_logits_at_the_tokens_themselves_are_compared_where_that_is_asked_fo
     )  # fmt: skip
     batch = collate(rows)
     for part in (batch, batch["teacher"]):
-        ids = part["input_ids"]
-        assert torch.equal(ids[part["kl_at"]], batch["targets"])
-        assert torch.equal(ids.roll(-1, 1)[part["response_at"]], batch["targets"])
-        inputs = part["input_at"] if cformer else torch.zeros_like(part["kl_at"])
-        assert torch.equal(part["logits_at"], part["kl_at"] | part["response_at"] | inputs)
+        ids, at = part["input_ids"].flatten(), part["logits_at"]
+        assert torch.equal(ids[at[part["kl_at"]]], batch["targets"])
+        assert torch.equal(ids.roll(-1)[at[part["response_at"]]], batch["targets"])
+        used = torch.cat([part["kl_at"], part["response_at"], *([part["input_at"]] if cformer else [])])
+        assert used.unique().tolist() == list(range(len(at))) and at.tolist() == sorted(at.tolist())
 
 
 def test_predicting_marks_one_position_before_each_token() -> None:
@@ -268,10 +269,12 @@ def test_with_a_cformer_a_row_has_as_many_speech_tokens_as_its_transcript() -> N
     lengths = [len(row.transcript) for row in rows]
     assert (ids == 999).sum(1).tolist() == batch["speech"]["token_lengths"].tolist() == lengths
     # Compared where a teacher reads: the speech tokens of the first row, and its transcript in the text pass.
-    assert (ids[batch["input_at"]] == 999).all() and batch["input_at"].sum(1).tolist() == [lengths[0], 0]
-    assert teacher["input_ids"][teacher["input_at"]].tolist() == list(rows[0].transcript)
-    assert not (batch["input_at"] & predicting_of(batch, rows)).any()
-    assert batch["logits_at"].sum() == len(batch["targets"]) + lengths[0]
+    spoken = batch["logits_at"][batch["input_at"]]
+    assert (ids.flatten()[spoken] == 999).all() and len(spoken) == lengths[0] and spoken.max() < ids.shape[1]
+    written = teacher["logits_at"][teacher["input_at"]]
+    assert teacher["input_ids"].flatten()[written].tolist() == list(rows[0].transcript)
+    assert not predicting_of(batch, rows).flatten()[spoken].any()
+    assert len(batch["logits_at"]) == len(batch["targets"]) + lengths[0]
 
 
 def predicting_of(batch: dict, rows: list) -> torch.Tensor:
