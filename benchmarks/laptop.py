@@ -1,12 +1,13 @@
 """Training and answering on one core of a CPU, beside the same system written plainly (`_plain.py`).
 
-    python benchmarks/laptop.py [--repeats 3] [--tiny]
+    python benchmarks/laptop.py [--repeats 3] [--tiny] [--growth growth.png]
 
 Sizes: Whisper-base, an LLM 512 wide with 8 layers and a vocabulary of 151,936, wav2vec2 512 wide with 6 layers; random
 weights, for only sizes count. Four utterances of 3 to 6 s, prompts of 60 tokens, answers of 64. One thread; seconds are
 those of the processor, so that other work on the machine counts little, and the systems take turns within each
 repetition. Memory is the peak of a process of its own. The roofline is a product of matrices and a pass over an array
-that fits no cache, in the same run.
+that fits no cache, in the same run. `--growth` draws how the first token grows with 2 to 60 s of speech (the plain
+system hears 30 s of it) and how many tokens a second batches of 1 to 16 give.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from _common import child, head, peak_memory
@@ -40,6 +43,7 @@ from re_llm.train.rows import Example, Row
 
 PROMPT, ANSWER = 60, 64
 SECONDS = (3.0, 4.0, 5.0, 6.0)
+LONG, BATCHES = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0), (1, 2, 4, 8, 16)
 LOSSES = {"response_ce": 1.0, "input_er": 1.0, "input_er_avd": 1.0}
 SYSTEMS = ("plain", "ours float32 full", "ours")
 Work = Callable[[], object]
@@ -291,6 +295,35 @@ def peak(name: str, work: str, parts: Parts) -> None:
     print(json.dumps({"peak": peak_memory(), "libraries": libraries}))
 
 
+def growth(parts: Parts, names: tuple[str, ...], file: Path) -> None:
+    """Curves: seconds to the first token by seconds of speech, tokens per second by recordings in a batch."""
+    from matplotlib.figure import Figure
+
+    made = {name: make(name, parts) for name in names}
+    heard: dict[str, dict[float, float]] = {name: {} for name in names}
+    rates: dict[str, dict[float, float]] = {name: {} for name in names}
+    for name, system in made.items():
+        system.answer(recordings((2.0,)), 1)
+        for seconds in LONG:
+            heard[name][seconds] = spent(partial(system.answer, recordings((seconds,)), 1))
+        for count in BATCHES:
+            rates[name][count] = count * 16 / spent(partial(system.answer, recordings((4.0,) * count), 16))
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, curves, title, below in (
+        (left, heard, "seconds of one core to the first token", "seconds of speech"),
+        (right, rates, "tokens a second, 16 tokens each", "recordings in a batch"),
+    ):
+        for name, curve in curves.items():
+            axes.loglog(list(curve), list(curve.values()), marker="o", label=name)
+            print(f"{title}, {name}: " + ", ".join(f"{x:g}: {y:.3g}" for x, y in curve.items()))
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(below)
+        axes.grid(alpha=0.3)
+    left.legend()
+    figure.savefig(file, dpi=150)
+
+
 def roofline() -> None:
     """What this core does at most."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
@@ -307,7 +340,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try the code; its figures mean nothing")
     parser.add_argument("--systems", nargs="*", default=SYSTEMS, choices=SYSTEMS)
-    parser.add_argument("--only", choices=("speed", "memory"))
+    parser.add_argument("--only", choices=("speed", "memory", "growth"))
+    parser.add_argument("--growth", type=Path, help="file for the curves")
     parser.add_argument("--peak", choices=SYSTEMS, help=argparse.SUPPRESS)
     parser.add_argument("--work", choices=("answering", "training"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -317,10 +351,12 @@ def main() -> None:
         return peak(given.peak, given.work, parts)
     head("Training and answering on one core" + (" (tiny sizes: the figures mean nothing)" if given.tiny else ""))
     roofline()
-    if given.only != "memory":
+    if given.only in (None, "speed"):
         table(parts, given.repeats, tuple(given.systems))
-    if given.only != "speed":
+    if given.only in (None, "memory"):
         memory(tuple(given.systems), tiny=given.tiny)
+    if given.growth:
+        growth(parts, tuple(given.systems), given.growth)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ def test_every_stage_of_the_papers_fits_a_card_of_24_gb() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_one_core_runs_at_tiny_sizes() -> None:
-    found = run("laptop.py", "--tiny", "--repeats", "1")
+def test_the_benchmark_of_one_core_runs_at_tiny_sizes(tmp_path: Path) -> None:
+    found = run("laptop.py", "--tiny", "--repeats", "1", "--growth", str(tmp_path / "growth.png"))
+    assert (tmp_path / "growth.png").stat().st_size > 1000
     for measured in ("training step, cached states (s)", "decoding, batch 4 (tokens/s)", "peak memory, training (MB)"):
         assert measured in found
     assert found.count("    ours float32 full") == found.count("    plain") == 9
