@@ -22,8 +22,12 @@ def segment_hash(
         RellmError: the file is missing or cannot be read; names it.
     """
     member = locate(source, root)
-    place = (member.offset, member.length, start, duration)
-    return hash_of([recording_hash(member.path), *map(str, place)])[:32]
+    return place_hash(recording_hash(member.path), member.offset, member.length, start, duration)
+
+
+def place_hash(file: str, offset: int, length: int | None, start: float, duration: float | None) -> str:
+    """As `segment_hash`, from the hash of the file."""
+    return hash_of([file, *map(str, (offset, length, start, duration))])[:32]
 
 
 def recording_hash(path: Path) -> str:

@@ -71,14 +71,16 @@ class _Window(io.RawIOBase):
 
 def locate(source: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Member:
     """The file, or the member of an archive, that `source` names; a relative name is taken from `root`."""
+    name, offset, length = split_member(source)
+    path = Path(name) if root is None else Path(root) / name
+    return Member(path, offset, length, length is not None and os.fspath(source).lower().endswith(":deflate"))
+
+
+def split_member(source: str | os.PathLike[str]) -> tuple[str, int, int | None]:
+    """(file, offset, length) that `source` names; the whole of a file has no length."""
     name = os.fspath(source)
     match = MEMBER.match(name)
-    path = Path(match["archive"] if match else name)
-    if root is not None:
-        path = Path(root) / path
-    if match is None:
-        return Member(path)
-    return Member(path, int(match["offset"]), int(match["length"]), match["packed"] is not None)
+    return (name, 0, None) if match is None else (match["archive"], int(match["offset"]), int(match["length"]))
 
 
 def moved(name: str, old: Path, new: Path) -> str:

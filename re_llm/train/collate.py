@@ -192,5 +192,10 @@ class Collator:
             masks["input_at"] = spans(inputs, input_lengths, width)
         computed = torch.stack(list(masks.values())).any(0)
         batch["logits_at"] = computed.flatten().nonzero().flatten()
+        places = {name: each[computed].nonzero().flatten() for name, each in masks.items()}
         if len(masks) > 1:
-            batch.update({name: each[computed].nonzero().flatten() for name, each in masks.items()})  # type: ignore[typeddict-item]
+            batch["response_at"] = places["response_at"]
+        if "kl_at" in masks:
+            batch["kl_at"] = places["kl_at"]
+        if "input_at" in masks:
+            batch["input_at"] = places["input_at"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +68,10 @@ def _check_labels(row: Continuation, losses: set[str], exchange: bool, where: st
 
 def _example(row: Continuation, file: Path, emotions: Sequence[str], options: StageOptions, where: str) -> Example:
     exchanged = file.name.partition(".")[0] in options.exchange
+    folder, name = os.path.split(row.audio)
     return Example(
         key=_key(row, file),
-        audio=str((file.parent / row.audio).resolve()),
+        audio=os.path.join(_resolved(file.parent, folder), name),
         start=row.start,
         duration=row.duration,
         text=row.text,
@@ -80,6 +83,12 @@ def _example(row: Continuation, file: Path, emotions: Sequence[str], options: St
         speaker=_named(str(row.speaker), row, file) if row.speaker else None,
         split=row.split,
     )
+
+
+@lru_cache(maxsize=2**16)
+def _resolved(folder: Path, below: str) -> str:
+    """Recordings lie in few folders: each is resolved once."""
+    return str((folder / below).resolve())
 
 
 def _is_donor(file: Path, options: StageOptions) -> bool:

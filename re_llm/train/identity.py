@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from re_llm.audio.content import recording_hash, segment_hash
-from re_llm.audio.source import locate
+from re_llm.audio.content import place_hash, recording_hash
+from re_llm.audio.source import split_member
 from re_llm.cluster.work import ordered_map
 from re_llm.core.assets import component_hash
 from re_llm.core.files import file_hash, hash_of, known_hashes, remember_hashes, write_json
@@ -38,11 +37,17 @@ def segment_ids(examples: Sequence[Example], memory: Path) -> dict[str, str]:
     Raises:
         RellmError: a recording is missing or cannot be read; names it.
     """
-    paths = list(dict.fromkeys(locate(example.audio).path for example in examples))
-    with _remembered(paths, memory):
+    names = dict.fromkeys(split_member(example.audio)[0] for example in examples)
+    with _remembered(list(map(Path, names)), memory):
         # Threads serve here: hashing leaves the interpreter lock.
-        deque(ordered_map(recording_hash, paths, min(8, os.cpu_count() or 1)), maxlen=0)
-        return {e.key: segment_hash(e.audio, e.start, e.duration) for e in examples}
+        hashed = ordered_map(lambda name: recording_hash(Path(name)), names, min(8, os.cpu_count() or 1))
+        hashes = dict(zip(names, hashed, strict=True))
+
+    def segment(example: Example) -> str:
+        name, offset, length = split_member(example.audio)
+        return place_hash(hashes[name], offset, length, example.start, example.duration)
+
+    return {example.key: segment(example) for example in examples}
 
 
 @contextmanager

@@ -147,8 +147,8 @@ def test_a_batch_holds_the_recordings_of_all_turns(tmp_path: Path) -> None:
     assert (ids == 999).sum(1).tolist() == [2, 12]
     runs = [len(run) for run in "".join("x" if i == 999 else " " for i in ids[1].tolist()).split()]
     assert runs == [3, 4, 5]  # apart, in order
-    assert torch.equal(ids.roll(-1, 1)[batch["response_at"]], batch["targets"])
-    assert torch.equal(ids[batch["kl_at"]], batch["targets"])
+    assert torch.equal(ids.roll(-1, 1).flatten()[batch["logits_at"][batch["response_at"]]], batch["targets"])
+    assert torch.equal(ids.flatten()[batch["logits_at"][batch["kl_at"]]], batch["targets"])
     assert len(batch["emotions"]) == len(batch["transcripts"]) == len(batch["dimensions"]) == 4
 
 
