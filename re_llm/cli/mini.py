@@ -71,6 +71,8 @@ def quality(
 ) -> None:
     """Say how often replies name the right topic and fit the emotion: both can be read off in the miniature world.
 
+    And their levels of empathy as they were written, beside those of the small scorer.
+
     Example:
 
         re-llm mini quality runs/mini/replies/esd/re-llm.0.jsonl
@@ -78,11 +80,13 @@ def quality(
     from dataclasses import asdict
 
     from re_llm.core.records import ReplyRecord, read_records
+    from re_llm.mini.levels import compare_levels
     from re_llm.mini.quality import quality as rates_of
 
     found = {str(path): rates_of(read_records(path, ReplyRecord), seed=seed) for path in replies}
+    levels = {str(path): compare_levels(read_records(path, ReplyRecord)) for path in replies}
     if as_json:
-        print_json({name: asdict(result) for name, result in found.items()})
+        print_json({name: {**asdict(result), "levels": asdict(levels[name])} for name, result in found.items()})
         return
     for name, result in found.items():
         for group, rates in (("all", result), *result.by_words.items()):
@@ -96,3 +100,51 @@ def quality(
             typer.echo(f"{name}, two voices, one sentence, one emotion: the same tone {result.voices_agree:.3f}")
         if result.unplaced:
             typer.echo(f"{name}: {result.unplaced} utterances are not of this world")
+        for mechanism, each in levels[name].mechanisms.items():
+            kappa = "none" if each.kappa is None else f"{each.kappa:.2f}"
+            toned = "" if each.gold_right_tone is None else f" ({each.gold_right_tone:.2f} in the right tone alone)"
+            typer.echo(
+                f"{name}, {mechanism}: as written {each.gold:.2f}{toned}, small scorer {each.scorer:.2f}, "
+                f"the same level {each.accuracy:.3f}, quadratic kappa {kappa}"
+            )
+        typer.echo(f"{name}: {levels[name].others} replies are none of this world's, word for word")
+
+
+@app.command(cls=Command)
+def conversations(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, or mini:re-llm.")],
+    manifest: Annotated[Path, typer.Argument(help="manifest.jsonl of a corpus of the miniature.")],
+    split: Annotated[str, typer.Option(help="Split of voices that the model has not heard.")] = "test",
+    count: Annotated[int, typer.Option(min=1, help="Conversations of six turns.")] = 80,
+    seed: Seed = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Hold conversations of six turns: does a reply fit its own turn, and is the first turn remembered?
+
+    Example:
+
+        re-llm mini conversations mini:re-llm runs/mini/corpora/esd/manifest.jsonl
+    """
+    from dataclasses import asdict
+
+    from re_llm.core.records import Utterance, read_records
+    from re_llm.inference import engine
+    from re_llm.mini.conversations import converse
+
+    rows = [row for row in read_records(manifest, Utterance) if row.split == split]
+    found = converse(engine.load(model), rows, manifest.parent, count=count, seed=seed)
+    if as_json:
+        print_json(asdict(found))
+        return
+    typer.echo(f"{found.conversations} conversations of {found.voices} voices, fractions with 95 % intervals")
+    named = {
+        "a reply fits its recording, as a first turn": found.first_fits,
+        "the same recording as a second turn": found.second_fits,
+        "difference": found.second_less_first,
+        "the second reply fits the first turn's emotion": found.second_keeps,
+        **{f"turn {turn}: right topic": rate for turn, rate in enumerate(found.topics, 1)},
+        **{f"turn {turn}: a whole reply": rate for turn, rate in enumerate(found.whole, 1)},
+        **found.asked,
+    }
+    for name, rate in named.items():
+        typer.echo(f"{name}: {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]")

@@ -82,7 +82,7 @@ def respond_dialogues(
                 (*_encoded(engine, histories[i]), _turn("user", last)) for i, last in zip(batch, encoded, strict=True)
             ]
             decoding = Decoding(**options.decoding())
-            completions = _answers(engine, dialogues, get_prompt(options.prompt), decoding)
+            completions = answer_dialogues(engine, dialogues, get_prompt(options.prompt), decoding)
         done = list(map(Reply.of, estimates, completions))
         replies.update(zip(batch, done, strict=True))
         if on_batch:
@@ -103,10 +103,10 @@ def _encoded(engine: Engine, history: History) -> list[Turn]:
     return [_turn(role, said if isinstance(said, str) else next(heard)) for role, said in history]
 
 
-def _answers(
+def answer_dialogues(
     engine: Engine, dialogues: Sequence[Sequence[Turn]], prompt: Prompt, decoding: Decoding
 ) -> list[Completion]:
-    """Answers to the last turns, together where as many tokens have room."""
+    """Answers to the last turns of dialogues with a recording each, together where as many tokens have room."""
     import torch
 
     from re_llm.inference.conversation import ContextFull, lay_out, said

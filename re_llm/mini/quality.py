@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
-from re_llm.core.records import ReplyRecord
+from re_llm.core.records import ReplyRecord, Utterance
 from re_llm.evaluate.ser import score_recognition
 from re_llm.mini.grammar import Sentence, emotion_of, right_topic, world
 
@@ -49,6 +49,12 @@ def _plain(text: str) -> str:
 def sentences(seed: int = 0) -> dict[str, Sentence]:
     """The world's sentences by their words without case and punctuation."""
     return {_plain(s.text): s for s in world(seed=seed)}
+
+
+def placed_sentences(rows: Iterable[Utterance], *, seed: int = 0) -> list[tuple[Utterance, Sentence]]:
+    """Utterances with the world's sentence that they say; others are left out."""
+    known = sentences(seed)
+    return [(row, found) for row in rows if (found := known.get(_plain(row.text or "")))]
 
 
 def quality(replies: Iterable[ReplyRecord], *, seed: int = 0) -> Quality:

@@ -177,10 +177,11 @@ class RowMaker:
         """
         prefix, suffix = self._prompt(task.prompt, example.emotion_name)
         has_teacher = self.has_teacher and task.target != "emotion"
-        history, earlier = self.history(example, task), ()
+        history = self.history(example, task)
+        earlier: tuple[tuple[tuple[int, ...], int], ...] = ()
         if history:
             earlier, prefix, suffix = self._after(history, heard, get_prompt(task.prompt), example.emotion_name)
-        teacher = ((), ())
+        teacher: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         if has_teacher:
             teacher = self._prompt(self.teacher_prompt(task), example.emotion_name, history)
         if task.target != "output":

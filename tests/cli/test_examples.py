@@ -30,6 +30,7 @@ from re_llm.core import parts as parts_home
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.records import Continuation, ReplyRecord, Score, Utterance, write_records
 from re_llm.evaluate.empathy import scorer_files
+from re_llm.mini.grammar import world as world_sentences
 from re_llm.mini.training import build as mini_build
 from re_llm.parts import get as parts
 from re_llm.pipeline import reproduce
@@ -55,6 +56,7 @@ MORE = {
     "convert": ["--tokenizer", "qwen"],  # neither has a vocabulary of its own
     "mini world": ["--scale", "0.005"],
     "mini build": ["--allow-changes"],
+    "mini conversations": ["--count", "1"],
     "score train": ["--seed", "1"],
 }
 TEXTS = ("My train was late again.", "I passed the exam.", "Nobody came to the party.", "The soup is cold.")
@@ -146,6 +148,13 @@ def _write_records(root: Path) -> None:
     write_records(root / "iemocap.jsonl", spoken)
     doses = [row.model_copy(update={"key": f"{row.key}-{n}", "split": "test"}) for n in range(2) for row in rows]
     write_records(root / "doses.jsonl", doses)
+    neutral = [sentence for sentence in world_sentences(0, 400) if sentence.words_emotion == "neutral"][:20]
+    voice = [
+        Utterance(key=f"w{n}", corpus="esd", split="test", audio=f"../../../../wav/{n % 4}.wav", text=sentence.text,
+                  emotion=PROMPT_EMOTIONS[n % 5], speaker="0020")
+        for n, sentence in enumerate(neutral)
+    ]  # fmt: skip
+    write_records(root / "runs/mini/corpora/esd/manifest.jsonl", voice)
     write_records(root / "continuations.jsonl", continuations)
     write_records(root / "replies.jsonl", replies)
     write_records(root / "runs/mini/replies/esd/re-llm.0.jsonl", replies)
