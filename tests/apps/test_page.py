@@ -18,7 +18,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("playwright")
 
 import uvicorn
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from re_llm.apps.serve.app import build
 from re_llm.apps.serve.connections import Connection, hosts_of
@@ -101,6 +101,93 @@ def test_a_spoken_turn_keeps_its_emotion_and_its_place(page: Page) -> None:
     page.click("#clear")
     page.reload()
     expect(page.locator("article")).to_have_count(0)
+
+
+def test_the_words_alone_on_demand(page: Page) -> None:
+    """Without a transcript from the server the button says why, and can be pressed again."""
+    asked: list[Any] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.post_data_json["messages"])
+        route.fulfill(json={"choices": [{"message": {"content": "That is words."}}]})
+
+    page.locator("#examples button").first.click()
+    answers(page, 1)
+    transcripts = "**/v1/audio/transcriptions"
+    page.route(transcripts, lambda route: route.fulfill(status=400, json={"error": {"message": "no Whisper here"}}))
+    button = page.get_by_role("button", name="The words alone")
+    button.click()
+    expect(page.get_by_role("status")).to_have_text("no Whisper here")
+    page.unroute(transcripts)
+    page.route(transcripts, lambda route: route.fulfill(json={"text": "I lost my <b>keys</b>"}))
+    page.route("**/v1/chat/completions", answer)
+    button.click()
+    expect(page.locator(".words")).to_contain_text("The words: “I lost my <b>keys</b>”")
+    expect(page.locator(".words")).to_contain_text("That is words.")
+    expect(page.locator(".words")).to_be_focused()
+    assert asked == [[{"role": "user", "content": "I lost my <b>keys</b>"}]]
+    page.reload()
+    expect(page.locator(".words")).to_contain_text("That is words.")
+    page.unroute("**/v1/chat/completions")
+    write(page, "hello")
+    answers(page, 2)
+    expect(button).to_have_count(0)  # a text has no other words
+    expect(page.get_by_role("status")).to_have_text("Press and speak")
+
+
+def test_a_screen_reader_finds_its_way(page: Page) -> None:
+    page.route("**/v1/chat/completions", lambda route: None)  # never answered
+    write(page, "hello")
+    expect(page.locator("article[aria-busy=true]")).to_have_count(1)  # half a sentence is not read aloud
+    page.get_by_role("button", name="Stop").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Record")).to_be_focused()  # not lost with the button
+    page.unroute("**/v1/chat/completions")
+    page.locator("#try summary").click()
+    page.locator("#examples button").first.click()
+    expect(page.locator("article.failed")).to_have_count(0, timeout=60_000)
+    answers(page, 1)
+    tree = page.locator("body").aria_snapshot()
+    for part in (
+        '- heading "RE-LLM" [level=1]',
+        '- log "Conversation":',
+        '- article "“',  # named by its heading
+        '- heading "“',
+        '- group "What was heard":',
+        '- img "valence 0.',
+        '- group "Answer":',
+        '- region "Ask":',
+        '- button "Record"',
+        '- textbox "Text"',
+        '- button "Send"',
+        "- status: Press and speak",
+    ):
+        assert part in tree, (part, tree)
+    nameless = "a[href], button, input, summary, audio, meter"
+    assert page.evaluate(
+        f"""[...document.querySelectorAll({nameless!r})].filter((each) => !(each.ariaLabel || each.textContent.trim()
+        || each.closest("label"))).map((each) => each.outerHTML)"""
+    ) == []  # fmt: skip
+    page.locator("#text").focus()
+    order = []
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        order.append(page.evaluate("document.activeElement.innerText.trim()"))
+    assert order[:2] == ["Send", "More"]
+
+
+def test_what_is_said_while_recording_is_not_repeated(page: Page) -> None:
+    """A status that changes is read aloud every time: the running seconds are not part of it."""
+    page.evaluate(
+        """window.said = 0; new MutationObserver(() => window.said += 1)
+        .observe(document.getElementById("state"), {childList: true, characterData: true, subtree: true})"""
+    )
+    page.click("#mic")
+    expect(page.locator("#time")).to_contain_text("2.", timeout=30_000)
+    assert page.evaluate("window.said") <= 3
+    page.click("#mic")
+    expect(page.locator("#time")).to_be_empty()
+    answers(page, 1)
 
 
 def test_an_answer_can_be_stopped_and_a_failed_one_tried_again(page: Page) -> None:
