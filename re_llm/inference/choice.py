@@ -51,7 +51,8 @@ class Chooser:
         self.processors: LogitsProcessorList = model._get_logits_processor(
             config, len(ids), torch.tensor([ids]), logits_processor=own, device=device
         )
-        self.sampled, self.generator = bool(decoding.temperature), None
+        self.sampled = bool(decoding.temperature)
+        self.generator: torch.Generator | None = None
         if decoding.seed is not None:
             self.generator = torch.Generator(device).manual_seed(decoding.seed)
         alike = all(isinstance(each, _OF_SCORES) for each in self.processors)
