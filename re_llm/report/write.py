@@ -110,17 +110,12 @@ def write_report(
     """
     out = Path(out_dir)
     read = [existing(path) for path in (*scores, *replies, *training, *judged)]
+    settings: dict[str, Any] = {"baseline": baseline, "common": common, "pages": pages, "title": title}
     product = Product(
         out,
         STAGE,
         inputs={f"{number} {short_name(path)}": file_hash(path) for number, path in enumerate(read)},
-        settings={
-            "baseline": baseline,
-            "common": common,
-            "pages": pages,
-            "title": title,
-            **({"shown": shown.model_dump(mode="json")} if shown else {}),
-        },
+        settings=settings | ({"shown": shown.model_dump(mode="json")} if shown else {}),
         names={"baseline": "--baseline", "common": "--common", "pages": "--format", "title": "--title"},
         parts=PARTS,
     )
