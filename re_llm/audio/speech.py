@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from re_llm.audio.waveform import RATE, Samples, refuse_long, refuse_silence
+from re_llm.audio.waveform import RATE, Samples, refuse_silence
 
 FRAME = RATE // 50  # 20 ms
 BELOW_SPEECH = 10 ** (-40 / 20)  # of the loudest frames: what is softer is silence, in any recording
@@ -23,32 +23,52 @@ LEAD_SECONDS, TAIL_SECONDS = (
 LOUDEST, SOFTEST = 95, 10  # percentiles of the frames
 
 
-def prepare(samples: Samples, name: str, max_seconds: float) -> Samples:
+def prepare(samples: Samples, name: str, window: float) -> Samples:
     """Samples [T] of a person's recording as a model hears it.
 
     Args:
         name: for messages.
-        max_seconds: what the LLM has room for.
+        window: seconds of one window. A recording that is longer without the silence at its ends keeps it: it is cut
+            into windows, whose times are those of the recording (`re_llm.audio.windows`).
 
     Raises:
-        RellmError: it is silent, or too long without the silence at its ends.
+        RellmError: it is silent.
     """
-    return refuse_long(cut_silence(refuse_silence(samples, name)), name, max_seconds)
+    cut = cut_silence(refuse_silence(samples, name))
+    return cut if len(cut) <= window * RATE else samples
 
 
 def cut_silence(samples: Samples) -> Samples:
-    """Samples [T] without the silence at both ends, up to 0.25 s in front of the speech and 0.35 s behind it.
+    """Samples [T] without the silence at both ends; see `speech_bounds`."""
+    first, last = speech_bounds(samples)
+    return samples[first:last]
 
-    Silence is what stays 40 dB below the loudest frames of 20 ms, or within 8 dB of the softest: a room's background.
-    A recording without a louder part stays as it is.
-    """
-    frames = len(samples) // FRAME
-    if frames < 2:
-        return samples
-    levels = np.sqrt((samples[: frames * FRAME].reshape(frames, FRAME).astype(np.float64) ** 2).mean(axis=1))
-    loud = np.percentile(levels[levels > levels.max() * BELOW_SPEECH], LOUDEST)
-    background = min(np.percentile(levels, SOFTEST) * ABOVE_NOISE, loud * NOISE_AT_MOST)
-    (speech,) = np.nonzero(levels > max(loud * BELOW_SPEECH, background))
+
+def speech_bounds(samples: Samples) -> tuple[int, int]:
+    """Where the speech of samples [T] begins and ends, with up to 0.25 s in front of it and 0.35 s behind it."""
+    (speech,) = np.nonzero(speech_frames(samples))
+    if not len(speech):
+        return 0, len(samples)
     first = speech[0] * FRAME - round(LEAD_SECONDS * RATE)
     last = (speech[-1] + 1) * FRAME + round(TAIL_SECONDS * RATE)
-    return samples[max(first, 0) : last]
+    return max(int(first), 0), min(int(last), len(samples))
+
+
+def speech_frames(samples: Samples) -> np.ndarray:
+    """Whether each 20 ms of samples [T] are louder than silence, bool [F].
+
+    Silence is what stays 40 dB below the loudest frames, or within 8 dB of the softest: a room's background. A
+    recording without a louder part is speech as a whole.
+    """
+    levels = frame_levels(samples)
+    if len(levels) < 2:
+        return np.ones(len(levels), dtype=bool)
+    loud = np.percentile(levels[levels > levels.max() * BELOW_SPEECH], LOUDEST)
+    background = min(np.percentile(levels, SOFTEST) * ABOVE_NOISE, loud * NOISE_AT_MOST)
+    return np.asarray(levels > max(loud * BELOW_SPEECH, background))
+
+
+def frame_levels(samples: Samples) -> np.ndarray:
+    """RMS of each whole 20 ms of samples [T], float64 [F]."""
+    frames = len(samples) // FRAME
+    return np.asarray(np.sqrt((samples[: frames * FRAME].reshape(frames, FRAME).astype(np.float64) ** 2).mean(axis=1)))

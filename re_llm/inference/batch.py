@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from re_llm.inference.choice import Chooser, TokenChoice, choose, with_likeliest
 from re_llm.inference.decoding import Decoding
-from re_llm.inference.reply import EncodedSpeech
+from re_llm.inference.estimate import EncodedSpeech
 from re_llm.inference.row_cache import Opening, RowCache
 from re_llm.inference.streaming import StopText, TextPieces
 from re_llm.llm.completion import Completion

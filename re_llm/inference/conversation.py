@@ -17,7 +17,8 @@ import torch
 from re_llm.audio.given import Audio
 from re_llm.core.errors import RellmError
 from re_llm.inference.decoding import Decoding, DecodingOptions
-from re_llm.inference.reply import DEFAULT_PROMPT, EncodedSpeech, Estimate, Reply
+from re_llm.inference.estimate import EncodedSpeech, Estimate
+from re_llm.inference.reply import DEFAULT_PROMPT, Reply
 from re_llm.inference.streaming import text_pieces
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import PROMPTS, Prompt, get_prompt, split_chat
@@ -227,7 +228,8 @@ class Conversation:
             RellmError: there is neither, or a recording cannot be used.
         """
         samples = [self.engine.samples(each, (self.prompt, 1)) for each in recordings]
-        parts: list[Part] = list(self.engine.encode(samples)) if samples else []
+        room = self.engine.max_seconds((self.prompt, 1))
+        parts: list[Part] = list(self.engine.encode(samples, room=room)) if samples else []
         if text is not None and not text.strip():
             raise RellmError("the text of the turn is empty")
         return Turn("user", (*parts, text) if text is not None else tuple(parts))
@@ -256,10 +258,10 @@ class Conversation:
         on_text: Callable[[str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> ChatCompletion:
-        """The answer to a turn after those that are there, which stay as they are; see `reply`."""
+        """The answer to a turn after those that are there and fit, which stay as they are; see `reply`."""
         return reply(
             self.engine,
-            [*self.turns, turn],
+            [*self._fitting(turn), turn],
             prompt=self.prompt,
             system=self.system,
             decoding=self.decoding,
@@ -267,14 +269,39 @@ class Conversation:
             cancelled=cancelled,
         )
 
+    def _fitting(self, turn: Turn) -> list[Turn]:
+        """The turns without the oldest exchanges that leave no room for a new turn and its whole answer."""
+        turns, wanted = list(self.turns), self.decoding.max_new_tokens
+        while turns:
+            try:
+                _, _, fitting = lay_out(self.engine, [*turns, turn], self.prompt, self.system, self.decoding)
+            except ContextFull:
+                pass
+            else:
+                if fitting.max_new_tokens == wanted:
+                    break
+            turns = turns[2:]
+        return turns
+
     def finish(self, turn: Turn, completion: Completion) -> Reply:
-        """Adds a turn and its answer to the conversation; only the last `remember` exchanges stay in the row."""
-        turns = [*self.turns, turn, Turn("assistant", (completion.text,))]
+        """Adds a turn and its answer to the conversation; only the last `remember` exchanges stay in the row.
+
+        The reply's notice tells how many of them did not fit into the LLM's context.
+        """
+        fitting = self._fitting(turn)
+        dropped = (len(self.turns) - len(fitting)) // 2
+        full = (
+            f"{dropped} of the earlier turns no longer fit into the LLM's context and are forgotten"
+            if dropped
+            else None
+        )
+        turns = [*fitting, turn, Turn("assistant", (completion.text,))]
         self.turns = turns[max(len(turns) - 2 * self.remember, 0) :]
         self.emotions.append(tuple(each.predicted_emotion for each in turn.estimates))
         last = turn.estimates[-1] if turn.estimates else Estimate()
         return replace(
             Reply.of(last, completion),
+            notice=". ".join(filter(None, (full, last.notice))) or None,
             estimates=turn.estimates,
             recordings=tuple(each.samples for each in turn.recordings),
         )

@@ -6,6 +6,7 @@ B batch, S speech tokens, L tokens, D width of the LLM.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import warnings
@@ -19,21 +20,21 @@ import numpy as np
 import torch
 
 from re_llm.audio.given import Audio, describe, read
-from re_llm.audio.speech import prepare
+from re_llm.audio.waveform import Samples
 from re_llm.core.answer_parser import parse_answer
 from re_llm.core.assets import MINI_MODEL, default_model, hint_at_small, mini_assets, resolve_component
 from re_llm.core.records import Utterance
+from re_llm.inference import encoding
 from re_llm.inference.careful import answered, read_out
 from re_llm.inference.decoding import Decoding, DecodingOptions
 from re_llm.inference.dialogue import respond_dialogues
+from re_llm.inference.estimate import EncodedSpeech, Estimate
 from re_llm.inference.generation import generate
 from re_llm.inference.many import answer_many
 from re_llm.inference.reply import (
     DEFAULT_PROMPT,
     RECOGNITION_PROMPT,
     RECOGNITION_TOKENS,
-    EncodedSpeech,
-    Estimate,
     History,
     OnBatch,
     Reply,
@@ -50,7 +51,6 @@ from re_llm.llm.rows import stop_ids
 if TYPE_CHECKING:
     from re_llm.inference.conversation import ChatOptions, Conversation
     from re_llm.model.modeling import ReLlmForConditionalGeneration
-    from re_llm.model.outputs import EncodedAudio
     from re_llm.model.processing import ReLlmProcessor
 
 SHIPPED_MODEL = MINI_MODEL  # whose recordings ship as well
@@ -62,6 +62,7 @@ class Engine:
     Attributes:
         context: longest row of the LLM in tokens, the answer included; None when its config names no limit.
         lock: held during a pass of the LLM.
+        trained_seconds: longest utterance that the model was trained on; None when its config does not say.
         longest_token: bytes of text that a token stands for at most.
         careful: `careful` of config.json: words about harming oneself are answered by rule (`re_llm.core.risk`).
         names, needs_audio, dtype, quantized: see `System`.
@@ -80,6 +81,7 @@ class Engine:
         self.dtype: torch.dtype = model.dtype
         self.quantized: str | None = model.quantized
         self.careful = bool(getattr(model.config, "careful", False)) and model.ctc_blank is not None
+        self.trained_seconds: float | None = model.config.trained_seconds
         self.lock, self._encoding = threading.Lock(), threading.Lock()
 
     def __repr__(self) -> str:
@@ -93,7 +95,14 @@ class Engine:
 
     def samples(self, item: Audio, *prompts: tuple[str | Prompt | None, int]) -> np.ndarray:
         """Samples [T] (`re_llm.audio.given.read`) without the silence at the ends (`re_llm.audio.speech.prepare`)."""
-        return prepare(read(item), describe(item), self.max_seconds(*prompts))
+        return self.prepared(read(item), describe(item), *prompts)
+
+    def prepared(self, wave: Samples, name: str, *prompts: tuple[str | Prompt | None, int]) -> Samples:
+        """As `samples`, of samples [T] at 16 kHz; `name` is for messages."""
+        return encoding.prepared(wave, name, self.trained_seconds, self.max_seconds(*prompts))
+
+    def _encoded(self, item: Audio, prompt: str | Prompt, tokens: int) -> list[EncodedSpeech]:
+        return self.encode([self.samples(item, (prompt, tokens))], room=self.max_seconds((prompt, tokens)))
 
     def max_seconds(self, *prompts: tuple[str | Prompt | None, int]) -> float:
         """Seconds of speech that a row of the LLM has room for; infinite when that is more than can be loaded.
@@ -104,32 +113,37 @@ class Engine:
         """
         return seconds_that_fit(self.processor, self.model.config, self.context, prompts)
 
-    @torch.inference_mode()
     def encode(
-        self, samples: Sequence[np.ndarray], emotion_from: Sequence[np.ndarray] | None = None
-    ) -> list[EncodedSpeech]:
-        """Encodes one batch of recordings (16 kHz mono).
+        self, samples: Sequence[np.ndarray], emotion_from: Sequence[np.ndarray] | None = None, *,
+        room: float = math.inf, window: float | None = None,
+    ) -> list[EncodedSpeech]:  # fmt: skip
+        """Encodes recordings (16 kHz mono) in one batch; long ones window by window (`re_llm.inference.encoding`).
 
         Args:
-            emotion_from: recordings whose emotion embeddings stand in the place of their own.
+            emotion_from: recordings whose emotion embeddings stand in the place of their own; none is cut then.
+            room: see `max_seconds`.
+            window: longest window in seconds; None = what the model was trained on.
         """
-        with self._encoding:
-            audio = self._encode_audio(samples)
-            if emotion_from is not None:
-                audio = replace(audio, emotion_states=self._encode_audio(emotion_from).emotion_states)
-            speech = self.model.encode_speech(audio)
-            logits, dimensions = self.model.predict_emotion(speech)
-        predicted = zip(logits.float().softmax(-1).tolist(), dimensions.float().tolist(), strict=True)
-        estimates = [
-            Estimate(probabilities=dict(zip(self.emotions, p, strict=True)), valence=v, arousal=a, dominance=d)
-            for p, (v, a, d) in predicted
-        ]
-        parts = zip(speech.embeddings, speech.lengths.tolist(), estimates, samples, strict=True)
-        return [EncodedSpeech(tokens[:length], estimate, wave) for tokens, length, estimate, wave in parts]
+        trained = self.trained_seconds
 
-    def _encode_audio(self, samples: Sequence[np.ndarray]) -> EncodedAudio:
-        inputs = self.processor.audio_inputs(list(samples))
-        return self.model.encode_audio(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
+        def encode(waves: Sequence[np.ndarray]) -> list[EncodedSpeech]:
+            with self._encoding:
+                return encoding.encode_batch(self.model, self.processor, waves, emotion_from)
+
+        if emotion_from is not None:
+            return encode(samples)
+        found = encoding.in_windows(samples, encoding.window_seconds(trained, room, window), encode)
+        return [encoding.whole(each, wave, trained, room) for each, wave in zip(found, samples, strict=True)]
+
+    def trajectory(self, item: Audio, *, window: float | None = None) -> Estimate:
+        """The emotion of one recording over time, and as its mean; the LLM is not asked.
+
+        Args:
+            window: longest window in seconds, 1 to 30; None = what the model was trained on, as everywhere.
+        """
+        wave = read(item)
+        samples = encoding.prepared(wave, describe(item), self.trained_seconds, math.inf, window)
+        return encoding.with_trajectory(self.encode([samples], window=window)[0].estimate, wave, samples)
 
     def answer(
         self,
@@ -157,7 +171,8 @@ class Engine:
 
     def words(self, encoded: EncodedSpeech) -> str:
         """Words that stand in the speech tokens; none for a model that need not be careful."""
-        ids = read_out(self.model, encoded.embeddings) if self.careful else []
+        tokens = encoded.embeddings if encoded.all_embeddings is None else encoded.all_embeddings
+        ids = read_out(self.model, tokens) if self.careful else []
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     def generate(
@@ -196,7 +211,7 @@ class Engine:
         Raises:
             RellmError: the recording cannot be used; says why.
         """
-        encoded = self.encode([self.samples(item, (prompt, Decoding(**decoding).most_tokens))])
+        encoded = self._encoded(item, prompt, Decoding(**decoding).most_tokens)
         (completion,) = self.answer(encoded, prompt, history=history, cancelled=cancelled, **decoding)
         return replace(Reply.of(encoded[0].estimate, completion), recordings=(encoded[0].samples,))
 
@@ -223,7 +238,7 @@ class Engine:
         repetition_penalty: float | None = None,
     ) -> Estimate:
         """The emotion of one recording: what the heads predict, and what the LLM names when it is asked."""
-        encoded = self.encode([self.samples(item, (prompt, max_new_tokens))])
+        encoded = self._encoded(item, prompt, max_new_tokens)
         return self.named(encoded, prompt, max_new_tokens, repetition_penalty)[0]
 
     def named(
@@ -248,7 +263,7 @@ class Engine:
 
         Closing the generator, or letting go of it, ends the answer at the next token.
         """
-        encoded = self.encode([self.samples(item, (prompt, Decoding(**decoding).most_tokens))])
+        encoded = self._encoded(item, prompt, Decoding(**decoding).most_tokens)
         yield from text_pieces(partial(self.answer, encoded, prompt, history=history, **decoding))
 
     def respond_many(
@@ -262,7 +277,7 @@ class Engine:
         on_batch: OnBatch | None = None,
         **decoding: Unpack[DecodingOptions],
     ) -> list[Reply]:
-        """Responds to many recordings, batched by length; every recording is encoded once for both prompts.
+        """Replies to many recordings, in their order; batched by length, each is encoded once for both prompts.
 
         Args:
             prompt: None to recognise only.
@@ -271,11 +286,8 @@ class Engine:
             on_batch: called with the indices and replies of every finished batch.
             decoding: see `answer`.
 
-        Returns:
-            Replies in the order of `items`.
-
         Raises:
-            RellmError: a recording cannot be used, or is too long for the LLM; nothing has been answered then.
+            RellmError: a recording cannot be used; nothing has been answered then.
         """
         prompts = (prompt, Decoding(**decoding).most_tokens), (recognize, recognize_tokens)
         samples = [self.samples(item, *prompts) for item in items]

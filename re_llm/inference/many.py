@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from re_llm.inference.decoding import DecodingOptions
-from re_llm.inference.reply import EncodedSpeech, OnBatch, Reply
+from re_llm.inference.decoding import Decoding, DecodingOptions
+from re_llm.inference.estimate import EncodedSpeech
+from re_llm.inference.reply import OnBatch, Reply
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Prompt
 from re_llm.llm.rows import batches_by_length
@@ -35,8 +36,9 @@ def answer_many(
     """
     replies: dict[int, Reply] = {}
     question, tokens = recognition
+    room = engine.max_seconds((prompt, Decoding(**decoding).most_tokens), recognition)
     for batch in batches_by_length([len(each) for each in samples], batch_size):
-        encoded = encode(batch) if encode else engine.encode([samples[i] for i in batch])
+        encoded = encode(batch) if encode else engine.encode([samples[i] for i in batch], room=room)
         estimates = [speech.estimate for speech in encoded]
         if question:
             estimates = engine.named(encoded, question, tokens, decoding.get("repetition_penalty"))

@@ -13,11 +13,19 @@ import torch
 from torch import Tensor
 
 from re_llm.audio.given import Audio, describe, read
-from re_llm.audio.speech import prepare
+from re_llm.audio.waveform import Samples
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
-from re_llm.inference.reply import Estimate, History, OnBatch, Reply, ReplyOptions
+from re_llm.inference.encoding import (
+    in_windows,
+    mean_with_trajectory,
+    prepared,
+    window_seconds,
+    with_trajectory,
+)
+from re_llm.inference.estimate import Estimate
+from re_llm.inference.reply import History, OnBatch, Reply, ReplyOptions
 from re_llm.llm.completion import Completion
 from re_llm.llm.device import half_on_cpu, pick_device, pick_dtype
 from re_llm.llm.prompts import Prompt
@@ -111,7 +119,17 @@ class EmotionRecognizer:
 
     def samples(self, item: Audio, *prompts: object) -> np.ndarray:
         """Samples [N] of a recording of any kind, without the silence at its ends; see `Engine.samples`."""
-        return prepare(read(item), describe(item), math.inf)
+        return self.prepared(read(item), describe(item))
+
+    def prepared(self, wave: Samples, name: str, *prompts: object) -> Samples:
+        """See `Engine.prepared`."""
+        return prepared(wave, name, None, math.inf)
+
+    def trajectory(self, item: Audio, *, window: float | None = None) -> Estimate:
+        """As `Engine.trajectory`."""
+        wave = read(item)
+        samples = prepared(wave, describe(item), None, math.inf, window)
+        return with_trajectory(self._estimates([samples], window)[0], wave, samples)
 
     def recognize(self, items: Sequence[Audio], *, batch_size: int = BATCH) -> list[Estimate]:
         """Estimates of recordings, in their order. An estimate does not depend on its batch.
@@ -145,7 +163,12 @@ class EmotionRecognizer:
                 on_batch(batch, found)
         return replies
 
-    def _estimates(self, waves: Sequence[np.ndarray]) -> list[Estimate]:
+    def _estimates(self, waves: Sequence[np.ndarray], window: float | None = None) -> list[Estimate]:
+        """Of a batch; of long recordings the mean of their windows."""
+        found = in_windows(waves, window_seconds(None, math.inf, window), self._batch)
+        return [mean_with_trajectory(each, wave) for each, wave in zip(found, waves, strict=True)]
+
+    def _batch(self, waves: Sequence[np.ndarray]) -> list[Estimate]:
         logits, dimensions = self.encode(waves)
         probabilities = (self._scale * logits[:, self._columns]).softmax(1).tolist()
         # Over all categories: with few to choose from, one of them is always likely.

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from re_llm.core.assets import component_hash, resolve_component
 from re_llm.core.dialogues import Role
 from re_llm.core.errors import RellmError
 from re_llm.core.files import hash_of
 from re_llm.core.product import Product
-from re_llm.core.records import DIMENSIONS, Utterance
+from re_llm.core.records import Utterance
 from re_llm.inference.decoding import Decoding, DecodingOptions
+from re_llm.inference.estimate import Estimate
 from re_llm.inference.variant import PLAIN, Variant
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Prompt, get_prompt
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
 DEFAULT_PROMPT = "chat-empathetic"
 RECOGNITION_PROMPT = "recognize"
@@ -121,67 +121,6 @@ class ReplyOptions:
     def prompts(self) -> tuple[tuple[str | None, int], ...]:
         """Its prompts, each with the tokens that the answer may have: arguments of `System.max_seconds`."""
         return (self.prompt, Decoding(**self.decoding()).most_tokens), (self.recognize, self.recognize_tokens)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """The emotion that a model recognises in one utterance.
-
-    Attributes:
-        probabilities: of the categorical head, by emotion; empty for a text system, which has no heads.
-        valence, arousal, dominance: of the dimensional head, about 0..1; None when the model was trained without.
-        named_emotion: emotion that the LLM names in its answer to the recognition prompt (RE-LLM section II-C); None
-            when it was not asked, or names none of the model's emotions.
-        answer: that answer, word for word; None when it was not asked.
-        unsure: whether the likeliest emotion is less probable than in nearly all speech of the training, as in music,
-            noise and what resembles nothing known; None when the model has no such limit.
-    """
-
-    probabilities: dict[str, float] = field(default_factory=dict)
-    valence: float | None = None
-    arousal: float | None = None
-    dominance: float | None = None
-    named_emotion: str | None = None
-    answer: str | None = None
-    unsure: bool | None = None
-
-    @property
-    def predicted_emotion(self) -> str | None:
-        """Likeliest class of the categorical head; None without probabilities."""
-        return max(self.probabilities, key=self.probabilities.__getitem__, default=None)
-
-    @property
-    def emotion(self) -> str | None:
-        """`named_emotion` when the recognition prompt was asked, else `predicted_emotion`."""
-        return self.predicted_emotion if self.answer is None else self.named_emotion
-
-    def predictions(self) -> dict[str, Any]:
-        """What the heads predict, by the field names of the records and of the API; numbers with four decimals."""
-        return {
-            "predicted_emotion": self.predicted_emotion,
-            "probabilities": {name: round(value, 4) for name, value in self.probabilities.items()},
-            **{name: None if (value := getattr(self, name)) is None else round(value, 4) for name in DIMENSIONS},
-        }
-
-    def _repr_html_(self) -> str:
-        from re_llm.inference.html import estimate_html
-
-        return estimate_html(self)
-
-
-@dataclass(frozen=True)
-class EncodedSpeech:
-    """Speech of one utterance, ready for any number of prompts.
-
-    Attributes:
-        embeddings: [S, D] speech tokens in the LLM's embedding space.
-        estimate: what the heads predict.
-        samples: [T] the recording that was encoded, 16 kHz mono.
-    """
-
-    embeddings: torch.Tensor = field(repr=False)
-    estimate: Estimate
-    samples: np.ndarray = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,4 +238,8 @@ class SpeechSystem(System, Protocol):
 
     def samples(self, item: str, *prompts: tuple[str | Prompt | None, int]) -> np.ndarray:
         """16 kHz mono samples of a recording; see `Engine.samples`."""
+        ...
+
+    def prepared(self, wave: np.ndarray, name: str, *prompts: tuple[str | Prompt | None, int]) -> np.ndarray:
+        """As `samples`, of samples at 16 kHz; see `Engine.prepared`."""
         ...

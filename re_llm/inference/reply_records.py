@@ -35,6 +35,10 @@ def to_record(row: Utterance, reply: Reply, options: ReplyOptions, source: str |
     # The head is linear and may leave 0..1 by a little; the record's scale ends there.
     predictions |= {n: min(max(value, 0.0), 1.0) for n in DIMENSIONS if (value := predictions[n]) is not None}
     predictions["probabilities"] = predictions["probabilities"] or None
+    if reply.trajectory:
+        predictions["trajectory"] = [moment.predictions() for moment in reply.trajectory]
+    if reply.notice:
+        predictions["notice"] = reply.notice
     decoded = ("tokens", "finish_reason") if options.prompt else ()
     names = ("response", "answer", "named_emotion", "unsure", "transcript", "asked", *decoded)
     return ReplyRecord(

@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from re_llm.audio import waveform
 from re_llm.audio.source import locate, moved
-from re_llm.audio.speech import prepare
 from re_llm.core.appending import RecordAppender
 from re_llm.core.errors import RellmError
 from re_llm.core.files import hash_of
@@ -310,8 +309,8 @@ class _Run:
         return samples
 
     def _checked(self, wave: np.ndarray, row: Utterance) -> np.ndarray:
-        if row.corpus == FILES:  # as one recording is heard; a corpus is what it says it is
-            return prepare(wave, row.audio, self.max_seconds)
+        if row.corpus == FILES:  # as one recording is encoded; a corpus is what it says it is
+            return cast("SpeechSystem", self.system).prepared(wave, row.audio, *self.options.prompts)
         return waveform.refuse_silence(waveform.refuse_long(wave, row.audio, self.max_seconds), row.audio)
 
     def _refused(self, row: Utterance, reply: Reply) -> Utterance:

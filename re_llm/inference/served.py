@@ -21,7 +21,8 @@ from re_llm.core.answer_parser import parse_answer
 from re_llm.core.dialogues import Role
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.records import Utterance
-from re_llm.inference.reply import Estimate, History, OnBatch, Reply, ReplyOptions
+from re_llm.inference.estimate import Estimate
+from re_llm.inference.reply import History, OnBatch, Reply, ReplyOptions
 from re_llm.llm.answers import AnswerStore, Question, hash_of_content
 from re_llm.llm.completion import Completion
 from re_llm.llm.prompts import Content, Prompt, get_prompt
@@ -52,7 +53,11 @@ class ServedSystem:
 
     def samples(self, item: Audio, *prompts: object) -> np.ndarray:
         """Samples [N] of a recording of any kind, without the silence at its ends; see `Engine.samples`."""
-        return prepare(read(item), describe(item), math.inf)
+        return self.prepared(read(item), describe(item))
+
+    def prepared(self, wave: np.ndarray, name: str, *prompts: object) -> np.ndarray:
+        """See `Engine.prepared`."""
+        return prepare(wave, name, math.inf)
 
     def respond_rows(
         self,

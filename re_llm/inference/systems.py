@@ -18,8 +18,9 @@ from re_llm.core.emotions import CANONICAL, PROMPT_EMOTIONS, is_label
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.inference.dialogue import in_text
+from re_llm.inference.estimate import Estimate
 from re_llm.inference.recognizer import EmotionRecognizer
-from re_llm.inference.reply import Estimate, History, OnBatch, Reply, ReplyOptions
+from re_llm.inference.reply import History, OnBatch, Reply, ReplyOptions
 from re_llm.inference.transcribe import Transcriber
 from re_llm.llm.completion import Completion
 from re_llm.llm.length import FREE, Length

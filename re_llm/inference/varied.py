@@ -14,9 +14,10 @@ from re_llm.core.records import Utterance
 from re_llm.inference.careful import rule
 from re_llm.inference.decoding import Decoding
 from re_llm.inference.engine import Engine
+from re_llm.inference.estimate import EncodedSpeech
 from re_llm.inference.generation import ask_behind
 from re_llm.inference.many import answer_many
-from re_llm.inference.reply import EncodedSpeech, History, OnBatch, Reply, ReplyOptions, System
+from re_llm.inference.reply import History, OnBatch, Reply, ReplyOptions, System
 from re_llm.inference.systems import TextSystem
 from re_llm.llm.completion import Completion
 from re_llm.llm.length import FEELING

@@ -23,7 +23,7 @@ from re_llm.model.quantized import quantization
 from re_llm.model.shared_emotion import SharedEmotionEncoder, check_speech_encoder
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.trainable import LEARNED
-from re_llm.model.weights import below, load_into, read_weights, refuse_non_finite, stored_tensors
+from re_llm.model.weights import below, load_into, quiet_loading, read_weights, refuse_non_finite, stored_tensors
 from re_llm.recipe.options import AdapterOptions, LoraOptions
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def load_llm(
     if quantize is not None:
         options |= {"quantization_config": quantization(quantize, dtype), "device_map": {"": device}}
         where, todo = f"{where}, quantised to {quantize} on {device},", "Leave out quantize, or use a GPU"
-    with reading(where, todo):
+    with reading(where, todo), quiet_loading():
         if inside:
             config = config or checkpoint_config(folder).text_config
             made_by, state = AutoModelForCausalLM._model_mapping[type(config)], below(read_weights(folder), prefix)

@@ -35,6 +35,7 @@ class _Own(Options):
     speech_window: Literal["full", "trimmed"]
     lora: LoraOptions | None
     ctc_blank: bool
+    trained_seconds: Annotated[float, Field(gt=0)] | None
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -79,6 +80,7 @@ class ReLlmConfig(PretrainedConfig):
         speech_window: `full` pads the spectrogram to 30 s, `trimmed` encodes only the real frames.
         lora: `LoraOptions`, or None.
         ctc_blank: the checkpoint holds the learned blank of the `adapter_ctc` loss.
+        trained_seconds: longest utterance of the training; None when it is not known.
 
     Raises:
         RellmError: options that contradict each other.
@@ -106,6 +108,7 @@ class ReLlmConfig(PretrainedConfig):
         speech_window: str = "full",
         lora: LoraOptions | Mapping[str, object] | None = None,
         ctc_blank: bool = False,
+        trained_seconds: float | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)  # first: it would reset the attention implementation of ready components
@@ -123,12 +126,14 @@ class ReLlmConfig(PretrainedConfig):
                 "speech_window": speech_window,
                 "lora": lora,
                 "ctc_blank": ctc_blank,
+                "trained_seconds": trained_seconds,
             },
             "the model's config",
         )
         self.components: dict[str, str | None] = dict(own.components.items())
         self.adapter, self.fusion, self.lora = own.adapter, own.fusion, own.lora
         self.emotions, self.ctc_blank = list(own.emotions), own.ctc_blank
+        self.trained_seconds = own.trained_seconds
         self.emotion_outputs = None if own.emotion_outputs is None else list(own.emotion_outputs)
         self.speech_token_id, self.speech_window = own.speech_token_id, own.speech_window
         self._check()

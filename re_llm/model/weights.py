@@ -32,13 +32,17 @@ _DTYPES = {
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without transformers' table of missing tensors: they are checked here, and it would only repeat that."""
-    before = logging.get_verbosity()
+    """Without transformers' bar, and its table of missing tensors: they are checked here, it would only repeat that."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    if bars:
+        logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @dataclass(frozen=True)

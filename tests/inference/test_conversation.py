@@ -9,9 +9,9 @@ import tiny_world
 
 from re_llm.core.errors import RellmError
 from re_llm.inference import conversation, engine
-from re_llm.inference.conversation import Turn
+from re_llm.inference.conversation import ContextFull, Turn, lay_out, reply
 from re_llm.inference.decoding import Decoding
-from re_llm.inference.reply import EncodedSpeech
+from re_llm.inference.estimate import EncodedSpeech
 from re_llm.llm.prompts import get_prompt
 
 WAVE = tiny_world.wave(1.1, 3)
@@ -185,3 +185,19 @@ def test_a_turn_that_cannot_be_answered_is_refused(loaded: engine.Engine, ask, m
     with pytest.raises(RellmError, match=message):
         ask(talk)
     assert talk.turns == []
+
+
+def test_the_oldest_whole_turns_leave_a_full_context(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = loaded.chat(remember=10, max_new_tokens=8)
+    for text in ("one", "two", "three"):
+        assert talk.respond(text=text).notice is None
+    ids, _, _ = lay_out(loaded, [*talk.turns, Turn("user", ("four",))], talk.prompt, None, talk.decoding)
+    monkeypatch.setattr(loaded, "context", len(ids) + 7)  # a token too few for the whole answer
+    kept, expected = talk.turns[2:], reply(loaded, [*talk.turns[2:], Turn("user", ("four",))], decoding=talk.decoding)
+    found = talk.respond(text="four")
+    assert found.response == expected.text and talk.turns[:-2] == kept
+    assert "1 of the earlier turns" in found.notice and len(talk.emotions) == 4
+    monkeypatch.setattr(loaded, "context", 30)
+    with pytest.raises(ContextFull):
+        talk.respond(text="word " * 200)
+    assert talk.turns[:-2] == kept, "a turn that cannot be answered forgets nothing"

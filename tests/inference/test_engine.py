@@ -18,7 +18,7 @@ import re_llm
 from re_llm.core.errors import RellmError
 from re_llm.inference import engine
 from re_llm.inference.decoding import Decoding, DecodingOptions
-from re_llm.inference.reply import Estimate
+from re_llm.inference.estimate import Estimate
 from re_llm.llm.prompts import get_prompt, split_chat
 from re_llm.model.outputs import SpeechTokens
 
@@ -245,7 +245,6 @@ def test_the_answer_to_the_recognition_prompt_has_as_many_tokens_as_asked_for(lo
         (np.full(16000, np.nan, np.float32), "NaN"),
         (np.linspace(-1, 1, 100, dtype=np.float32), "25 ms"),
         (np.full(16000, 0.2, np.float32), "is silent"),
-        (np.random.default_rng(0).normal(0, 0.1, 16000 * 100).astype(np.float32), "too long for this LLM: 100.0 s"),
         ("nothing.wav", "nothing.wav"),
     ],
 )
@@ -257,3 +256,12 @@ def test_what_cannot_be_heard_is_said(loaded: engine.Engine, audio: object, mess
 def test_load_is_lazy_and_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(RellmError, match="no-such-folder"):
         re_llm.load(tmp_path / "no-such-folder")
+
+
+@pytest.mark.filterwarnings("ignore:Cannot enable progress bars")
+def test_loading_shows_no_bar_of_a_library(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("transformers.utils.logging._tqdm_active", True)  # as on a terminal
+    engine.load(tiny_checkpoint, device="cpu")
+    assert capfd.readouterr().err == ""

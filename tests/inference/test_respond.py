@@ -15,7 +15,9 @@ from re_llm.core.errors import RellmError
 from re_llm.core.product import Overwrite
 from re_llm.core.records import ReplyRecord, Utterance, read_records, write_records
 from re_llm.inference import engine
-from re_llm.inference.reply import Estimate, Models, Reply, ReplyOptions, System
+from re_llm.inference.encoding import encode_batch
+from re_llm.inference.estimate import Estimate
+from re_llm.inference.reply import Models, Reply, ReplyOptions, System
 from re_llm.inference.reply_records import to_record
 from re_llm.inference.respond import respond_files, respond_manifest, respond_rows, rows_for
 from re_llm.inference.systems import TextSystem
@@ -111,9 +113,10 @@ def test_silence_and_what_the_llm_cannot_read_are_listed_and_cost_nobody_else(
     # The limit that is told is the true one.
     longest = float(reasons["long"].partition("up to ")[2].split()[0])
     noise = np.random.default_rng(0).normal(0, 0.1, round((longest + 1) * 16000)).astype(np.float32)
-    loaded.respond(noise[: round(longest * 16000)], max_new_tokens=100)
+    room = loaded.max_seconds(("chat-empathetic", 100))
+    assert room == longest
     with pytest.raises(RellmError, match="tokens"):
-        loaded.respond(noise, max_new_tokens=100)
+        loaded.answer(encode_batch(loaded.model, loaded.processor, [noise]), max_new_tokens=100)
 
 
 def test_a_file_goes_on_only_with_what_it_was_begun_with(

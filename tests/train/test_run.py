@@ -37,6 +37,9 @@ def test_a_run_learns_logs_every_term_and_answers(plan: Plan, tmp_path: Path) ->
     assert (tmp_path / "out" / "provenance.json").is_file()
     reply = engine.load(tmp_path / "out", device="cpu").respond(plan.data[0].parent / "0.wav", max_new_tokens=4)
     assert reply.finish_reason in ("stop", "length") and abs(sum(reply.probabilities.values()) - 1) < 1e-5
+    rows = [json.loads(line) for file in plan.data for line in file.read_text().splitlines()]
+    trained = json.loads((tmp_path / "out" / "config.json").read_text())["trained_seconds"]
+    assert trained == (None if any(row.get("duration") is None for row in rows) else max(r["duration"] for r in rows))
 
 
 def test_a_fetched_part_keeps_its_name(

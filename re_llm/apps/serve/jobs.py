@@ -13,7 +13,7 @@ from re_llm.inference.batch import Row
 from re_llm.inference.choice import TokenChoice
 from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.decoding import Decoding
-from re_llm.inference.reply import EncodedSpeech, Estimate
+from re_llm.inference.estimate import EncodedSpeech, Estimate
 from re_llm.llm.completion import Completion
 
 

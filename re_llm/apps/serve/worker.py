@@ -21,13 +21,12 @@ from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError, Recording
 from re_llm.audio import waveform
-from re_llm.audio.speech import prepare
 from re_llm.core.errors import RellmError
 from re_llm.inference.batch import Row, RunningBatch
 from re_llm.inference.careful import rule
 from re_llm.inference.conversation import ContextFull, Turn, lay_out, opening, said
 from re_llm.inference.engine import Engine
-from re_llm.inference.reply import EncodedSpeech
+from re_llm.inference.estimate import EncodedSpeech
 from re_llm.llm.completion import Completion
 from re_llm.llm.rows import batches_by_length
 
@@ -140,7 +139,8 @@ class Worker:
         """Encodes the recordings of jobs in one pass, and gives their rows to the thread that decodes."""
         samples = [each for _, those in batch for each in those]
         try:
-            encoded = iter(self.engine.encode(samples) if samples else [])
+            room = self.engine.max_seconds((self.options.prompt, 1))
+            encoded = iter(self.engine.encode(samples, room=room) if samples else [])
         except Exception as error:
             if len(batch) == 1:
                 self._failed(batch[0][0], error)
@@ -232,13 +232,13 @@ class Worker:
     def _samples(self, job: Job) -> list[np.ndarray] | None:
         """The recordings of a job; None when it ends here, with an error."""
         recordings = [part for _, parts in job.request.turns for part in parts if isinstance(part, Recording)]
-        left, samples, room = self.options.max_audio_seconds, [], self.engine.max_seconds()
+        left, samples = self.options.max_audio_seconds, []
         try:
             self._refuse_cancelled(job)
             for recording in recordings:
                 try:
                     loaded = waveform.load(recording.data, max_seconds=max(left, 0.0))
-                    samples.append(prepare(loaded, NAME, room))
+                    samples.append(self.engine.prepared(loaded, NAME, (self.options.prompt, 1)))
                 except RellmError as error:
                     message = self._explained(error)
                     raise ApiError(400, message, param=recording.where, code="unusable_audio") from None
