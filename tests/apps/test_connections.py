@@ -20,8 +20,7 @@ pytest.importorskip("fastapi")
 import uvicorn
 from fastapi.testclient import TestClient
 
-from re_llm.apps.serve import app as application
-from re_llm.apps.serve import connections, worker
+from re_llm.apps.serve import connections, requests, worker
 from re_llm.apps.serve.app import build
 from re_llm.apps.serve.connections import Connection, hosts_of
 from re_llm.apps.serve.options import ServeOptions
@@ -43,7 +42,7 @@ def port(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[int
     """A server with short limits, on a port of this machine."""
     monkeypatch.setattr(connections, "HEADER_SECONDS", SECONDS)
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 150)
-    monkeypatch.setattr(application, "PAUSE_SECONDS", SECONDS)
+    monkeypatch.setattr(requests, "PAUSE_SECONDS", SECONDS)
     app = build(loaded, ServeOptions(name="tiny"), hosts_of("127.0.0.1"))
     config = uvicorn.Config(app, http=Connection, ws="none", log_level="critical", timeout_keep_alive=30)
     server = uvicorn.Server(config)
@@ -134,7 +133,7 @@ def test_megabytes_of_text_are_refused_before_they_are_tokenised(
 
 
 def test_bodies_share_a_bounded_memory(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "LARGEST_AT_ONCE", 0.5)
+    monkeypatch.setattr(requests, "LARGEST_AT_ONCE", 0.5)
     with TestClient(build(loaded, ServeOptions(name="tiny", max_body_mb=0.2))) as client:
         for _ in range(2):  # the memory is free again
             response = client.post(CHAT, content=b"x" * 150_000, headers=JSON)
@@ -145,9 +144,9 @@ def test_bodies_share_a_bounded_memory(loaded: engine.Engine, monkeypatch: pytes
 def test_a_request_given_up_is_not_worked_on(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = loaded.encode
 
-    def encode(*args: object) -> object:
+    def encode(*args: object, **options: object) -> object:
         time.sleep(1.0)
-        return slow(*args)
+        return slow(*args, **options)
 
     monkeypatch.setattr(loaded, "encode", encode)
     monkeypatch.setattr(worker, "lay_out", None)  # the row may not be laid out after the time is over

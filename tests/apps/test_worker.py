@@ -21,7 +21,7 @@ from re_llm.apps.serve.protocol import ApiError, ChatRequest, Recording
 from re_llm.apps.serve.worker import Worker
 from re_llm.inference import engine
 from re_llm.inference.decoding import Decoding
-from re_llm.inference.reply import EncodedSpeech
+from re_llm.inference.estimate import EncodedSpeech
 
 WAVES = [tiny_world.wave(seconds, seed) for seed, seconds in enumerate((1.2, 1.0, 3.5, 1.1))]
 TOKENS = 8

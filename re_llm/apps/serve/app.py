@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -15,17 +14,18 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from re_llm.apps import web
 from re_llm.apps.demo import listing
-from re_llm.apps.serve import audio, protocol
+from re_llm.apps.serve import audio, openapi, protocol
 from re_llm.apps.serve.connections import HostCheck
 from re_llm.apps.serve.jobs import Done, Event, Job, Piece, Started
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError
+from re_llm.apps.serve.requests import Bodies, authorise
 from re_llm.apps.serve.responses import Writer
 from re_llm.apps.serve.worker import Worker
 from re_llm.core.errors import RellmError
@@ -34,8 +34,6 @@ from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 
 POLL_SECONDS = 1.0  # between checks whether the client is still connected
-PAUSE_SECONDS = 10.0  # between two pieces of a request
-LARGEST_AT_ONCE = 8  # requests of the largest size whose bodies may be in memory together
 
 
 def build(engine: Engine, options: ServeOptions, hosts: frozenset[str] | None = None) -> FastAPI:
@@ -52,24 +50,34 @@ def build(engine: Engine, options: ServeOptions, hosts: frozenset[str] | None = 
         yield
         await asyncio.to_thread(worker.close)
 
-    # FastAPI's pages of the schema would load scripts from other hosts.
+    # FastAPI's pages of the schema would load scripts from other hosts; ours is `openapi`.
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     name = options.model_id(engine.name)
     _add_errors(app)
-    _add_api(app, worker, name)
+    bodies = Bodies(options)
+    _add_api(app, worker, name, bodies)
+    audio.add(app, worker, name, bodies)
+    openapi.add(app, name, options)
     _add_health(app, worker, name)
     _add_page(app, engine)
+    if options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
     app.add_middleware(HostCheck, hosts=hosts)
     app.add_middleware(_Counted, metrics=worker.metrics)
     return app
 
 
-def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
-    options, started, bodies = worker.options, int(time.time()), _Bodies(worker.options)
+def _add_api(app: FastAPI, worker: Worker, name: str, bodies: Bodies) -> None:
+    options, started = worker.options, int(time.time())
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
-        _authorise(request, options.api_key)
+        authorise(request, options.api_key)
         model = {"id": name, "object": "model", "created": started, "owned_by": "re-llm"}
         return {"object": "list", "data": [model]}
 
@@ -81,19 +89,9 @@ def _add_api(app: FastAPI, worker: Worker, name: str) -> None:
             raise ApiError(404, message, param="model", code="model_not_found")
         return dict(found)
 
-    @app.post("/v1/audio/emotions")
-    async def audio_emotions(request: Request) -> dict[str, Any]:
-        _authorise(request, options.api_key)
-        _refuse_foreign_page(request)
-        async with bodies.read(request, "multipart/form-data") as body:
-            fields = audio.form_fields(body, request.headers["content-type"])
-        if "file" not in fields:
-            raise ApiError(400, "the form has no field `file`, the recording", param="file")
-        return await asyncio.to_thread(audio.emotion, worker.engine, fields["file"], options.max_audio_seconds)
-
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        _authorise(request, options.api_key)
+        authorise(request, options.api_key)
         deadline = asyncio.get_running_loop().time() + options.timeout_seconds
         async with bodies.read(request) as body:
             # Decoding megabytes of base64 would block the event loop.
@@ -183,75 +181,6 @@ class _Call:
             if isinstance(event, ApiError):
                 raise event
             return event
-
-
-def _authorise(request: Request, key: str | None) -> None:
-    if key is None:
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
-        raise ApiError(401, "this server needs its key: Authorization: Bearer KEY", code="invalid_api_key")
-
-
-def _refuse_foreign_page(request: Request) -> None:
-    """A browser sends a form of another site without asking; it names the site."""
-    origin = request.headers.get("origin")
-    if origin is not None and origin.partition("//")[2] != request.headers.get("host"):
-        raise ApiError(403, "forms of other sites are not taken", code="foreign_origin")
-
-
-class _Bodies:
-    """Bodies on their way in: the memory that all of them together may take is bounded."""
-
-    def __init__(self, options: ServeOptions):
-        self._limit, self._seconds = int(options.max_body_mb * 1e6), options.timeout_seconds
-        self._held, self._most = 0, LARGEST_AT_ONCE * self._limit
-
-    @asynccontextmanager
-    async def read(self, request: Request, kind: str = "application/json") -> AsyncIterator[bytes]:
-        """The body, read no further than the limit.
-
-        Args:
-            kind: its content type. A page of another site may send forms without asking, but not JSON.
-
-        Raises:
-            ApiError: 413 too large, 415 another content type, 408 too slow, 503 others take the memory.
-        """
-        given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if given != kind:
-            raise ApiError(415, f"the body has to be declared as Content-Type: {kind}", code="unsupported_media_type")
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._seconds):
-                await self._fill(body, request)
-            yield bytes(body)
-        except ClientDisconnect:
-            raise ApiError(499, "the client closed the connection", code="client_gone") from None
-        except TimeoutError:
-            raise ApiError(408, f"the request did not arrive within {self._seconds:g} s", code="timeout") from None
-        finally:
-            self._held -= len(body)
-
-    async def _fill(self, body: bytearray, request: Request) -> None:
-        too_large = ApiError(413, f"the request is larger than {self._limit / 1e6:g} MB", code="body_too_large")
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self._limit:
-            raise too_large
-        pieces = aiter(request.stream())
-        while True:
-            try:
-                piece = await asyncio.wait_for(anext(pieces), min(PAUSE_SECONDS, self._seconds))
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
-                message = f"nothing of the request arrived for {PAUSE_SECONDS:g} s"
-                raise ApiError(408, message, code="timeout") from None
-            body += piece
-            self._held += len(piece)
-            if len(body) > self._limit:
-                raise too_large
-            if self._held > self._most:
-                raise ApiError(503, "too many large requests at once; try again in a moment", code="busy")
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from re_llm.core.errors import RellmError
 from re_llm.llm.prompts import get_prompt
+
+_ORIGIN = re.compile(r"https?://[^/\s*]+")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class ServeOptions:
         rows: answers that are decoded together.
         queue_size: requests that wait for one of these to be complete; the next one gets 429.
         timeout_seconds: from the arrival of a request to the end of its answer.
+        cors_origins: origins whose pages may use the API (`https://example.org`); no others may.
+        whisper: what transcribes: folder, hub id or part; None = the Whisper that the checkpoint was made of.
     """
 
     name: str | None = None
@@ -34,11 +39,16 @@ class ServeOptions:
     queue_size: int = 16
     rows: int = 16
     timeout_seconds: float = 120.0
+    cors_origins: tuple[str, ...] = ()
+    whisper: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("max_body_mb", "max_audio_seconds", "max_new_tokens", "queue_size", "rows", "timeout_seconds"):
             if getattr(self, field) <= 0:
                 raise RellmError(f"{field} is {getattr(self, field)}", allowed="more than 0")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise RellmError(f"{origin!r} is no origin", allowed="https://HOST or http://HOST:PORT, without a path")
         if self.api_key is not None and not self.api_key.isascii():
             raise RellmError("the API key holds characters that a header cannot carry", allowed="ASCII")
         if self.api_key == "":

@@ -139,6 +139,11 @@ class _Body(BaseModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
 
 
+def schema() -> dict[str, Any]:
+    """JSON schema of a request; its definitions refer to those of an OpenAPI document."""
+    return _Body.model_json_schema(ref_template="#/components/schemas/{model}")
+
+
 def parse(body: bytes, *, model: str, max_new_tokens: int) -> ChatRequest:
     """Reads the body of a request.
 

@@ -11,7 +11,7 @@ from re_llm.apps.serve.jobs import Done, Piece
 from re_llm.apps.serve.protocol import ApiError
 from re_llm.inference.choice import TokenChoice
 from re_llm.inference.conversation import ChatCompletion
-from re_llm.inference.reply import Estimate
+from re_llm.inference.estimate import Estimate
 
 Json = dict[str, Any]
 
@@ -98,9 +98,19 @@ Heard = Mapping[int, Estimate]
 
 def emotions(heard: Heard) -> Json:
     """`emotion` of the last recording of the turn, `emotions` of all with their places in its content."""
-    found = [{"content_index": index, **estimate.predictions()} for index, estimate in sorted(heard.items())]
+    found = [{"content_index": index, **_about(estimate)} for index, estimate in sorted(heard.items())]
     last = {name: value for name, value in found[-1].items() if name != "content_index"} if found else None
     return {"emotion": last, "emotions": found}
+
+
+def _about(estimate: Estimate) -> Json:
+    """What is predicted; of a long recording also its windows, and what the model was not trained for."""
+    found = estimate.predictions()
+    if estimate.trajectory:
+        found["trajectory"] = [moment.predictions() for moment in estimate.trajectory]
+    if estimate.notice:
+        found["notice"] = estimate.notice
+    return found
 
 
 def _event(value: Json) -> str:
