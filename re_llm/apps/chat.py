@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -20,8 +21,9 @@ from re_llm.core.terminal import dimensions
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from re_llm.inference.conversation import Conversation
-    from re_llm.inference.reply import Estimate, Reply
+    from re_llm.inference.conversation import Conversation, Turn
+    from re_llm.inference.estimate import Estimate
+    from re_llm.inference.reply import Reply
 
 HELP = """\
 Type the path of a recording (or drop the file here) to have it answered.
@@ -30,9 +32,37 @@ Anything else is a text turn, answered by the same LLM without speech.
   /save FILE.jsonl   write the conversation, a turn a line
   /reset  forget the conversation    /help  this list    /quit  leave (so does Ctrl-D)
 Ctrl-C ends an answer, not the conversation."""
+MICROPHONE_HELP = "\nAn empty line records a turn; Enter ends it."
 PROMPT = "you> "
 LIKELY = 3  # emotions that are shown
 BAR = 12  # characters
+
+
+@dataclass
+class Words:
+    """Text that is shown as it comes, word by word, so that a terminal breaks its lines between words."""
+
+    console: Console
+    column: int = 0
+    held: str = ""
+
+    def put(self, text: str) -> None:
+        *whole, self.held = re.split(r"(?<=\s)", self.held + text)
+        for word in whole:
+            self._write(word)
+
+    def end(self) -> None:
+        self._write(self.held)
+        self.held = ""
+
+    def _write(self, word: str) -> None:
+        from rich.cells import cell_len
+
+        if self.console.is_terminal and self.column and self.column + cell_len(word.rstrip()) >= self.console.width:
+            self.console.print()
+            self.column = 0
+        self.column = 0 if word.endswith("\n") else self.column + cell_len(word)
+        self.console.print(word, style="green", end="", markup=False, soft_wrap=True)
 
 
 @dataclass
@@ -41,11 +71,13 @@ class Chat:
 
     Attributes:
         whisper: recognises the words of a recording for `/why`; None leaves them out.
+        microphone: whether an empty line records a turn.
     """
 
     talk: Conversation
     console: Console
     whisper: str | None = None
+    microphone: bool = False
     saved: list[dict[str, object]] = field(default_factory=list)
     last: Reply | None = None
 
@@ -69,7 +101,9 @@ class Chat:
         elif line.startswith("/") and not _file(line) and " " not in line and line.count("/") == 1:
             self.console.print(f"Unknown command {line}. /help lists the commands.", style="yellow", markup=False)
         elif line:
-            self._guarded(partial(self._answer, line))
+            self._guarded(partial(self._read, line))
+        elif self.microphone:
+            self._guarded(self._record)
         return True
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -79,30 +113,56 @@ class Chat:
         except RellmError as error:
             self.console.print(str(error), style="red", markup=False)
 
-    def _answer(self, line: str) -> None:
+    def _read(self, line: str) -> None:
+        """A line that is a recording or a text."""
         path = _file(line)
         if path is None and _looks_like_audio(line):
             raise RellmError(f"no such file: {line}", todo="Check the path")
-        turn = self.talk.turn(path) if path else self.talk.turn(text=line)
+        if path:
+            self._answer(self.talk.turn(path), path)
+        else:
+            self._answer(self.talk.turn(text=line), line)
+
+    def _record(self) -> None:
+        """A turn that is spoken."""
+        from re_llm.audio.microphone import record
+
+        self.console.print("[dim]Speak; Enter ends it.[/]")
+        try:
+            spoken = record(sys.stdin.readline)
+        except KeyboardInterrupt:
+            self.console.print("(not recorded)", style="yellow")
+            return
+        self._answer(self.talk.turn(spoken), "the microphone")
+
+    def _answer(self, turn: Turn, given: str) -> None:
         for estimate in turn.estimates:
             self._show(estimate, LIKELY)
+            for moment in estimate.trajectory:
+                found = moment.estimate.predicted_emotion
+                self.console.print(f"  [dim]{moment.start:5.1f} to {moment.end:.1f} s  {found}[/]")
+        shown = Words(self.console)
         pieces = self.talk.stream_turn(turn)
         try:
-            reply = self._shown(pieces)
+            reply = self._shown(pieces, shown)
         except KeyboardInterrupt:
             pieces.close()
+            shown.end()
             self.console.print(" (ended)", style="yellow")
             return
+        shown.end()
         self.console.print(" …" if reply.finish_reason == "length" else "", style="yellow")
+        if reply.notice:
+            self.console.print(f"  {reply.notice}.", style="yellow", markup=False)
         if reply.estimates:
             self.last = reply
-        heard = {"recording": path, **reply.predictions()} if path else {"text": line}
+        heard = {"recording": given, **reply.predictions()} if turn.estimates else {"text": given}
         self.saved += [{"role": "user", **heard}, {"role": "assistant", "text": reply.response}]
 
-    def _shown(self, pieces: Generator[str, None, Reply]) -> Reply:
+    def _shown(self, pieces: Generator[str, None, Reply], shown: Words) -> Reply:
         while True:
             try:
-                self.console.print(next(pieces), style="green", end="", markup=False, soft_wrap=True)
+                shown.put(next(pieces))
             except StopIteration as end:
                 reply: Reply = end.value
                 return reply

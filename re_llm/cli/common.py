@@ -34,6 +34,7 @@ DISK_TODO = "Free space or choose another --out, then run the same command again
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else, to standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone: no progress, no hints.")]
 Model = Annotated[
     str,
     typer.Option(
@@ -71,14 +72,14 @@ Overrides = Annotated[
 DEFAULT_MODEL = "auto"
 
 
-def chosen_model(name: str) -> str:
+def chosen_model(name: str, quiet: bool = False) -> str:
     """The model that a command uses; of `auto`, the small one or the miniature, with a line about what is missing."""
     from re_llm.core.assets import default_model, hint_at_small
 
     if name != DEFAULT_MODEL:
         return name
     hint = hint_at_small()
-    if hint:
+    if hint and not quiet:
         typer.echo(hint, err=True)
     return default_model()
 
@@ -191,7 +192,8 @@ def prepare_environment() -> None:
     # Waiting threads sleep instead of spinning: a small model on a busy machine takes a tenth of the processor time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() else "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from re_llm.cli.common import DEFAULT_MODEL, Device, Dtype, MaxNewTokens, Model, Quantize, chosen_model
+from re_llm.cli.common import DEFAULT_MODEL, Device, Dtype, MaxNewTokens, Model, Quantize, Quiet, chosen_model
 from re_llm.core.errors import RellmError
 from re_llm.llm.prompts import PROMPTS, get_prompt
 
@@ -45,6 +45,15 @@ class Checkpoint:
             return self.load()
         return EmotionRecognizer.load(self.name, device=self.device, dtype=self.dtype)
 
+    def load_for_emotion(self) -> Engine | EmotionRecognizer:
+        """What tells the emotion: a RE-LLM or an emotion encoder, whichever it is."""
+        from re_llm.inference.recognizer import EmotionRecognizer
+        from re_llm.inference.reply_records import is_recognizer
+
+        if is_recognizer(self.name):
+            return EmotionRecognizer.load(self.name, device=self.device, dtype=self.dtype)
+        return self.load()
+
 
 def refuse_label(*prompts: str | None) -> None:
     """Raises a RellmError for a prompt that names the emotion which the model has to recognise."""
@@ -61,11 +70,15 @@ def chat(
     whisper: Annotated[
         str | None, typer.Option(help="Whisper that gives /why the words: folder, hub id, or mini:whisper.")
     ] = None,
+    microphone: Annotated[
+        bool, typer.Option("--microphone", help="An empty line records a turn until Enter is pressed (extra mic).")
+    ] = False,
     max_new_tokens: MaxNewTokens = 128,
     temperature: Annotated[float, typer.Option(help="0 answers greedily, up to 2 more freely.")] = 0.0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
+    quiet: Quiet = False,
 ) -> None:
     """Talk to a model in the terminal.
 
@@ -82,14 +95,18 @@ def chat(
     from re_llm.apps import chat as module
     from re_llm.inference.decoding import Decoding
 
-    decoding, model = Decoding(max_new_tokens, temperature), chosen_model(model)
-    with Console(stderr=True).status(f"loading {model}"):
+    if microphone:
+        from re_llm.audio.microphone import require
+
+        require()
+    decoding, model = Decoding(max_new_tokens, temperature), chosen_model(model, quiet)
+    with Console(stderr=True, quiet=quiet).status(f"loading {model}"):
         engine = Checkpoint(model, device, dtype, quantize).load()
     console = Console(highlight=False)
-    if console.is_terminal:
-        console.print(module.HELP, markup=False, style="dim")
+    if console.is_terminal and not quiet:
+        console.print(module.HELP + (module.MICROPHONE_HELP if microphone else ""), markup=False, style="dim")
     talk = engine.chat(prompt=prompt, remember=remember, **vars(decoding))
-    module.run(module.Chat(talk, console, whisper))
+    module.run(module.Chat(talk, console, whisper, microphone))
 
 
 def serve(
@@ -114,6 +131,12 @@ def serve(
     host_name: Annotated[
         list[str], _limit(help="Name that it may be reached by beside its address, a proxy's; may be repeated.")
     ] = [],
+    cors_origin: Annotated[
+        list[str], _limit(help="Origin whose pages may use the API, https://example.org; may be repeated.")
+    ] = [],
+    whisper: Annotated[
+        str | None, typer.Option(help="Whisper that transcribes. Default: the one that the checkpoint was made of.")
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -134,8 +157,9 @@ def serve(
 
     model = chosen_model(model)
     options = ServeOptions(
-        name, prompt, api_key, max_body_mb, max_audio_seconds, max_new_tokens, queue_size, rows, timeout
-    )
+        name, prompt, api_key, max_body_mb, max_audio_seconds, max_new_tokens, queue_size, rows, timeout,
+        tuple(cors_origin), whisper,
+    )  # fmt: skip
     if host not in LOOPBACK and api_key is None:
         typer.echo(f"Anyone who reaches {host} can use this server: set RE_LLM_API_KEY to ask for a key.", err=True)
     typer.echo(f"Loading {model}; then at http://{f'[{host}]' if ':' in host else host}:{port}", err=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
@@ -24,18 +22,22 @@ from re_llm.cli.common import (
     Overrides,
     OverwriteFlag,
     Quantize,
+    Quiet,
     chosen_model,
     more_records,
     overwriting,
     print_json,
     print_report,
 )
+from re_llm.cli.inputs import named_files
 from re_llm.cli.servers import Concurrency, KeyEnv, Rate, Server, Timeout, Tries, chat_server
 from re_llm.cli.talk import Checkpoint, refuse_label
 from re_llm.core.errors import RellmError
 
 if TYPE_CHECKING:
+    from re_llm.cli.outputs import Shown
     from re_llm.core.product import Overwrite
+    from re_llm.core.records import ReplyRecord
     from re_llm.inference.reply import ReplyOptions, SpeechSystem
     from re_llm.inference.served import ServedSystem
     from re_llm.llm.server import ChatServer
@@ -52,7 +54,8 @@ Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FILE.jsonl", help="Write records here; a second run goes on.")
 ]
 Form = Annotated[
-    str | None, typer.Option("--format", help="Print txt (a line a recording), csv, srt or vtt, and nothing else.")
+    str | None,
+    typer.Option("--format", help="Print txt (a line a recording), csv, json, srt or vtt, and nothing else."),
 ]
 Splits = Annotated[list[str], typer.Option("--split", help="Only this split of a manifest; may be repeated.")]
 _change = partial(typer.Option, rich_help_panel="Changed replies")
@@ -70,6 +73,7 @@ AskWhenUnsure = Annotated[
         "unless exactly one is in the set.",
     ),
 ]
+Microphone = Annotated[bool, typer.Option("--microphone", help="Record until Enter is pressed (extra mic).")]
 System = Annotated[str, more_records(help="Name of this system in the records, for the report.")]
 
 
@@ -126,7 +130,7 @@ def doctor(
 
 
 def respond(
-    inputs: Inputs,
+    inputs: Inputs = [],
     model: Model = DEFAULT_MODEL,
     prompt: Annotated[str, typer.Option(help="Id of the prompt that is answered.")] = "chat-empathetic",
     recognize: Annotated[bool, typer.Option("--recognize", help="Ask the LLM to name the emotion as well.")] = False,
@@ -153,6 +157,8 @@ def respond(
     end_with_question: EndWithQuestion = False,
     ask_when_unsure: AskWhenUnsure = None,
     corrupt_emotion: CorruptEmotion = 0.0,
+    microphone: Microphone = False,
+    quiet: Quiet = False,
 ) -> None:
     """Respond to recordings: the recognised emotion and the reply.
 
@@ -169,6 +175,7 @@ def respond(
 
         re-llm respond manifest.jsonl --server http://127.0.0.1:8000/v1 --model qwen-omni --out replies.jsonl
     """
+    from re_llm.cli.outputs import Shown
     from re_llm.inference.reply import RECOGNITION_PROMPT, ReplyOptions
     from re_llm.inference.variant import Unsure, Variant
 
@@ -182,9 +189,10 @@ def respond(
     if server:
         load = _served(model, out, partial(chat_server, server, model, concurrency, rate, timeout, tries, key_env))
     else:
-        load = Checkpoint(chosen_model(model), device, dtype, quantize).load_system
-    with _named(inputs) as names:
-        _respond(names, options, load, out, split, overwriting(overwrite), as_json, form)
+        load = Checkpoint(chosen_model(model, quiet), device, dtype, quantize).load_system
+    shown = Shown(as_json, form, quiet)
+    with named_files(inputs, microphone) as names:
+        _respond(names, options, load, out, split, overwriting(overwrite), shown)
 
 
 def _history(name: str) -> Literal["text", "speech"]:
@@ -212,9 +220,18 @@ def _served(model: str, out: Path | None, connect: Callable[[], ChatServer]) -> 
 
 
 def recognize(
-    inputs: Inputs,
+    inputs: Inputs = [],
     model: Model = DEFAULT_MODEL,
     prompt: Annotated[str, typer.Option(help="Id of the recognition prompt.")] = "recognize",
+    trajectory: Annotated[
+        bool, typer.Option("--trajectory", help="The emotion over time, window by window; the LLM is not asked.")
+    ] = False,
+    window: Annotated[
+        float | None, typer.Option(help="Longest window in seconds. Default: what the model was trained on.")
+    ] = None,
+    whisper: Annotated[
+        str | None, typer.Option(help="Whisper that writes the words of each window: folder, hub id, mini:whisper.")
+    ] = None,
     out: Out = None,
     split: Splits = [],
     system: System = "re-llm",
@@ -225,6 +242,8 @@ def recognize(
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
     form: Form = None,
+    microphone: Microphone = False,
+    quiet: Quiet = False,
 ) -> None:
     """Recognise the emotion of recordings.
 
@@ -234,27 +253,51 @@ def recognize(
         re-llm recognize question.wav --json
 
         re-llm recognize question.wav --model encoders/mine
+
+        re-llm recognize question.wav --trajectory --format csv
     """
+    from re_llm.cli.outputs import Shown
     from re_llm.inference.reply import ReplyOptions
     from re_llm.inference.reply_records import is_recognizer
 
-    model = chosen_model(model)
+    model = chosen_model(model, quiet)
     options = ReplyOptions(system, None, None if is_recognizer(model) else prompt, batch_size)
-    load = Checkpoint(model, device, dtype, quantize).load_system
-    with _named(inputs) as names:
-        _respond(names, options, load, out, split, overwriting(overwrite), as_json, form)
+    checkpoint = Checkpoint(model, device, dtype, quantize)
+    shown, over_time = Shown(as_json, form, quiet, trajectory), trajectory or window is not None or whisper is not None
+    with named_files(inputs, microphone) as names:
+        if over_time:
+            _refuse_records(names, out, split)
+            shown.print(_over_time(names, replace(options, recognize=None), checkpoint, window, whisper, shown))
+        else:
+            _respond(names, options, checkpoint.load_system, out, split, overwriting(overwrite), shown)
 
 
-@contextmanager
-def _named(inputs: list[str]) -> Iterator[list[str]]:
-    """The inputs as files: `-` becomes one with what standard input holds, for as long as the context lasts."""
-    if "-" not in inputs:
-        yield inputs
-        return
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "standard-input"
-        file.write_bytes(sys.stdin.buffer.read())
-        yield [str(file) if name == "-" else name for name in inputs]
+def _refuse_records(inputs: list[str], out: Path | None, splits: list[str]) -> None:
+    if out or splits or any(name.endswith(".jsonl") for name in inputs):
+        raise RellmError(
+            "--trajectory, --window and --whisper are for recordings, without --out and --split",
+            todo="Name the recordings or their folder, and redirect the output: --json > FILE",
+        )
+
+
+def _over_time(
+    inputs: list[str],
+    options: ReplyOptions,
+    checkpoint: Checkpoint,
+    window: float | None,
+    whisper: str | None,
+    shown: Shown,
+) -> list[ReplyRecord]:
+    from re_llm.inference.over_time import trajectory_records
+    from re_llm.inference.respond import rows_for
+
+    shown.check()
+    rows, system, transcriber = rows_for(inputs), checkpoint.load_for_emotion(), None
+    if whisper:
+        from re_llm.inference.transcribe import Transcriber
+
+        transcriber = Transcriber.load(whisper, device=checkpoint.device)
+    return trajectory_records(system, rows, options, window=window, transcriber=transcriber)
 
 
 def _respond(
@@ -264,39 +307,32 @@ def _respond(
     out: Path | None,
     splits: list[str],
     overwrite: Overwrite,
-    as_json: bool,
-    form: str | None,
+    shown: Shown,
 ) -> None:
     """Both commands: a manifest goes to a file, recordings go to the screen (and to a file when one is named)."""
-    from re_llm.cli.outputs import formatted, show
     from re_llm.core.records import ReplyRecord, read_records
     from re_llm.inference.respond import respond_files, respond_manifest, respond_rows, rows_for
 
     refuse_label(options.prompt, options.recognize)
     # Wrong paths are reported before the model is loaded, which takes seconds.
-    if form:
-        formatted([], form)  # a wrong name is told before the model is loaded, too
+    shown.check()
     manifest = _manifest(inputs, out, splits)
     rows = [] if manifest else rows_for(inputs)
     engine = load(options)
     if manifest and out:
-        report = respond_manifest(engine, manifest, out, options, splits=splits or None, overwrite=overwrite)
-        print_report(report, as_json)
+        report = respond_manifest(
+            engine, manifest, out, options, splits=splits or None, overwrite=overwrite, progress=not shown.quiet
+        )
+        if not shown.quiet or shown.as_json:
+            print_report(report, shown.as_json)
         return
     if out:
-        respond_rows(engine, rows, Path(), out, options, strict=True, overwrite=overwrite)
+        respond_rows(engine, rows, Path(), out, options, strict=True, overwrite=overwrite, progress=not shown.quiet)
         found = {reply.key: reply for reply in read_records(out, ReplyRecord)}
         replies = [found[row.key] for row in rows]
     else:
         replies = respond_files(engine, rows, options)
-    if as_json:
-        print_json(replies)
-    elif form:
-        typer.echo(formatted(replies, form), nl=False)
-    else:
-        from rich.console import Console
-
-        show(replies, Console(highlight=False))
+    shown.print(replies)
 
 
 def _manifest(inputs: list[str], out: Path | None, splits: list[str]) -> Path | None:

@@ -8,11 +8,14 @@ import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 from rich.console import Console
 from typer.testing import CliRunner
 
 from re_llm.apps import chat
+from re_llm.audio import microphone
 from re_llm.cli import app
 from re_llm.inference import engine
 from re_llm.inference.conversation import Turn, reply
@@ -128,7 +131,7 @@ def test_save_writes_a_turn_a_line(talk: chat.Chat, recording, tmp_path: Path) -
 def test_ctrl_c_ends_the_answer_and_not_the_conversation(talk: chat.Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     chat.run(talk, ["hello"])
 
-    def interrupt(pieces: object) -> None:
+    def interrupt(pieces: object, shown: object) -> None:
         next(pieces)
         raise KeyboardInterrupt
 
@@ -138,3 +141,40 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(talk: chat.Chat, monkey
     assert "(ended)" in shown(talk) and len(talk.talk.turns) == 2
     chat.run(talk, ["again"])
     assert len(talk.talk.turns) == 4
+
+
+def test_a_terminal_breaks_lines_between_words() -> None:
+    console = Console(file=io.StringIO(), width=12, force_terminal=True, color_system=None, highlight=False)
+    shown = chat.Words(console)
+    text = "several words of an answer"
+    for i in range(0, len(text), 3):
+        shown.put(text[i : i + 3])
+    shown.end()
+    lines = console.file.getvalue().split("\n")
+    assert "".join(lines) == text and len(lines) > 2
+    assert all(len(line.rstrip()) < 12 for line in lines)
+    plain = chat.Words(Console(file=io.StringIO(), width=12))
+    plain.put(text)
+    plain.end()
+    assert plain.console.file.getvalue() == text
+
+
+def test_an_empty_line_records_a_turn(talk: chat.Chat, recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoken = soundfile.read(recording(), dtype="float32")
+    monkeypatch.setattr(microphone, "record", lambda stop: spoken)
+    chat.run(talk, [""])
+    assert not talk.saved
+    talk.microphone = True
+    chat.run(talk, [""])
+    assert talk.saved[0]["recording"] == "the microphone" and talk.last.recordings
+    monkeypatch.setattr(microphone, "record", lambda stop: (np.zeros(16_000, np.float32), 16_000))
+    chat.run(talk, [""])
+    assert "is silent" in shown(talk) and len(talk.saved) == 2
+
+
+def test_the_windows_of_a_long_recording_are_shown(
+    talk: chat.Chat, loaded: engine.Engine, recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded, "trained_seconds", 2.0)
+    chat.run(talk, [str(recording(seconds=5.0))])
+    assert "0.0 to" in shown(talk) and "trained on utterances of up to 2 s" in shown(talk)

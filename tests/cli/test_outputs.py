@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import tiny_world
 from typer.testing import CliRunner
 
+from re_llm.audio import microphone, silero
 from re_llm.cli import app
 from re_llm.cli.outputs import FORMATS, formatted
 from re_llm.core.errors import RellmError
 from re_llm.core.records import ReplyRecord
 from re_llm.inference.respond import rows_for
+from re_llm.inference.transcribe import Transcriber
 
 
 @pytest.fixture
@@ -73,3 +79,65 @@ def test_a_recording_comes_from_standard_input(tiny_checkpoint: Path, recording)
         (row,) = csv.DictReader(io.StringIO(result.stdout))
         found.append({name: value for name, value in row.items() if name != "recording"})
     assert found[0] == found[1] and found[0]["emotion"]
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    """Two sounds with a pause of a second between them."""
+    parts = [tiny_world.wave(2.0, 1), np.zeros(16_000), tiny_world.wave(1.0, 2)]
+    soundfile.write(tmp_path / "talk.wav", np.concatenate(parts), 16_000)
+    return tmp_path / "talk.wav"
+
+
+def run(*args: object) -> str:
+    result = CliRunner().invoke(app, [str(each) for each in args])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_emotion_over_time(tiny_checkpoint: Path, talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silero, "weights", lambda: None)  # hums are no speech to silero-vad
+    common = ("recognize", talk, "--model", tiny_checkpoint, "--trajectory", "--window", "2.8")
+    (found,) = json.loads(run(*common, "--json"))
+    weights = [each["end"] - each["start"] for each in found["trajectory"]]
+    assert len(weights) == 2
+    for name in ("valence", "arousal", "dominance"):
+        mean = np.average([each[name] for each in found["trajectory"]], weights=weights)
+        assert found[name] == pytest.approx(np.clip(mean, 0, 1), abs=1e-3)
+    rows = list(csv.DictReader(io.StringIO(run(*common, "--format", "csv"))))
+    assert [float(row["start"]) for row in rows] == [each["start"] for each in found["trajectory"]]
+    assert [row["emotion"] for row in rows] == [each["predicted_emotion"] for each in found["trajectory"]]
+    assert run(*common, "--format", "vtt").count("-->") == 2
+    assert "windows" in run(*common)
+
+
+def test_the_words_of_each_window(tiny_checkpoint: Path, talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Words:
+        def transcribe(self, waves: list[np.ndarray]) -> list[str]:
+            return [f"{len(wave) / 16_000:.0f} seconds" for wave in waves]
+
+    monkeypatch.setattr(silero, "weights", lambda: None)
+    monkeypatch.setattr(Transcriber, "load", lambda name, **options: Words())
+    common = ("recognize", talk, "--model", tiny_checkpoint, "--whisper", "some", "--window", "2.8", "--format")
+    assert run(*common, "txt") == "2 seconds 1 seconds\n"
+    first, second = run(*common, "srt").strip().split("\n\n")
+    assert first.startswith("1\n00:00:00,000 --> 00:00:02,350\n[") and first.endswith("] 2 seconds")
+    assert second.endswith("] 1 seconds")
+    (record,) = json.loads(run(*common, "json"))
+    assert record["transcript"] == "2 seconds 1 seconds" and record["trajectory"][0]["text"] == "2 seconds"
+
+
+def test_quiet_prints_the_answer_alone(tiny_checkpoint: Path, recording) -> None:
+    common = ("respond", recording(), "--model", tiny_checkpoint, "--max-new-tokens", "6")
+    result = CliRunner().invoke(app, [str(each) for each in (*common, "--quiet")])
+    assert result.output == run(*common, "--format", "txt") and not result.stderr
+
+
+def test_the_microphone_is_a_recording(tiny_checkpoint: Path, recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = recording(rate=48_000)
+    monkeypatch.setattr(microphone, "require", lambda: None)
+    monkeypatch.setattr(microphone, "record", lambda stop: soundfile.read(path, dtype="float32"))
+    common = ("--model", tiny_checkpoint, "--max-new-tokens", "6", "--quiet")
+    assert run("respond", "--microphone", *common) == run("respond", path, *common)
+    result = CliRunner().invoke(app, ["respond", "--model", str(tiny_checkpoint)])
+    assert result.exit_code != 0 and isinstance(result.exception, SystemExit | RellmError)

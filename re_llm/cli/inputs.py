@@ -1,0 +1,42 @@
+"""Recordings that are named on the command line, piped into it, or spoken."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import typer
+
+from re_llm.core.errors import RellmError
+
+
+@contextmanager
+def named_files(inputs: list[str], microphone: bool) -> Iterator[list[str]]:
+    """The inputs as files, for as long as the context lasts: standard input (`-`) and the microphone, too."""
+    if not inputs and not microphone:
+        raise RellmError("no recording is named", allowed="recordings, folders, - or a manifest; or --microphone")
+    with TemporaryDirectory() as folder:
+        names = list(inputs)
+        if "-" in inputs:
+            file = Path(folder) / "standard-input"
+            file.write_bytes(sys.stdin.buffer.read())
+            names = [str(file) if name == "-" else name for name in inputs]
+        if microphone:
+            names.append(str(_recorded(Path(folder) / "microphone.wav")))
+        yield names
+
+
+def _recorded(file: Path) -> Path:
+    """A recording of the microphone until Enter is pressed, written to a file."""
+    import soundfile
+
+    from re_llm.audio.microphone import record, require
+
+    require()
+    typer.echo("Speak; Enter ends it.", err=True)
+    samples, rate = record(sys.stdin.readline)
+    soundfile.write(file, samples, rate, subtype="FLOAT")
+    return file
