@@ -70,7 +70,7 @@ def working(loaded: engine.Engine, asked: Sequence[Asked], **options: int) -> It
         worker.close()
 
 
-Encode = Callable[[Sequence[np.ndarray]], list[EncodedSpeech]]
+Encode = Callable[..., list[EncodedSpeech]]
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ def passes(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     original: Encode = loaded.encode
 
-    def encode(samples: Sequence[np.ndarray]) -> list[EncodedSpeech]:
+    def encode(samples: Sequence[np.ndarray], **options: float) -> list[EncodedSpeech]:
         found.append(len(samples))
-        return original(samples)
+        return original(samples, **options)
 
     monkeypatch.setattr(loaded, "encode", encode)
     return found
@@ -105,10 +105,10 @@ def test_nobody_fails_for_the_recording_of_somebody_else(
     counted: Encode = loaded.encode
     spoiled = len(loaded.samples(WAVES[1]))
 
-    def encode(samples: Sequence[np.ndarray]) -> list[EncodedSpeech]:
+    def encode(samples: Sequence[np.ndarray], **options: float) -> list[EncodedSpeech]:
         if any(len(each) == spoiled for each in samples):
             raise RuntimeError("out of memory")
-        return counted(samples)
+        return counted(samples, **options)
 
     monkeypatch.setattr(loaded, "encode", encode)
     with working(loaded, asked):
