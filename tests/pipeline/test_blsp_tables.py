@@ -12,10 +12,10 @@ import tiny_world
 from chat_world import ChatServerWorld, Fault, error, serving
 
 from re_llm.core.errors import RellmError
-from re_llm.core.records import ReplyRecord, read_records, write_records
+from re_llm.core.records import ReplyRecord, Utterance, read_records, write_records
 from re_llm.pipeline.layout import Run
 from re_llm.pipeline.preflight import preflight
-from re_llm.pipeline.reproduce import reproduce
+from re_llm.pipeline.reproduce import ReproduceReport, _stages, reproduce
 from re_llm.recipe.config import Recipe
 from re_llm.recipe.files import load_recipe
 
@@ -83,16 +83,7 @@ def test_the_tables_from_corpora_to_the_report(
     lines: list[str] = []
     result = reproduce(recipe, out, say=lines.append)
     assert result.report is not None
-    page = (out / "report" / "report.md").read_text()
-    for title in ("Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Figure 3", "Table II of RE-LLM", "Dialogues"):
-        assert f"## {title}" in page, title
-    made = json.loads((out / "report" / "results.json").read_text())
-    cells = {(cell["system"], cell["corpus"], cell["metric"]) for cell in made["cells"]}
-    assert {system for system, *_ in cells} == set(recipe.systems)
-    assert ("served", "esd", "JUDGE_EMPATHY") in cells and ("wav2vec2-cascade", "iemocap", "HEAD_WA") in cells
-    assert not any(metric == "ER" for _, corpus, metric in cells if corpus == "iemocap"), "no reply was asked for"
-    assert {each["against"] for each in made["wins"]} == set(recipe.shown.wins[0].against)
-    assert all(each["by"] == "judge m" and each["won"] == each["lost"] == 0 for each in made["wins"])
+    check_report(out / "report", recipe)
     heard = list(read_records(out / "replies" / "dialogues" / "blsp-emo-heard.0.jsonl", ReplyRecord))
     assert heard and all(len(reply.history) >= 4 and reply.corpus == "dialogues" for reply in heard)
     written = list(read_records(out / "continuations" / "other" / "esd.continue-emotion.jsonl", ReplyRecord.__base__))
@@ -105,8 +96,51 @@ def test_the_tables_from_corpora_to_the_report(
     assert all(line.endswith("complete") or line.startswith("==") for line in again), again
 
 
+def test_scores_judge_and_report_of_all_systems_from_their_replies(
+    servers: tuple[ChatServerWorld, ChatServerWorld, ChatServerWorld], tmp_path: Path
+) -> None:
+    judging = {"url": servers[1].url, "model": "m", "concurrency": 2}
+    recipe = load_recipe("blsp_tables_mini", {"judge": {"server": judging, "corpora": ["esd"]}})
+    run = Run(recipe, tmp_path / "run", lambda _: None)
+    for name in recipe.corpora:
+        row = Utterance(key="t", corpus=name, split="train", audio="a.wav", text="Of training.")
+        write_records(run.manifest(name), [row])
+    for job in run.respond_jobs():
+        options, labels, system = job.options(), ("sad", "happy", "angry"), job.system
+        history = [{"role": "user", "text": "Hm.", "emotion": "angry"}, {"role": "assistant", "text": "Oh."}]
+        write_records(job.out, [
+            ReplyRecord(
+                key=f"u{i}", system=job.system_name, corpus=job.corpus, text=f"Words {i}.", emotion=emotion,
+                seed=job.seed,
+                response=f"I am sorry to hear that, {job.system_name}. Why?" if options.prompt else "",
+                answer=emotion if options.recognize else None, predicted_emotion="sad" if system.classifier else None,
+                probabilities={"sad": 0.6, "happy": 0.4} if system.kind == "speech" else None,
+                history=history if job.corpus == "dialogues" else None,
+            )
+            for i, emotion in enumerate(labels * 3)
+        ])  # fmt: skip
+    result = ReproduceReport()
+    for name in ("score", "judge", "report"):
+        _stages(run, result)[name]()
+    assert result.report is not None
+    check_report(result.report.parent, recipe)
+
+
+def check_report(folder: Path, recipe: Recipe) -> None:
+    """Every section and every system is there; a comparison by place alone is a tie."""
+    page = (folder / "report.md").read_text()
+    for title in ("Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Figure 3", "Table II of RE-LLM", "Dialogues"):
+        assert f"## {title}" in page, title
+    made = json.loads((folder / "results.json").read_text())
+    cells = {(cell["system"], cell["corpus"], cell["metric"]) for cell in made["cells"]}
+    assert {system for system, *_ in cells} == set(recipe.systems)
+    assert ("blsp-emo", "esd", "JUDGE_EMPATHY") in cells and ("wav2vec2-cascade", "iemocap", "HEAD_WA") in cells
+    assert not any(metric == "ER" for _, corpus, metric in cells if corpus == "iemocap"), "no reply was asked for"
+    assert {each["against"] for each in made["wins"]} == set(recipe.shown.wins[0].against)
+    assert all(each["by"] == "judge m" and each["won"] == each["lost"] == 0 for each in made["wins"])
+
+
 def test_a_file_of_replies_is_a_system_of_a_run(tmp_path: Path) -> None:
-    from re_llm.core.records import Utterance
     from re_llm.pipeline.responding import RespondJob, respond_job
     from re_llm.recipe.files import parse_recipe
 
