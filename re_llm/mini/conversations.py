@@ -18,8 +18,9 @@ import numpy as np
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.inference.conversation import Turn
+from re_llm.inference.decoding import Decoding
 from re_llm.inference.dialogue import answer_dialogues
-from re_llm.inference.reply import DEFAULT_PROMPT, Decoding, EncodedSpeech
+from re_llm.inference.reply import DEFAULT_PROMPT, EncodedSpeech
 from re_llm.llm.prompts import get_prompt
 from re_llm.mini.answers import QUESTIONS
 from re_llm.mini.grammar import emotion_of, gold_levels, topics_of

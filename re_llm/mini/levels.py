@@ -66,11 +66,12 @@ def compare_levels(replies: Iterable[ReplyRecord], scores: Scores = small_scores
     right = [emotion_of(reply.response) == reply.emotion for reply, _ in known if reply.emotion]
     found = {}
     for mechanism in MECHANISMS:
-        gold = [levels[mechanism.lower()] for _, levels in known]
+        written = [levels[mechanism.lower()] for _, levels in known]
         given = [levels[mechanism] for levels in scored]
-        toned = [level for level, (reply, _) in zip(gold, known, strict=True) if reply.emotion]
+        toned = [level for level, (reply, _) in zip(written, known, strict=True) if reply.emotion]
         found[mechanism] = Agreement(
-            fmean(gold), fmean(given), fmean(a == b for a, b in zip(gold, given, strict=True)), _kappa(gold, given),
+            fmean(written), fmean(given), fmean(a == b for a, b in zip(written, given, strict=True)),
+            _kappa(written, given),
             fmean(level * fits for level, fits in zip(toned, right, strict=True)) if toned else None,
         )  # fmt: skip
     return GoldLevels(len(known), len(every) - len(known), found)
