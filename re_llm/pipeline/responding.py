@@ -47,7 +47,7 @@ class RespondJob:
         asked = corpus.ask != "reply" and system.classifier is None  # which tells the emotion itself
         return ReplyOptions(
             system=self.system_name,
-            corpus=self.corpus if self.corpus != corpus.reader else None,
+            corpus=self.corpus if dialogues or self.corpus != corpus.reader else None,
             prompt=prompt if answers else None,
             recognize=decoding.recognize_prompt if asked else None,
             batch_size=decoding.batch_size,

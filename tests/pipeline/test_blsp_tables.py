@@ -203,7 +203,8 @@ def test_a_system_answers_its_own_corpora_and_one_without_a_reply_is_not_asked_f
     assert jobs["cascade", "merbench1"].options().corpus == "merbench1"
     hubert = jobs["hubert-cascade", "dialogues"]
     assert (hubert.options().prompt, hubert.options().recognize) == ("cascade-dialogue", None)
-    assert jobs["blsp-emo-heard", "dialogues"].options().history == "speech"
+    heard = jobs["blsp-emo-heard", "dialogues"].options()
+    assert (heard.history, heard.corpus) == ("speech", "dialogues"), "the tables name the recipe's corpus"
     assert jobs["hubert-cascade", "iemocap"].metrics() == ("HEAD",) and hubert.metrics() is None
     wanted = {str(each) for each in run._wanted_continuations()}
     assert "esd, continue-emotion, chatgpt" in wanted and "esd, continue-emotion" in wanted
