@@ -57,7 +57,7 @@ def contents(sentences: Sequence[Sentence]) -> dict[str, str]:
     """
     examples = {sentence.category: sentence for sentence in sentences}.values()
     answers = (
-        f"{get_prompt(name)} {emotion} {respond_to(name, replace(sentence, words_emotion=emotion), emotion)}"
+        f"{_wording(get_prompt(name))} {emotion} {respond_to(name, replace(sentence, words_emotion=emotion), emotion)}"
         for name in TAUGHT
         for emotion in PROMPT_EMOTIONS
         for sentence in examples
@@ -69,6 +69,12 @@ def contents(sentences: Sequence[Sentence]) -> dict[str, str]:
         "prompts and answers": hash_of(answers),
         "conversations": hash_of(map(repr, (*talks, *mixture))),
     }
+
+
+def _wording(prompt: Prompt) -> str:
+    """What decides the text of a prompt, spelled out: a field that `Prompt` gets later changes no hash."""
+    named = ("id", "system", "before", "after", "role_newline")
+    return f"Prompt({', '.join(f'{name}={getattr(prompt, name)!r}' for name in named)})"
 
 
 def vary(sentence: Sentence, rng: random.Random, words: list[str]) -> str:
