@@ -63,5 +63,4 @@ class NamedLlm:
         on_batch: Callable[[int], None] | None = None,
     ) -> list[Completion]:
         """See `TextLlm`."""
-        options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        return self.loaded.answer(rows, **options, on_batch=on_batch)
+        return self.loaded.answer(rows, max_new_tokens=max_new_tokens, batch_size=batch_size, on_batch=on_batch)

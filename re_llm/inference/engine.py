@@ -165,8 +165,8 @@ class Engine:
         """
         before, after = split_chat(self.tokenizer, get_prompt(prompt), history)
         rows = [self.processor.row([before, len(each.embeddings), after]) for each in encoded]
-        speech = [each.embeddings for each in encoded]
         said = [self.words(each) for each in encoded] if get_prompt(prompt).id.startswith("chat") else None
+        speech = [each.embeddings for each in encoded]
         return self.generate(rows, speech, Decoding(**decoding), said=said, on_text=on_text, cancelled=cancelled)
 
     def words(self, encoded: EncodedSpeech) -> str:
@@ -238,8 +238,7 @@ class Engine:
         repetition_penalty: float | None = None,
     ) -> Estimate:
         """The emotion of one recording: what the heads predict, and what the LLM names when it is asked."""
-        encoded = self._encoded(item, prompt, max_new_tokens)
-        return self.named(encoded, prompt, max_new_tokens, repetition_penalty)[0]
+        return self.named(self._encoded(item, prompt, max_new_tokens), prompt, max_new_tokens, repetition_penalty)[0]
 
     def named(
         self, encoded: Sequence[EncodedSpeech], prompt: str, tokens: int, penalty: float | None

@@ -20,7 +20,8 @@ from re_llm.core.records import Utterance
 from re_llm.inference.conversation import Turn
 from re_llm.inference.decoding import Decoding
 from re_llm.inference.dialogue import answer_dialogues
-from re_llm.inference.reply import DEFAULT_PROMPT, EncodedSpeech
+from re_llm.inference.estimate import EncodedSpeech
+from re_llm.inference.reply import DEFAULT_PROMPT
 from re_llm.llm.prompts import get_prompt
 from re_llm.mini.answers import QUESTIONS
 from re_llm.mini.grammar import emotion_of, gold_levels, topics_of

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from re_llm.core.dialogues import Earlier
+from re_llm.core.dialogues import Earlier, Role
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Scan
 
@@ -49,5 +49,5 @@ def user_turns(
         elif not history:
             scan.drop("a turn before the user's first")
             continue
-        role = "user" if speaker == user else "assistant"
+        role: Role = "user" if speaker == user else "assistant"
         history.append(Earlier(role=role, text=text, speaker=speaker, emotion=last.emotion))
