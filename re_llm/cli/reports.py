@@ -62,11 +62,7 @@ def report(
     if (compare is None) == (not scores):
         raise RellmError("scores or --compare, one of the two, is needed", todo="Give scores.jsonl, or --compare A B")
     if compare:
-        from re_llm.report.compare import write_comparison
-
-        page = write_comparison(*compare, out)
-        print_json({"report": page}) if as_json else typer.echo(f"report: {page}")
-        return
+        return _compare(*compare, out, as_json)
     files = scores or []
     read = [existing(path) for path in (*files, *replies)]
     made = provenance(inputs=read) | {"command": shlex.join(["re-llm", *sys.argv[1:]])}
@@ -80,6 +76,13 @@ def report(
         print_json({"report": report.page, "numbers": report.numbers, "skipped": report.skipped})
     else:
         typer.echo(f"report: {report.page or report.numbers}")
+
+
+def _compare(first: Path, second: Path, out: Path, as_json: bool) -> None:
+    from re_llm.report.compare import write_comparison
+
+    page = write_comparison(first, second, out)
+    print_json({"report": page}) if as_json else typer.echo(f"report: {page}")
 
 
 def conflict(

@@ -198,6 +198,7 @@ def train(
 
         re-llm train emotion --data ravdess.jsonl --data emodb.jsonl --out encoders/mine
     """
+    from re_llm.continuations.identity import doubts
     from re_llm.core.workers import is_first
     from re_llm.recipe.emotion import EmotionRecipe
     from re_llm.recipe.files import load_any, parse_overrides
@@ -210,8 +211,6 @@ def train(
         return
     model, options = _stage(chosen, stage, system)
     begin = _start(chosen, options, start)
-    from re_llm.continuations.identity import doubts
-
     for path in data:
         for doubt in doubts(path, chosen.components.llm):
             typer.echo(doubt, err=True)

@@ -180,19 +180,16 @@ def respond(
     from re_llm.inference.variant import Unsure, Variant
 
     unsure = Unsure.parse(ask_when_unsure, system) if ask_when_unsure else None
-    variant = Variant(corrupt_emotion, seed or 0, max_words, end_with_question, unsure)
     options = ReplyOptions(
         system, prompt, RECOGNITION_PROMPT if recognize else None, batch_size, max_new_tokens, seed=seed,
-        history=_history(history), variant=variant,
+        history=_history(history), variant=Variant(corrupt_emotion, seed or 0, max_words, end_with_question, unsure),
     )  # fmt: skip
-    load: Load
     if server:
         load = _served(model, out, partial(chat_server, server, model, concurrency, rate, timeout, tries, key_env))
     else:
         load = Checkpoint(chosen_model(model, quiet), device, dtype, quantize).load_system
-    shown = Shown(as_json, form, quiet)
     with named_files(inputs, microphone) as names:
-        _respond(names, options, load, out, split, overwriting(overwrite), shown)
+        _respond(names, options, load, out, split, overwriting(overwrite), Shown(as_json, form, quiet))
 
 
 def _history(name: str) -> Literal["text", "speech"]:

@@ -167,9 +167,8 @@ def continue_manifest(
     job = _Job(plan, get_prompt(prompt), Path(out), max_new_tokens, batch_size)
     wanted = {key for key, number in plan.keys().items() if part.holds(number)}
     model = NamedLlm.of(llm, device=device, dtype=dtype, tokens=tokens) if isinstance(llm, str) else llm
-    how = getattr(model, "decoding", _LOCAL)
     recall(job.out)
-    product = continuations(job.out, plan, job.prompt, model.name, max_new_tokens, how)
+    product = continuations(job.out, plan, job.prompt, model.name, max_new_tokens, getattr(model, "decoding", _LOCAL))
     about = {"llm": model.name, "batch_size": batch_size, "device": getattr(model, "device", None)}
     with product.making(overwrite, run=about) as before:
         if before.state is State.SAME:

@@ -235,25 +235,19 @@ def build(
     names = {part: name for part, name in given.items() if name is not None}
     folders = {part: locate(name) for part, name in names.items()}
     kinds = {part: _frozen_dtype(folder, dtype, allow_pickle) for part, folder in folders.items()}
-    part, emotion = "emotion_encoder", None
-    if part in folders:
-        emotion = load_emotion_encoder(folders[part], kinds[part], allow_pickle=allow_pickle)
+    emotion = _emotion_encoder(folders, kinds, allow_pickle)
     language_model = load_llm(
         folders["llm"], dtype=kinds["llm"], attn_implementation=attn_implementation, quantize=quantize,
         device=device or torch.device("cpu"),
     )  # fmt: skip
     whisper = speech_config(folders["speech_encoder"])
     config = ReLlmConfig(
-        text_config=language_model.config,
-        speech_config=whisper,
+        text_config=language_model.config, speech_config=whisper, adapter=adapter, fusion=fusion, emotions=emotions,
         emotion_config=None if emotion is None else emotion.config,
         emotion_outputs=None if emotion is None else emotion.outputs,
-        adapter=adapter,
-        fusion=fusion,
-        emotions=emotions,
         speech_token_id=int(load_tokenizer(folders["llm"]).convert_tokens_to_ids(SPEECH_TOKEN)),
         speech_window=speech_window,
-    )
+    )  # fmt: skip
     speech = load_speech_encoder(folders["speech_encoder"], whisper, speech_window, kinds["speech_encoder"])
     _refuse_other_whisper(emotion, speech)
     with reading(folders["speech_encoder"] / "config.json"):  # its options go into the adapter as well
@@ -265,6 +259,13 @@ def build(
     model.set_trainable(LEARNED, dtype=torch.float32)
     model.quantized = quantize
     return model.eval()
+
+
+def _emotion_encoder(
+    folders: Mapping[str, Path], kinds: Mapping[str, torch.dtype], allow_pickle: bool
+) -> EmotionEncoder | SharedEmotionEncoder | None:
+    part = "emotion_encoder"
+    return load_emotion_encoder(folders[part], kinds[part], allow_pickle=allow_pickle) if part in folders else None
 
 
 def _refuse_other_whisper(emotion: EmotionEncoder | SharedEmotionEncoder | None, speech: SpeechEncoder) -> None:

@@ -206,27 +206,24 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         chosen = output_at if output_at is not None else _chosen_positions(logits_to_keep, labels)
         states: list[Tensor] | None = [] if output_states else None
         if position_ids is None and attention_mask is not None:
-            check = not self.training or attention_mask.device.type == "cpu"
-            position_ids = positions(attention_mask, check=check)[:, -input_ids.shape[1] :]
-        output_layer = self.get_output_embeddings()
+            position_ids = self._positions(attention_mask)[:, -input_ids.shape[1] :]
         lora = self.partial_lora.using(placeholders, (len(input_ids), input_ids.shape[1]))
-        with lora, only_at(output_layer, chosen, states):
+        with lora, only_at(self.get_output_embeddings(), chosen, states):
             outputs = self.language_model(
-                inputs_embeds=self._embed(input_ids, placeholders, speech),
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                logits_to_keep=logits_to_keep if chosen is None else 0,
-                **llm_options,
-            )
-        loss = None
-        if labels is not None:
-            loss = losses.response_ce(outputs.logits, losses.next_labels(labels)[chosen])
+                inputs_embeds=self._embed(input_ids, placeholders, speech), attention_mask=attention_mask,
+                position_ids=position_ids, past_key_values=past_key_values,
+                logits_to_keep=logits_to_keep if chosen is None else 0, **llm_options,
+            )  # fmt: skip
+        loss = None if labels is None else losses.response_ce(outputs.logits, losses.next_labels(labels)[chosen])
         predicted = (None, None) if speech is None or speech.pooled is None else self.predict_emotion(speech)
         found = ReLlmOutput(loss, outputs.logits, outputs.past_key_values, speech, *predicted)
         if states:
             found.logits, found.output_states = None, states[0]
         return found
+
+    def _positions(self, attention_mask: Tensor) -> Tensor:
+        """Positions [R, L]; in training on a GPU without a look at the mask, which the host would wait for."""
+        return positions(attention_mask, check=not self.training or attention_mask.device.type == "cpu")
 
     def text_forward(
         self,
