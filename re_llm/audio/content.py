@@ -36,6 +36,8 @@ def recording_hash(path: Path) -> str:
     Raises:
         RellmError: it is missing or cannot be read; names it.
     """
+    if path.exists() and not path.is_file():  # a pipe or a device would be read for ever
+        raise RellmError(f"cannot read {path}: not a regular file")
     try:
         return file_hash(path)
     except FileNotFoundError:
