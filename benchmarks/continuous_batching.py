@@ -39,7 +39,7 @@ def main() -> None:
     settings = ContinuousBatchingConfig(num_blocks=256, max_batch_tokens=1024)
 
     def theirs() -> list[list[int]]:
-        with loaded.model.partial_lora.disabled(), torch.inference_mode():
+        with loaded.model.partial_lora.disabled(), torch.no_grad():  # its thread is in no inference mode
             found = loaded.model.language_model.generate_batch(
                 ids, continuous_batching_config=settings, max_new_tokens=TOKENS, eos_token_id=loaded.stops
             )
