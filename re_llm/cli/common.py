@@ -54,7 +54,7 @@ more_existing = partial(typer.Option, rich_help_panel="More: an output that exis
 Device = Annotated[str, more_loading(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, more_loading(help="auto, float32, bfloat16 or float16.")]
 Quantize = Annotated[str | None, more_loading(help="8bit or 4bit for the LLM alone; needs the extra quantize.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Utterances decoded at once.")]
+BatchSize = Annotated[int, more_speed(min=1, help="Utterances decoded at once.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens of the LLM.")]
 Workers = Annotated[int, more_speed(min=1, help="Threads that read recordings.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]

@@ -58,7 +58,7 @@ Form = Annotated[
     typer.Option("--format", help="Print txt (a line a recording), csv, json, srt or vtt, and nothing else."),
 ]
 Splits = Annotated[list[str], typer.Option("--split", help="Only this split of a manifest; may be repeated.")]
-_change = partial(typer.Option, rich_help_panel="Changed replies")
+_change = partial(typer.Option, rich_help_panel="More: changed replies")
 Earlier = Annotated[str, more_records(help="Earlier turns of a dialogue: `text`, or `speech` heard again.")]
 CorruptEmotion = Annotated[
     float, _change(help="Fraction of the utterances that get the emotion information of others, drawn by --seed.")
@@ -184,10 +184,9 @@ def respond(
         system, prompt, RECOGNITION_PROMPT if recognize else None, batch_size, max_new_tokens, seed=seed,
         history=_history(history), variant=Variant(corrupt_emotion, seed or 0, max_words, end_with_question, unsure),
     )  # fmt: skip
-    if server:
-        load = _served(model, out, partial(chat_server, server, model, concurrency, rate, timeout, tries, key_env))
-    else:
-        load = Checkpoint(chosen_model(model, quiet), device, dtype, quantize).load_system
+    connect = partial(chat_server, server or "", model, concurrency, rate, timeout, tries, key_env)
+    local = None if server else Checkpoint(chosen_model(model, quiet), device, dtype, quantize)
+    load = local.load_system if local else _served(model, out, connect)
     with named_files(inputs, microphone) as names:
         _respond(names, options, load, out, split, overwriting(overwrite), Shown(as_json, form, quiet))
 
