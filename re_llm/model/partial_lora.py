@@ -94,10 +94,11 @@ class PartialLora:
             for children, name, layer, linear in self._places:
                 # PEFT's own switch would also take the gradient away from the weights.
                 layer._disable_adapters = state.off
-                # A pass without LoRA calls the linear layers themselves; merged weights have to be taken apart first,
-                # and torch.compile follows switches, but not the tree of modules.
+                # A pass without LoRA calls the linear layers themselves, but where a hook waits for the layer; merged
+                # weights have to be taken apart first. torch.compile follows switches, but not the tree of modules.
+                hooked = layer._forward_hooks or layer._forward_pre_hooks
                 if not torch.compiler.is_compiling():
-                    children[name] = linear if state.off and not layer.merged else layer
+                    children[name] = linear if state.off and not layer.merged and not hooked else layer
         self._state = state
 
     @contextlib.contextmanager

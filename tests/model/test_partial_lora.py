@@ -3,6 +3,7 @@
 import pytest
 import tiny_world
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 from transformers import (
     GemmaConfig,
@@ -146,12 +147,12 @@ def test_the_adapter_file_is_an_ordinary_peft_file(world, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("scope", ["speech", "text", "global"])
-def test_a_pass_without_lora_calls_no_layer_of_it(scope):
+def test_a_pass_without_lora_calls_no_layer_of_it(scope, monkeypatch):
     """Decoding 24 tokens once went through 1,344 of them."""
     model, lora = adapted(scope)
     names, called = list(model.state_dict()), []
-    for layer in lora.layers:
-        layer.register_forward_hook(lambda *_: called.append(1))
+    plain = LoraLinear.forward
+    monkeypatch.setattr(LoraLinear, "forward", lambda layer, *args: called.append(1) or plain(layer, *args))
     with lora.disabled():
         found = model(IDS).logits
         for layer in lora.layers:  # as PEFT itself leaves its branch out
@@ -161,3 +162,13 @@ def test_a_pass_without_lora_calls_no_layer_of_it(scope):
     with lora.using(SPEECH, (2, 6)):
         model(IDS)
     assert len(called) == len(lora.layers)
+
+
+@torch.no_grad()
+def test_a_layer_that_somebody_hooked_is_called_without_lora_too():
+    model, lora = adapted("speech")
+    expected = llm()
+    for each in (model, expected):
+        each.get_submodule("model.layers.0.self_attn.q_proj").register_forward_hook(lambda _m, _a, out: 0.5 * out)
+    with lora.disabled():
+        assert torch.equal(model(IDS).logits, expected(IDS).logits)

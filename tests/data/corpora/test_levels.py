@@ -16,6 +16,7 @@ FOLDERS = {
     "crema_d": "AudioWAV/1001_IEO_HAP_LO.wav",
     "emobox": "aesdd.jsonl fold_1/aesdd_test_fold_1.jsonl",
     "emodb": "wav/03a01Fa.wav",
+    "emotiontalk": "Audio/json/a.json Audio/wav/a.wav",
     "esd": "0011/0011.txt",
     "gigaspeech": "GigaSpeech.json audio/a.opus",
     "iemocap": "Session3/dialog/a.txt",
@@ -31,6 +32,8 @@ FOLDERS = {
 }
 # Recordings that are found at any depth, or files that are given themselves.
 ANY_LEVEL = {"aesdd", "cafe", "emovdb", "jl", "savee", "tess"}
+# Text-only dialogues: flat folders of files.
+FLAT = {"empathetic_dialogues", "esconv", "humdial_eibench", "reccon"}
 FILES = {"hf", "lhotse", "peers", "speech_alpaca", "table", "webdataset"}
 
 
@@ -43,7 +46,7 @@ def built(name: str, root: Path) -> Path:
 
 
 def test_every_reader_is_here():
-    assert {*FOLDERS, *ANY_LEVEL, *FILES} == set(names())
+    assert {*FOLDERS, *ANY_LEVEL, *FLAT, *FILES} == set(names())
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -61,7 +64,7 @@ def test_a_level_too_high_or_too_low_names_the_right_one(name, tmp_path):
     assert not (tmp_path / "m.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", sorted({*FOLDERS, *ANY_LEVEL, *FILES}))
+@pytest.mark.parametrize("name", sorted({*FOLDERS, *ANY_LEVEL, *FLAT, *FILES}))
 def test_what_is_no_corpus_is_an_error_of_the_user(name, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "letter.txt").write_text("Dear reader,\n")
@@ -71,6 +74,6 @@ def test_what_is_no_corpus_is_an_error_of_the_user(name, tmp_path):
         with pytest.raises(RellmError) as error:
             prepare(name, tmp_path / given, tmp_path / "m.jsonl", options={})
         assert given in str(error.value), (given, error.value)
-        if given == "corpus.zip" and name not in FILES:
+        if given == "corpus.zip" and name not in FILES | FLAT:
             assert "archive" in error.value.what or name == "emobox", error.value
     assert not (tmp_path / "m.jsonl").exists()
