@@ -16,7 +16,7 @@ from re_llm.small import text
 from re_llm.small.dialogues import OPENERS, Dialogue, prompts, topics
 from re_llm.small.facts import TEMPLATES, facts
 
-NEMO = Path("/work/shared/data/nemo/data.tsv")
+NEMO = Path(__file__).parents[3] / "shared" / "data" / "nemo" / "data.tsv"
 
 
 @pytest.mark.parametrize(
