@@ -37,6 +37,11 @@ _NAMES = {
     "repetition_penalty": "the repetition penalty",
     "quantized": "--quantize",
     "seed": "the seed",
+    "history": "--history",
+    **{
+        f"variant.{name}": f"--{name.replace('_', '-')}"
+        for name in ("corrupt_emotion", "max_words", "end_with_question")
+    },
 }
 
 

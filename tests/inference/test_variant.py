@@ -193,3 +193,15 @@ def test_exchanged_embeddings_change_what_the_head_hears_and_asking_asks(assets:
     asked = varied(engine, asking, tmp_path).respond_rows(rows, samples, asking, lambda i, r: batches.extend(i))
     assert all(r.asked and r.response.startswith(FEELING) and is_question(r.response) for r in asked)
     assert batches == [0, 1, 2, 3] and [r.probabilities for r in asked] == [r.probabilities for r in plain]
+
+
+def test_a_changed_option_is_named_as_it_is_given(tmp_path: Path) -> None:
+    """`variant.max_words` is no option of the command line."""
+    names = ReplyOptions(variant=Variant(max_words=8)).product(tmp_path / "r.jsonl", Nobody()).names
+    assert names["variant.max_words"] == "--max-words"
+    assert names["variant.end_with_question"] == "--end-with-question"
+
+
+class Nobody:
+    names: tuple[str, ...] = ()
+    dtype, quantized, needs_audio = "float32", None, False
