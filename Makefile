@@ -23,11 +23,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## Play the shipped recordings through the shipped miniature
 	@$(BIN)/re-llm demo
 
+# A process for each core, a file of tests in one of them.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
 test: $(READY)  ## Run every test, the slow ones too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(READY)  ## Run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 campaign: $(READY)  ## Read thousands of damaged files of each kind (RE_LLM_SEED=N: other ones, RE_LLM_COUNT=N: so many)
 	$(BIN)/python -m pytest tests/campaign

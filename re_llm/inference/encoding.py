@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WINDOW_SECONDS = 30.0  # of Whisper, and the longest utterance of the paper's training
 BATCH = 16  # windows encoded at once
+PROCESSOR_BATCH = 4  # encoded at once without a GPU: more of them only outgrow its caches, and pad more
 ROUNDED_SECONDS = 0.2  # a window's last speech token may stand for that much more
 T = TypeVar("T")
 
@@ -39,6 +40,13 @@ def encode_batch(
     emotion_from: Sequence[np.ndarray] | None = None,
 ) -> list[EncodedSpeech]:
     """One batch of recordings (16 kHz mono), each as a whole; `emotion_from`: see `Engine.encode`."""
+    if model.device.type == "cpu" and len(samples) > PROCESSOR_BATCH:
+        made: dict[int, EncodedSpeech] = {}
+        for few in batches_by_length([len(wave) for wave in samples], PROCESSOR_BATCH):
+            others = emotion_from and [emotion_from[i] for i in few]
+            encoded = encode_batch(model, processor, [samples[i] for i in few], others)
+            made.update(zip(few, encoded, strict=True))
+        return [made[i] for i in range(len(samples))]
 
     def states(waves: Sequence[np.ndarray]) -> EncodedAudio:
         inputs = processor.audio_inputs(list(waves)).items()

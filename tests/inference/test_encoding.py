@@ -173,3 +173,24 @@ def test_batches_of_windows_give_what_single_ones_give() -> None:
     assert [len(each) for each in found] == [1, 3, 1] and calls == [5]
     assert all(last - first == made for each in found for (first, last), made in each)
     assert torch.equal(torch.tensor([each[0][0] for each in found])[:, 0], torch.zeros(3))
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_processor_encodes_few_at_once_in_the_order_asked(
+    tiny: engine.Engine, monkeypatch: pytest.MonkeyPatch, foreign: bool
+) -> None:
+    waves = [
+        tiny_world.wave(seconds, seed).astype(np.float32) for seed, seconds in enumerate((1.0, 3.0, 0.5, 2.0, 1.5))
+    ]
+    others = waves[::-1] if foreign else None
+    passes = []
+    real = tiny.model.encode_audio
+    monkeypatch.setattr(
+        tiny.model, "encode_audio", lambda **inputs: passes.append(len(inputs["input_features"])) or real(**inputs)
+    )
+    together = encoding.encode_batch(tiny.model, tiny.processor, waves, others)
+    assert max(passes) <= encoding.PROCESSOR_BATCH < len(waves)
+    for i, found in enumerate(together):
+        (alone,) = encoding.encode_batch(tiny.model, tiny.processor, [waves[i]], others and [others[i]])
+        assert torch.allclose(found.embeddings, alone.embeddings, atol=1e-4)
+        assert found.estimate.probabilities == pytest.approx(alone.estimate.probabilities, abs=1e-4)
