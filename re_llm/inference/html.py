@@ -59,6 +59,12 @@ def estimate_html(estimate: object) -> str:
     lines = [f'<div style="{SOFT}">{shown}</div>'] if shown else []
     if named is not None:
         lines.append(f"<div>“{escape(named)}”</div>")
+    moments, notice = getattr(estimate, "trajectory", ()), getattr(estimate, "notice", None)
+    if len(moments) > 1:
+        parts = (f"{each.start:.1f} to {each.end:.1f} s {each.estimate.predicted_emotion}" for each in moments)
+        lines.append(f'<div style="{SOFT}">{escape(", ".join(parts))}</div>')
+    if notice:
+        lines.append(f'<div style="{SOFT}">{escape(notice)}.</div>')
     inside = "".join(f"<div>{cell}</div>" for cell in cells if cell)
     return (f'<div style="display:flex;gap:2em;align-items:center">{inside}</div>' if inside else "") + "".join(lines)
 

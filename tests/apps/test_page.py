@@ -135,6 +135,18 @@ def test_the_words_alone_on_demand(page: Page) -> None:
     expect(page.get_by_role("status")).to_have_text("Press and speak")
 
 
+def test_a_long_recording_shows_its_way_and_what_was_left_out(page: Page, tmp_path: Path, assets: Path) -> None:
+    pause = np.zeros(24_000, np.float32)
+    waves = [waveform.load(assets / "recordings" / f"{name}.flac") for name in ("0018-sad", "0019-happy", "0018-angry")]
+    soundfile.write(tmp_path / "long.wav", np.concatenate([part for wave in waves for part in (wave, pause)]), 16_000)
+    page.set_input_files("input[type=file]", tmp_path / "long.wav")
+    answers(page, 1)
+    notes = page.locator(".estimate .about").all_inner_texts()
+    assert notes[0].startswith("0.0 to ") and notes[0].count(" s ") >= 3
+    assert "It was trained on" in notes[1] or "it was trained on utterances of up to" in notes[1], notes
+    assert len(page.locator("polyline").get_attribute("points").split()) >= 3
+
+
 def test_a_screen_reader_finds_its_way(page: Page) -> None:
     page.route("**/v1/chat/completions", lambda route: None)  # never answered
     write(page, "hello")

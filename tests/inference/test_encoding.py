@@ -64,6 +64,13 @@ def test_the_mean_of_the_trajectory_is_the_estimate(loaded: engine.Engine) -> No
         assert len(other.trajectory) == 3
 
 
+def test_a_notebook_shows_the_windows_and_what_was_left_out(loaded: engine.Engine) -> None:
+    reply = loaded.respond(LONG, max_new_tokens=1)
+    page = reply._repr_html_()
+    assert page.count(" s ") >= len(reply.trajectory) and reply.notice and f"{reply.notice}." in page
+    assert " s " not in loaded.respond(PARTS[0], max_new_tokens=1)._repr_html_()
+
+
 def test_a_window_is_encoded_as_a_recording_of_its_own(loaded: engine.Engine) -> None:
     found = loaded.trajectory(LONG)
     for moment in found.trajectory:
