@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from re_llm.cli.common import Command, JsonFlag, Seed, print_json, print_result
+from re_llm.cli.common import (
+    Command,
+    JsonFlag,
+    OverwriteFlag,
+    Seed,
+    overwriting,
+    print_json,
+    print_report,
+    print_result,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,13 +110,34 @@ def quality(
         if result.unplaced:
             typer.echo(f"{name}: {result.unplaced} utterances are not of this world")
         for mechanism, each in levels[name].mechanisms.items():
-            kappa = "none" if each.kappa is None else f"{each.kappa:.2f}"
+            kappa = "none"
+            if each.kappa is not None and each.interval:
+                kappa = f"{each.kappa:.2f} [{each.interval[0]:.2f}, {each.interval[1]:.2f}]"
             toned = "" if each.gold_right_tone is None else f" ({each.gold_right_tone:.2f} in the right tone alone)"
             typer.echo(
                 f"{name}, {mechanism}: as written {each.gold:.2f}{toned}, small scorer {each.scorer:.2f}, "
                 f"the same level {each.accuracy:.3f}, quadratic kappa {kappa}"
             )
         typer.echo(f"{name}: {levels[name].others} replies are none of this world's, word for word")
+
+
+@app.command(cls=Command)
+def gold(
+    replies: Annotated[list[Path], typer.Argument(help="replies.jsonl of the miniature's corpora; may be several.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of gold levels, for `re-llm report --gold`.")],
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the levels of empathy that replies of the miniature were written with.
+
+    Example:
+
+        re-llm mini gold runs/mini/replies/esd/re-llm.0.jsonl --out gold.jsonl
+    """
+    from re_llm.core.files import existing
+    from re_llm.mini.levels import write_gold
+
+    print_report(write_gold([existing(path) for path in replies], out, overwrite=overwriting(overwrite)), as_json)
 
 
 @app.command(cls=Command)

@@ -36,6 +36,7 @@ def report(
         list[Path],
         typer.Option("--training", help="Manifests or continuations that a system was trained on: leakage check."),
     ] = [],
+    gold: Annotated[list[Path], typer.Option("--gold", help="csv or jsonl: key and er, ip, ex by people.")] = [],
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="A B", help="Instead of scores: two reports, number by number, B minus A."),
@@ -64,11 +65,11 @@ def report(
     if compare:
         return _compare(*compare, out, as_json)
     files = scores or []
-    read = [existing(path) for path in (*files, *replies)]
-    made = provenance(inputs=read) | {"command": shlex.join(["re-llm", *sys.argv[1:]])}
+    made = provenance(inputs=[existing(path) for path in (*files, *replies, *gold)])
+    made["command"] = shlex.join(["re-llm", *sys.argv[1:]])
     report = write_report(
-        files, replies, out, baseline=baseline, common=common, training=training, pages=format_ is Format.PAGE,
-        title=title, provenance=made, overwrite=overwriting(overwrite),
+        files, replies, out, baseline=baseline, common=common, training=training, gold=gold,
+        pages=format_ is Format.PAGE, title=title, provenance=made, overwrite=overwriting(overwrite),
     )  # fmt: skip
     for doubt in report.doubts:
         typer.echo(f"doubtful: {doubt}", err=True)

@@ -296,6 +296,17 @@ def html_page(title: str, blocks: Sequence[Block]) -> str:
     )
 
 
+def latex_page(blocks: Sequence[Block]) -> str:
+    """The tables, each behind its heading as a comment of one line."""
+    parts, heading = ["% \\usepackage{booktabs}"], ""
+    for block in blocks:
+        if isinstance(block, Heading):
+            heading = " ".join(block.text.split())
+        elif isinstance(block, Table):
+            parts.append(f"% {heading}\n{block.latex()}")
+    return "\n\n".join(parts) + "\n"
+
+
 def write_page(out: Path, title: str, numbers: object, blocks: Callable[[], Sequence[Block]] | None) -> None:
     """Writes `results.json` into a folder, and with blocks `report.md`, `report.html` and the tables in `tables.tex`.
 
@@ -312,8 +323,7 @@ def write_page(out: Path, title: str, numbers: object, blocks: Callable[[], Sequ
             return
         (out / "figures").mkdir(exist_ok=True)
         made = blocks()
-        tables = [block.latex() for block in made if isinstance(block, Table)]
-        write_text(out / "tables.tex", "\n\n".join(["% \\usepackage{booktabs}", *tables]) + "\n")
+        write_text(out / "tables.tex", latex_page(made))
         write_text(out / "report.md", markdown_page(made))
         write_text(out / "report.html", html_page(title, made))
     except OSError as error:

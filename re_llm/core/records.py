@@ -186,7 +186,8 @@ R = TypeVar("R", bound=Record)
 OnError = Callable[[int, RellmError], None]
 
 
-def _problem(error: ValidationError) -> str:
+def problem_of(error: ValidationError) -> str:
+    """What is wrong with a record, in one line."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(p) for p in first["loc"])
     return f"field {field!r}: {first['msg']}" if field else str(first["msg"])
@@ -227,7 +228,7 @@ def read_numbered(
                     raise RellmError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes")
                 yield number, model.model_validate_json(line)
             except (ValidationError, RellmError) as error:
-                why = _problem(error) if isinstance(error, ValidationError) else error.what
+                why = problem_of(error) if isinstance(error, ValidationError) else error.what
                 problem = RellmError(f"{path}:{number}: not a valid {model.__name__} record: {why}")
                 if on_error is None:
                     raise problem from None

@@ -10,6 +10,7 @@ from functools import lru_cache
 from statistics import fmean
 
 from re_llm.core.answer_parser import parse_answer
+from re_llm.evaluate.empathy.language import looks_english
 from re_llm.evaluate.empathy.text_features import tokens
 from re_llm.evaluate.empathy.truncation import truncate
 
@@ -39,6 +40,7 @@ class Audit:
 
     Attributes:
         asks: fraction with a question mark; ends_asking: fraction that ends with one.
+        not_english: number of replies that do not look English, the only language of the EPITOME scorers.
         words: mean length; over_64: fraction with more than the 64 tokens that the original scorer sees.
         hidden_question: fraction whose only question marks lie beyond them.
         distinct: different replies divided by replies; most_common: the reply given most often, and its fraction.
@@ -53,6 +55,7 @@ class Audit:
 
     count: int
     empty: int
+    not_english: int
     asks: float
     ends_asking: float
     words: float
@@ -129,6 +132,7 @@ def audit(responses: Sequence[str], emotions: Sequence[str | None] | None = None
     return Audit(
         count=len(responses),
         empty=sum(not text.strip() for text in responses),
+        not_english=sum(not looks_english(text) for text in responses),
         asks=fmean("?" in text for text in responses),
         ends_asking=fmean(text.rstrip().endswith("?") for text in responses),
         words=fmean(len(text.split()) for text in responses),

@@ -20,6 +20,7 @@ from re_llm.core.product import Made, Overwrite, Product, State
 from re_llm.core.records import DIMENSIONS, Score, write_records
 from re_llm.evaluate.dimensions import dimension_scores, known_dimensions
 from re_llm.evaluate.empathy.epitome import MECHANISMS, EmpathyScorer
+from re_llm.evaluate.empathy.language import looks_english
 from re_llm.evaluate.empathy.loading import load_scorer, scorer_hash
 from re_llm.evaluate.empathy.scores import Group, Judgement, judge, make_score
 from re_llm.evaluate.empathy.truncation import choose_truncations
@@ -63,7 +64,8 @@ class ScoreReport(Made):
         groups: one entry per system, corpus and seed, with the means of its metrics.
         truncations: of long replies; the first gives the values. over_64: replies of more than 64 tokens.
         without_text: replies without the text they answer; their empathy was scored from the response alone.
-        empty: replies without a word, level 0. unparsable: answers that name no
+        empty: replies without a word, level 0. not_english: replies that do not look English, the scorers' only
+            language. unparsable: answers that name no
             emotion or do not decide for one, counted as wrong.
     """
 
@@ -76,6 +78,7 @@ class ScoreReport(Made):
     groups: list[dict[str, Any]] = field(default_factory=list)
     without_text: int = 0
     empty: int = 0
+    not_english: int = 0
     unparsable: int = 0
     seconds: float = 0.0
 
@@ -100,6 +103,10 @@ class ScoreReport(Made):
             (self.over_64, f"replies ({100 * self.over_64 / max(1, self.replies):.0f} %) are longer than 64 tokens"),
             (self.unparsable, "answers name no emotion or do not decide; they count as wrong"),
             (self.empty, "replies are empty; their levels are 0"),
+            (
+                self.not_english,
+                "replies do not look English, the only language of the scorers: their levels mean nothing",
+            ),
             (self.without_text, "replies lack the text they answer; scored from the response alone"),
         )
         return "\n".join([*lines, *(f"  {count} {what}" for count, what in counts if count)])
@@ -239,6 +246,7 @@ def _score(
         report.scorer, report.truncations, report.over_64 = judging.name, found.truncations, sum(found.over_64)
         report.without_text = sum(not (row.reply.text or row.reply.transcript) for row in rows)
         report.empty = sum(not row.reply.response.strip() for row in rows)
+        report.not_english = sum(not looks_english(row.reply.response) for row in rows)
     groups: dict[Group, list[int]] = {}
     names: dict[str | None, set[str]] = {}
     for i, row in enumerate(rows):

@@ -20,6 +20,7 @@ from itertools import chain, product
 from re_llm.core.answer_parser import parse_answer
 from re_llm.core.emotions import PROMPT_EMOTIONS, canonical
 from re_llm.core.errors import RellmError
+from re_llm.core.files import hash_of
 from re_llm.llm.prompts import EMPATHETIC, EMPATHETIC_PAPER, get_prompt
 from re_llm.mini import answers
 from re_llm.mini import lexicon as lex
@@ -285,6 +286,11 @@ def gold_levels(answer: str) -> dict[str, int] | None:
     """
     part = _levels().get(_TOPIC_PATTERN.sub("{t}", answer.strip()))
     return None if part is None else {"er": part.er, "ip": part.ip, "ex": part.ex}
+
+
+def levels_hash() -> str:
+    """Hash of all replies with their levels."""
+    return hash_of(f"{text} {part.er} {part.ip} {part.ex}" for text, part in _levels().items())
 
 
 def _trigrams(text: str) -> set[tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 corpora/NAME/manifest.jsonl    continuations/NAME.PROMPT.jsonl    features/
 checkpoints/STAGE/ and checkpoints/SYSTEM/CORPUS/SEED/
-replies/CORPUS/SYSTEM.SEED.jsonl    scores/CORPUS/SYSTEM.SEED.jsonl    report/
+replies/CORPUS/SYSTEM.SEED.jsonl    scores/CORPUS/SYSTEM.SEED.jsonl    gold.jsonl    report/
 """
 
 from __future__ import annotations
@@ -280,6 +280,14 @@ class Run:
 
     def replies(self, corpus: str, system: str, seed: int) -> Path:
         return self.out / "replies" / corpus / f"{system}.{seed}.jsonl"
+
+    def of_miniature(self, corpus: str) -> bool:
+        """Whether a corpus is spoken by the miniature's voices: its replies may carry gold levels."""
+        return self.recipe.corpora[self.source(corpus)].root == "mini"
+
+    @property
+    def gold(self) -> Path:
+        return self.out / "gold.jsonl"
 
     def judged(self, replies: Path) -> Path:
         return self.out / "judged" / replies.parent.name / replies.name

@@ -138,6 +138,18 @@ def _score_all(run: Run) -> None:
         run.say(result_line(f"{job.system_name} on {job.out.parent.name}", report, f"{report.replies} replies scored"))
 
 
+def _gold(run: Run) -> list[Path]:
+    """The file of gold levels, where replies to the miniature's corpora have any."""
+    from re_llm.mini.levels import has_gold, write_gold
+
+    spoken = [job.out for job in run.respond_jobs() if run.of_miniature(job.corpus)]
+    if not has_gold(spoken):
+        return []
+    report = write_gold(spoken, run.gold, overwrite=Overwrite.OUTDATED)
+    run.say(result_line("gold levels", report, f"{report.rows} replies, {report.others} not of the miniature's world"))
+    return [run.gold]
+
+
 def _report(run: Run, result: ReproduceReport) -> None:
     if not run.recipe.systems:
         return
@@ -153,6 +165,7 @@ def _report(run: Run, result: ReproduceReport) -> None:
         training=[run.manifest(name) for name, each in run.recipe.corpora.items() if each.reader != DIALOGUES],
         shown=run.recipe.shown if run.recipe.shown.model_fields_set else None,
         judged=list(comparisons(run).values()),
+        gold=_gold(run),
         title=run.recipe.title + (SMALL_SCORER if run.recipe.scorer == "small" else ""),
         provenance={**made, "recipe": run.recipe.name, "seconds": result.seconds},
         overwrite=Overwrite.OUTDATED,

@@ -119,6 +119,7 @@ def audit_blocks(found: Sequence[AuditedGroup]) -> list[Block]:
                       *(f"{each.ex[cut]:.3f}" for cut in _CUTS)])  # fmt: skip
     return [
         Heading(2, "Audits"),
+        *_not_english(found),
         Table(["corpus", "system", "replies", "ask", "end asking", "words", "over 64", "distinct", "distinct 1 / 2",
                "repeated", "commonest opening"], habits, (0, 1, 10)),
         Paragraph(
@@ -141,6 +142,17 @@ def audit_blocks(found: Sequence[AuditedGroup]) -> list[Block]:
             "64 and 128 tokens and of whole replies, by the small scorer."
         ),
     ]  # fmt: skip
+
+
+def _not_english(found: Sequence[AuditedGroup]) -> list[Block]:
+    """Says where the levels mean nothing."""
+    foreign = [
+        f"{system_title(each.system)} on {corpus_title(each.corpus)}: {each.audit.not_english} of {each.audit.count}"
+        for each in found
+        if each.audit.not_english
+    ]
+    note = "Replies that do not look English, the only language of the scorers of ER, Ex and IP: " + "; ".join(foreign)
+    return [Paragraph(quote(note + "."))] if foreign else []
 
 
 @dataclass(frozen=True)

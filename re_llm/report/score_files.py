@@ -10,7 +10,7 @@ from typing import Any
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Score, read_numbered
 from re_llm.evaluate import dimensions, word_errors
-from re_llm.evaluate.empathy.epitome import MECHANISMS
+from re_llm.evaluate.empathy.epitome import LEVELS, MECHANISMS
 from re_llm.evaluate.ser import score_recognition
 from re_llm.report.tables import GROUP_KEY, NO_CORPUS, ScoreTable
 
@@ -73,6 +73,8 @@ def _add(table: ScoreTable, row: Score, references: dict[tuple[str, str], str], 
     if group:
         table.groups[place] = row
     elif row.value is not None:
+        if row.metric in MECHANISMS and not 0 <= row.value <= LEVELS - 1:
+            raise RellmError(f"{where}: {row.metric} of {row.key!r} is {row.value:g}", allowed="levels of 0, 1, 2")
         table.items.setdefault((row.system, corpus, row.metric), {})[row.key, row.seed] = row.value
         extra = row.model_extra or {}
         if row.metric in GROUP_ROWS:

@@ -23,6 +23,7 @@ from re_llm.report.audit_sections import AuditedGroup, LeakedCorpus, audit_block
 from re_llm.report.calibration_sections import Calibrated, calibration_blocks, calibrations
 from re_llm.report.conflict_sections import conflict_blocks, conflicts
 from re_llm.report.dialogue_sections import Remembered, dialogue_blocks, remembered
+from re_llm.report.gold_sections import GoldFound, beside_gold, gold_blocks
 from re_llm.report.provenance_sections import doubts, paper_blocks, prompts_of, provenance_blocks, short_name
 from re_llm.report.recipe_sections import Wins, all_wins, recipe_blocks
 from re_llm.report.reply_sections import Replies, example_blocks, read_replies
@@ -41,7 +42,7 @@ from re_llm.report.table_one import gain_blocks, introduction, table_one
 from re_llm.report.tables import METRIC_TITLES, Gain, ScoreTable, choose_baseline
 from re_llm.report.variant_sections import Variants, variant_blocks, variants
 
-STAGE = "report 4"  # the number rises when the same scores begin to give another report
+STAGE = "report 5"  # the number rises when the same scores begin to give another report
 PARTS = ("report.html", "report.md", "results.json", "tables.tex", "figures")
 
 
@@ -78,6 +79,7 @@ def write_report(
     title: str = "Report",
     shown: ShownOptions | None = None,
     judged: Sequence[Path] = (),
+    gold: Sequence[Path] = (),
     provenance: Mapping[str, Any] | None = None,
     overwrite: Overwrite = Overwrite.NO,
 ) -> WrittenReport:
@@ -91,6 +93,7 @@ def write_report(
         pages: false for results.json alone.
         shown: tables, comparisons and cases that a recipe asks for, in front of Table I.
         judged: a judge's comparisons of two systems each, for `shown`.
+        gold: files with gold levels of the replies (`re_llm.evaluate.gold`).
         provenance: what the reader needs to make the numbers again (`re_llm.core.provenance.provenance`).
         overwrite: what happens to a report that was made from something else.
 
@@ -99,7 +102,7 @@ def write_report(
             there is a report that was made from something else and may not be overwritten.
     """
     out = Path(out_dir)
-    read = [existing(path) for path in (*scores, *replies, *training, *judged)]
+    read = [existing(path) for path in (*scores, *replies, *training, *judged, *gold)]
     settings: dict[str, Any] = {"baseline": baseline, "common": common, "pages": pages, "title": title}
     product = Product(
         out,
@@ -112,10 +115,10 @@ def write_report(
     with product.making(overwrite) as before:
         if before.state is State.SAME:
             return product.stored(WrittenReport)
-        found = _Found.of(scores, replies, training, baseline, common)
+        found = _Found.of(scores, replies, training, gold, baseline, common)
         found.wanted, found.wins = shown, all_wins(found.table, shown, judged) if shown else []
         doubtful = doubts(read[: len(scores)], read[len(scores) : len(scores) + len(replies)])
-        made = partial(provenance_blocks, files=[*scores, *replies], doubts=doubtful)
+        made = partial(provenance_blocks, files=[*scores, *replies, *gold], doubts=doubtful)
         blocks = partial(_blocks, found, out, title, provenance or {}, made) if pages else None
         told = {"title": title} | ({"doubts": doubtful} if doubtful else {})
         page.write_page(out, title, told | found.numbers(), blocks)
@@ -147,6 +150,7 @@ class _Found:
     wanted: ShownOptions | None = None
     wins: list[Wins] = field(default_factory=list)
     variants: Variants = field(default_factory=Variants)
+    gold: GoldFound = field(default_factory=GoldFound)
 
     @classmethod
     def of(
@@ -154,6 +158,7 @@ class _Found:
         scores: Sequence[Path],
         replies: Sequence[Path],
         training: Sequence[Path],
+        gold: Sequence[Path],
         baseline: str | None,
         common: bool,
     ) -> _Found:
@@ -175,6 +180,7 @@ class _Found:
             bool(training),
             remembered(spoken),
             variants=variants(table, spoken),
+            gold=beside_gold(table, spoken, gold),
         )
 
     def numbers(self) -> dict[str, Any]:
@@ -190,9 +196,10 @@ class _Found:
             "leakage": self.leaks, "calibration": self.calibrated,
             "dialogues": self.dialogues, "wins": self.wins,
             "dose": self.variants.doses, "variants": self.variants.compared,
+            "gold": self.gold.beside, "gold_right_tone": self.gold.tones,
         }  # fmt: skip
         rows = {name: [asdict(each) for each in found] for name, found in lists.items()}
-        return {"baseline": self.baseline, "cells": cells, **rows}
+        return {"baseline": self.baseline, "cells": cells, **rows, "gold_unmatched": self.gold.unmatched}
 
 
 def _blocks(
@@ -214,6 +221,7 @@ def _blocks(
         *calibration_blocks(found.calibrated, out),
         *variant_blocks(found.variants, out),
         *level_blocks(table, out),
+        *gold_blocks(found.gold),
         *conflict_blocks(found.conflicts, out),
         *dialogue_blocks(found.dialogues),
         *slice_blocks(found.sliced),

@@ -30,6 +30,7 @@ from re_llm.core import parts as parts_home
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.records import Continuation, ReplyRecord, Score, Utterance, write_records
 from re_llm.evaluate.empathy import scorer_files
+from re_llm.mini.grammar import reply as world_reply
 from re_llm.mini.grammar import world as world_sentences
 from re_llm.mini.training import build as mini_build
 from re_llm.parts import get as parts
@@ -157,7 +158,8 @@ def _write_records(root: Path) -> None:
     write_records(root / "runs/mini/corpora/esd/manifest.jsonl", voice)
     write_records(root / "continuations.jsonl", continuations)
     write_records(root / "replies.jsonl", replies)
-    write_records(root / "runs/mini/replies/esd/re-llm.0.jsonl", replies)
+    kind = ReplyRecord(key="w0", system="s", text=neutral[0].text, response=world_reply(neutral[0], "sad", True))
+    write_records(root / "runs/mini/replies/esd/re-llm.0.jsonl", [*replies, kind])
     done("score", root / "replies.jsonl", "--out", root / "scores.jsonl")
     _write_judged(root, replies)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from re_llm.core.records import ReplyRecord
+from re_llm.core.errors import RellmError
+from re_llm.core.records import ReplyRecord, read_records, write_records
+from re_llm.evaluate.empathy.epitome import MECHANISMS
+from re_llm.evaluate.gold import GoldRow
 from re_llm.mini.grammar import CATEGORY_NAMES, Sentence, gold_levels, reply, world
-from re_llm.mini.levels import MECHANISMS, compare_levels, small_scores
+from re_llm.mini.levels import compare_levels, has_gold, small_scores, write_gold
 
 
 def replies(emotion: str = "sad") -> list[ReplyRecord]:
@@ -54,3 +58,27 @@ def test_no_reply_of_the_world() -> None:
 def test_the_small_scorer_is_asked() -> None:
     scored = small_scores(["I fell."], ["I'm so sorry to hear that. How are you feeling now?"])
     assert set(scored[0]) == set(MECHANISMS) and scored[0]["EX"] > 0
+
+
+def test_a_file_of_gold_levels_for_a_report(tmp_path: Path) -> None:
+    write_records(tmp_path / "r.jsonl", [*replies("sad")[:2], *replies("happy")[2:]])
+    report = write_gold([tmp_path / "r.jsonl"], tmp_path / "gold.jsonl")
+    assert (report.rows, report.others) == (12, 1)
+    rows = list(read_records(tmp_path / "gold.jsonl", GoldRow))
+    assert [row.right_tone for row in rows] == [True] * 2 + [False] * 10  # the speakers are sad
+    assert [row.level("ER") for row in rows[:2]] == [
+        (gold_levels(each.response) or {})["er"] for each in replies("sad")[:2]
+    ]
+    assert {row.system for row in rows} == {"s"}
+    assert write_gold([tmp_path / "r.jsonl"], tmp_path / "gold.jsonl").skipped
+    write_records(tmp_path / "r.jsonl", replies("sad"))
+    with pytest.raises(RellmError, match="made differently"):
+        write_gold([tmp_path / "r.jsonl"], tmp_path / "gold.jsonl")
+
+
+def test_no_file_without_a_reply_of_the_world(tmp_path: Path) -> None:
+    write_records(tmp_path / "r.jsonl", replies()[-1:])
+    assert not has_gold([tmp_path / "r.jsonl"])
+    with pytest.raises(RellmError, match="none of 1 replies"):
+        write_gold([tmp_path / "r.jsonl"], tmp_path / "gold.jsonl")
+    assert [path.name for path in tmp_path.iterdir() if "gold" in path.name] == []

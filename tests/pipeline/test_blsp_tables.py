@@ -19,6 +19,8 @@ from re_llm.pipeline.reproduce import ReproduceReport, _stages, reproduce
 from re_llm.recipe.config import Recipe
 from re_llm.recipe.files import load_recipe
 
+OF_THE_WORLD = "I can see your point about the kettle. Write it all down and send them a strong complaint."
+
 
 def speech_llm(messages: list, tokens: int) -> tuple[str, str]:
     asked = any("identify the emotion" in part.get("text", "") for part in messages[-1]["content"])
@@ -112,7 +114,7 @@ def test_scores_judge_and_report_of_all_systems_from_their_replies(
             ReplyRecord(
                 key=f"u{i}", system=job.system_name, corpus=job.corpus, text=f"Words {i}.", emotion=emotion,
                 seed=job.seed,
-                response=f"I am sorry to hear that, {job.system_name}. Why?" if options.prompt else "",
+                response=(OF_THE_WORLD if i == 1 else f"I am sorry, {job.system_name}. Why?") if options.prompt else "",
                 answer=emotion if options.recognize else None, predicted_emotion="sad" if system.classifier else None,
                 probabilities={"sad": 0.6, "happy": 0.4} if system.kind == "speech" else None,
                 history=history if job.corpus == "dialogues" else None,
@@ -124,6 +126,11 @@ def test_scores_judge_and_report_of_all_systems_from_their_replies(
         _stages(run, result)[name]()
     assert result.report is not None
     check_report(result.report.parent, recipe)
+    # The second reply of every system that was asked for one is of the miniature's world.
+    made = json.loads((result.report.parent / "results.json").read_text())["gold"]
+    own = [each for each in made if each["system"] is not None]
+    assert own and all(each["agreement"]["replies"] == 1 and each["without"] == 8 for each in own)
+    assert "## Gold levels beside the scorer" in (result.report.parent / "report.md").read_text()
 
 
 def check_report(folder: Path, recipe: Recipe) -> None:

@@ -176,3 +176,10 @@ def test_rows_of_the_heads_are_made_again_on_common_items(tmp_path: Path):
     assert "## Valence, arousal, dominance" in page and "## Transcripts" in page and "UA of the head" in page
     found = {cell["metric"] for cell in json.loads((tmp_path / "out" / "results.json").read_text())["cells"]}
     assert {"HEAD_UA", "HEAD_WF1", "CCC_VALENCE", "WER", "WF1"} <= found
+
+
+def test_a_level_that_is_none_is_refused(tmp_path: Path):
+    rows = [Score(key=f"u{n}", system="theirs", metric="EX", value=value) for n, value in enumerate((0, 1.5, 3))]
+    write_records(tmp_path / "s.jsonl", rows)
+    with pytest.raises(RellmError, match=r"s\.jsonl:3: EX of 'u2' is 3"):
+        read_scores([tmp_path / "s.jsonl"])
