@@ -53,10 +53,12 @@ figure { margin: 1rem 0; }
 img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 8px;
   padding: .5rem; }
 @media (max-width: 40rem) { body { padding: 1.2rem .7rem 3rem; font-size: 15px; } h1 { font-size: 1.5rem; }
-  th, td { padding: .3rem .4rem; } td.text { min-width: 7rem; } figure { overflow-x: auto; } }
+  th, td { padding: .3rem .4rem; } td.text { min-width: 3.6rem; }
+  td.wide { min-width: 13rem; } figure { overflow-x: auto; } }
 @media print { body { max-width: none; } .scroll { overflow: visible; border: 0; } nav { display: none; } }
 """.strip()
 
+SENTENCE = 30  # characters: a cell of more is no name
 _MARKUP = re.compile(r"`([^`]+)`|\*\*(.+?)\*\*")
 _MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~$!])")
 
@@ -219,8 +221,15 @@ class Table:
         assert len(row) == len(self.header), f"{len(row)} cells under {len(self.header)} headings"
         return [Value(cell) if isinstance(cell, str) else cell for cell in row]
 
+    def _kind(self, column: int) -> str:
+        """Class of a column: `wide` where a cell holds a sentence, for which a narrow screen must leave room."""
+        if column not in self.text_columns:
+            return ""
+        longest = max((len(self._cells(row)[column].markdown()) for row in self.rows), default=0)
+        return "text wide" if longest > SENTENCE else "text"
+
     def html(self) -> str:
-        kinds = ["text" if i in self.text_columns else "" for i in range(len(self.header))]
+        kinds = [self._kind(i) for i in range(len(self.header))]
         head = "".join(f'<th class="{k}">{to_html(h)}</th>' for k, h in zip(kinds, self.header, strict=True))
         body = ""
         for row in self.rows:

@@ -119,7 +119,7 @@ def audit_blocks(found: Sequence[AuditedGroup]) -> list[Block]:
                       *(f"{each.ex[cut]:.3f}" for cut in _CUTS)])  # fmt: skip
     return [
         Heading(2, "Audits"),
-        *_not_english(found),
+        *_without_levels(found),
         Table(["corpus", "system", "replies", "ask", "end asking", "words", "over 64", "distinct", "distinct 1 / 2",
                "repeated", "commonest opening"], habits, (0, 1, 10)),
         Paragraph(
@@ -144,15 +144,21 @@ def audit_blocks(found: Sequence[AuditedGroup]) -> list[Block]:
     ]  # fmt: skip
 
 
-def _not_english(found: Sequence[AuditedGroup]) -> list[Block]:
-    """Says where the levels mean nothing."""
-    foreign = [
-        f"{system_title(each.system)} on {corpus_title(each.corpus)}: {each.audit.not_english} of {each.audit.count}"
-        for each in found
-        if each.audit.not_english
-    ]
-    note = "Replies that do not look English, the only language of the scorers of ER, Ex and IP: " + "; ".join(foreign)
-    return [Paragraph(quote(note + "."))] if foreign else []
+def _without_levels(found: Sequence[AuditedGroup]) -> list[Block]:
+    """Says which replies have levels that mean nothing."""
+    blocks: list[Block] = []
+    counts: dict[str, Callable[[Audit], int]] = {
+        "Empty replies, whose levels are 0": lambda own: own.empty,
+        "Replies that do not look English, the scorers' only language": lambda own: own.not_english,
+    }
+    for what, count in counts.items():
+        each = [
+            f"{system_title(group.system)} on {corpus_title(group.corpus)}: {count(group.audit)} of {group.audit.count}"
+            for group in found
+            if count(group.audit)
+        ]
+        blocks += [Paragraph(quote(f"{what}: {'; '.join(each)}."))] if each else []
+    return blocks
 
 
 @dataclass(frozen=True)

@@ -100,13 +100,15 @@ def gain_blocks(gains: Sequence[Gain], baseline: str | None) -> list[Block]:
             detail, size = f"{test.nonzero} of {test.pairs} differ", f"r = {test.effect:+.2f}"
         else:
             detail, size = f"{test.pairs} pairs", f"[{test.interval[0]:+.3f}, {test.interval[1]:+.3f}]"
+        # A bootstrap of a handful of pairs gives a small p to whatever has one sign.
+        alone = _p(test.p) if test.decides or isinstance(test, WilcoxonResult) else NONE
         corrected, sure = "—", f"fewer than {MIN_PAIRS} pairs"
         if gain.holm_p is not None:
             corrected, sure = _p(gain.holm_p), "yes" if gain.holm_p < 0.05 else "no"
         over = gain.by_speaker
         speakers = f"[{over.interval[0]:+.3f}, {over.interval[1]:+.3f}] of {over.speakers}" if over else NONE
         rows.append([quote(corpus_title(gain.corpus)), METRIC_TITLES[gain.metric], quote(system_title(gain.system)),
-                     f"{test.difference:+.3f}", size, detail, speakers, _p(test.p), corrected, sure])  # fmt: skip
+                     f"{test.difference:+.3f}", size, detail, speakers, alone, corrected, sure])  # fmt: skip
     header = ["corpus", "metric", "system", "difference", "effect", "pairs", "over speakers", "one test",
               "Holm, all tests", "below .05"]  # fmt: skip
     return [

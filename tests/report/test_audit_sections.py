@@ -10,9 +10,10 @@ from reply_world import Keywords, reply
 from typer.testing import CliRunner
 
 from re_llm.cli import app
+from re_llm.core.page import markdown_page
 from re_llm.core.records import Continuation, ReplyRecord, Utterance, write_records
 from re_llm.evaluate import score_file
-from re_llm.report.audit_sections import audited, leaked
+from re_llm.report.audit_sections import audit_blocks, audited, leaked
 from re_llm.report.reply_sections import read_replies
 from re_llm.report.score_files import read_scores
 from re_llm.report.tables import ScoreTable
@@ -51,6 +52,15 @@ def test_a_wrong_emotion_takes_the_er_away(tmp_path: Path):
     found = of(rows, tmp_path)
     assert (found.er, found.er_right) == (1.5, 1.0)
     assert (found.audit.named, found.audit.named_right, found.audit.named_wrong) == (0.5, 0.5, 0.25)
+
+
+def test_replies_whose_levels_mean_nothing_are_told():
+    responses = ("", "I see. Tell me more.", "Das tut mir sehr leid.")
+    replies = [ReplyRecord(key=str(n), system="s", response=response) for n, response in enumerate(responses)]
+    page = markdown_page(audit_blocks(audited(ScoreTable(), {("s", "calls"): replies})))
+    assert "Empty replies, whose levels are 0: s on calls: 1 of 3." in page
+    assert "do not look English, the scorers' only language: s on calls: 1 of 3." in page
+    assert "Empty replies" not in markdown_page(audit_blocks(audited(ScoreTable(), {("s", "calls"): replies[1:]})))
 
 
 def test_rules_and_majority(tmp_path: Path):

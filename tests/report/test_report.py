@@ -155,3 +155,9 @@ def test_foreign_text_is_harmless_in_both_forms():
     assert "<title>t &amp; u</title>" in page
     assert 'best">a|b *c*</td>' in page
     assert r"| **a\|b \*c\*** |" in text
+
+
+def test_a_narrow_screen_leaves_room_for_sentences_and_not_for_names():
+    table = Table(["system", "reply", "ER"], [["s", "I am so sorry to hear that about the kettle.", "2"]], (0, 1))
+    cells = re.findall(r'<td class="([a-z ]*)">', table.html())
+    assert cells == ["text", "text wide", ""]
