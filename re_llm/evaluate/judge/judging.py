@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +37,13 @@ class Judge(Protocol):
 
     name: str
 
-    def stream(self, rows: Iterable[tuple[Prompt, str]], *, max_new_tokens: int) -> Iterable[Completion]: ...
+    def stream(
+        self,
+        rows: Iterable[tuple[Prompt, str]],
+        *,
+        max_new_tokens: int,
+        on_answer: Callable[[int, Completion], None] | None = None,
+    ) -> Iterable[Completion]: ...
 
 
 @dataclass(frozen=True)
@@ -118,15 +124,20 @@ def _ask(judge: Judge, questions: Sequence[str], path: Path, report: JudgeReport
         missing = {key: question for key, question in wanted.items() if key not in kept.keys}
         report.asked, report.cached = len(missing), len(wanted) - len(missing)
         rows = ((Prompt("judge"), question) for question in missing.values())
+        order = list(missing.items())
         with progress_bar("judge", len(wanted), done=report.cached, unit="questions", show=show) as advance:
-            for (key, question), got in zip(
-                missing.items(), judge.stream(rows, max_new_tokens=MAX_NEW_TOKENS), strict=True
-            ):
+
+            def keep(number: int, got: Completion) -> None:
+                """At once, in whatever order: when the judge stops, every answer that came is paid."""
+                key, question = order[number]
                 kept.append([Answer(key=key, judge=judge.name, question=question, answer=got.text, tokens=got.tokens,
                                     prompt_tokens=got.prompt_tokens, refused=got.refused)])  # fmt: skip
                 report.tokens += got.tokens
                 report.prompt_tokens += got.prompt_tokens
                 advance(1)
+
+            for _ in judge.stream(rows, max_new_tokens=MAX_NEW_TOKENS, on_answer=keep):
+                pass
     return {answer.key: answer for answer in read_records(path, Answer) if answer.key in wanted}
 
 

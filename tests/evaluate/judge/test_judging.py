@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,14 +33,23 @@ class Scripted:
     name: str = "scripted"
     asked: list[str] = field(default_factory=list)
     breaks_after: int | None = None
+    backwards: bool = False
 
-    def stream(self, rows: Iterable[tuple[Prompt, str]], *, max_new_tokens: int) -> Iterator[Completion]:
-        for _, question in rows:
+    def stream(
+        self,
+        rows: Iterable[tuple[Prompt, str]],
+        *,
+        max_new_tokens: int,
+        on_answer: Callable[[int, Completion], None],
+    ) -> Iterator[Completion]:
+        numbered = list(enumerate(rows))
+        for number, (_, question) in reversed(numbered) if self.backwards else numbered:
             if len(self.asked) == self.breaks_after:
                 raise RellmError("the judge is gone")
             self.asked.append(question)
             got = self.answer(question)
-            yield got if isinstance(got, Completion) else Completion(got, tokens=10, prompt_tokens=100)
+            on_answer(number, got if isinstance(got, Completion) else Completion(got, tokens=10, prompt_tokens=100))
+            yield Completion("")
 
 
 def write(path: Path, system: str, responses: Iterable[str] = RESPONSES, **more: object) -> Path:
@@ -168,6 +177,19 @@ def test_a_run_that_broke_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None
     other = Scripted(lambda q: "<score>1</score>", name="other")
     with pytest.raises(RellmError, match="--model"):
         judge_file(replies, out, other, criteria=["QUALITY"], progress=False)
+
+
+def test_answers_that_came_before_the_one_that_is_waited_for_are_kept(tmp_path: Path) -> None:
+    """A server answers several questions at once, in any order; when it stops, none that came is paid again."""
+    replies, out = write(tmp_path / "r.jsonl", "s"), tmp_path / "j.jsonl"
+    first = Scripted(lambda q: "<score>5</score>", breaks_after=4, backwards=True)
+    with pytest.raises(RellmError, match="the judge is gone"):
+        judge_file(replies, out, first, progress=False)
+    second = Scripted(lambda q: "<score>7</score>")
+    report = judge_file(replies, out, second, progress=False)
+    assert (report.asked, report.cached) == (8, 4) and not set(first.asked) & set(second.asked)
+    scores = {(row.metric, row.key): row.value for row in judged(out)}
+    assert scores["JUDGE_QUALITY", "u0"] == 7 and scores["JUDGE_EMPATHY", "u5"] == 5  # each has its own answer
 
 
 def test_replies_that_cannot_be_judged_are_counted_or_refused(tmp_path: Path) -> None:
