@@ -53,8 +53,9 @@ figure { margin: 1rem 0; }
 img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 8px;
   padding: .5rem; }
 @media (max-width: 40rem) { body { padding: 1.2rem .7rem 3rem; font-size: 15px; } h1 { font-size: 1.5rem; }
-  th, td { padding: .3rem .4rem; } td.text { min-width: 3.6rem; }
-  td.wide { min-width: 13rem; } figure { overflow-x: auto; } }
+  th, td { padding: .3rem .4rem; } td.text { min-width: 4.8rem; }
+  td.wide { min-width: 13rem; } figure { overflow-x: auto; }
+  figure img { max-width: none; min-width: 40rem; } }
 @media print { body { max-width: none; } .scroll { overflow: visible; border: 0; } nav { display: none; } }
 """.strip()
 

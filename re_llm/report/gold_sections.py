@@ -143,12 +143,12 @@ def _agreement_row(each: GoldBeside) -> Cells:
     names = [*_names(each.corpus, each.system), METRIC_TITLES[each.mechanism]]
     found = each.agreement
     if found is None:
-        return [*names, "0", str(each.without), *[NONE] * 4]
+        return [*names, *[NONE] * 4, "0", str(each.without)]
     kappa: Value | str = NONE
     if found.kappa is not None and found.interval:
         kappa = Value(f"{found.kappa:.2f}", f"[{found.interval[0]:.2f}, {found.interval[1]:.2f}]")
     means = [f"{found.gold:.3f}", f"{found.scorer:.3f}"]
-    return [*names, str(found.replies), str(each.without), *means, percent(found.accuracy), kappa]
+    return [*names, *means, percent(found.accuracy), kappa, str(found.replies), str(each.without)]
 
 
 def _confusion_rows(found: Sequence[GoldBeside]) -> list[Cells]:
@@ -167,7 +167,7 @@ def gold_blocks(found: GoldFound) -> list[Block]:
     """The section; nothing without gold levels."""
     if not found.beside:
         return []
-    header = ["corpus", "system", "score", "with gold", "without", "gold", "scorer", "the same level", "kappa"]
+    header = ["corpus", "system", "score", "gold", "scorer", "the same level", "kappa", "with gold", "without"]
     blocks: list[Block] = [
         Heading(2, "Gold levels beside the scorer"),
         Table(header, [_agreement_row(each) for each in found.beside], (0, 1, 2)),

@@ -117,7 +117,7 @@ def gain_blocks(gains: Sequence[Gain], baseline: str | None) -> list[Block]:
             f"Every difference is **system minus {system_title(baseline)}**, absolute, on the same utterances; an "
             "utterance's seeds are averaged first, on either side."
         ),
-        Table(header, rows, (0, 1, 2, 5)),
+        Table(header, rows, (0, 1, 2)),
         Paragraph(
             "ER and Ex: Wilcoxon signed-rank, two-sided; pairs without a difference are left out before ranking "
             f"(zero_method `wilcox`), the distribution is exact up to {EXACT_PAIRS} pairs that differ, the effect is "
