@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from re_llm.cli.common import DEFAULT_MODEL, Device, Dtype, MaxNewTokens, Model, Quantize, Quiet, chosen_model
+from re_llm.cli.common import (
+    DEFAULT_MODEL,
+    Device,
+    Dtype,
+    MaxNewTokens,
+    Model,
+    Quantize,
+    Quiet,
+    RayAddress,
+    chosen_model,
+    more_machines,
+)
+from re_llm.cli.common import Engine as Machines
+from re_llm.cluster.engines import Where
 from re_llm.core.errors import RellmError
 from re_llm.llm.prompts import PROMPTS, get_prompt
 
@@ -137,6 +151,12 @@ def serve(
     whisper: Annotated[
         str | None, typer.Option(help="Whisper that transcribes. Default: the one that the checkpoint was made of.")
     ] = None,
+    engine: Machines = "local",
+    ray_address: RayAddress = None,
+    replicas: Annotated[int, more_machines(min=1, help="Copies of the model on a Ray cluster, at least.")] = 1,
+    max_replicas: Annotated[
+        int | None, more_machines(min=1, help="At most, while requests wait. Default: as many as --replicas.")
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -145,14 +165,22 @@ def serve(
 
     The address itself shows a page with a microphone.
 
-    Needs the extra serve. Recordings and texts are neither stored nor logged. Example:
+    Needs the extra serve (with --engine ray, serve-ray). Recordings and texts are neither stored nor logged. Example:
 
         re-llm serve --port 8000
     """
+    from re_llm.apps.serve import ray_serve
     from re_llm.apps.serve import run as module
     from re_llm.apps.serve.options import ServeOptions
 
     module.require()
+    start: Callable[..., None] = module.run
+    copies, where = ray_serve.Copies(replicas, max_replicas or replicas), Where(engine, ray_address)
+    if where.engine == "ray":
+        ray_serve.require()
+        start = partial(ray_serve.run, where=where, copies=copies)
+    elif copies.most > 1:
+        raise RellmError("--replicas and --max-replicas are for --engine ray")
     from re_llm.apps.serve.connections import LOOPBACK
 
     model = chosen_model(model)
@@ -163,4 +191,4 @@ def serve(
     if host not in LOOPBACK and api_key is None:
         typer.echo(f"Anyone who reaches {host} can use this server: set RE_LLM_API_KEY to ask for a key.", err=True)
     typer.echo(f"Loading {model}; then at http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
-    module.run(model, options, host=host, port=port, device=device, dtype=dtype, quantize=quantize, names=host_name)
+    start(model, options, host=host, port=port, device=device, dtype=dtype, quantize=quantize, names=host_name)

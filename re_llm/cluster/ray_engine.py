@@ -20,9 +20,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from re_llm.cluster.work import Work
+from re_llm.cluster.work import Home, Work
 from re_llm.core.errors import RellmError
-from re_llm.core.version import __version__
 
 # Read when Ray is imported: no usage statistics leave the machine.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -160,15 +159,20 @@ def _execute(work: Work[A, B], batches: dict[int, A], crew: _Crew) -> Generator[
             yield number.as_py(), outcome
 
 
+def resources() -> tuple[list[int], int]:
+    """CPUs of each machine of the cluster that has some, and GPUs of all of them."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(each["CPU"]) for each in machines if each.get("CPU", 0) >= 1]
+    return cpus, sum(int(each.get("GPU", 0)) for each in machines)
+
+
 def _crew(work: Work[Any, Any], batches: int) -> _Crew:
     """Workers on the machines of the cluster.
 
     Raises:
         RellmError: none of them has a CPU to work with.
     """
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [int(each["CPU"]) for each in machines if each.get("CPU", 0) >= 1]
-    gpus = sum(int(each.get("GPU", 0)) for each in machines)
+    cpus, gpus = resources()
     if not cpus:
         raise RellmError("the Ray cluster has no CPU to work with", todo="Start its machines without --num-cpus 0")
     if work.device is None:
@@ -181,7 +185,7 @@ def _crew(work: Work[Any, Any], batches: int) -> _Crew:
 
 def _map_arguments(work: Work[Any, Any], crew: _Crew) -> dict[str, Any]:
     """Arguments of `map_batches`: tasks, or a pool of actors with a model each."""
-    home = (__version__, os.getcwd())
+    home = Home()
     if work.device is None:
         return {"fn": _as_task, "fn_args": (pickle.dumps(work), home), **crew.needs}
     # All actors start at once; a pool that lost one continues with the others.
@@ -194,23 +198,11 @@ def _map_arguments(work: Work[Any, Any], crew: _Crew) -> dict[str, Any]:
 class _Worker:
     """A process of the cluster for one kind of work; a failed start is raised with its first batch."""
 
-    def __init__(self, work: Work[Any, Any], home: tuple[str, str]):
-        version, folder = home
+    def __init__(self, work: Work[Any, Any], home: Home):
         self.failure: Exception | None = None
         self.function: Callable[[Any], Any] | None = None
-        if os.path.isdir(folder):
-            os.chdir(folder)  # relative paths are those of the command
         try:
-            if version != __version__:
-                raise RellmError(
-                    f"the machine {socket.gethostname()} has re-llm {__version__}, the command's machine has {version}",
-                    todo="Install the same version on every machine of the cluster",
-                )
-            if work.folder is not None and not work.folder.exists():
-                raise RellmError(
-                    f"the machine {socket.gethostname()} does not see {work.folder.absolute()}",
-                    todo="Mount it at the same path on every machine of the cluster",
-                )
+            home.enter(work.folder)
             self.function = work.start()
         except Exception as error:  # Ray would start a failing actor again and again
             self.failure = error
@@ -231,10 +223,10 @@ class _Worker:
 
 
 @functools.lru_cache(maxsize=1)
-def _worker(work: bytes, home: tuple[str, str]) -> _Worker:
+def _worker(work: bytes, home: Home) -> _Worker:
     """The worker of this process, shared by all tasks of one kind."""
     return _Worker(pickle.loads(work), home)
 
 
-def _as_task(table: pa.Table, work: bytes, home: tuple[str, str]) -> pa.Table:
+def _as_task(table: pa.Table, work: bytes, home: Home) -> pa.Table:
     return _worker(work, home)(table)

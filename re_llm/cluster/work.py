@@ -8,11 +8,17 @@ write the same files. `engines` chooses; only `ray_engine` needs Ray, and it is 
 from __future__ import annotations
 
 import itertools
+import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
+
+from re_llm.core.errors import RellmError
+from re_llm.core.version import __version__
 
 ROWS = 64  # rows sent to a worker at once; each takes milliseconds
 AHEAD = 16  # rows a thread may be ahead
@@ -44,6 +50,37 @@ class Work(Protocol[A_in, B_out]):
             RellmError: it cannot be loaded here.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where the command was given: its version of re-llm, and its working folder."""
+
+    version: str = __version__
+    folder: str = field(default_factory=os.getcwd)
+
+    def enter(self, needed: Path | None) -> None:
+        """Makes relative paths of this process those of the command.
+
+        Args:
+            needed: path that this machine must see, or None.
+
+        Raises:
+            RellmError: it does not, or has another version of re-llm.
+        """
+        if os.path.isdir(self.folder):
+            os.chdir(self.folder)
+        here = f"the machine {socket.gethostname()}"
+        if self.version != __version__:
+            raise RellmError(
+                f"{here} has re-llm {__version__}, the command's machine has {self.version}",
+                todo="Install the same version on every machine of the cluster",
+            )
+        if needed is not None and not needed.exists():
+            raise RellmError(
+                f"{here} does not see {needed.absolute()}",
+                todo="Mount it at the same path on every machine of the cluster",
+            )
 
 
 class Cluster(Protocol):

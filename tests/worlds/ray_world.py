@@ -108,12 +108,12 @@ class Watched:
 class Machines:
     """A raylet that stays; `watched` puts up a second one, and what it gives kills it, with all of its processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpus: int) -> None:
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster(
             initialize_head=True,
-            head_node_args={**self._size(), "include_dashboard": False, "_system_config": QUICK},
+            head_node_args={**self._size(), "num_cpus": cpus, "include_dashboard": False, "_system_config": QUICK},
         )
 
     @staticmethod
@@ -139,14 +139,14 @@ class Machines:
 
 
 @contextmanager
-def machines() -> Iterator[Machines]:
+def machines(cpus: int = 1) -> Iterator[Machines]:
     """A cluster of one machine that this process is connected to; all of its processes end with the block."""
     import ray
 
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
     try:
-        found = Machines()
+        found = Machines(cpus)
         try:
             ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
             yield found

@@ -14,19 +14,18 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from re_llm.apps import web
 from re_llm.apps.demo import listing
 from re_llm.apps.serve import audio, openapi, protocol
-from re_llm.apps.serve.connections import HostCheck
+from re_llm.apps.serve.connections import CrossOrigin, HostCheck
 from re_llm.apps.serve.jobs import Done, Event, Job, Piece, Started
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
-from re_llm.apps.serve.protocol import ApiError
-from re_llm.apps.serve.requests import Bodies, authorise
-from re_llm.apps.serve.responses import Writer
+from re_llm.apps.serve.protocol import ApiError, timed_out
+from re_llm.apps.serve.requests import Bodies, authorise, refusal
+from re_llm.apps.serve.responses import Writer, failure
 from re_llm.apps.serve.worker import Worker
 from re_llm.core.errors import RellmError
 from re_llm.inference.choice import TokenChoice
@@ -61,12 +60,7 @@ def build(engine: Engine, options: ServeOptions, hosts: frozenset[str] | None = 
     _add_health(app, worker, name)
     _add_page(app, engine)
     if options.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=options.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
-        )
+        app.add_middleware(CrossOrigin, origins=options.cors_origins)
     app.add_middleware(HostCheck, hosts=hosts)
     app.add_middleware(_Counted, metrics=worker.metrics)
     return app
@@ -133,7 +127,7 @@ async def _stream(call: _Call, writer: Writer, first: Started) -> AsyncIterator[
         for chunk in writer.closing(done, request.usage):
             yield chunk
     except ApiError as error:
-        yield writer.failure(error)
+        yield failure(error)
     finally:  # also when the client has gone
         call.job.cancelled.set()
 
@@ -171,7 +165,7 @@ class _Call:
         while True:
             left = self._deadline - self._loop.time()
             if left <= 0:
-                raise ApiError(504, f"no answer within {self._timeout:g} s", code="timeout")
+                raise timed_out(self._timeout)
             try:
                 event = await asyncio.wait_for(self._events.get(), min(left, POLL_SECONDS))
             except TimeoutError:
@@ -186,10 +180,7 @@ class _Call:
 def _add_errors(app: FastAPI) -> None:
     async def api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        headers = {429: {"Retry-After": "1"}, 503: {"Retry-After": "5"}, 401: {"WWW-Authenticate": "Bearer"}}.get(
-            error.status
-        )
-        return JSONResponse(error.body(), error.status, headers)
+        return refusal(error)
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

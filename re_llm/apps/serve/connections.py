@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -68,6 +69,13 @@ def hosts_of(bound: str, names: Collection[str] = ()) -> frozenset[str]:
     if bound in ANY:
         return frozenset({*found, "*", socket.gethostname().lower()})
     return frozenset({*found, bound.lower()})
+
+
+class CrossOrigin(CORSMiddleware):
+    """ASGI middleware that lets pages of some other origins use the API."""
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]):
+        super().__init__(app, origins, ["GET", "POST"], ["Authorization", "Content-Type"])
 
 
 class HostCheck:

@@ -52,6 +52,10 @@ class ApiError(Exception):
         return {"error": {"message": text, "type": kind, "param": self.param, "code": self.code}}
 
 
+def timed_out(seconds: float) -> ApiError:
+    return ApiError(504, f"no answer within {seconds:g} s", code="timeout")
+
+
 @dataclass(frozen=True)
 class Recording:
     """A recording as an encoded file, and its place in the request."""

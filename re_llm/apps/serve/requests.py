@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from fastapi import Request
+from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from re_llm.apps.serve.options import ServeOptions
@@ -15,6 +16,12 @@ from re_llm.apps.serve.protocol import ApiError
 
 PAUSE_SECONDS = 10.0  # between two pieces of a request
 LARGEST_AT_ONCE = 8  # requests of the largest size whose bodies may be in memory together
+
+
+def refusal(error: ApiError) -> JSONResponse:
+    """The response that an error is told with."""
+    headers = {429: {"Retry-After": "1"}, 503: {"Retry-After": "5"}, 401: {"WWW-Authenticate": "Bearer"}}
+    return JSONResponse(error.body(), error.status, headers.get(error.status))
 
 
 def authorise(request: Request, key: str | None) -> None:
@@ -40,17 +47,17 @@ class Bodies:
         self._held, self._most = 0, LARGEST_AT_ONCE * self._limit
 
     @asynccontextmanager
-    async def read(self, request: Request, kind: str = "application/json") -> AsyncIterator[bytes]:
+    async def read(self, request: Request, kind: str | None = "application/json") -> AsyncIterator[bytes]:
         """The body, read no further than the limit.
 
         Args:
-            kind: its content type. A page of another site may send forms without asking, but not JSON.
+            kind: its content type; None for any. A page of another site may send forms without asking, but not JSON.
 
         Raises:
             ApiError: 413 too large, 415 another content type, 408 too slow, 503 others take the memory.
         """
         given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if given != kind:
+        if kind is not None and given != kind:
             raise ApiError(415, f"the body has to be declared as Content-Type: {kind}", code="unsupported_media_type")
         body = bytearray()
         try:

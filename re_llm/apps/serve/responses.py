@@ -65,10 +65,6 @@ class Writer:
             yield _event({**self._head(".chunk"), "choices": [], "usage": _usage(completions)})
         yield "data: [DONE]\n\n"
 
-    def failure(self, error: ApiError) -> str:
-        """An error after the stream has started."""
-        return _event(error.body())
-
     def _head(self, kind: str) -> Json:
         return {"id": self.id, "object": f"chat.completion{kind}", "created": self.created, "model": self.model}
 
@@ -91,6 +87,11 @@ class Writer:
         text = self.text_of(token)
         whole = "\N{REPLACEMENT CHARACTER}" not in text  # else a part of a character
         return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
+
+
+def failure(error: ApiError) -> str:
+    """The event of an error after the stream has started."""
+    return _event(error.body())
 
 
 Heard = Mapping[int, Estimate]

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.core.errors import MissingExtra, RellmError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 SHUTDOWN_SECONDS = 30  # for running requests when the server is stopped
 
@@ -44,6 +49,44 @@ def _share_cores() -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
 
 
+def make_app(
+    model: str,
+    options: ServeOptions,
+    hosts: frozenset[str] | None,
+    *,
+    device: str,
+    dtype: str,
+    quantize: str | None = None,
+) -> FastAPI:
+    """Loads the model and makes the application over it; see `re_llm.apps.serve.app.build`."""
+    from re_llm.apps.serve.app import build
+    from re_llm.inference.engine import load
+
+    _share_cores()
+    return build(load(model, device=device, dtype=dtype, quantize=quantize), options, hosts)
+
+
+def answer(app: ASGIApp, listener: socket.socket, lifespan: Literal["on", "off"] = "on") -> None:
+    """Answers the connections of a socket until interrupted; running requests are finished.
+
+    Args:
+        lifespan: whether the app has one, in ASGI's sense.
+    """
+    import uvicorn
+
+    from re_llm.apps.serve.connections import Connection
+
+    config = uvicorn.Config(
+        app,
+        lifespan=lifespan,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        http=Connection,
+        ws="none",
+        server_header=False,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
 def run(
     model: str,
     options: ServeOptions,
@@ -63,19 +106,7 @@ def run(
     require()
     listener = listen(host, port)  # a port in use is reported before the model is loaded, which takes seconds
     with listener:
-        import uvicorn
+        from re_llm.apps.serve.connections import hosts_of
 
-        from re_llm.apps.serve.app import build
-        from re_llm.apps.serve.connections import Connection, hosts_of
-        from re_llm.inference.engine import load
-
-        _share_cores()
-        app = build(load(model, device=device, dtype=dtype, quantize=quantize), options, hosts_of(host, names))
-        config = uvicorn.Config(
-            app,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            http=Connection,
-            ws="none",
-            server_header=False,
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+        app = make_app(model, options, hosts_of(host, names), device=device, dtype=dtype, quantize=quantize)
+        answer(app, listener)
