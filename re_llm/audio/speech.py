@@ -1,9 +1,9 @@
-"""What becomes of a person's recording before a model hears it: silence at its ends is cut, its level is kept.
+"""What becomes of a person's recording before a model hears it: silence at its ends is cut, its level is the model's.
 
 The rule is the same for files, HTTP and Python. The recordings of a manifest are left as their corpus has them.
 
-The level is not changed: how loud somebody speaks belongs to how they speak, and a model trained on levels hears it.
-One that must not depend on the microphone has to be trained with random gain (`re_llm.audio.disturb`).
+A recording keeps its level, since how loud somebody speaks belongs to how they speak, until a processor with
+`speech_level` brings it to the level that its model was trained on: then no microphone's gain changes anything.
 """
 
 from __future__ import annotations
@@ -66,6 +66,18 @@ def speech_frames(samples: Samples) -> np.ndarray:
     loud = np.percentile(levels[levels > levels.max() * BELOW_SPEECH], LOUDEST)
     background = min(np.percentile(levels, SOFTEST) * ABOVE_NOISE, loud * NOISE_AT_MOST)
     return np.asarray(levels > max(loud * BELOW_SPEECH, background))
+
+
+def at_level(samples: Samples, level: float) -> Samples:
+    """Samples [T] scaled so that their speech has a level of `level` dB of full scale (RMS over its frames).
+
+    Pauses and silence at the ends do not count, as in ITU-T P.56. Digital silence stays as it is.
+    """
+    if not np.any(samples):
+        return samples
+    speech = frame_levels(samples)[speech_frames(samples)]
+    rms = np.sqrt(np.mean(speech**2))
+    return (samples * (10 ** (level / 20) / rms)).astype(np.float32) if rms else samples
 
 
 def frame_levels(samples: Samples) -> np.ndarray:

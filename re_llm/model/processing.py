@@ -20,6 +20,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from re_llm.audio.speech import at_level
 from re_llm.core.errors import RellmError
 from re_llm.llm.vocabulary import require_words
 from re_llm.model.configuration import SPEECH_TOKEN, WINDOWS, ReLlmConfig
@@ -57,6 +58,8 @@ class ReLlmProcessor(ProcessorMixin):
         emotion_input: `normalized` (zero mean, unit variance per utterance), `raw`, or None without an emotion
             encoder.
         speech_window: `full` pads the spectrogram to whole windows of 30 s, `trimmed` to the longest of the batch.
+        speech_level: dB of full scale to which every recording is brought for the speech encoder
+            (`re_llm.audio.speech.at_level`); None = as recorded.
         adapter: `AdapterOptions`, for the number of speech tokens.
     """
 
@@ -68,15 +71,18 @@ class ReLlmProcessor(ProcessorMixin):
         speech_window: str = "full",
         adapter: Mapping[str, object] | AdapterOptions | None = None,
         chat_template: str | None = None,
+        speech_level: float | None = None,
     ):
         if emotion_input not in (None, *EMOTION_INPUTS):
             raise RellmError(f"emotion_input is {emotion_input!r}", allowed=", ".join(EMOTION_INPUTS))
         if speech_window not in WINDOWS:
             raise RellmError(f"speech_window is {speech_window!r}", allowed=", ".join(WINDOWS))
+        if speech_level is not None and not -60 <= speech_level <= 0:
+            raise RellmError(f"speech_level is {speech_level!r}", allowed="-60 to 0 dB of full scale")
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
         add_speech_token(self.tokenizer)
         refuse_audio(self.tokenizer)
-        self.emotion_input, self.speech_window = emotion_input, speech_window
+        self.emotion_input, self.speech_window, self.speech_level = emotion_input, speech_window, speech_level
         self.adapter = AdapterOptions.read(adapter, "adapter").model_dump(mode="json")
         self.speech_token_id = int(self.tokenizer.convert_tokens_to_ids(SPEECH_TOKEN))
 
@@ -88,6 +94,7 @@ class ReLlmProcessor(ProcessorMixin):
         emotion_encoder: Name | None = None,
         *,
         speech_window: str = "full",
+        speech_level: float | None = None,
         adapter: AdapterOptions | Mapping[str, object] | None = None,
     ) -> ReLlmProcessor:
         """The processor that goes with `ReLlmForConditionalGeneration.from_components` of the same components."""
@@ -97,6 +104,7 @@ class ReLlmProcessor(ProcessorMixin):
             load_tokenizer(locate(llm)),
             emotion_input=None if emotion_encoder is None else emotion_input_kind(locate(emotion_encoder)),
             speech_window=speech_window,
+            speech_level=speech_level,
             adapter=adapter,
         )
 
@@ -128,7 +136,9 @@ class ReLlmProcessor(ProcessorMixin):
         import torch
 
         waves = [checked(wave, i) for i, wave in enumerate(audio)]
-        batch = speech_inputs(self.feature_extractor, waves, self.speech_window)
+        level = self.speech_level
+        heard = waves if level is None else [at_level(wave, level) for wave in waves]
+        batch = speech_inputs(self.feature_extractor, heard, self.speech_window)
         if self.emotion_input is not None:
             values = [normalized(wave) if self.emotion_input == "normalized" else wave for wave in waves]
             batch["emotion_values"] = torch.from_numpy(stack(values))

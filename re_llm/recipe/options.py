@@ -166,6 +166,8 @@ class ModelOptions(Options):
     fusion: `pooled` repeats the utterance's emotion embedding over time (RE-LLM eq. 3), `frames` aligns frame by
         frame, `none` leaves the emotion encoder out (BLSP-Emo; system 8).
     speech_window: `full` pads to 30 s as Whisper was trained, `trimmed` encodes only the real frames.
+    speech_level: dB of full scale to which the speech of every recording is brought for the speech encoder, so that no
+        gain changes an answer; None = as recorded, as the papers.
     init_adapter: `copy` starts a fused adapter from the adapter of the checkpoint it continues, `fresh` at random.
     frozen_dtype: of the parts that are not trained, in memory; `auto` = as each is stored, float16 as float32. What is
         trained is always float32.
@@ -174,6 +176,7 @@ class ModelOptions(Options):
 
     fusion: Literal["pooled", "frames", "none"] = "pooled"
     speech_window: Literal["full", "trimmed"] = "full"
+    speech_level: float | None = Field(default=None, ge=-60, le=0)
     lora: LoraOptions | None = LoraOptions()
     adapter: AdapterOptions = AdapterOptions()
     init_adapter: Literal["copy", "fresh"] = "copy"

@@ -52,7 +52,10 @@ def fingerprint(encoder: torch.nn.Module, settings: object) -> str:
 def fingerprints(model: ReLlmForConditionalGeneration, processor: ReLlmProcessor) -> dict[str, str]:
     """Fingerprints of the encoders that a model has: `speech`, and `emotion` unless its fusion is none."""
     window = model.config.speech_window
-    found = {"speech": fingerprint(model.speech_encoder, [window, processor.feature_extractor.to_dict()])}
+    heard = [window, processor.feature_extractor.to_dict()]
+    if processor.speech_level is not None:
+        heard.append(processor.speech_level)
+    found = {"speech": fingerprint(model.speech_encoder, heard)}
     if model.emotion_encoder is not None:
         how = [model.config.fusion, processor.emotion_input, window if model.config.fusion == "frames" else None]
         if isinstance(model.emotion_encoder, SharedEmotionEncoder):  # it reads the speech encoder's layers

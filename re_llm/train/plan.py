@@ -121,6 +121,11 @@ def build_model(
         and (wanted == "shared") != is_shared(locate(resolve_component(emotion)))
     ):
         raise RellmError(f"the emotion encoder {emotion} is not of the kind {wanted!r}", todo="Correct the recipe")
+    if options.speech_level is not None and emotion is not None and is_shared(locate(resolve_component(emotion))):
+        raise RellmError(
+            "speech_level is set, but a shared emotion encoder was trained on recordings as they are",
+            todo="Leave speech_level out, or take an emotion encoder of its own",
+        )
     model = ReLlmForConditionalGeneration.from_components(
         llm,
         speech,
@@ -141,5 +146,10 @@ def build_model(
         model.add_ctc_blank()
     model.set_trainable(plan.stage.train, dtype=torch.float32)
     return model, ReLlmProcessor.from_components(
-        llm, speech, emotion, speech_window=options.speech_window, adapter=model.config.adapter
+        llm,
+        speech,
+        emotion,
+        speech_window=options.speech_window,
+        speech_level=options.speech_level,
+        adapter=model.config.adapter,
     )
