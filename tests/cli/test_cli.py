@@ -19,7 +19,7 @@ from re_llm.core.records import ReplyRecord, Utterance, read_records, write_reco
 from re_llm.core.version import __version__
 
 COMMANDS = get_command(app).commands
-GROUPS = {name for name, command in COMMANDS.items() if hasattr(command, "commands")}
+GROUPS = [name for name, command in COMMANDS.items() if hasattr(command, "commands")]
 
 
 def call(*arguments: object) -> Result:

@@ -98,6 +98,7 @@ def _free_port() -> int:
         ("ray://127.0.0.1:1000", "is not an address of a Ray cluster"),
         ("host:99999", "is not an address of a Ray cluster"),
     ],
+    ids=["nobody there", "no port", "of a client", "no port of this world"],
 )
 def test_a_cluster_that_is_not_there(address: str, message: str) -> None:
     pytest.importorskip("ray", reason="the extra `data` is not installed")
