@@ -74,7 +74,11 @@ AskWhenUnsure = Annotated[
     ),
 ]
 Microphone = Annotated[bool, typer.Option("--microphone", help="Record until Enter is pressed (extra mic).")]
-System = Annotated[str, more_records(help="Name of this system in the records, for the report.")]
+System = Annotated[
+    str | None,
+    more_records(help="Name of this system in the records: re-llm, or with a server its model, if not given."),
+]
+OURS = "re-llm"
 
 
 def demo(
@@ -136,7 +140,7 @@ def respond(
     recognize: Annotated[bool, typer.Option("--recognize", help="Ask the LLM to name the emotion as well.")] = False,
     out: Out = None,
     split: Splits = [],
-    system: System = "re-llm",
+    system: System = None,
     batch_size: BatchSize = 16,
     max_new_tokens: MaxNewTokens = 128,
     seed: Annotated[int | None, more_records(help="Recorded in the replies; decoding is greedy.")] = None,
@@ -162,10 +166,9 @@ def respond(
 ) -> None:
     """Respond to recordings: the recognised emotion and the reply.
 
-    Utterances of a manifest that cannot be used (broken, silent, too long for the LLM) are listed in
-    replies.dropped.jsonl. A second run goes on with the same model and options, which replies.provenance.json holds.
-    With --server a speech LLM behind an OpenAI-compatible server answers; replies.answers.jsonl keeps what it said.
-    Changed replies have another system in their records (`re-llm, 20 words`), and a report compares the two.
+    Utterances that cannot be used (broken, silent, too long for the LLM) are listed in replies.dropped.jsonl. A second
+    run goes on with the same model and options. With --server a speech LLM behind an OpenAI-compatible server answers;
+    replies.answers.jsonl keeps what it said. Changed replies are of another system (`re-llm, 20 words`) in a report.
 
     Examples:
 
@@ -179,9 +182,10 @@ def respond(
     from re_llm.inference.reply import RECOGNITION_PROMPT, ReplyOptions
     from re_llm.inference.variant import Unsure, Variant
 
-    unsure = Unsure.parse(ask_when_unsure, system) if ask_when_unsure else None
+    named = system or (model if server else OURS)
+    unsure = Unsure.parse(ask_when_unsure, named) if ask_when_unsure else None
     options = ReplyOptions(
-        system, prompt, RECOGNITION_PROMPT if recognize else None, batch_size, max_new_tokens, seed=seed,
+        named, prompt, RECOGNITION_PROMPT if recognize else None, batch_size, max_new_tokens, seed=seed,
         history=_history(history), variant=Variant(corrupt_emotion, seed or 0, max_words, end_with_question, unsure),
     )  # fmt: skip
     connect = partial(chat_server, server or "", model, concurrency, rate, timeout, tries, key_env)
@@ -230,7 +234,7 @@ def recognize(
     ] = None,
     out: Out = None,
     split: Splits = [],
-    system: System = "re-llm",
+    system: System = None,
     batch_size: BatchSize = 16,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -257,7 +261,7 @@ def recognize(
     from re_llm.inference.reply_records import is_recognizer
 
     model = chosen_model(model, quiet)
-    options = ReplyOptions(system, None, None if is_recognizer(model) else prompt, batch_size)
+    options = ReplyOptions(system or OURS, None, None if is_recognizer(model) else prompt, batch_size)
     checkpoint = Checkpoint(model, device, dtype, quantize)
     shown, over_time = Shown(as_json, form, quiet, trajectory), trajectory or window is not None or whisper is not None
     with named_files(inputs, microphone) as names:

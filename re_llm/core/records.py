@@ -6,6 +6,7 @@ a torn last line, left by a process that died while writing, is repaired on resu
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -221,6 +222,8 @@ def read_numbered(
         number = 0
         while line := lines.readline(MAX_LINE_BYTES + 1):
             number += 1
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)  # some editors of other people begin a file with it
             if not line.strip() or (only is not None and number not in only):
                 continue
             try:

@@ -12,7 +12,7 @@ from typing import Any
 from re_llm.audio.source import moved
 from re_llm.core.errors import RellmError
 from re_llm.core.page import NONE, Block, Cell, Cells, Clip, Heading, Marked, Paragraph, Table, quote
-from re_llm.core.records import ReplyRecord, read_records
+from re_llm.core.records import ReplyRecord, read_numbered
 from re_llm.report.tables import CORPORA, NO_CORPUS, SYSTEMS, ScoreTable, corpus_title, in_table_order, system_title
 
 EXAMPLE_SENTENCES, EXAMPLE_SYSTEMS, REPLY_CHARACTERS = 3, 4, 400
@@ -21,9 +21,22 @@ Replies = dict[tuple[str, str], list[ReplyRecord]]
 
 
 def read_replies(paths: Sequence[Path]) -> Replies:
+    """Replies of some files, by system and corpus.
+
+    Raises:
+        RellmError: a line is broken, or is a second reply of a system, with one seed, to one utterance.
+    """
     found: Replies = {}
+    lines: dict[tuple[str, str | None, int | None, str], str] = {}
     for path in paths:
-        for reply in read_records(path, ReplyRecord):
+        for number, reply in read_numbered(path, ReplyRecord):
+            place = reply.system, reply.corpus, reply.seed, reply.key
+            if place in lines:
+                raise RellmError(
+                    f"{path}:{number}: the reply of {reply.system!r} to {reply.key!r} is in {lines[place]} already",
+                    todo="Give every file of replies once; replies of other trainings need their `seed`",
+                )
+            lines[place] = f"{path}:{number}"
             if reply.audio:  # relative to the file of replies
                 reply.audio = moved(reply.audio, path.parent, Path())
             found.setdefault((reply.system, reply.corpus or NO_CORPUS), []).append(reply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 from pathlib import Path
 
@@ -133,3 +134,9 @@ def test_a_folder_that_is_a_file_is_told(tmp_path):
     with pytest.raises(RellmError, match="cannot write"):
         write_records(tmp_path / "taken" / "manifest.jsonl", [])
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_byte_order_mark_of_an_editor_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(codecs.BOM_UTF8 + b"\r\n".join(row(key).to_line().strip().encode() for key in "ab"))
+    assert [each.key for each in read_records(path, Utterance)] == ["a", "b"]

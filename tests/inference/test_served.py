@@ -189,12 +189,15 @@ def test_a_killed_run_goes_on_and_asks_for_nothing_that_it_has(world: ChatServer
 
 def test_from_the_command_line(world: ChatServerWorld, manifest: Path) -> None:
     out = manifest.with_name("r.jsonl")
-    command = ["respond", str(manifest), "--server", world.url, "--model", "omni", "--recognize", "--system", "omni"]
+    command = ["respond", str(manifest), "--server", world.url, "--model", "omni", "--recognize"]
     assert CliRunner().invoke(app, command).exit_code == 2, "a manifest needs --out"
     done = CliRunner().invoke(app, [*command, "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["rows"] == ROWS
-    assert Counter(row.system for row in by_key(out).values()) == {"omni": ROWS}
+    assert Counter(row.system for row in by_key(out).values()) == {"omni": ROWS}, "named after its model, not re-llm"
+    other = manifest.with_name("other.jsonl")
+    done = CliRunner().invoke(app, [*command, "--system", "theirs", "--out", str(other)])
+    assert done.exit_code == 0 and {row.system for row in by_key(other).values()} == {"theirs"}
     alone = CliRunner().invoke(
         app, ["respond", str(manifest), "--server", world.url, "--out", str(out)], env={"RE_LLM_MODEL": None}
     )

@@ -36,6 +36,15 @@ def test_examples_show_every_corpus_and_every_emotion(tmp_path: Path):
     assert titles == [b.text for b in example_blocks(ScoreTable(), spoken, None) if getattr(b, "level", 0) == 3]
 
 
+def test_a_reply_counts_once(tmp_path: Path):
+    """The same file twice would double every audit."""
+    path = write_replies(tmp_path / "r.jsonl", "re-llm", fraction=1.0)
+    with pytest.raises(RellmError, match=r"r\.jsonl:1: the reply of 're-llm' to .* is in .*r\.jsonl:1 already"):
+        read_replies([path, path])
+    seeds = [write_replies(tmp_path / f"{seed}.jsonl", "re-llm", fraction=1.0, seed=seed) for seed in (0, 1)]
+    assert len(read_replies(seeds)["re-llm", "esd"]) == 160
+
+
 def test_passages_that_carry_a_level_are_marked():
     text = "I'm so  sorry. What <b>happened?  "
     reply = ReplyRecord(
@@ -76,5 +85,5 @@ def test_nothing_to_show():
 
 def test_broken_replies_name_the_line(tmp_path: Path):
     (tmp_path / "r.jsonl").write_text('{"key": "1"}\n')
-    with pytest.raises(RellmError, match=r"r\.jsonl:1"):
+    with pytest.raises(RellmError, match=r"r\.jsonl:1 already"):
         read_replies([tmp_path / "r.jsonl"])
