@@ -54,6 +54,8 @@ def read_scores(paths: Sequence[Path], *, common: bool = False) -> ScoreTable:
             "the scores files hold no scores", todo="Score replies first: re-llm score REPLIES --out SCORES"
         )
     for corpus in table.corpora:
+        for metric in MECHANISMS:
+            _check_scorers(table, corpus, metric)
         for metric in (*MECHANISMS, *GROUP_ROWS):
             _check_items(table, corpus, metric, common)
     return table
@@ -91,6 +93,21 @@ def _add(table: ScoreTable, row: Score, references: dict[tuple[str, str], str], 
                 )
     elif "failed" not in (row.model_extra or {}):  # a judge that refused, or that could not be read
         raise RellmError(f"{where}: {row.metric} of {row.key!r} has no value", todo="Score the replies again")
+
+
+def _check_scorers(table: ScoreTable, corpus: str, metric: str) -> None:
+    """Levels of two scorers, or of replies cut differently, are no difference between systems."""
+    used: dict[tuple[str, str], str] = {}
+    for system in table.systems:
+        for extra in table.extras(system, corpus, metric):
+            if "scorer" in extra:
+                used.setdefault((extra["scorer"], extra.get("truncation", "none")), system)
+    if len(used) > 1:
+        each = "; ".join(f"{system} by {name}, truncation {cut}" for (name, cut), system in used.items())
+        raise RellmError(
+            f"{metric} on {corpus} was scored differently: {each}",
+            todo="Score the replies of all systems with one --scorer and one --truncation",
+        )
 
 
 def _check_items(table: ScoreTable, corpus: str, metric: str, common: bool) -> None:

@@ -183,3 +183,18 @@ def test_a_level_that_is_none_is_refused(tmp_path: Path):
     write_records(tmp_path / "s.jsonl", rows)
     with pytest.raises(RellmError, match=r"s\.jsonl:3: EX of 'u2' is 3"):
         read_scores([tmp_path / "s.jsonl"])
+
+
+@pytest.mark.parametrize("other", [{"scorer": "theirs"}, {"truncation": "64"}])
+def test_systems_are_compared_by_one_scorer(tmp_path: Path, other: dict[str, str]):
+    """A difference between scorers, or between cut and whole replies, is none between systems."""
+    rows = []
+    for system, changes in (("a", {}), ("b", other)):
+        about = {"scorer": "small", "truncation": "none", "over_64": 0.0, **changes}
+        rows += [Score(key=key, system=system, metric="ER", value=1) for key in KEYS]
+        rows.append(Score(key="*", system=system, metric="ER", value=1, count=20, **about))
+    write_records(tmp_path / "s.jsonl", rows)
+    with pytest.raises(RellmError, match="ER on replies was scored differently: a by small, truncation none; b by"):
+        read_scores([tmp_path / "s.jsonl"])
+    write_records(tmp_path / "s.jsonl", [row for row in rows if row.system == "a"])
+    assert read_scores([tmp_path / "s.jsonl"]).systems == ["a"]
