@@ -55,7 +55,7 @@ img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--l
 @media (max-width: 40rem) { body { padding: 1.2rem .7rem 3rem; font-size: 15px; } h1 { font-size: 1.5rem; }
   th, td { padding: .3rem .4rem; } td.text { min-width: 4.8rem; }
   td.wide { min-width: 13rem; } figure { overflow-x: auto; }
-  figure img { max-width: none; min-width: 40rem; } }
+  figure img { max-width: none; min-width: 40rem; } audio { width: 7.5rem; } }
 @media print { body { max-width: none; } .scroll { overflow: visible; border: 0; } nav { display: none; } }
 """.strip()
 

@@ -168,7 +168,7 @@ def level_blocks(table: ScoreTable, out: Path) -> list[Block]:
             for system in table.systems:
                 if values := list(table.items.get((system, corpus, metric), {}).values()):
                     each = [values.count(level) / len(values) for level in range(LEVELS)]
-                    fractions.setdefault(metric, {})[system_title(system)] = each
+                    fractions.setdefault(METRIC_TITLES[metric], {})[system_title(system)] = each
         if fractions:
             what = "fraction of the replies at each level"
             plots.append(corpus_plot(out, "levels", corpus, what, level_plot, fractions))

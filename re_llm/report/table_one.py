@@ -25,10 +25,11 @@ def _p(p: float) -> str:
 
 def introduction(table: ScoreTable, baseline: str | None) -> list[Block]:
     seeds = table.seeds()
+    systems, corpora = len(table.systems), len(table.corpora)
+    sizes = f"{systems} system{'s' * (systems > 1)} on {corpora} {'corpora' if corpora > 1 else 'corpus'}"
     text = (
-        f"{len(table.systems)} systems on {len(table.corpora)} corpora. **ER** (emotional reactions), **Ex** "
-        "(explorations) and **IP** (interpretations) are EPITOME levels from 0 to 2, **UA** is the unweighted accuracy "
-        "of the emotion that a system names."
+        f"{sizes}. **ER** (emotional reactions), **Ex** (explorations) and **IP** (interpretations) are EPITOME "
+        "levels from 0 to 2, **UA** is the unweighted accuracy of the emotion that a system names."
     )
     test = (
         f"Tests compare each system with **{system_title(baseline)}** on the same utterances."
