@@ -85,5 +85,5 @@ def test_nothing_to_show():
 
 def test_broken_replies_name_the_line(tmp_path: Path):
     (tmp_path / "r.jsonl").write_text('{"key": "1"}\n')
-    with pytest.raises(RellmError, match=r"r\.jsonl:1 already"):
+    with pytest.raises(RellmError, match=r"r\.jsonl:1"):
         read_replies([tmp_path / "r.jsonl"])
