@@ -29,8 +29,9 @@ from re_llm.model.sizes import AUDEERING_OUTPUTS, audeering_config, qwen_7b_conf
 from re_llm.model.trainable import LEARNED
 from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Collator
+from re_llm.train.examples import Example
 from re_llm.train.objective import Objective
-from re_llm.train.rows import Example, Row
+from re_llm.train.rows import Row
 
 SECONDS, PROMPT, RESPONSE, TRANSCRIPT = 4.0, 60, 64, 12
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj")

@@ -38,8 +38,9 @@ from re_llm.model.sizes import AUDEERING_OUTPUTS
 from re_llm.model.trainable import LEARNED
 from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Batch, Collator
+from re_llm.train.examples import Example
 from re_llm.train.objective import Objective
-from re_llm.train.rows import Example, Row
+from re_llm.train.rows import Row
 
 PROMPT, ANSWER = 60, 64
 SECONDS = (3.0, 4.0, 5.0, 6.0)

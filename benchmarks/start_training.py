@@ -44,11 +44,11 @@ def write_rows(folder: Path, count: int) -> Path:
 def start(path: Path) -> dict[str, float]:
     """As `re-llm train` begins; what a child does. Returns seconds of the processor by step, and peak memory in MB."""
     from re_llm.core.assets import resolve_component
-    from re_llm.core.files import file_hash, hash_of
+    from re_llm.core.files import file_hash
     from re_llm.model.inputs import load_tokenizer
     from re_llm.recipe.stages import StageOptions
     from re_llm.train.data import load_examples
-    from re_llm.train.identity import segment_ids
+    from re_llm.train.identity import recordings_hash, segment_ids
     from re_llm.train.order import BucketedSampler
     from re_llm.train.rows import RowMaker, TrainingRows
     from re_llm.train.setup import _lengths
@@ -65,7 +65,7 @@ def start(path: Path) -> dict[str, float]:
     done("read")
     segments = segment_ids(examples, path.parent / "features")
     file_hash(path)
-    hash_of(f"{key} {segment}" for key, segment in segments.items())
+    recordings_hash(examples, segments)
     done("hash")
     rows = TrainingRows(examples, RowMaker(tokenizer, stage), seed=0)
     places = list(islice(BucketedSampler(_lengths(rows, None), 16, seed=0), 16))

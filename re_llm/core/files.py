@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -163,9 +164,9 @@ def stamp(path: Path) -> str:
 
 def hash_of(parts: Iterable[str]) -> str:
     """One hash of several texts, in their order."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{len(part)}:{part}\n".encode("utf-8", "surrogatepass"))
+    digest, waiting = hashlib.sha256(), iter(parts)
+    while some := [f"{len(part)}:{part}\n" for part in itertools.islice(waiting, 64)]:
+        digest.update("".join(some).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -217,19 +217,40 @@ def read_numbered(
     Raises:
         RellmError: the file is missing, or a line is not a valid record; names file and line.
     """
+    for line, record in read_placed(path, model, on_error=on_error, only=only):
+        yield line.number, record
+
+
+class Line(NamedTuple):
+    """A line of a file: its number, the byte where it begins, and what it holds."""
+
+    number: int
+    offset: int
+    data: bytes
+
+
+def read_placed(
+    path: str | os.PathLike[str],
+    model: type[R],
+    *,
+    on_error: OnError | None = None,
+    only: Collection[int] | None = None,
+) -> Iterator[tuple[Line, R]]:
+    """As `read_numbered`, with the lines themselves."""
     path = files.existing(path)
     with path.open("rb") as lines:
-        number = 0
-        while line := lines.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)  # some editors of other people begin a file with it
-            if not line.strip() or (only is not None and number not in only):
+        number = end = 0
+        while data := lines.readline(MAX_LINE_BYTES + 1):
+            end += len(data)
+            if not number:
+                data = data.removeprefix(codecs.BOM_UTF8)  # some editors of other people begin a file with it
+            line = Line(number := number + 1, end - len(data), data)
+            if not data.strip() or (only is not None and number not in only):
                 continue
             try:
-                if len(line) > MAX_LINE_BYTES:
+                if len(data) > MAX_LINE_BYTES:
                     raise RellmError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES} bytes")
-                yield number, model.model_validate_json(line)
+                yield line, model.model_validate_json(data)
             except (ValidationError, RellmError) as error:
                 why = problem_of(error) if isinstance(error, ValidationError) else error.what
                 problem = RellmError(f"{path}:{number}: not a valid {model.__name__} record: {why}")

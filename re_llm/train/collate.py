@@ -14,7 +14,8 @@ from torch import Tensor
 
 from re_llm.llm.rows import pad_rows
 from re_llm.model.outputs import EncodedAudio
-from re_llm.train.rows import Example, Row
+from re_llm.train.examples import Example
+from re_llm.train.rows import Row
 
 
 class SpeechInputs(TypedDict, total=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,14 +11,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from re_llm.core.dialogues import DIALOGUES, turns, words
 from re_llm.core.emotions import canonical
 from re_llm.core.errors import RellmError
-from re_llm.core.records import Continuation, read_records
+from re_llm.core.records import Continuation, Line, read_placed
 from re_llm.llm.prompts import asked
 from re_llm.model.losses import IGNORE_INDEX
 from re_llm.recipe.stages import StageOptions
-from re_llm.train.rows import EarlierTurn, Example, RowMaker, Target
+from re_llm.train.answers import Answers
+from re_llm.train.examples import Columns, EarlierTurn, Example, Examples, Role, Target
+from re_llm.train.rows import RowMaker
 
 
 @dataclass
@@ -28,7 +33,7 @@ class Loaded:
         shortened: answers whose oldest earlier turns were left out, so that the others fit.
     """
 
-    examples: list[Example] = field(default_factory=list)
+    examples: Examples = field(default_factory=lambda: Examples.of([]))
     shortened: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     dropped_keys: list[tuple[str, str]] = field(default_factory=list)
@@ -66,42 +71,113 @@ def _check_labels(row: Continuation, losses: set[str], exchange: bool, where: st
         )
 
 
-def _example(row: Continuation, file: Path, emotions: Sequence[str], options: StageOptions, where: str) -> Example:
-    exchanged = file.name.partition(".")[0] in options.exchange
-    folder, name = os.path.split(row.audio)
-    return Example(
-        key=_key(row, file),
-        audio=os.path.join(_resolved(file.parent, folder), name),
-        start=row.start,
-        duration=row.duration,
-        text=row.text,
-        targets={},
-        emotion_name=row.emotion,
-        emotion=emotions.index(canonical(row.emotion, emotions, where=where)) if row.emotion else IGNORE_INDEX,
-        dimensions=row.dimensions(),
-        role="exchanged" if exchanged else "donor" if _is_donor(file, options) else "row",
-        speaker=_named(str(row.speaker), row, file) if row.speaker else None,
-        split=row.split,
-    )
+class _Maker:
+    """Examples of the rows of continuation files; what many rows share is found once."""
+
+    def __init__(self, files: Sequence[Path], options: StageOptions, emotions: Sequence[str]):
+        self.emotions, self.folders = tuple(emotions), [str(file.parent) for file in files]
+        self.corpora = [file.name.partition(".")[0] for file in files]
+        self.roles = [_role(corpus, options) for corpus in self.corpora]
+        self._emotions: dict[str | None, int] = {None: IGNORE_INDEX, "": IGNORE_INDEX}
+
+    def named(self, name: str, row: Continuation, file: int) -> str:
+        """One name for an utterance in all files of its corpus (`esd.continue-emotion.jsonl`, `esd.cascade.jsonl`)."""
+        return f"{row.corpus or self.corpora[file]}/{name}"
+
+    def audio(self, row: Continuation, file: int) -> str:
+        """The recording of a row; its folder, which many share, is resolved once."""
+        folder, slash, name = row.audio.rpartition("/")
+        return _resolved(self.folders[file], folder + slash) + name
+
+    def example(self, row: Continuation, file: int, key: str, audio: str, where: str = "") -> Example:
+        """Without targets. `where`: named where the emotion is unknown."""
+        emotion = self._emotions.get(row.emotion)
+        if emotion is None:
+            name = canonical(str(row.emotion), self.emotions, where=where)
+            emotion = self._emotions[row.emotion] = self.emotions.index(name)
+        return Example(
+            key=key,
+            audio=audio,
+            start=row.start,
+            duration=row.duration,
+            text=row.text,
+            targets={},
+            emotion_name=row.emotion,
+            emotion=emotion,
+            dimensions=row.dimensions(),
+            role=self.roles[file],
+            speaker=self.named(row.speaker, row, file) if row.speaker else None,
+            split=row.split,
+        )
+
+    def history(self, row: Continuation, file: int, where: str = "") -> tuple[EarlierTurn, ...]:
+        """The earlier turns of a row, the keys of their utterances named as those of examples.
+
+        Raises:
+            RellmError: they are not the user's and the assistant's in turn.
+        """
+        before = turns(row.history or [])
+        if len(before) % 2 or (before and before[0][0] != "user"):
+            raise RellmError(f"{where}: the history does not begin with the user and end with the assistant")
+        found = []
+        for (_, user), (_, assistant) in zip(before[::2], before[1::2], strict=True):
+            key = user[0].key if len(user) == 1 else None  # several recordings are read as text
+            named = None if key is None else self.named(key, row, file).replace(f"{DIALOGUES}/", "/", 1)
+            found.append(EarlierTurn(words(user), words(assistant), " ".join(map(asked, user)), named))
+        return tuple(found)
 
 
 @lru_cache(maxsize=2**16)
-def _resolved(folder: Path, below: str) -> str:
-    """Recordings lie in few folders: each is resolved once."""
-    return str((folder / below).resolve())
+def _resolved(folder: str, below: str) -> str:
+    return os.path.join(Path(folder, below).resolve(), "")
 
 
-def _is_donor(file: Path, options: StageOptions) -> bool:
-    return file.name.partition(".")[0] in options.donors
+def _role(corpus: str, options: StageOptions) -> Role:
+    return "exchanged" if corpus in options.exchange else "donor" if corpus in options.donors else "row"
 
 
-def _key(row: Continuation, file: Path) -> str:
-    """One name for an utterance in all files of its corpus (`esd.continue-emotion.jsonl`, `esd.cascade.jsonl`)."""
-    return _named(row.key, row, file)
+class _Store:
+    """Examples as they are read from files, and how they are read again."""
 
+    def __init__(self, make: _Maker, answers: Answers):
+        self.make, self.answers, self.columns = make, answers, Columns()
+        self.left_out: dict[str, array[int]] = {}  # by prompt: oldest turns that are not trained, of each example
+        self._known: dict[str, int] = {}
 
-def _named(name: str, row: Continuation, file: Path) -> str:
-    return f"{row.corpus or file.name.partition('.')[0]}/{name}"
+    def add(self, row: Continuation, key: str, prompt: str, file: int, line: Line, where: str) -> None:
+        """One more answer, and its example where there is none yet."""
+        index = self._known.get(key)
+        if index is None:
+            self.columns.add(self.make.example(row, file, key, self.make.audio(row, file), where))
+            index = self._known[key] = len(self._known)
+        if not self.answers.add(index, prompt, file, line):
+            raise RellmError(f"{where}: a second answer of {key!r} to the prompt {prompt!r}", todo="Remove one")
+        if row.history and self.make.history(row, file, where):
+            self.columns.talks[index] = True
+
+    def close(self, loaded: Loaded) -> Examples:
+        """Those that have all answers; the others are counted."""
+        self._known.clear()
+        missing, prompts = self.answers.missing(), self.answers.prompts
+        for index in np.flatnonzero(missing >= 0).tolist():
+            loaded.drop(self.columns.source(index).key, f"no answer to the prompt {prompts[missing[index]]}")
+        return Examples(self.columns, self.example, np.flatnonzero(missing < 0))
+
+    def example(self, index: int) -> Example:
+        """One of them, from its lines."""
+        rows = self.answers.read(index)
+        file, first = next(iter(rows.values()))
+        source = self.columns.source(index)
+        return replace(
+            self.make.example(first, file, source.key, source.audio),
+            targets={prompt: self._target(index, prompt, row, file) for prompt, (file, row) in rows.items()},
+        )
+
+    def _target(self, index: int, prompt: str, row: Continuation, file: int) -> Target:
+        history = self.make.history(row, file) if row.history else ()
+        if prompt in self.left_out:
+            history = history[self.left_out[prompt][index] :]
+        return Target(row.output, row.early_stop, history)
 
 
 def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequence[str], tokenizer: Any) -> Loaded:
@@ -118,11 +194,12 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
     loaded = Loaded()
     losses = set(options.losses) | set(options.warm_losses or {})
     wanted, maker = options.continuations(), RowMaker(tokenizer, options)
-    found: dict[str, tuple[Example, dict[str, Target]]] = {}
+    make = _Maker(files, options, emotions)
+    store, exchanges = _Store(make, Answers(files, wanted)), bool(options.exchange)
     too_long: dict[str, tuple[str, str]] = {}  # an utterance stands in several files and is dropped once
-    for file in files:
-        for number, row in enumerate(read_records(file, Continuation), start=1):
-            where = f"{file}:{number}"
+    for number, file in enumerate(files):
+        for line, row in read_placed(file, Continuation):
+            where = f"{file}:{line.number}"
             prompt = row.prompt or options.continuation
             if prompt not in wanted:
                 raise RellmError(
@@ -130,30 +207,20 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
                     allowed=", ".join(wanted),
                     todo="Give other files, or set the stage's `continuation`",
                 )
-            key = _key(row, file)
+            key = make.named(row.key, row, number)
             reason = _too_long(row, options, maker)
             if reason:
                 too_long.setdefault(key, (row.key, reason))
                 continue
-            if _is_donor(file, options) and row.emotion not in emotions:
+            if make.roles[number] == "donor" and row.emotion not in emotions:
                 loaded.drop(key, f"a donor's emotion is {row.emotion}")
                 continue
-            _check_labels(row, losses, bool(options.exchange), where)
-            if key not in found:
-                found[key] = (_example(row, file, emotions, options, where), {})
-            example, targets = found[key]
-            if prompt in targets:
-                raise RellmError(f"{where}: a second answer of {key!r} to the prompt {prompt!r}", todo="Remove one")
-            targets[prompt] = Target(row.output, row.early_stop, _history(row, file, where))
+            _check_labels(row, losses, exchanges, where)
+            store.add(row, key, prompt, number, line, where)
     for key, reason in too_long.values():
         loaded.drop(key, reason)
-    for example, targets in found.values():
-        missing = [prompt for prompt in wanted if prompt not in targets]
-        if missing:
-            loaded.drop(example.key, f"no answer to the prompt {missing[0]}")
-        else:
-            loaded.examples.append(replace(example, targets=targets))
-    _shorten(loaded, options, maker)
+    loaded.examples = store.close(loaded)
+    loaded.shortened = _shorten(loaded.examples, store, options, maker)
     if not loaded.examples:
         raise RellmError(
             f"no row of {', '.join(map(str, files))} can be trained on; dropped: {dict(loaded.dropped) or 'none'}"
@@ -161,40 +228,26 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
     return loaded
 
 
-def _history(row: Continuation, file: Path, where: str) -> tuple[EarlierTurn, ...]:
-    """The earlier turns of a row, the keys of their utterances named as those of examples.
-
-    Raises:
-        RellmError: they are not the user's and the assistant's in turn.
-    """
-    before = turns(row.history or [])
-    if len(before) % 2 or (before and before[0][0] != "user"):
-        raise RellmError(f"{where}: the history does not begin with the user and end with the assistant")
-    found = []
-    for (_, user), (_, assistant) in zip(before[::2], before[1::2], strict=True):
-        key = user[0].key if len(user) == 1 else None  # several recordings are read as text
-        named = None if key is None else _named(key, row, file).replace(f"{DIALOGUES}/", "/", 1)
-        found.append(EarlierTurn(words(user), words(assistant), " ".join(map(asked, user)), named))
-    return tuple(found)
-
-
-def _shorten(loaded: Loaded, options: StageOptions, maker: RowMaker) -> None:
-    """Leaves out the oldest turns of histories that are too long for a task that reads them."""
+def _shorten(examples: Examples, store: _Store, options: StageOptions, maker: RowMaker) -> int:
+    """Leaves out the oldest turns of histories that are too long for a task that reads them; returns how many."""
     limits: dict[str, int] = {}
     for task in options.tasks:
         if task.history != "none":
             prompt = task.continuation or options.continuation
             limits[prompt] = min(task.history_tokens, limits.get(prompt, task.history_tokens))
-    seconds = {example.key: example.duration for example in loaded.examples}
-    for place, example in enumerate(loaded.examples):
-        targets = dict(example.targets)
+    store.left_out = {prompt: array("I", bytes(4 * len(store.columns))) for prompt in limits}
+    shortened = 0
+    for index in np.flatnonzero(examples.talks).tolist() if limits else ():
+        example = examples[index]
         for prompt, limit in limits.items():
-            history, tokens = targets[prompt].history, 0
+            history, tokens = example.targets[prompt].history, 0
             kept = len(history)
-            while kept and (tokens := tokens + maker.turn_length(history[kept - 1], seconds)) <= limit:
+            while kept and (tokens := tokens + _tokens(history[kept - 1], examples, maker)) <= limit:
                 kept -= 1
-            if kept:
-                loaded.shortened += 1
-                targets[prompt] = replace(targets[prompt], history=history[kept:])
-        if targets != example.targets:
-            loaded.examples[place] = replace(example, targets=targets)
+            shortened += kept > 0
+            store.left_out[prompt][int(examples.places[index])] = kept
+    return shortened
+
+
+def _tokens(turn: EarlierTurn, examples: Examples, maker: RowMaker) -> int:
+    return maker.turn_length(turn, examples.seconds(turn.key))

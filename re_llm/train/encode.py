@@ -22,7 +22,7 @@ from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import EncodedAudio
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.model.speech_encoder import SpeechEncoder
-from re_llm.train.rows import Example
+from re_llm.train.examples import Example
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from re_llm.cluster.engines import HERE, Where
-from re_llm.cluster.work import Cluster, batched
+from re_llm.cluster.work import Cluster
 from re_llm.core import files
 from re_llm.core.errors import RellmError
 from re_llm.core.progress import progress_bar
@@ -32,8 +32,9 @@ from re_llm.model.outputs import EncodedAudio
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.model.shared_emotion import SharedEmotionEncoder
 from re_llm.train.encode import Encoded, EncodeWork, encode_examples
+from re_llm.train.examples import ROLES, Example, Examples
+from re_llm.train.identity import SegmentIds
 from re_llm.train.processes import Processes
-from re_llm.train.rows import Example
 
 READ_AHEAD = 256  # utterances decoded and sorted by length at a time: bounds the memory
 VERSION = 1  # rises when the same encoder begins to give other states for the same recording
@@ -136,7 +137,7 @@ class Features:
         pooled: the emotion encoder gives one row for the utterance, and not one for each frame.
     """
 
-    ids: Mapping[str, str]
+    ids: SegmentIds
     speech: StateStore
     emotion: StateStore | None = None
     pooled: bool = True
@@ -171,7 +172,7 @@ def _padded(parts: Sequence[np.ndarray]) -> torch.Tensor:
 def build_features(
     folder: Path,
     examples: Sequence[Example],
-    ids: Mapping[str, str],
+    ids: SegmentIds,
     model: ReLlmForConditionalGeneration,
     processor: ReLlmProcessor,
     *,
@@ -198,22 +199,19 @@ def build_features(
     }
     features = Features(ids, stores["speech"], stores.get("emotion"), pooled=model.config.fusion != "frames")
     everyone = processes or Processes(0, 1, model.device)
-    segments = list({ids[e.key]: e for e in examples}.values())
     # A part is always the same utterances: encoded again after a kill, its batches round as they did.
-    every = list(batched(segments, READ_AHEAD))
-    there = lambda part: all(_held(example, ids[example.key], stores) for example in part)  # noqa: E731
-    missing = everyone.from_first(lambda: [number for number, part in enumerate(every) if not there(part)])
+    parts = _Parts(Examples.of(examples), ids)
+    missing = everyone.from_first(lambda: parts.missing(stores))
     if not missing:
         return features
-    _refuse_small_disk(folder, [example for n in missing for example in every[n]], model)
-    if where == HERE:
-        parts = [every[n] for n in missing[everyone.index :: everyone.count]]
-    else:
-        parts = [every[n] for n in missing] if everyone.first else []
-    if parts:
+    _refuse_small_disk(folder, parts, missing, model)
+    mine = missing[everyone.index :: everyone.count]
+    chosen = mine if where == HERE else missing if everyone.first else []
+    if chosen:
+        total = sum(len(parts.places[number]) for number in chosen)
         try:
-            with where.connect() as cluster, progress_bar("encode", sum(map(len, parts)), show=progress) as advance:
-                for encoded in _encoded(parts, model, processor, batch_size, cluster, device):
+            with where.connect() as cluster, progress_bar("encode", total, show=progress) as advance:
+                for encoded in _encoded(map(parts.of, chosen), model, processor, batch_size, cluster, device):
                     _add(encoded, ids, stores)
                     advance(len(encoded))
         except OSError as error:
@@ -224,35 +222,65 @@ def build_features(
     return features
 
 
-def _add(encoded: Sequence[Encoded], ids: Mapping[str, str], stores: Mapping[str, StateStore]) -> None:
+def _add(encoded: Sequence[Encoded], ids: SegmentIds, stores: Mapping[str, StateStore]) -> None:
     stores["speech"].add({ids[each.key]: each.states for each in encoded})
     if "emotion" in stores:
         stores["emotion"].add({ids[each.key]: each.emotion for each in encoded if each.emotion is not None})
 
 
-def _held(example: Example, segment: str, stores: Mapping[str, StateStore]) -> bool:
-    """Whether nothing is missing that training will read: of a recording whose emotion is exchanged, no emotion."""
-    return all(segment in store for name, store in stores.items() if (example.role, name) != ("exchanged", "emotion"))
+class _Parts:
+    """The different segments of examples, in parts of `READ_AHEAD`.
+
+    Attributes:
+        places: of each part, places of examples.
+    """
+
+    def __init__(self, examples: Examples, ids: SegmentIds):
+        self.examples, self._ids = examples, list(ids.of(examples))
+        different = ids.different(examples)
+        self.places = [different[i : i + READ_AHEAD] for i in range(0, len(different), READ_AHEAD)]
+
+    def of(self, number: int) -> list[Example]:
+        """The examples of a part."""
+        return [self.examples[place] for place in self.places[number].tolist()]
+
+    def missing(self, stores: Mapping[str, StateStore]) -> list[int]:
+        """Parts in which something lacks that training reads: of a recording whose emotion is exchanged, no emotion."""
+        exchanged = self.examples.roles == ROLES.index("exchanged")
+        speech, emotion = stores["speech"], stores.get("emotion")
+
+        def held(place: int) -> bool:
+            segment = self._ids[place]
+            return segment in speech and (emotion is None or exchanged[place] or segment in emotion)
+
+        return [number for number, part in enumerate(self.places) if not all(map(held, part.tolist()))]
+
+    def seconds(self, numbers: Sequence[int]) -> list[float]:
+        """Of the recordings of some parts; 0 where it is not known."""
+        return [s for n in numbers for s in np.nan_to_num(self.examples.durations[self.places[n]]).tolist()]
 
 
-def _refuse_small_disk(folder: Path, examples: Sequence[Example], model: ReLlmForConditionalGeneration) -> None:
+def _refuse_small_disk(
+    folder: Path, parts: _Parts, missing: Sequence[int], model: ReLlmForConditionalGeneration
+) -> None:
     """Raises a RellmError before hours of encoding where the states will not fit."""
     width = model.config.speech_config.d_model
     if model.emotion_encoder is not None and model.config.fusion == "frames":
         width += model.config.emotion_config.hidden_size
-    needed = sum(round((e.duration or 0.0) * FRAMES_PER_SECOND) for e in examples) * width * 2
+    seconds = parts.seconds(missing)
+    needed = sum(round(each * FRAMES_PER_SECOND) for each in seconds) * width * 2
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise RellmError(
-            f"the encoder states of {len(examples)} recordings take {needed / 1e9:.3g} GB, and {folder} has "
+            f"the encoder states of {len(seconds)} recordings take {needed / 1e9:.3g} GB, and {folder} has "
             f"{free / 1e9:.3g} GB free",
             todo="Give --features on a larger disk, or set the stage's `features` to none",
         )
 
 
 def _encoded(
-    parts: Sequence[list[Example]],
+    parts: Iterable[list[Example]],
     model: ReLlmForConditionalGeneration,
     processor: ReLlmProcessor,
     batch_size: int,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from re_llm.audio.content import place_hash, recording_hash
 from re_llm.audio.source import split_member
@@ -16,8 +18,9 @@ from re_llm.core.assets import component_hash
 from re_llm.core.files import file_hash, hash_of, known_hashes, remember_hashes, write_json
 from re_llm.core.product import Product
 from re_llm.recipe.stages import StageOptions
+from re_llm.train.examples import Example, Examples
 from re_llm.train.plan import Plan
-from re_llm.train.rows import Example
+from re_llm.train.processes import Processes
 
 STAGE = "train 1"  # the number rises when the same plan begins to give other weights
 HASHES = ".hashes.json"  # of recordings, so that they are read again only when they have changed
@@ -28,26 +31,64 @@ _LATER = ("exchange", "donors", "validation", "features")  # at their defaults, 
 _NOT_DECIDING = {"start", "data", "model", "save_every", "continuation_llm"}
 
 
-def segment_ids(examples: Sequence[Example], memory: Path) -> dict[str, str]:
-    """By key, a hash of the recording that each utterance is in, and of its place in it.
+class SegmentIds:
+    """Ids of 32 hexadecimal digits of the segments of utterances, in 40 bytes each.
+
+    Args:
+        digests: the ids as bytes, in the order of the examples: [N, 16].
+    """
+
+    def __init__(self, examples: Examples, digests: bytes):
+        self._examples = examples
+        self._of_place = np.zeros((int(examples.places.max(initial=-1)) + 1, 2), dtype=">u8")
+        self._of_place[examples.places] = np.frombuffer(digests, dtype=">u8").reshape(-1, 2)
+
+    def __getitem__(self, key: str) -> str:
+        index = self._examples.find(key)
+        if index is None:
+            raise KeyError(key)
+        return self._of_place[self._examples.places[index]].tobytes().hex()
+
+    def of(self, examples: Examples) -> Iterator[str]:
+        """Of these examples, in their order."""
+        return (self._of_place[place].tobytes().hex() for place in examples.places)
+
+    def different(self, examples: Examples) -> np.ndarray:
+        """For each different id, in the order in which they come first, the place of the last example that has it."""
+        words = self._of_place[examples.places]
+        order = np.lexsort(words.T)
+        new = (words[order[1:]] != words[order[:-1]]).any(axis=1)  # where another id begins
+        first, last = np.flatnonzero([True, *new]), np.flatnonzero([*new, True])
+        return order[last][np.argsort(order[first])]
+
+
+def segment_ids(examples: Sequence[Example], memory: Path, processes: Processes | None = None) -> SegmentIds:
+    """A hash of the recording that each utterance is in, and of its place in it.
 
     Args:
         memory: folder where hashes are kept for the next time.
+        processes: the first of them reads the recordings.
 
     Raises:
         RellmError: a recording is missing or cannot be read; names it.
     """
-    names = dict.fromkeys(split_member(example.audio)[0] for example in examples)
+    found = Examples.of(examples)
+    if processes is None:
+        return SegmentIds(found, _digests(found, memory))
+    return SegmentIds(found, processes.from_first(lambda: _digests(found, memory)))
+
+
+def _digests(examples: Examples, memory: Path) -> bytes:
+    names = dict.fromkeys(split_member(source.audio)[0] for source in examples.sources())
     with _remembered(list(map(Path, names)), memory):
         # Threads serve here: hashing leaves the interpreter lock.
         hashed = ordered_map(lambda name: recording_hash(Path(name)), names, min(8, os.cpu_count() or 1))
         hashes = dict(zip(names, hashed, strict=True))
-
-    def segment(example: Example) -> str:
-        name, offset, length = split_member(example.audio)
-        return place_hash(hashes[name], offset, length, example.start, example.duration)
-
-    return {example.key: segment(example) for example in examples}
+    digests = bytearray()
+    for source in examples.sources():
+        name, offset, length = split_member(source.audio)
+        digests += bytes.fromhex(place_hash(hashes[name], offset, length, source.start, source.duration))
+    return bytes(digests)
 
 
 @contextmanager
@@ -65,11 +106,12 @@ def _remembered(paths: Sequence[Path], memory: Path) -> Iterator[None]:
         write_json(file, known | now, indent=None)
 
 
-def training_product(plan: Plan, out: Path, segments: Mapping[str, str]) -> Product:
+def training_product(plan: Plan, out: Path, examples: Examples, segments: SegmentIds) -> Product:
     """The checkpoint folder of a plan, and everything that decides what is in it.
 
     Args:
-        segments: what `segment_ids` gave of the plan's examples.
+        examples: of the plan.
+        segments: what `segment_ids` gave of them.
     """
     parts = {role: name for role, name in plan.parts().items() if name is not None}
     rows = {f"data {number}": file_hash(path) for number, path in enumerate(plan.data, 1)}
@@ -78,7 +120,7 @@ def training_product(plan: Plan, out: Path, segments: Mapping[str, str]) -> Prod
         STAGE,
         inputs={
             **rows,
-            "recordings": hash_of(f"{key} {segment}" for key, segment in segments.items()),
+            "recordings": recordings_hash(examples, segments),
             **{role: component_hash(name) for role, name in parts.items()},
         },
         settings=plan_settings(plan),
@@ -90,6 +132,12 @@ def training_product(plan: Plan, out: Path, segments: Mapping[str, str]) -> Prod
         parts=PARTS,
         beside=(out / "dropped.jsonl",),
     )
+
+
+def recordings_hash(examples: Examples, segments: SegmentIds) -> str:
+    """One hash of which utterances there are and what is heard in them."""
+    pairs = zip(examples.sources(), segments.of(examples), strict=True)
+    return hash_of(f"{source.key} {segment}" for source, segment in pairs)
 
 
 def plan_settings(plan: Plan) -> dict[str, Any]:

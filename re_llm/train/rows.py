@@ -7,70 +7,21 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation
 from re_llm.llm.prompts import Prompt, around_turns, get_prompt, split_chat, turn_end
 from re_llm.recipe.stages import StageOptions, TaskOptions
+from re_llm.train.examples import ROLES, EarlierTurn, Example, Examples
 
 SPEECH_TOKENS_PER_SECOND = 6.25  # 50 frames a second, eight of which become one token
-
-
-@dataclass(frozen=True)
-class EarlierTurn:
-    """What the user said before, and the answer to it.
-
-    Attributes:
-        asked: the text with the prompt around it that the LLM read it in.
-        key: of the example whose recording it is, if it is one.
-    """
-
-    text: str
-    answer: str
-    asked: str
-    key: str | None = None
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the LLM answered to a transcript, after the turns of `history`. `early_stop`: cut, so no end is trained."""
-
-    output: str
-    early_stop: bool
-    history: tuple[EarlierTurn, ...] = ()
-
-
-@dataclass(frozen=True)
-class Example:
-    """One utterance with everything that does not depend on the task.
-
-    Attributes:
-        audio: absolute path (or zip member) of the recording.
-        targets: the LLM's answers by the id of the prompt that they answer.
-        emotion: index into the recipe's emotions, or IGNORE_INDEX.
-        dimensions: (valence, arousal, dominance) on 0..1, or None.
-        role: `row`; `exchanged`, a row that takes the emotion of a donor; `donor`, which is no row.
-        speaker: with the name of the corpus, or None.
-    """
-
-    key: str
-    audio: str
-    start: float
-    duration: float | None
-    text: str
-    targets: Mapping[str, Target]
-    emotion_name: str | None
-    emotion: int
-    dimensions: tuple[float, float, float] | None
-    role: Literal["row", "exchanged", "donor"] = "row"
-    speaker: str | None = None
-    split: str | None = None
+TURNS_KEPT = 2**14  # lengths that are remembered: a turn stands in all later rows of its dialogue
 
 
 @dataclass(frozen=True)
@@ -209,18 +160,16 @@ class RowMaker:
         """The earlier turns of a row of this task."""
         return () if task.history == "none" else example.targets[task.continuation or self.continuation].history
 
-    def turn_length(self, turn: EarlierTurn, seconds: Mapping[str, float | None] = MappingProxyType({})) -> int:
-        """Tokens of an earlier turn: at least those of its text and answer, and those of speech of this duration.
-
-        Args:
-            seconds: durations of recordings by key.
-        """
+    def turn_length(self, turn: EarlierTurn, seconds: float | None = None) -> int:
+        """Tokens of an earlier turn: at least those of its text and answer, and those of speech of this duration."""
         if turn not in self._lengths:
+            if len(self._lengths) == TURNS_KEPT:
+                self._lengths.clear()
             around = around_turns(self.tokenizer, [Prompt("a"), Prompt("b")])[1:3]
             rest = len(self.said(turn.answer)) + sum(len(self.ids(each)) for each in around)
             self._lengths[turn] = (len(self.said(turn.text)), rest)
         text, rest = self._lengths[turn]
-        return rest + max(text, math.ceil(SPEECH_TOKENS_PER_SECOND * (seconds.get(turn.key or "") or 0.0)))
+        return rest + max(text, math.ceil(SPEECH_TOKENS_PER_SECOND * (seconds or 0.0)))
 
     def _after(
         self, history: Sequence[EarlierTurn], heard: Sequence[int | None], prompt: Prompt, emotion: str | None
@@ -256,29 +205,32 @@ class TrainingRows:
     """
 
     def __init__(self, examples: Sequence[Example], maker: RowMaker, *, seed: int):
-        self.examples, self.maker, self.seed = examples, maker, seed
-        self.places = [index for index, example in enumerate(examples) if example.role != "donor"]
+        self.examples, self.maker, self.seed = Examples.of(examples), maker, seed
+        roles, emotions = self.examples.roles, self.examples.emotions
+        self.places = np.flatnonzero(roles != ROLES.index("donor"))
         needing = next((need for task in maker.tasks if (need := maker.needs_emotion(task))), None)
-        without = next((e for e in examples if e.emotion_name is None), None) if needing else None
-        if without:
-            raise RellmError(f"task {needing}, but {without.key} has no emotion")
-        self.by_key = {example.key: index for index, example in enumerate(examples) if example.role == "row"}
-        self.donors: dict[int, list[int]] = defaultdict(list)
-        for index, example in enumerate(examples):
-            if example.role != "exchanged":
-                self.donors[example.emotion].append(index)
-        lonely = next((e for e in examples if e.role == "exchanged" and e.emotion not in self.donors), None)
-        if lonely:
-            raise RellmError(f"{lonely.key}: no recording of another corpus is {lonely.emotion_name}, to exchange with")
+        without = np.flatnonzero(self.examples.unnamed)
+        if needing and len(without):
+            raise RellmError(f"task {needing}, but {self.examples.key(without[0])} has no emotion")
+        exchanged = roles == ROLES.index("exchanged")
+        # By emotion, who may lend it.
+        self.donors = {int(e): np.flatnonzero(~exchanged & (emotions == e)) for e in np.unique(emotions[~exchanged])}
+        lonely = np.flatnonzero(exchanged & ~np.isin(emotions, list(self.donors)))
+        if len(lonely):
+            alone = self.examples[int(lonely[0])]
+            raise RellmError(f"{alone.key}: no recording of another corpus is {alone.emotion_name}, to exchange with")
+        self._earlier: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, place: tuple[int, int]) -> Row:
-        epoch, index = place[0], self.places[place[1]]
+        epoch, index = place[0], int(self.places[place[1]])
         example, (task, draw) = self.examples[index], self._drawn(epoch, index)
         row = self.maker.make(index, example, task, self._heard(example, task, draw))
-        return replace(row, donor=draw.choice(self.donors[example.emotion])) if example.role == "exchanged" else row
+        if example.role != "exchanged":
+            return row
+        return replace(row, donor=int(draw.choice(self.donors[example.emotion])))
 
     def _drawn(self, epoch: int, index: int) -> tuple[TaskOptions, random.Random]:
         """The task of an example in an epoch, and what further draws of it come from."""
@@ -288,14 +240,25 @@ class TrainingRows:
 
     def _heard(self, example: Example, task: TaskOptions, draw: random.Random) -> list[int | None]:
         """The examples of the earlier turns that a row has as speech; None for one that is text."""
-        indices = [self.by_key.get(turn.key or "") for turn in self.maker.history(example, task)]
+        found = [self.examples.find(turn.key) for turn in self.maker.history(example, task)]
+        indices = [None if index is None or self.examples.roles[index] else index for index in found]
         spoken = {"none": 0.0, "text": 0.0, "mixed": 0.5, "speech": 1.0}[task.history]
         return [index if draw.random() < spoken else None for index in indices]
 
     def earlier_tokens(self, epoch: int) -> list[int]:
         """Tokens of the earlier turns of each row, counted as text."""
-        drawn = (self._drawn(epoch, index)[0] for index in self.places)
-        return [
-            sum(self.maker.turn_length(turn) for turn in self.maker.history(self.examples[index], task))
-            for index, task in zip(self.places, drawn, strict=True)
-        ]
+        found = np.zeros(len(self.places), dtype=np.int64)
+        for place in np.flatnonzero(self.examples.talks[self.places]).tolist():
+            index = int(self.places[place])
+            found[place] = self._history_tokens(index, self._drawn(epoch, index)[0])
+        return found.tolist()
+
+    def _history_tokens(self, index: int, task: TaskOptions) -> int:
+        """Tokens of the earlier turns of one example; its lines are read the first time."""
+        if task.history == "none":
+            return 0
+        prompt = task.continuation or self.maker.continuation
+        known = self._earlier.setdefault(prompt, np.full(len(self.examples), -1, dtype=np.int32))
+        if known[index] < 0:
+            known[index] = sum(map(self.maker.turn_length, self.maker.history(self.examples[index], task)))
+        return int(known[index])

@@ -6,12 +6,13 @@ import importlib.util
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from transformers import TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
@@ -25,11 +26,12 @@ from re_llm.model.hub import locate
 from re_llm.model.inputs import load_tokenizer
 from re_llm.model.transfer import Transfer
 from re_llm.train.data import Loaded, load_examples
+from re_llm.train.examples import Examples
 from re_llm.train.features import build_features
-from re_llm.train.identity import segment_ids, training_product
+from re_llm.train.identity import SegmentIds, segment_ids, training_product
 from re_llm.train.plan import Plan, TrainReport, build_model
 from re_llm.train.processes import Division, Processes
-from re_llm.train.rows import Example, RowMaker, TrainingRows
+from re_llm.train.rows import RowMaker, TrainingRows
 from re_llm.train.schedule import warmup_cut
 from re_llm.train.setup import make_trainer
 from re_llm.train.trainer import ReLlmTrainer, TerminalProgress, cut_log, tensorboard
@@ -80,9 +82,9 @@ def train(plan: Plan, out: str | Path, *, overwrite: Overwrite = Overwrite.NO, *
     Division.of(plan.stage, processes.count)
     inputs = _inputs(plan)
     recall(out)
-    examples = [*inputs.train, *inputs.held_out]
-    segments = processes.from_first(lambda: segment_ids(examples, around.features or out / "features"))
-    product = training_product(plan, out, segments)
+    examples = inputs.train.then(inputs.held_out)
+    segments = segment_ids(examples, around.features or out / "features", processes)
+    product = training_product(plan, out, examples, segments)
     with _making(product, overwrite, processes) as before:
         if before.state is State.SAME:
             report = product.stored(TrainReport)
@@ -112,8 +114,8 @@ def _making(product: Product, overwrite: Overwrite, processes: Processes) -> Ite
 class _Inputs:
     """The rows of a run, and how they become token ids. All of it is checked before hours of encoding."""
 
-    train: list[Example]
-    held_out: list[Example]
+    train: Examples
+    held_out: Examples
     loaded: Loaded
     maker: RowMaker
 
@@ -124,18 +126,18 @@ def _inputs(plan: Plan) -> _Inputs:
     loaded = load_examples(plan.data, plan.stage, plan.emotions, tokenizer)
     if plan.model.adapter.kind == "cformer":
         _refuse_wordless(loaded.examples)
-    train, kept = loaded.examples, list[Example]()
+    train, kept = loaded.examples, loaded.examples[:0]
     if plan.stage.validation is not None:
         train, kept = held_out(loaded.examples, plan.stage.validation, plan.seed)
     maker = RowMaker(tokenizer, plan.stage)
+    TrainingRows(loaded.examples, maker, seed=plan.seed)
     for task in plan.stage.tasks:
-        TrainingRows(loaded.examples, maker, seed=plan.seed)
         maker.make(0, loaded.examples[0], task)
     return _Inputs(train, kept, loaded, maker)
 
 
 def _train(
-    plan: Plan, out: Path, processes: Processes, inputs: _Inputs, segments: Mapping[str, str], around: Surroundings
+    plan: Plan, out: Path, processes: Processes, inputs: _Inputs, segments: SegmentIds, around: Surroundings
 ) -> TrainReport:
     if processes.first:
         _write_dropped(out, inputs.loaded)
@@ -167,10 +169,10 @@ def _train(
     return report
 
 
-def _longest(examples: Sequence[Example]) -> float | None:
+def _longest(examples: Examples) -> float | None:
     """Seconds of the longest utterance; None when the length of one is not known."""
-    seconds = [example.duration for example in examples]
-    return None if None in seconds else max(filter(None, seconds), default=None)
+    longest = float(examples.durations.max(initial=0.0))
+    return longest if longest > 0 else None  # NaN is not
 
 
 def _run(trainer: ReLlmTrainer, plan: Plan, out: Path, processes: Processes) -> TrainReport:
@@ -220,13 +222,13 @@ def _plain(plan: Plan) -> dict[str, Any]:
     return dict(json.loads(value))
 
 
-def _refuse_wordless(examples: Sequence[Example]) -> None:
+def _refuse_wordless(examples: Examples) -> None:
     """A CFormer is trained to give as many tokens as the transcript has; none at all it cannot give."""
-    silent = [example.key for example in examples if not example.text.strip()]
-    if silent:
-        more = f" and {len(silent) - 1} more" if silent[1:] else ""
+    silent = np.flatnonzero(examples.wordless)
+    if len(silent):
+        more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
         raise RellmError(
-            f"{silent[0]}{more}: no transcript, which an adapter of the kind cformer needs in training",
+            f"{examples.key(silent[0])}{more}: no transcript, which an adapter of the kind cformer needs in training",
             todo="Remove these rows, or train a subsampler",
         )
 

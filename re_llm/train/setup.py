@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
@@ -14,12 +15,13 @@ from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Collator, SpeechInputs
+from re_llm.train.examples import Example
 from re_llm.train.features import FRAMES_PER_SECOND, Features
 from re_llm.train.objective import Objective
 from re_llm.train.order import BucketedSampler
 from re_llm.train.plan import Plan
 from re_llm.train.processes import Division, Processes
-from re_llm.train.rows import SPEECH_TOKENS_PER_SECOND, Example, RowMaker, TrainingRows
+from re_llm.train.rows import SPEECH_TOKENS_PER_SECOND, RowMaker, TrainingRows
 from re_llm.train.schedule import warmup_steps
 from re_llm.train.trainer import ReLlmTrainer
 from re_llm.train.validation import Validation, row_batches
@@ -87,10 +89,10 @@ def _refuse_few_rows(rows: int, stage: StageOptions, processes: Processes) -> No
 
 def _lengths(rows: TrainingRows, features: Features | None) -> list[int]:
     """Encoder frames of each row, estimated where they are not known."""
-    examples = [rows.examples[index] for index in rows.places]
     if features is None:
-        return [int((example.duration or 1.0) * FRAMES_PER_SECOND) for example in examples]
-    return [features.length(example.key) for example in examples]
+        seconds = np.nan_to_num(rows.examples.durations[rows.places], nan=1.0)
+        return (seconds * FRAMES_PER_SECOND).astype(np.int64).tolist()
+    return [features.length(source.key) for source in rows.examples.take(rows.places).sources()]
 
 
 def _longer(rows: TrainingRows) -> Callable[[int], list[int]] | None:

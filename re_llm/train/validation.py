@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from re_llm.core.errors import RellmError
 from re_llm.recipe.stages import ValidationOptions
 from re_llm.train.collate import Batch
-from re_llm.train.rows import Example, Row, TrainingRows
+from re_llm.train.examples import ROLES, Example, Examples
+from re_llm.train.rows import Row, TrainingRows
 
 BEST = "best.safetensors"  # beside the checkpoints: the weights with the smallest loss so far
 EPOCH = -1  # tasks of held-out rows are drawn once
@@ -36,7 +38,7 @@ class Validation:
         return self.folder / BEST
 
 
-def held_out(examples: Sequence[Example], options: ValidationOptions, seed: int) -> tuple[list[Example], list[Example]]:
+def held_out(examples: Sequence[Example], options: ValidationOptions, seed: int) -> tuple[Examples, Examples]:
     """(rows to train on, rows to validate on), each in their order.
 
     Speakers, or rows, are ranked by a hash of the seed, so the choice does not depend on their order.
@@ -44,18 +46,21 @@ def held_out(examples: Sequence[Example], options: ValidationOptions, seed: int)
     Raises:
         RellmError: one side would be empty, or a row has no speaker to go by.
     """
-    chosen = _of_split(examples, options.split) if options.split else _drawn(examples, options, seed)
-    train, kept = ([e for e in examples if (e.key in chosen) is side] for side in (False, True))
+    every = Examples.of(examples)
+    chosen = _of_split(every, options.split) if options.split else _drawn(every, options, seed)
+    train, kept = (every.take(np.flatnonzero(chosen == side)) for side in (False, True))
     for side, rows in (("training", train), ("validation", kept)):
-        if all(example.role == "donor" for example in rows):
+        if (rows.roles == ROLES.index("donor")).all():
             raise RellmError(f"validation leaves no row for {side}", todo="Change the stage's `validation`")
     return train, kept
 
 
-def _of_split(examples: Sequence[Example], split: str) -> set[str]:
-    chosen = {example.key for example in examples if example.split == split}
-    if not chosen:
-        there = ", ".join(sorted({str(example.split) for example in examples}))
+def _of_split(examples: Examples, split: str) -> np.ndarray:
+    """Which examples are held out, as all below. [N]"""
+    splits, names = examples.named("splits")
+    chosen = splits == names.index(split) if split in names else np.zeros(len(examples), dtype=bool)
+    if not chosen.any():
+        there = ", ".join(sorted({str(names[i]) for i in np.unique(splits)}))
         raise RellmError(
             f"no row is of the split {split!r}, which validation holds out",
             allowed=there,
@@ -64,21 +69,25 @@ def _of_split(examples: Sequence[Example], split: str) -> set[str]:
     return chosen
 
 
-def _drawn(examples: Sequence[Example], options: ValidationOptions, seed: int) -> set[str]:
-    groups: dict[str, list[str]] = defaultdict(list)
-    for example in examples:
-        if options.by == "speaker" and example.speaker is None:
+def _drawn(examples: Examples, options: ValidationOptions, seed: int) -> np.ndarray:
+    groups, names = np.arange(len(examples)), (source.key for source in examples.sources())
+    if options.by == "speaker":
+        groups, speakers = examples.named("speakers")
+        without = np.flatnonzero([speakers[group] is None for group in groups.tolist()])
+        if len(without):
             raise RellmError(
-                f"{example.key} has no speaker, by which validation holds rows out", todo="Set validation.by to row"
+                f"{examples.key(without[0])} has no speaker, by which validation holds rows out",
+                todo="Set validation.by to row",
             )
-        groups[example.key if options.by == "row" else str(example.speaker)].append(example.key)
+        names = (str(speakers[group]) for group in np.unique(groups))
+    there, counts = np.unique(groups, return_counts=True)
+    ranks = bytearray()
+    for name in names:
+        ranks += hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    order = np.lexsort(np.frombuffer(ranks, dtype=">u8").reshape(-1, 4).T[::-1])
+    before = np.cumsum(counts[order]) - counts[order]  # rows of the groups that are held out earlier
     wanted = (options.fraction or 0.0) * len(examples)
-    chosen: set[str] = set()
-    for group in sorted(groups, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()):
-        if len(chosen) >= wanted:
-            break
-        chosen.update(groups[group])
-    return chosen
+    return np.isin(groups, there[order][before < wanted])
 
 
 def row_batches(rows: TrainingRows, lengths: Sequence[int], size: int) -> Iterator[list[Row]]:

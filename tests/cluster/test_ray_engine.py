@@ -36,7 +36,7 @@ from re_llm.data.pseudo_vad import DimensionEstimator
 from re_llm.llm.prompts import get_prompt
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.train import features
-from re_llm.train.rows import Example
+from re_llm.train.examples import Example
 
 pytestmark = pytest.mark.slow
 

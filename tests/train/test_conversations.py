@@ -105,12 +105,9 @@ def test_a_task_without_history_reads_the_turn_alone(tmp_path: Path) -> None:
 def test_the_oldest_turns_beyond_the_limit_are_left_out_whole_and_counted(tmp_path: Path) -> None:
     loaded, tasks = load(tmp_path, history="text")
     whole = rows_of(loaded, tasks)
-    lengths = [
-        whole.maker.turn_length(turn, {"toy/c": 2.0}) for turn in loaded.examples[0].targets["cascade-dialogue"].history
-    ]
-    assert lengths[1] > whole.maker.turn_length(
-        loaded.examples[0].targets["cascade-dialogue"].history[1]
-    )  # 2 s of speech
+    history = loaded.examples[0].targets["cascade-dialogue"].history
+    lengths = [whole.maker.turn_length(turn, 2.0 if turn.key == "toy/c" else None) for turn in history]
+    assert lengths[1] > whole.maker.turn_length(history[1])  # 2 s of speech
     loaded, tasks = load(tmp_path, history="text", history_tokens=sum(lengths[1:]))
     assert loaded.shortened == 1
     prefix = text_of(rows_of(loaded, tasks)[0, 0].prefix).replace(" ", "")

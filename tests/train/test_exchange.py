@@ -17,9 +17,10 @@ from re_llm.recipe.options import ModelOptions
 from re_llm.recipe.stages import StageOptions, TaskOptions, unfit
 from re_llm.train.collate import Collator
 from re_llm.train.data import load_examples
+from re_llm.train.examples import Example, Target
 from re_llm.train.features import Features, StateStore
 from re_llm.train.plan import Plan
-from re_llm.train.rows import Example, RowMaker, Target, TrainingRows
+from re_llm.train.rows import RowMaker, TrainingRows
 from re_llm.train.run import train
 
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")

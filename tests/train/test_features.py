@@ -20,9 +20,9 @@ import torch
 from re_llm.core.errors import RellmError
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.train import features, identity
+from re_llm.train.examples import Example
 from re_llm.train.features import StateStore, build_features, fingerprint
 from re_llm.train.identity import segment_ids
-from re_llm.train.rows import Example
 
 
 def example(key: str, audio: Path, **changes: object) -> Example:

@@ -11,9 +11,10 @@ from torch import Tensor
 from re_llm.model import predictions
 from re_llm.model.outputs import EncodedAudio
 from re_llm.recipe.stages import StageOptions, TaskOptions
+from re_llm.train.examples import Example, Target
 from re_llm.train.objective import Objective
 from re_llm.train.plan import Plan, build_model
-from re_llm.train.rows import Example, RowMaker, Target
+from re_llm.train.rows import RowMaker
 from re_llm.train.setup import _collator
 
 TEMPERATURE = 2.0

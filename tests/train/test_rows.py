@@ -14,8 +14,9 @@ from re_llm.core.records import Continuation, write_records
 from re_llm.recipe.stages import StageOptions, TaskOptions
 from re_llm.train.collate import Collator, predicting
 from re_llm.train.data import load_examples
+from re_llm.train.examples import Example, Target
 from re_llm.train.order import BucketedSampler, bucketed_order
-from re_llm.train.rows import Example, RowMaker, Target, TrainingRows
+from re_llm.train.rows import RowMaker, TrainingRows
 
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")
 TAUGHT = {"response_kl": 1.0}

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from re_llm.core.errors import RellmError
 from re_llm.recipe.stages import StageOptions, ValidationOptions
 from re_llm.train import setup
+from re_llm.train.examples import Example
 from re_llm.train.plan import Plan
-from re_llm.train.rows import Example
 from re_llm.train.run import train
 from re_llm.train.validation import held_out
 
