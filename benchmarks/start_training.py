@@ -1,4 +1,4 @@
-"""What starting a training takes with 1,000 to 2,000,000 rows: seconds of the processor and peak memory.
+"""What starting a training takes with 1,000 to 2,000,000 rows: seconds of the processor and of the clock, peak memory.
 
     python benchmarks/start_training.py [--rows 1000 10000 100000] [--picture start_training.png]
 
@@ -55,7 +55,7 @@ def start(path: Path) -> dict[str, float]:
 
     stage = StageOptions(losses={"response_ce": 1.0, "input_er": 1.0, "input_er_avd": 1.0}, lr=2e-5, features="none")
     tokenizer = load_tokenizer(Path(resolve_component("mini:llm")))
-    libraries, found, begun = peak_memory(), dict[str, float](), time.process_time()
+    libraries, found, begun, clock = peak_memory(), dict[str, float](), time.process_time(), time.monotonic()
 
     def done(step: str) -> None:
         nonlocal begun
@@ -71,7 +71,7 @@ def start(path: Path) -> dict[str, float]:
     places = list(islice(BucketedSampler(_lengths(rows, None), 16, seed=0), 16))
     assert len([rows[place] for place in places]) == 16
     done("order")
-    return {**found, "memory": peak_memory(), "libraries": libraries}
+    return {**found, "memory": peak_memory(), "libraries": libraries, "clock": time.monotonic() - clock}
 
 
 def draw(found: dict[int, dict[str, float]], file: Path) -> None:
@@ -103,14 +103,14 @@ def main() -> None:
     if given.start:
         return print(json.dumps(start(given.start)))
     head("Starting a training")
-    print("rows        read s   hash s  order s    all s  microseconds/row  peak MB  of them libraries")
+    print("rows        read s   hash s  order s    all s  clock s  microseconds/row  peak MB  of them libraries")
     found = {}
     for count in given.rows:
         with tempfile.TemporaryDirectory() as folder:
             done = child([sys.executable, __file__, "--start", str(write_rows(Path(folder), count))])
         each = found[count] = json.loads(done.stdout.splitlines()[-1])
         steps = [each[step] for step in ("read", "hash", "order")]
-        numbers = "  ".join(f"{seconds:7.2f}" for seconds in (*steps, sum(steps)))
+        numbers = "  ".join(f"{seconds:7.2f}" for seconds in (*steps, sum(steps), each["clock"]))
         print(
             f"{count:9}  {numbers}  {1e6 * sum(steps) / count:16.1f}  {each['memory']:7.0f}  {each['libraries']:7.0f}"
         )

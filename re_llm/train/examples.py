@@ -15,8 +15,11 @@ from typing import Literal, NamedTuple, overload
 
 import numpy as np
 
+from re_llm.cluster.work import batched
+
 Role = Literal["row", "exchanged", "donor"]
 ROLES: tuple[Role, ...] = ("row", "exchanged", "donor")
+RECENT = 2**14  # keys that an index keeps unsorted, and an eighth of those it has
 
 
 @dataclass(frozen=True)
@@ -200,25 +203,67 @@ class Examples(Sequence[Example]):
 
 
 class KeyIndex:
-    """Places of many keys, in 24 bytes each. Keys are compared by a hash of 128 bits."""
+    """Places of keys in the order in which they come, in 24 bytes each. Keys are compared by a hash of 128 bits."""
 
-    def __init__(self, keys: Iterable[str]):
-        digests = bytearray()
+    def __init__(self, keys: Iterable[str] = ()):
+        self._first, self._second = np.empty(0, dtype="<u8"), np.empty(0, dtype="<u8")  # halves of the hashes, sorted
+        self._places = np.empty(0, dtype=np.int64)
+        self._recent: dict[bytes, int] = {}  # what is not sorted yet
+        self._count = 0
         for key in keys:
-            digests += _digest(key)
-        words = np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
-        self._order = np.argsort(words[:, 0], kind="stable")
-        self._words = words[self._order]
+            self.add(key)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, key: str) -> None:
+        """One more."""
+        self._recent[_digest(key)] = self._count
+        self._count += 1
+        if len(self._recent) > RECENT + len(self._places) // 8:
+            self._sort()
+
+    def _sort(self) -> None:
+        words = np.frombuffer(b"".join(self._recent), dtype="<u8").reshape(-1, 2)
+        first, second = np.concatenate([self._first, words[:, 0]]), np.concatenate([self._second, words[:, 1]])
+        places = np.concatenate([self._places, np.fromiter(self._recent.values(), dtype=np.int64)])
+        order = np.argsort(first, kind="stable")
+        self._first, self._second, self._places = first[order], second[order], places[order]
+        self._recent.clear()
 
     def find(self, key: str) -> int | None:
         """The last place of a key."""
-        wanted = np.frombuffer(_digest(key), dtype="<u8")
-        place = int(np.searchsorted(self._words[:, 0], wanted[0], side="right")) - 1
-        while place >= 0 and self._words[place, 0] == wanted[0]:
-            if self._words[place, 1] == wanted[1]:
-                return int(self._order[place])
+        digest = _digest(key)
+        if digest in self._recent:
+            return self._recent[digest]
+        first, second = np.frombuffer(digest, dtype="<u8")
+        place = int(np.searchsorted(self._first, first, side="right")) - 1
+        while place >= 0 and self._first[place] == first:
+            if self._second[place] == second:
+                return int(self._places[place])
             place -= 1
         return None
+
+    def find_all(self, keys: Iterable[str]) -> np.ndarray:
+        """As `find`, of many keys at once, -1 where there is none. [N]"""
+        self._sort()
+        found = array("q")
+        for some in batched(keys, RECENT):
+            found.extend(self._find_some(some))
+        return np.frombuffer(found, dtype=np.int64) if found else np.empty(0, dtype=np.int64)
+
+    def _find_some(self, keys: Sequence[str]) -> list[int]:
+        if not len(self._first):
+            return [-1] * len(keys)
+        words = np.frombuffer(b"".join(map(_digest, keys)), dtype="<u8").reshape(-1, 2)
+        at = np.searchsorted(self._first, words[:, 0], side="right") - 1
+        close = self._first[at] == words[:, 0]
+        same = close & (self._second[at] == words[:, 1])
+        places = np.where(same, self._places[at], -1).tolist()
+        for i in np.flatnonzero(close & ~same).tolist():  # half of the hash is that of another key
+            place = self.find(keys[i])
+            places[i] = -1 if place is None else place
+        return places
 
 
 def _digest(key: str) -> bytes:

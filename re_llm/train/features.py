@@ -5,8 +5,6 @@ belongs to one encoder and is found by its content: `speech-HASH/` by the hash o
 is made with, a row in it by the hash of the recording and of its segment. Nothing else can be taken for it, and nothing
 that has been computed is computed again after a kill.
 
-    FOLDER/speech-HASH/  states.bin (rows one after another)  index.txt (id, number of rows)  store.json (width, dtype)
-
 Only real frames are stored. B batch, T frames, D width.
 """
 
@@ -35,6 +33,7 @@ from re_llm.train.encode import Encoded, EncodeWork, encode_examples
 from re_llm.train.examples import ROLES, Example, Examples
 from re_llm.train.identity import SegmentIds
 from re_llm.train.processes import Processes
+from re_llm.train.store import StateStore
 
 READ_AHEAD = 256  # utterances decoded and sorted by length at a time: bounds the memory
 VERSION = 1  # rises when the same encoder begins to give other states for the same recording
@@ -65,69 +64,6 @@ def fingerprints(model: ReLlmForConditionalGeneration, processor: ReLlmProcessor
     return found
 
 
-class StateStore:
-    """States of one encoder, by the id of the recording's segment. Several processes may add to it and read it."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.rows: dict[str, tuple[int, int]] = {}  # first row and number of rows
-        self._read = self._total = 0
-        self._states: np.ndarray | None = None
-        self.refresh()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.rows
-
-    def refresh(self) -> None:
-        """Takes over what was added since; a line that is not whole is none."""
-        index, states = self.folder / "index.txt", self.folder / "states.bin"
-        if not (index.is_file() and states.is_file()):
-            return
-        width, dtype = self._shape()
-        there = states.stat().st_size // (width * dtype.itemsize)
-        with index.open("rb") as lines:
-            lines.seek(self._read)
-            for line in lines:
-                key, count = line.decode().split() if line.endswith(b"\n") else ("", "0")
-                if not key or self._total + int(count) > there:  # torn, or its states were lost with the power
-                    break
-                self.rows[key] = (self._total, int(count))
-                self._total += int(count)
-                self._read += len(line)
-
-    def _shape(self) -> tuple[int, np.dtype]:
-        about = json.loads((self.folder / "store.json").read_bytes())
-        return int(about["width"]), np.dtype(about["dtype"])
-
-    def add(self, states: Mapping[str, np.ndarray]) -> None:
-        """Adds states [T, D] by id; those that another process has added meanwhile are left out."""
-        with files.lock(self.folder, folder=True, wait=True):
-            self.refresh()
-            new = {key: each for key, each in states.items() if key not in self.rows}
-            if not new:
-                return
-            first = next(iter(new.values()))
-            if not (self.folder / "store.json").is_file():
-                files.write_json(self.folder / "store.json", {"width": first.shape[1], "dtype": str(first.dtype)})
-            width, dtype = self._shape()
-            for name, end, data in (
-                ("states.bin", self._total * width * dtype.itemsize, b"".join(e.tobytes() for e in new.values())),
-                ("index.txt", self._read, "".join(f"{k} {len(e)}\n" for k, e in new.items()).encode()),
-            ):
-                with (self.folder / name).open("ab") as file:
-                    file.truncate(end)  # what a killed process left behind the last whole line of the index
-                    file.write(data)
-            self.refresh()
-
-    def get(self, key: str) -> np.ndarray:
-        """States [T, D] of a segment, not in memory."""
-        start, count = self.rows[key]
-        if self._states is None or start + count > len(self._states):
-            width, dtype = self._shape()
-            self._states = np.memmap(self.folder / "states.bin", dtype=dtype, mode="r", shape=(self._total, width))
-        return self._states[start : start + count]
-
-
 @dataclass(frozen=True)
 class Features:
     """Encoder states of a list of utterances, read by key.
@@ -142,9 +78,9 @@ class Features:
     emotion: StateStore | None = None
     pooled: bool = True
 
-    def length(self, key: str) -> int:
-        """Number of encoder frames of an utterance."""
-        return self.speech.rows[self.ids[key]][1]
+    def lengths(self, examples: Examples) -> np.ndarray:
+        """Number of encoder frames of each utterance. [N]"""
+        return self.speech.lengths(self.ids.of(examples))
 
     def batch(self, keys: Sequence[str], felt: Sequence[str] | None = None) -> EncodedAudio:
         """States of these utterances, padded with zeros to the longest: [B, T, D].
@@ -236,7 +172,7 @@ class _Parts:
     """
 
     def __init__(self, examples: Examples, ids: SegmentIds):
-        self.examples, self._ids = examples, list(ids.of(examples))
+        self.examples, self._ids = examples, ids
         different = ids.different(examples)
         self.places = [different[i : i + READ_AHEAD] for i in range(0, len(different), READ_AHEAD)]
 
@@ -246,14 +182,11 @@ class _Parts:
 
     def missing(self, stores: Mapping[str, StateStore]) -> list[int]:
         """Parts in which something lacks that training reads: of a recording whose emotion is exchanged, no emotion."""
-        exchanged = self.examples.roles == ROLES.index("exchanged")
-        speech, emotion = stores["speech"], stores.get("emotion")
-
-        def held(place: int) -> bool:
-            segment = self._ids[place]
-            return segment in speech and (emotion is None or exchanged[place] or segment in emotion)
-
-        return [number for number, part in enumerate(self.places) if not all(map(held, part.tolist()))]
+        there = {name: store.lengths(self._ids.of(self.examples)) >= 0 for name, store in stores.items()}
+        held = there["speech"]
+        if "emotion" in there:
+            held &= there["emotion"] | (self.examples.roles == ROLES.index("exchanged"))
+        return [number for number, part in enumerate(self.places) if not held[part].all()]
 
     def seconds(self, numbers: Sequence[int]) -> list[float]:
         """Of the recordings of some parts; 0 where it is not known."""

@@ -92,7 +92,7 @@ def _lengths(rows: TrainingRows, features: Features | None) -> list[int]:
     if features is None:
         seconds = np.nan_to_num(rows.examples.durations[rows.places], nan=1.0)
         return (seconds * FRAMES_PER_SECOND).astype(np.int64).tolist()
-    return [features.length(source.key) for source in rows.examples.take(rows.places).sources()]
+    return features.lengths(rows.examples.take(rows.places)).tolist()
 
 
 def _longer(rows: TrainingRows) -> Callable[[int], list[int]] | None:

@@ -36,7 +36,8 @@ from re_llm.data.pseudo_vad import DimensionEstimator
 from re_llm.llm.prompts import get_prompt
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.train import features
-from re_llm.train.examples import Example
+from re_llm.train.examples import Example, Examples
+from re_llm.train.identity import SegmentIds
 
 pytestmark = pytest.mark.slow
 
@@ -149,7 +150,8 @@ def test_continue_loses_a_machine_and_nothing_else(dying: Watched, assets: Path,
     assert (tmp_path / "many" / "c.jsonl").read_bytes() == (tmp_path / "alone" / "c.jsonl").read_bytes()
 
 
-IDS = {str(i): f"segment-{i}" for i in range(24)}
+def ids_of(hums: list[Example]) -> SegmentIds:
+    return SegmentIds(Examples.of(hums), b"".join(i.to_bytes(16, "big") for i in range(len(hums))))
 
 
 @pytest.fixture
@@ -175,7 +177,7 @@ def test_features_lose_a_machine_and_nothing_else(
 
     for name, where in (("alone", HERE), ("many", There())):
         store = features.build_features(
-            tmp_path / name / "store", hums, IDS, model, processor,
+            tmp_path / name / "store", hums, ids_of(hums), model, processor,
             batch_size=2, progress=False, where=where, device="cpu",
         )  # fmt: skip
         assert store.batch(["3", "9"]).speech_states.shape[0] == 2
@@ -195,7 +197,7 @@ def test_a_recording_that_is_missing_is_the_same_error(
     for where in (HERE, Where("ray")):
         with pytest.raises(RellmError) as raised:
             features.build_features(
-                tmp_path / "store", hums, IDS, model, processor, progress=False, where=where, device="cpu"
+                tmp_path / "store", hums, ids_of(hums), model, processor, progress=False, where=where, device="cpu"
             )
         told.append((raised.value.what, raised.value.todo))
     assert told[0] == told[1] and "5.wav" in told[0][0]

@@ -152,14 +152,22 @@ def test_memory_does_not_grow_with_texts_and_answers(tmp_path: Path) -> None:
     assert held < 400 * rows and peak < 800 * rows
 
 
-def test_keys_are_found_by_their_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recent", [1, 7, 1000])
+def test_keys_are_found_by_their_last_place(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("re_llm.train.examples.RECENT", recent)
     keys = [f"k{i}" for i in range(50)] + ["k7"]
     found = KeyIndex(keys)
     assert [found.find(key) for key in keys[:9]] == [0, 1, 2, 3, 4, 5, 6, 50, 8] and found.find("no") is None
-    assert KeyIndex([]).find("k") is None
+    wanted = [*keys[:9], "no", "k49"]
+    assert found.find_all(wanted).tolist() == [0, 1, 2, 3, 4, 5, 6, 50, 8, -1, 49] and len(found) == 51
+    found.add("no")
+    assert found.find("no") == 51 and found.find_all(["no"]).tolist() == [51]
+    assert KeyIndex([]).find("k") is None and KeyIndex([]).find_all(["k"]).tolist() == [-1]
     # Half of the hash is the same: the other half tells them apart.
     monkeypatch.setattr("re_llm.train.examples._digest", lambda key: bytes(8) + key.encode().ljust(8, b"."))
-    assert [KeyIndex(["a", "b", "a"]).find(key) for key in "abc"] == [2, 1, None]
+    found = KeyIndex(["a", "b", "a"])
+    assert [found.find(key) for key in "abc"] == [2, 1, None] and found.find_all("abc").tolist() == [2, 1, -1]
+    assert [found.find(key) for key in "abc"] == [2, 1, None]  # sorted now
 
 
 def test_recordings_of_other_folders_and_links(tmp_path: Path) -> None:

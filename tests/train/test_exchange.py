@@ -18,10 +18,11 @@ from re_llm.recipe.stages import StageOptions, TaskOptions, unfit
 from re_llm.train.collate import Collator
 from re_llm.train.data import load_examples
 from re_llm.train.examples import Example, Target
-from re_llm.train.features import Features, StateStore
+from re_llm.train.features import Features
 from re_llm.train.plan import Plan
 from re_llm.train.rows import RowMaker, TrainingRows
 from re_llm.train.run import train
+from re_llm.train.store import StateStore
 
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")
 EXCHANGE = {"exchange": ("words",), "donors": ("people",)}

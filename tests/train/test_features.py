@@ -20,9 +20,11 @@ import torch
 from re_llm.core.errors import RellmError
 from re_llm.model import ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.train import features, identity
+from re_llm.train import store as store_module
 from re_llm.train.examples import Example
-from re_llm.train.features import StateStore, build_features, fingerprint
+from re_llm.train.features import build_features, fingerprint
 from re_llm.train.identity import segment_ids
+from re_llm.train.store import StateStore
 
 
 def example(key: str, audio: Path, **changes: object) -> Example:
@@ -75,7 +77,9 @@ def test_recordings_that_changed_places_are_other_recordings(build, hums: list[E
     assert torch.equal(build.made.batch(["3", "0"]).speech_states, before)
     soundfile.write(first, tiny_world.wave(0.5, 9), 16_000)
     assert build(hums) == ["0", "1", "2", "3"]  # a part is encoded as a whole, so that it rounds as it did
-    assert not torch.equal(build.made.batch(["0"]).speech_states[0], before[1][: build.made.length("0")])
+    assert not torch.equal(
+        build.made.batch(["0"]).speech_states[0], before[1][: build.made.speech.length(build.made.ids["0"])]
+    )
 
 
 def test_segments_of_one_file_are_told_apart_and_a_moved_corpus_is_the_same(build, hums, tmp_path: Path) -> None:
@@ -127,9 +131,9 @@ def test_several_write_and_read_one_store(tmp_path: Path) -> None:
     one.add(states(1))
     assert one.get("1-2").tolist() == [[1, 1, 1]] * 3 and "1-2" not in two
     two.add({**states(1), **states(2)})
-    assert len(two.rows) == 6 and two.get("1-0").tolist() == [[1, 1, 1]]
+    assert len(two) == 6 and two.get("1-0").tolist() == [[1, 1, 1]]
     one.add(states(3))
-    assert one.get("2-1").tolist() == [[2, 2, 2]] * 2 and len(StateStore(tmp_path / "s").rows) == 9
+    assert one.get("2-1").tolist() == [[2, 2, 2]] * 2 and len(StateStore(tmp_path / "s")) == 9
     assert (tmp_path / "s" / "states.bin").stat().st_size == 9 * 2 * 3 * 2
 
 
@@ -151,11 +155,50 @@ def test_what_a_kill_leaves_is_repaired(tmp_path: Path, damage: str) -> None:
         assert np.array_equal(StateStore(tmp_path / "s").get(key), value)
 
 
+@pytest.mark.parametrize("damage", ["nothing", "a file is gone", "a file is torn", "states without a line"])
+def test_states_go_into_files_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    """Also those of one call, by several writers, and when the files that a kill left are not whole."""
+    monkeypatch.setattr(store_module, "SHARD_BYTES", 4 * 6)  # four rows of three float16
+    one, two = StateStore(tmp_path / "s"), StateStore(tmp_path / "s")
+    every = {key: value for number in range(1, 5) for key, value in states(number).items()}
+    one.add(states(1))
+    two.add({**states(1), **states(2), **states(3)})
+    bins = [tmp_path / "s" / name for name in ("states.bin", "states-1.bin", "states-2.bin", "states-3.bin")]
+    assert [path.stat().st_size // 6 for path in bins[:3]] == [6, 6, 6] and not bins[3].exists()
+    if damage == "a file is gone":
+        bins[1].unlink()
+    elif damage == "a file is torn":
+        bins[1].write_bytes(bins[1].read_bytes()[:-1])
+    elif damage == "states without a line":
+        bins[3].write_bytes(b"\1" * 100)
+    monkeypatch.setattr(store_module, "SHARD_BYTES", 1)  # a store keeps the size that it began with
+    again = StateStore(tmp_path / "s")
+    assert len(again) == {"nothing": 9, "a file is gone": 3, "a file is torn": 5, "states without a line": 9}[damage]
+    again.add(every)
+    for found in (again, StateStore(tmp_path / "s")):
+        assert len(found) == 12
+        for key, value in every.items():
+            assert np.array_equal(found.get(key), value) and found.length(key) == len(value)
+    assert max(path.stat().st_size for path in tmp_path.glob("s/*.bin")) <= (4 + 2) * 6
+
+
+def test_a_store_of_one_file_goes_on_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As stores were written before there were several."""
+    store = StateStore(tmp_path / "s")
+    store.add(states(1))
+    (tmp_path / "s" / "store.json").write_text('{"width": 3, "dtype": "float16"}')
+    monkeypatch.setattr(store_module, "SHARD_BYTES", 6)
+    again = StateStore(tmp_path / "s")
+    again.add(states(2))
+    assert [path.name for path in tmp_path.glob("s/*.bin")] == ["states.bin"]
+    assert np.array_equal(StateStore(tmp_path / "s").get("2-2"), states(2)["2-2"])
+
+
 WRITES = """
 import sys
 import numpy as np
 from pathlib import Path
-from re_llm.train.features import StateStore
+from re_llm.train.store import StateStore
 store, name = StateStore(Path(sys.argv[1])), sys.argv[2]
 print("ready", flush=True)
 for i in range(100_000):
@@ -183,9 +226,10 @@ def test_killed_writers_leave_a_store_that_holds(tmp_path: Path) -> None:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
     store = StateStore(tmp_path / "s")
-    assert len(store.rows) > 100 and len({key.split("-")[0] for key in store.rows}) == 6
-    for key, (_, count) in store.rows.items():
-        i = int(key.split("-")[1])
+    keys = [line.split()[0] for line in (tmp_path / "s" / "index.txt").read_text().splitlines()][: len(store)]
+    assert len(keys) > 100 and len({key.split("-")[0] for key in keys}) == 6
+    for key in keys:
+        i, count = int(key.split("-")[1]), store.length(key)
         assert count == i % 5 + 1 and np.array_equal(store.get(key), np.full((count, 4), i % 1000, dtype=np.float16))
 
 
