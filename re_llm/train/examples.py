@@ -188,6 +188,10 @@ class Examples(Sequence[Example]):
         """Speakers or splits: places in a list of names, and the list."""
         return self._column(getattr(self._columns, column)), list(self._columns.names)
 
+    def make_index(self) -> None:
+        """Makes ready to `find` keys; processes that are forked later share what it takes."""
+        self._keys.find("")
+
     def find(self, key: str | None) -> int | None:
         """The place of an utterance; the last one of several."""
         return None if key is None else self._keys.find(key)

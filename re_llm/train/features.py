@@ -134,6 +134,7 @@ def build_features(
         name: StateStore(folder / f"{name}-{found[:16]}") for name, found in fingerprints(model, processor).items()
     }
     features = Features(ids, stores["speech"], stores.get("emotion"), pooled=model.config.fusion != "frames")
+    ids.make_index()
     everyone = processes or Processes(0, 1, model.device)
     # A part is always the same utterances: encoded again after a kill, its batches round as they did.
     parts = _Parts(Examples.of(examples), ids)

@@ -43,6 +43,10 @@ class SegmentIds:
         self._of_place = np.zeros((int(examples.places.max(initial=-1)) + 1, 2), dtype=">u8")
         self._of_place[examples.places] = np.frombuffer(digests, dtype=">u8").reshape(-1, 2)
 
+    def make_index(self) -> None:
+        """See `Examples.make_index`."""
+        self._examples.make_index()
+
     def __getitem__(self, key: str) -> str:
         index = self._examples.find(key)
         if index is None:

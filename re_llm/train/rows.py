@@ -219,7 +219,9 @@ class TrainingRows:
         if len(lonely):
             alone = self.examples[int(lonely[0])]
             raise RellmError(f"{alone.key}: no recording of another corpus is {alone.emotion_name}, to exchange with")
-        self._earlier: dict[str, np.ndarray] = {}
+        if any(task.history != "none" for task in maker.tasks):
+            self.examples.make_index()
+        self._earlier: dict[str, np.ndarray] = {}  # tokens of earlier turns, by prompt
 
     def __len__(self) -> int:
         return len(self.places)
