@@ -189,3 +189,10 @@ def test_a_wrong_line_is_named_by_its_number_among_empty_ones(tmp_path: Path) ->
     file.write_text("".join(lines), encoding="utf-8")
     with pytest.raises(RellmError, match=r"toy\.jsonl:3"):
         load([file], stage())
+
+
+def test_rows_behind_a_byte_order_mark_and_without_a_last_line_end_are_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "toy.jsonl"
+    lines = "".join(continuation(i, duration=2.0).to_line() for i in range(3))
+    file.write_bytes(b"\xef\xbb\xbf" + lines.rstrip("\n").encode())
+    assert [each.text for each in load([file], stage())] == [f"it rains {i} times" for i in range(3)]
