@@ -40,7 +40,7 @@ class Row:
         decoding: `max_new_tokens` has to fit into the context behind `ids`.
         stop: texts that end the answer, which holds none of them.
         top_logprobs: how many likely tokens are kept with every token; None keeps nothing.
-        ruled: an answer by rule, which is not decoded; see `re_llm.inference.careful`.
+        ruled: an answer that is not decoded, by rule (`re_llm.inference.careful`) or made before.
         on_text: called with the pieces of the answer; joined they are its text.
         on_done: called with the whole answer, or with the one so far when `cancelled()` is true.
     """
@@ -53,7 +53,7 @@ class Row:
     cancelled: Callable[[], bool] = lambda: False
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
-    ruled: str | None = None
+    ruled: Completion | None = None
     tokens: list[int] = field(default_factory=list)
     choices: list[TokenChoice] = field(default_factory=list)
 
@@ -101,8 +101,8 @@ class RunningBatch:
             if row.ruled is None:
                 free.append(row)
             else:
-                row.on_text(row.ruled)
-                row.on_done(Completion(row.ruled))
+                row.on_text(row.ruled.text)
+                row.on_done(row.ruled)
         if free and self._open_with:
             self._opening, self._open_with = self._open(self._open_with), []
         for opening in (self._opening, Opening()):

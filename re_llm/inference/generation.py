@@ -44,16 +44,29 @@ def generate(
     """
     if not decoding.length:
         return _decode(model, processor, stops, rows, speech, decoding, on_text, cancelled)
+    answers = _decode(model, processor, stops, rows, speech, decoding, None, cancelled)
+    answers = controlled(model, processor, stops, rows, speech, decoding, answers)
+    if on_text:
+        on_text(answers[0].text)
+    return answers
+
+
+def controlled(
+    model: ReLlmForConditionalGeneration,
+    processor: ReLlmProcessor,
+    stops: list[int],
+    rows: Sequence[list[int]],
+    speech: Sequence[torch.Tensor],
+    decoding: Decoding,
+    answers: Sequence[Completion],
+) -> list[Completion]:
+    """Decoded answers to rows under length control; the LLM adds the questions that they lack."""
 
     def ask(which: Sequence[int], texts: Sequence[str]) -> list[Completion]:
         own = [speech[i] for i in which] if speech else []
         return ask_behind(model, processor, stops, [rows[i] for i in which], own, texts, decoding)
 
-    answers = _decode(model, processor, stops, rows, speech, decoding, None, cancelled)
-    answers = shaped(answers, decoding.length, ask)
-    if on_text:
-        on_text(answers[0].text)
-    return answers
+    return shaped(answers, decoding.length, ask)
 
 
 def ask_behind(

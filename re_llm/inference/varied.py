@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
@@ -173,11 +174,16 @@ def _questions(engine: Engine, samples: Sequence[np.ndarray], options: ReplyOpti
     for first in range(0, len(samples), options.batch_size):
         encoded = engine.encode(samples[first : first + options.batch_size])
         rows = [engine.processor.row([before, len(each.embeddings), after]) for each in encoded]
-        with engine.lock:
-            completions = ask_behind(
-                engine.model, engine.processor, engine.stops, rows, [each.embeddings for each in encoded],
-                [FEELING] * len(rows), Decoding(), begun=True,
-            )  # fmt: skip
-        for speech, each in zip(encoded, completions, strict=True):
+        questions = feeling_questions(engine, rows, [each.embeddings for each in encoded])
+        for speech, each in zip(encoded, questions, strict=True):
             ruled = engine.careful and rule(engine.words(speech)) is not None
-            yield None if ruled else replace(each, text=f"{FEELING} {each.text}", finish_reason="stop")
+            yield None if ruled else each
+
+
+def feeling_questions(engine: Engine, rows: Sequence[list[int]], speech: Sequence[torch.Tensor]) -> list[Completion]:
+    """Answers to rows of token ids and their speech tokens that ask how the person feels about what was said."""
+    with engine.lock:
+        found = ask_behind(
+            engine.model, engine.processor, engine.stops, rows, speech, [FEELING] * len(rows), Decoding(), begun=True
+        )
+    return [replace(each, text=f"{FEELING} {each.text}", finish_reason="stop") for each in found]

@@ -109,14 +109,14 @@ def _add_api(app: FastAPI, worker: Worker, name: str, bodies: Bodies) -> None:
                 if isinstance(event, Done):
                     answers.append(event)
         answers.sort(key=lambda done: done.index)
-        return JSONResponse(writer.completion(answers, tokens, first.estimates))
+        return JSONResponse(writer.completion(answers, tokens, first))
 
 
 async def _stream(call: _Call, writer: Writer, first: Started) -> AsyncIterator[str]:
     request = call.job.request
     done: list[ChatCompletion] = []
     try:
-        yield writer.opening(first.estimates, request.n)
+        yield writer.opening(first, request.n)
         while len(done) < request.n:
             event = await call.next()
             if isinstance(event, Piece):

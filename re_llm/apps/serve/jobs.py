@@ -23,9 +23,11 @@ class Started:
 
     Attributes:
         estimates: of every recording of the last turn, by its place in the turn's content.
+        asked: whether the answer asks how the person feels; None where that was not wanted.
     """
 
     estimates: dict[int, Estimate]
+    asked: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,14 @@ class Job:
 
 @dataclass(eq=False)
 class Answers:
-    """The answers to one job: their rows, and what of them has been emitted."""
+    """The answers to one job: their rows, and what of them has been emitted.
+
+    Attributes:
+        about: what is told first.
+    """
 
     job: Job
-    estimates: dict[int, Estimate]
+    about: Started
     metrics: Metrics
     on_end: Callable[[], None]
     started: bool = False
@@ -79,10 +85,21 @@ class Answers:
         if not self.started:
             self.started = True
             self.metrics.first_piece_seconds.observe(time.monotonic() - self.job.arrived)
-            self.job.emit(Started(self.estimates))
+            self.job.emit(self.about)
 
-    def add(self, ids: list[int], encoded: list[EncodedSpeech], decoding: Decoding, index: int) -> Row:
-        """The row of the answer number `index`."""
+    def add(
+        self,
+        ids: list[int],
+        encoded: list[EncodedSpeech],
+        decoding: Decoding,
+        index: int,
+        shape: Callable[[Completion], Completion] | None = None,
+    ) -> Row:
+        """The row of the answer number `index`.
+
+        Args:
+            shape: what is made of the decoded answer, which is then emitted in one piece.
+        """
         shown = 0
 
         def new_choices() -> tuple[TokenChoice, ...]:
@@ -91,13 +108,20 @@ class Answers:
             return tuple(row.choices[before:])
 
         def on_text(text: str) -> None:
+            if shape is None or row.ruled is not None:
+                emit(text)
+
+        def emit(text: str) -> None:
             self.start()
             self.job.emit(Piece(index, text, new_choices()))
 
         def on_done(completion: Completion) -> None:
+            gone = self.job.cancelled.is_set()  # a stream sets it, too, once its last event is sent
+            if shape is not None and row.ruled is None and not gone:
+                completion = shape(completion)
+                emit(completion.text)
             self.left -= 1
             self.metrics.answer_tokens.inc(completion.tokens)
-            gone = self.job.cancelled.is_set()  # a stream sets it, too, once its last event is sent
             if not self.left:
                 self._count(gone)
             if not gone:

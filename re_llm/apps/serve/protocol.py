@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from re_llm.inference.decoding import Decoding
+from re_llm.inference.variant import Unsure
 
 MAX_RECORDINGS = 16  # of one request; each costs an encoder pass however short it is
 MAX_TURNS = 256
@@ -73,6 +74,7 @@ class ChatRequest:
         usage: whether the stream ends with the token counts.
         n: answers.
         logprobs: likely tokens that are told with every token; None tells nothing.
+        unsure: when the answer asks how the person feels; None = never.
     """
 
     turns: tuple[tuple[Literal["user", "assistant"], tuple[str | Recording, ...]], ...]
@@ -83,6 +85,7 @@ class ChatRequest:
     n: int = 1
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    unsure: Unsure | None = None
 
 
 class _InputAudio(BaseModel):
@@ -141,6 +144,17 @@ class _Body(BaseModel):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    # Not OpenAI's.
+    max_words: int | None = Field(
+        default=None, ge=1, description="The whole sentences that fit into so many words, at least one."
+    )
+    end_with_question: bool | None = Field(default=None, description="The answer ends with one question.")
+    ask_when_unsure: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Ask how the person feels unless exactly one emotion of the last recording is so probable.",
+    )
 
 
 def schema() -> dict[str, Any]:
@@ -187,6 +201,7 @@ def parse(body: bytes, *, model: str, max_new_tokens: int) -> ChatRequest:
         request.n or 1,
         _stops(request.stop),
         _logprobs(request),
+        _unsure(request.ask_when_unsure, turns[-1][1]),
     )
 
 
@@ -274,8 +289,20 @@ def _stops(given: str | list[str] | None) -> tuple[str, ...]:
     return stops
 
 
+def _unsure(probability: float | None, last: Sequence[str | Recording]) -> Unsure | None:
+    if probability is None:
+        return None
+    if not any(isinstance(part, Recording) for part in last):
+        raise ApiError(400, "ask_when_unsure needs a recording in the last message", param="ask_when_unsure")
+    return Unsure(probability)
+
+
 def _logprobs(request: _Body) -> int | None:
     if request.logprobs:
+        for name in ("max_words", "end_with_question", "ask_when_unsure"):
+            if getattr(request, name):
+                message = f"logprobs are of what is decoded, and {name} changes it"
+                raise ApiError(400, message, param="logprobs", code="unsupported_parameter")
         return request.top_logprobs or 0
     if request.top_logprobs is not None:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
@@ -289,4 +316,6 @@ def _decoding(request: _Body, limit: int) -> Decoding:
         temperature=0.0 if request.temperature is None else request.temperature,
         top_p=1.0 if request.top_p is None else request.top_p,
         seed=request.seed,
+        max_words=request.max_words,
+        end_with_question=bool(request.end_with_question),
     )

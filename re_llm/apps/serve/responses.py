@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from re_llm.apps.serve.jobs import Done, Piece
+from re_llm.apps.serve.jobs import Done, Piece, Started
 from re_llm.apps.serve.protocol import ApiError
 from re_llm.inference.choice import TokenChoice
 from re_llm.inference.conversation import ChatCompletion
@@ -29,7 +29,7 @@ class Writer:
     model: str
     text_of: Callable[[int], str]
 
-    def completion(self, answers: Sequence[Done], choices: Sequence[Sequence[TokenChoice]], heard: Heard) -> Json:
+    def completion(self, answers: Sequence[Done], choices: Sequence[Sequence[TokenChoice]], about: Started) -> Json:
         """Args:
         answers: by index.
         choices: the tokens of each; empty when they were not asked for.
@@ -44,12 +44,12 @@ class Writer:
             for done, tokens in zip(answers, choices, strict=True)
         ]
         usage = _usage([done.completion for done in answers])
-        return {**self._head(""), "choices": found, "usage": usage, **emotions(heard)}
+        return {**self._head(""), "choices": found, "usage": usage, **_first(about)}
 
-    def opening(self, heard: Heard, n: int) -> str:
+    def opening(self, about: Started, n: int) -> str:
         """The first chunks: the role of each answer, and the emotions of the last turn."""
         delta = {"role": "assistant", "content": ""}
-        first = _event({**self._chunk(0, delta), **emotions(heard)})
+        first = _event({**self._chunk(0, delta), **_first(about)})
         return first + "".join(_event(self._chunk(i, delta)) for i in range(1, n))
 
     def piece(self, piece: Piece) -> str:
@@ -102,6 +102,10 @@ def emotions(heard: Heard) -> Json:
     found = [{"content_index": index, **_about(estimate)} for index, estimate in sorted(heard.items())]
     last = {name: value for name, value in found[-1].items() if name != "content_index"} if found else None
     return {"emotion": last, "emotions": found}
+
+
+def _first(about: Started) -> Json:
+    return emotions(about.estimates) | ({} if about.asked is None else {"asked": about.asked})
 
 
 def _about(estimate: Estimate) -> Json:

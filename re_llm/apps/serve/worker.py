@@ -10,13 +10,14 @@ import logging
 import queue
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
 
-from re_llm.apps.serve.jobs import Answers, Job
+from re_llm.apps.serve.jobs import Answers, Job, Started
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError, Recording
@@ -25,8 +26,12 @@ from re_llm.core.errors import RellmError
 from re_llm.inference.batch import Row, RunningBatch
 from re_llm.inference.careful import rule
 from re_llm.inference.conversation import ContextFull, Turn, lay_out, opening, said
+from re_llm.inference.decoding import Decoding
 from re_llm.inference.engine import Engine
-from re_llm.inference.estimate import EncodedSpeech
+from re_llm.inference.estimate import EncodedSpeech, Estimate
+from re_llm.inference.generation import controlled
+from re_llm.inference.variant import Unsure
+from re_llm.inference.varied import feeling_questions
 from re_llm.llm.completion import Completion
 from re_llm.llm.rows import batches_by_length
 
@@ -260,14 +265,42 @@ class Worker:
         ]
         parts = enumerate(turns[-1].parts)
         estimates = {i: part.estimate for i, part in parts if isinstance(part, EncodedSpeech)}
-        answers = Answers(job, estimates, self.metrics, partial(self._current.discard, job))
         ids, encoded, decoding = lay_out(self.engine, turns, self.options.prompt, request.system, request.decoding)
         self.metrics.prompt_tokens.inc(len(ids))
-        ruled = rule(said(self.engine, turns[-1], encoded)) if self.engine.careful else None
+        careful = rule(said(self.engine, turns[-1], encoded)) if self.engine.careful else None
+        asked = self._unsure(request.unsure, estimates) and careful is None if request.unsure else None
+        ruled = Completion(careful) if careful else self._question(ids, encoded) if asked else None
+        about = Started(estimates, asked)
+        answers = Answers(job, about, self.metrics, partial(self._current.discard, job))
         for index in range(request.n):
             seed = None if decoding.seed is None else decoding.seed + index
-            answers.add(ids, encoded, replace(decoding, seed=seed), index).ruled = ruled
+            own = replace(decoding, seed=seed)
+            shape = partial(self._controlled, ids, encoded, own) if decoding.length else None
+            answers.add(ids, encoded, own, index, shape).ruled = ruled
         return answers.rows
+
+    @staticmethod
+    def _unsure(unsure: Unsure, estimates: Mapping[int, Estimate]) -> bool:
+        """Whether the model is unsure about the last recording of the turn."""
+        probabilities = estimates[max(estimates)].probabilities
+        if not probabilities:
+            message = "ask_when_unsure needs a model with a categorical head, and this one has none"
+            raise ApiError(400, message, param="ask_when_unsure", code="unsupported_parameter")
+        return unsure.of(probabilities)
+
+    def _question(self, ids: list[int], encoded: Sequence[EncodedSpeech]) -> Completion:
+        """How the person feels about what was said; its tokens are decoded at once, while the other answers wait."""
+        (question,) = feeling_questions(self.engine, [ids], [torch.cat([each.embeddings for each in encoded])])
+        return question
+
+    def _controlled(
+        self, ids: list[int], encoded: Sequence[EncodedSpeech], decoding: Decoding, answer: Completion
+    ) -> Completion:
+        """An answer under length control; the other ones wait while a question is added."""
+        engine, speech = self.engine, [torch.cat([each.embeddings for each in encoded])] if encoded else []
+        with engine.lock:
+            (found,) = controlled(engine.model, engine.processor, engine.stops, [ids], speech, decoding, [answer])
+        return found
 
     def _explained(self, error: RellmError) -> str:
         """The message for a client, who cannot change the server's options."""
