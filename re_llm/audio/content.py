@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 from re_llm.audio.source import locate
 from re_llm.core.errors import RellmError
-from re_llm.core.files import file_hash, hash_of
+from re_llm.core.files import counted, file_hash
 
 
 def segment_hash(
@@ -27,7 +28,8 @@ def segment_hash(
 
 def place_hash(file: str, offset: int, length: int | None, start: float, duration: float | None) -> str:
     """As `segment_hash`, from the hash of the file."""
-    return hash_of([file, *map(str, (offset, length, start, duration))])[:32]
+    place = counted((file, str(offset), str(length), str(start), str(duration)))  # as `hash_of` these
+    return hashlib.sha256(place).hexdigest()[:32]
 
 
 def recording_hash(path: Path) -> str:

@@ -165,9 +165,14 @@ def stamp(path: Path) -> str:
 def hash_of(parts: Iterable[str]) -> str:
     """One hash of several texts, in their order."""
     digest, waiting = hashlib.sha256(), iter(parts)
-    while some := [f"{len(part)}:{part}\n" for part in itertools.islice(waiting, 64)]:
-        digest.update("".join(some).encode("utf-8", "surrogatepass"))
+    while some := list(itertools.islice(waiting, 64)):
+        digest.update(counted(some))
     return digest.hexdigest()
+
+
+def counted(parts: Iterable[str]) -> bytes:
+    """Texts with their lengths, so that no others are the same when they are joined."""
+    return "".join([f"{len(part)}:{part}\n" for part in parts]).encode("utf-8", "surrogatepass")
 
 
 def files_hash(files: Mapping[str, Path]) -> str:

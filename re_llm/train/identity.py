@@ -13,7 +13,7 @@ import numpy as np
 
 from re_llm.audio.content import place_hash, recording_hash
 from re_llm.audio.source import split_member
-from re_llm.cluster.work import ordered_map
+from re_llm.cluster.work import batched, ordered_map
 from re_llm.core.assets import component_hash
 from re_llm.core.files import file_hash, hash_of, known_hashes, remember_hashes, write_json
 from re_llm.core.product import Product
@@ -23,6 +23,7 @@ from re_llm.train.plan import Plan
 from re_llm.train.processes import Processes
 
 STAGE = "train 1"  # the number rises when the same plan begins to give other weights
+READ_AHEAD = 4096  # utterances whose recordings are hashed at a time
 HASHES = ".hashes.json"  # of recordings, so that they are read again only when they have changed
 # What a training writes into its folder, beside the encoder states.
 PARTS = ("config.json", "*.safetensors", "checkpoints", "log.jsonl", "report.json", "recipe.resolved.yaml")
@@ -55,7 +56,8 @@ class SegmentIds:
 
     def of(self, examples: Examples) -> Iterator[str]:
         """Of these examples, in their order."""
-        return (self._of_place[place].tobytes().hex() for place in examples.places)
+        ids = self._of_place[examples.places].tobytes()
+        return (ids[16 * i : 16 * i + 16].hex() for i in range(len(examples)))
 
     def different(self, examples: Examples) -> np.ndarray:
         """For each different id, in the order in which they come first, the place of the last example that has it."""
@@ -83,29 +85,31 @@ def segment_ids(examples: Sequence[Example], memory: Path, processes: Processes 
 
 
 def _digests(examples: Examples, memory: Path) -> bytes:
-    names = dict.fromkeys(split_member(source.audio)[0] for source in examples.sources())
-    with _remembered(list(map(Path, names)), memory):
-        # Threads serve here: hashing leaves the interpreter lock.
-        hashed = ordered_map(lambda name: recording_hash(Path(name)), names, min(8, os.cpu_count() or 1))
-        hashes = dict(zip(names, hashed, strict=True))
     digests = bytearray()
-    for source in examples.sources():
-        name, offset, length = split_member(source.audio)
-        digests += bytes.fromhex(place_hash(hashes[name], offset, length, source.start, source.duration))
+    with _remembered(memory) as hashes:
+        for some in batched(examples.sources(), READ_AHEAD):
+            places = [split_member(source.audio) for source in some]
+            new = list(dict.fromkeys(name for name, _, _ in places if name not in hashes))
+            # Threads serve here: hashing leaves the interpreter lock.
+            hashed = ordered_map(lambda name: recording_hash(Path(name)), new, min(8, os.cpu_count() or 1))
+            hashes.update(zip(new, hashed, strict=True))
+            for source, (name, offset, length) in zip(some, places, strict=True):
+                digests += bytes.fromhex(place_hash(hashes[name], offset, length, source.start, source.duration))
     return bytes(digests)
 
 
 @contextmanager
-def _remembered(paths: Sequence[Path], memory: Path) -> Iterator[None]:
-    """Recordings that have not changed since the last time are not read again."""
+def _remembered(memory: Path) -> Iterator[dict[str, str]]:
+    """Hashes of recordings by name, to be filled; those unchanged since the last time are not read again."""
     file = memory / HASHES
     try:
         known = dict(json.loads(file.read_bytes()))
     except (OSError, ValueError, TypeError):
         known = {}
     remember_hashes(known)
-    yield
-    now = known_hashes(paths)
+    hashes: dict[str, str] = {}
+    yield hashes
+    now = known_hashes(map(Path, hashes))
     if now.keys() - known.keys():
         write_json(file, known | now, indent=None)
 

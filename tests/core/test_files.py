@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -143,3 +144,11 @@ def test_where_nothing_can_be_written_nothing_is_locked(tmp_path: Path, monkeypa
     monkeypatch.setattr(files, "_locked", refuses)
     with files.lock(tmp_path, folder=True):
         pass
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 200])
+def test_a_hash_of_texts_is_that_of_the_texts_with_their_lengths(count: int) -> None:
+    """Products and stores are known by it, whatever number of texts is hashed at a time."""
+    parts = [f"{i} é\ud800" for i in range(count)]
+    whole = "".join(f"{len(part)}:{part}\n" for part in parts).encode("utf-8", "surrogatepass")
+    assert files.hash_of(iter(parts)) == hashlib.sha256(whole).hexdigest()
