@@ -198,7 +198,9 @@ WRITES = """
 import sys
 import numpy as np
 from pathlib import Path
+from re_llm.train import store as module
 from re_llm.train.store import StateStore
+module.SHARD_BYTES = 1000
 store, name = StateStore(Path(sys.argv[1])), sys.argv[2]
 print("ready", flush=True)
 for i in range(100_000):
@@ -228,6 +230,7 @@ def test_killed_writers_leave_a_store_that_holds(tmp_path: Path) -> None:
     store = StateStore(tmp_path / "s")
     keys = [line.split()[0] for line in (tmp_path / "s" / "index.txt").read_text().splitlines()][: len(store)]
     assert len(keys) > 100 and len({key.split("-")[0] for key in keys}) == 6
+    assert len(list(tmp_path.glob("s/states*.bin"))) > 2
     for key in keys:
         i, count = int(key.split("-")[1]), store.length(key)
         assert count == i % 5 + 1 and np.array_equal(store.get(key), np.full((count, 4), i % 1000, dtype=np.float16))
