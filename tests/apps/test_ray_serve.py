@@ -23,17 +23,21 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-pytest.importorskip("fastapi")
-pytest.importorskip("ray.serve", reason="the extra `serve-ray` is not installed", exc_type=ImportError)
+from re_llm.apps.serve import ray_serve
+from re_llm.core.errors import RellmError
+
+try:
+    ray_serve.require()
+except RellmError as error:
+    pytest.skip(str(error), allow_module_level=True)
 
 from fastapi import FastAPI
 from ray_world import Machines, machines
 
-from re_llm.apps.serve import ray_serve
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.cli import app as command_line
 from re_llm.cluster import ray_engine
-from re_llm.core.errors import MissingExtra, RellmError
+from re_llm.core.errors import MissingExtra
 
 CLIENTS, PATIENCE = 4, 240.0
 QUESTION = {"messages": [{"role": "user", "content": "hello there"}], "max_tokens": 8}
@@ -121,8 +125,8 @@ def server(cluster: Machines, tiny_checkpoint: Path, tmp_path_factory: pytest.Te
 @pytest.mark.slow
 def test_one_of_two_replicas_is_killed_under_load(server: Server) -> None:
     expected = server.ask()
+    wait_for(lambda: len(replicas("re-llm")) == 2)
     before = replicas("re-llm")
-    assert len(before) == 2
     answers: list[str] = []
     end = threading.Event()
 
@@ -243,10 +247,17 @@ def test_more_replicas_than_the_cluster_has_room_for(cpus: list[int], gpus: int,
         ray_serve._needs(ray_serve.Copies(3, 3), "auto")
 
 
-def test_without_ray_serve_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray.serve", None)
+@pytest.mark.parametrize("package", ["ray.serve", "aiohttp_cors"])
+def test_without_ray_serve_the_extra_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
     found = CliRunner().invoke(command_line, ["serve", "--engine", "ray"])
     assert isinstance(found.exception, MissingExtra) or 'pip install "re-llm[serve-ray]"' in found.output
+
+
+def test_a_protobuf_that_ray_serve_cannot_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_serve, "version", lambda package: "7.36.2")
+    with pytest.raises(MissingExtra, match=r"protobuf<7.*serve-ray"):
+        ray_serve.require()
 
 
 @pytest.mark.parametrize("option", [["--replicas", "2"], ["--max-replicas", "2"]])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -49,10 +50,13 @@ class Copies:
 
 
 def require() -> None:
-    """Raises MissingExtra when Ray Serve, or what a server needs anyway, is not installed."""
+    """Raises MissingExtra when Ray Serve, or what a server needs anyway, is not there, or protobuf too new for it."""
     server.require()
-    with MissingExtra.unless("ray[serve]", "serve-ray", "re-llm serve --engine ray"):
-        import ray.serve  # noqa: F401
+    for package in ("ray.serve", "aiohttp_cors", "watchfiles"):  # Ray Serve is imported without its packages, too
+        with MissingExtra.unless("ray[serve]", "serve-ray", "re-llm serve --engine ray"):
+            __import__(package)
+    if int(version("protobuf").partition(".")[0]) >= 7:
+        raise MissingExtra("protobuf<7", "serve-ray", "re-llm serve --engine ray")
 
 
 def application(
