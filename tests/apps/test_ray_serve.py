@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -52,8 +53,12 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 def replicas(application: str) -> dict[int, psutil.Process]:
     """Processes of the replicas of one application on this test's cluster, by their ids."""
-    found = psutil.Process().children(recursive=True)
-    return {each.pid: each for each in found if f"ray::ServeReplica:{application}" in " ".join(each.cmdline())}
+    found = {}
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if f"ray::ServeReplica:{application}" in " ".join(each.cmdline()):
+                found[each.pid] = each
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +192,7 @@ def test_replicas_follow_the_load(server: Server, cluster: Machines, monkeypatch
                     task.cancel()
 
         asyncio.run(load())
-    assert not replicas("other")
+    wait_for(lambda: not replicas("other"))
     assert server.ready
 
 
@@ -199,7 +204,7 @@ def test_the_command_finishes_what_runs_and_takes_its_replicas_along(server: Ser
         events += response.readlines()
     assert events[-2] == b"data: [DONE]\n"
     assert server.process.wait(PATIENCE) == 128 + signal.SIGTERM, server.log.read_text()
-    assert not replicas("re-llm")
+    wait_for(lambda: not replicas("re-llm"))
     with pytest.raises(urllib.error.URLError):
         server.ask()
 
@@ -213,7 +218,7 @@ def test_a_model_that_cannot_be_loaded_is_named(cluster: Machines, tmp_path: Pat
         process = command(cluster, tmp_path / "model", free_port(), file)
         assert process.wait(PATIENCE) == 1, log.read_text()
     assert "the replicas cannot start" in log.read_text()
-    assert not replicas("re-llm")
+    wait_for(lambda: not replicas("re-llm"))
 
 
 @pytest.mark.parametrize(("least", "most"), [(0, 1), (3, 2)])
