@@ -6,7 +6,7 @@ READY = $(VENV)/.ready
 AUDIT = .venv-audit
 AUDIT_TOOLS = pip-audit==2.10.1 cyclonedx-bom==7.5.0
 
-.PHONY: help demo test test-fast campaign check audit sbom docs bench clean
+.PHONY: help demo test test-fast test-ray campaign check audit sbom docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -31,6 +31,10 @@ test: $(READY)  ## Run every test, the slow ones too
 
 test-fast: $(READY)  ## Run the tests that take seconds
 	$(PYTEST) -m "not slow"
+
+test-ray: $(READY)  ## Install Ray Serve and run the tests of `serve --engine ray`: replicas, one of them killed under load
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[serve-ray]"
+	$(BIN)/python -m pytest tests/apps/test_front.py tests/apps/test_ray_serve.py
 
 campaign: $(READY)  ## Read thousands of damaged files of each kind (RE_LLM_SEED=N: other ones, RE_LLM_COUNT=N: so many)
 	$(BIN)/python -m pytest tests/campaign
