@@ -1,6 +1,8 @@
 """Label files in unknown encodings, tables, and lists of objects."""
 
+import csv
 import gzip
+from functools import partial
 
 import corpus_worlds as worlds
 import pytest
@@ -71,12 +73,13 @@ def test_quotes_that_quote_nothing(tmp_path):
     assert table(tmp_path, b'a\tb\n"so\tx\n', delimiter="\t", quoted=False)[0][0][1] == {"a": '"so', "b": "x"}
 
 
-def test_tables_that_are_none(tmp_path, monkeypatch):
+def test_tables_that_are_none(tmp_path, monkeypatch, request):
     with pytest.raises(RellmError, match=r"t\.csv:1: no column b\. Allowed: found: a, c"):
         table(tmp_path, b"a,c\n1,2\n")
     with pytest.raises(RellmError, match="cannot read"):
         list(files.read_table(Scan(tmp_path), tmp_path / "none.csv", ()))
     monkeypatch.setattr(files, "FIELD_BYTES", 100)
+    request.addfinalizer(partial(csv.field_size_limit, csv.field_size_limit()))
     with pytest.raises(RellmError, match=r"t\.csv:\d: field larger than field limit"):
         table(tmp_path, b"a,b\n1," + b"x" * 200 + b"\n")
     monkeypatch.setattr(files, "TEXT_BYTES", 10)
