@@ -106,10 +106,11 @@ def test_a_cluster_that_is_not_there(address: str, message: str) -> None:
         pass
 
 
-def test_only_one_module_imports_ray_and_nobody_loads_it_unasked() -> None:
+def test_few_modules_import_ray_and_nobody_loads_it_unasked() -> None:
     users = [name for name in test_imports.MODULES if any(n.split(".")[0] == "ray" for n in test_imports.direct(name))]
-    assert users == ["re_llm.cluster.ray_engine"]
+    assert users == ["re_llm.apps.serve.front", "re_llm.apps.serve.ray_serve", "re_llm.cluster.ray_engine"]
     code = "import sys, re_llm, re_llm.cli, re_llm.data.corpora, re_llm.continuations, re_llm.cluster.work"
+    code += ", re_llm.apps.serve.app, re_llm.apps.serve.run"
     code += "; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
