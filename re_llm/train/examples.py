@@ -1,4 +1,4 @@
-"""Examples of a training. Of those in files, memory holds keys, recordings and a few numbers: about 200 bytes each.
+"""Examples of a training. Of those in files, memory holds keys, recordings and a few numbers: about 300 bytes each.
 
 Texts and answers are read again from their lines when they are needed, so the files may be larger than the memory.
 """
