@@ -42,6 +42,11 @@ class EmotionSteps:
     """Longest piece of an utterance in a batch, seconds; longer ones are cut at a random place."""
     disturbance: Disturbance = field(default_factory=partial(Disturbance, dry=0.5, room=0.2, gain=0.0))
     """Rooms, noise, bands and codecs, drawn for each utterance of a batch. The level is normalised away."""
+    silence: float = 0.3
+    """How often there is digital silence at both ends, as in front of a file that was padded or a microphone that was
+    switched on late."""
+    silence_seconds: tuple[float, float] = (0.0, 0.4)
+    """At each end; a person's recording keeps no more (`re_llm.audio.speech`)."""
     class_weight: float = 0.5
     """Weight of the five-class cross-entropy; the concordance loss has 1."""
     acoustic_weight: float = 0.5
@@ -125,7 +130,10 @@ class EmotionTask:
 
     def _piece(self, index: int, rng: np.random.Generator) -> np.ndarray:
         wave = speech_data.read_wave(self.rows[index])
-        wave = normalized(disturb(wave, rng, self.options.disturbance)[0])
+        wave, _ = disturb(wave, rng, self.options.disturbance)
+        if rng.random() < self.options.silence:
+            wave = np.pad(wave, (rng.uniform(*self.options.silence_seconds, size=2) * RATE).astype(int))
+        wave = normalized(wave)
         size = int(self.options.crop * RATE)
         begin = int(rng.integers(0, max(1, len(wave) - size)))
         return wave[begin : begin + size]

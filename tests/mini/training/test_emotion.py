@@ -145,7 +145,7 @@ def test_acoustic_loss_counts_real_frames_only() -> None:
 
 
 def test_training_learns_and_reports(world: Path, tmp_path: Path) -> None:
-    plan = Plan(60, 5e-3, 10, report_every=15, save_every=30)
+    plan = Plan(100, 5e-3, 10, report_every=25, save_every=50)
     metrics = emotion.train_emotion(
         tmp_path, world, size=TINY, options=EmotionSteps(batch=12), plan=plan, progress=False, gate=False
     )
