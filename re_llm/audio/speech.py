@@ -20,6 +20,7 @@ LEAD_SECONDS, TAIL_SECONDS = (
     0.25,
     0.35,
 )  # kept in front of the speech and behind it: onsets and the room's decay are soft
+NO_SOUND = 10 ** (-70 / 20)  # of the loudest frames: softer than the background of any recording, so nothing recorded
 LOUDEST, SOFTEST = 95, 10  # percentiles of the frames
 
 
@@ -45,13 +46,22 @@ def cut_silence(samples: Samples) -> Samples:
 
 
 def speech_bounds(samples: Samples) -> tuple[int, int]:
-    """Where the speech of samples [T] begins and ends, with up to 0.25 s in front of it and 0.35 s behind it."""
-    (speech,) = np.nonzero(speech_frames(samples))
+    """Where the speech of samples [T] begins and ends, with up to 0.25 s in front of it and 0.35 s behind it.
+
+    These margins hold the recording's background only. Digital silence (a padded file, a microphone or a codec that
+    starts late) ends them: models are trained on recordings, which have none.
+    """
+    levels = frame_levels(samples)
+    (speech,) = np.nonzero(_is_speech(levels))
     if not len(speech):
         return 0, len(samples)
     first = speech[0] * FRAME - round(LEAD_SECONDS * RATE)
     last = (speech[-1] + 1) * FRAME + round(TAIL_SECONDS * RATE)
-    return max(int(first), 0), min(int(last), len(samples))
+    (nothing,) = np.nonzero(levels <= levels.max() * NO_SOUND)
+    before, behind = nothing[nothing < speech[0]], nothing[nothing > speech[-1]]
+    first = max(first, (before[-1] + 1) * FRAME if len(before) else 0)
+    last = min(last, behind[0] * FRAME if len(behind) else len(samples))
+    return int(first), int(last)
 
 
 def speech_frames(samples: Samples) -> np.ndarray:
@@ -60,11 +70,16 @@ def speech_frames(samples: Samples) -> np.ndarray:
     Silence is what stays 40 dB below the loudest frames, or within 8 dB of the softest: a room's background. A
     recording without a louder part is speech as a whole.
     """
-    levels = frame_levels(samples)
+    return _is_speech(frame_levels(samples))
+
+
+def _is_speech(levels: np.ndarray) -> np.ndarray:
+    """`speech_frames` of the levels [F] of a recording's frames."""
     if len(levels) < 2:
         return np.ones(len(levels), dtype=bool)
     loud = np.percentile(levels[levels > levels.max() * BELOW_SPEECH], LOUDEST)
-    background = min(np.percentile(levels, SOFTEST) * ABOVE_NOISE, loud * NOISE_AT_MOST)
+    sounding = levels[levels > levels.max() * NO_SOUND]
+    background = min(np.percentile(sounding, SOFTEST) * ABOVE_NOISE, loud * NOISE_AT_MOST)
     return np.asarray(levels > max(loud * BELOW_SPEECH, background))
 
 
@@ -73,10 +88,9 @@ def at_level(samples: Samples, level: float) -> Samples:
 
     Pauses and silence at the ends do not count, as in ITU-T P.56. Digital silence stays as it is.
     """
-    if not np.any(samples):
-        return samples
-    speech = frame_levels(samples)[speech_frames(samples)]
-    rms = np.sqrt(np.mean(speech**2))
+    levels = frame_levels(samples)
+    speech = levels[_is_speech(levels)] if np.any(samples) else levels[:0]
+    rms = np.sqrt(np.mean(speech**2)) if len(speech) else 0.0
     return (samples * (10 ** (level / 20) / rms)).astype(np.float32) if rms else samples
 
 

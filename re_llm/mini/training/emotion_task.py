@@ -111,7 +111,7 @@ class EmotionTask:
     def terms(self, step: int, seed: int) -> dict[str, torch.Tensor]:
         options, rng = self.options, np.random.default_rng([seed, step])
         chosen = speech_data.like_lengths(self.order, options.batch, rng, window=1024)
-        waves, samples = pad_waves([self._piece(int(i), rng) for i in chosen])
+        waves, samples = pad_waves([self.piece(int(i), rng) for i in chosen])
         with torch.autocast("cpu", torch.bfloat16):
             predicted, embedding, features, frames = self.net(waves, samples)
             classes, acoustic = self.net.classes(embedding), self.net.acoustics(features)
@@ -128,7 +128,8 @@ class EmotionTask:
         loss = ccc + mse + options.class_weight * ce + weight * acoustic
         return {"loss": loss, "ccc_loss": ccc, "ce": ce, "acoustic": acoustic}
 
-    def _piece(self, index: int, rng: np.random.Generator) -> np.ndarray:
+    def piece(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """A disturbed, normalised piece of utterance `index`, float32 [at most `crop` seconds]."""
         wave = speech_data.read_wave(self.rows[index])
         wave, _ = disturb(wave, rng, self.options.disturbance)
         if rng.random() < self.options.silence:

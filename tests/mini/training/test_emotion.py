@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
+from re_llm.audio.disturb import Disturbance
 from re_llm.core.errors import RellmError
 from re_llm.mini.training import emotion, speech_data
 from re_llm.mini.training.emotion_model import (
@@ -145,15 +146,24 @@ def test_acoustic_loss_counts_real_frames_only() -> None:
 
 
 def test_training_learns_and_reports(world: Path, tmp_path: Path) -> None:
-    plan = Plan(100, 5e-3, 10, report_every=25, save_every=50)
+    plan = Plan(60, 5e-3, 10, report_every=15, save_every=30)
     metrics = emotion.train_emotion(
-        tmp_path, world, size=TINY, options=EmotionSteps(batch=12), plan=plan, progress=False, gate=False
+        tmp_path, world, size=TINY, options=EmotionSteps(batch=12, silence=0), plan=plan, progress=False, gate=False
     )
     curve = [json.loads(line) for line in (tmp_path / "state" / "curve.jsonl").read_text().splitlines()]
     assert curve[-1]["loss"] < 0.6 * curve[0]["loss"] and curve[-1]["acoustic"] < curve[0]["acoustic"]
     assert json.loads(json.dumps(metrics)) == json.loads((tmp_path / "metrics.json").read_text())
     assert set(metrics["ccc"]) == set(DIMENSIONS) and metrics["ccc"]["arousal"] > 0.5
     assert metrics["utterances"] == 20 and metrics["with_class"] == 19
+
+
+def test_pieces_hear_digital_silence_at_both_ends(world: Path) -> None:
+    rows = speech_data.utterances(world, "msp_podcast", "train")[:1]
+    options = EmotionSteps(silence=1.0, silence_seconds=(0.2, 0.2), crop=60.0, disturbance=Disturbance(dry=1.0))
+    piece = EmotionTask(tiny(), options, rows, 1).piece(0, np.random.default_rng(0))
+    wave = speech_data.read_wave(rows[0])
+    assert len(piece) == len(wave) + 2 * 3200
+    assert np.ptp(piece[:3200]) == np.ptp(piece[-3200:]) == 0 and np.corrcoef(piece[3200:-3200], wave)[0, 1] > 0.999
 
 
 def test_embeddings_come_in_the_order_of_the_utterances(world: Path, tmp_path: Path) -> None:
