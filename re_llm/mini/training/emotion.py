@@ -27,7 +27,7 @@ from re_llm.mini.training.emotion_model import EmotionNet, EmotionSize, embed, s
 from re_llm.mini.training.emotion_task import EmotionSteps, EmotionTask, class_index, concordance
 from re_llm.mini.training.fitting import Plan, command, fit
 
-STEPS = 3000
+STEPS = 2000
 LEAST_CCC = {"arousal": 0.5, "dominance": 0.5, "valence": 0.3}
 LEAST_UA = 0.6
 PROBED = 2000  # Train utterances that the linear probe of the five emotions is fitted on
