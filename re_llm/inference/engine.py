@@ -82,7 +82,7 @@ class Engine:
         self.quantized: str | None = model.quantized
         self.careful = bool(getattr(model.config, "careful", False)) and model.ctc_blank is not None
         self.trained_seconds: float | None = model.config.trained_seconds
-        self.lock, self._encoding = threading.Lock(), threading.Lock()
+        self.lock = threading.Lock()
 
     def __repr__(self) -> str:
         llm = type(self.model.language_model).__name__
@@ -127,8 +127,7 @@ class Engine:
         trained = self.trained_seconds
 
         def encode(waves: Sequence[np.ndarray]) -> list[EncodedSpeech]:
-            with self._encoding:
-                return encoding.encode_batch(self.model, self.processor, waves, emotion_from)
+            return encoding.encode_batch(self.model, self.processor, waves, emotion_from)
 
         if emotion_from is not None:
             return encode(samples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import tiny_world
 
 pytest.importorskip("prometheus_client")
 
+from re_llm.apps.serve import worker as worker_module
 from re_llm.apps.serve.jobs import Done, Event, Job, Piece, Started
 from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError, ChatRequest, Recording
@@ -36,14 +38,25 @@ def loaded(tiny_checkpoint: Path) -> engine.Engine:
 class Asked:
     """A job and its events."""
 
-    def __init__(self, part: str | np.ndarray | bytes, decoding: Decoding = SHORT):
+    def __init__(self, part: str | np.ndarray | bytes, decoding: Decoding = SHORT, n: int = 1):
         self._events: queue.Queue[Event] = queue.Queue()
         if isinstance(part, np.ndarray):
             file = io.BytesIO()
             soundfile.write(file, part, 16_000, format="WAV", subtype="FLOAT")
             part = file.getvalue()
         given = part if isinstance(part, str) else Recording(part, "messages.0.content.0.input_audio.data")
-        self.job = Job(ChatRequest((("user", (given,)),), None, decoding, stream=False, usage=False), self._events.put)
+        turns = (("user", (given,)),)
+        self.job = Job(ChatRequest(turns, None, decoding, stream=False, usage=False, n=n), self._events.put)
+
+    def results(self) -> list[str]:
+        """The answers of a job that has several."""
+        found: dict[int, str] = {}
+        while len(found) < self.job.request.n:
+            event = self._events.get(timeout=60)
+            assert isinstance(event, Started | Piece | Done), event
+            if isinstance(event, Done):
+                found[event.index] = event.completion.text
+        return [found[i] for i in sorted(found)]
 
     def result(self) -> str | ApiError:
         pieces = []
@@ -88,14 +101,41 @@ def passes(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 16])
-def test_recordings_that_wait_are_encoded_together(loaded: engine.Engine, passes: list[int], rows: int) -> None:
+def test_recordings_that_wait_are_encoded_together(
+    loaded: engine.Engine, passes: list[int], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "HELP_FROM", 99)  # one thread encodes: the passes come in one order
     expected = [loaded.respond(wave, prompt="chat-empathetic", max_new_tokens=TOKENS).response for wave in WAVES]
     passes.clear()
     asked = [Asked(wave) for wave in WAVES]
     with working(loaded, asked, rows=rows):
         assert [each.result() for each in asked] == expected
     # The long one goes alone: the others would be padded to three times their length.
-    assert passes == {1: [1, 1, 1, 1], 3: [2, 1, 1], 16: [3, 1]}[rows]
+    assert passes == {1: [1, 1, 1, 1], 3: [2, 1, 1], 16: [2, 1, 1]}[rows]
+
+
+@pytest.mark.parametrize("rows", [2, 16])
+def test_the_thread_that_decodes_encodes_while_requests_wait(
+    loaded: engine.Engine, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never waits for a place in the batch, which nobody else would free, and owes those it takes beyond."""
+    monkeypatch.setattr(worker_module, "HELP_FROM", 1)
+    helped = set()
+    original = Worker._encode_all
+
+    def encode_all(self: Worker, jobs: Sequence[Job], *, wait: bool = True) -> None:
+        helped.update([(wait, threading.current_thread().name)] if jobs else [])
+        original(self, jobs, wait=wait)
+
+    monkeypatch.setattr(Worker, "_encode_all", encode_all)
+    expected = [loaded.respond(wave, prompt="chat-empathetic", max_new_tokens=TOKENS).response for wave in WAVES]
+    asked = [Asked(wave, n=3) for wave in [*WAVES, *WAVES, *WAVES]]
+    with working(loaded, asked, rows=rows) as worker:
+        found = [each.results() for each in asked]
+        assert found == [[text] * 3 for text in expected * 3]
+        worker.close()
+        assert worker._owed == 0 and worker._free._value == rows
+    assert helped == {(True, "re-llm-encode"), (False, "re-llm-decode")}
 
 
 def test_nobody_fails_for_the_recording_of_somebody_else(

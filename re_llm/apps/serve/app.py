@@ -167,7 +167,8 @@ class _Call:
             if left <= 0:
                 raise timed_out(self._timeout)
             try:
-                event = await asyncio.wait_for(self._events.get(), min(left, POLL_SECONDS))
+                async with asyncio.timeout(min(left, POLL_SECONDS)):
+                    event = await self._events.get()
             except TimeoutError:
                 if await self._request.is_disconnected():
                     raise ApiError(499, "the client closed the connection", code="client_gone") from None

@@ -1,7 +1,8 @@
 """Two threads that own the model, and the bounded queue in front of them: one encodes, one decodes.
 
 Recordings of requests that wait are encoded together, and join the rows that are decoded as soon as there is room:
-`re_llm.inference.batch`.
+`re_llm.inference.batch`. While several requests wait, the thread that decodes encodes as well: more rows in a step cost
+little, and a first word is worth more than the next one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ log = logging.getLogger(__name__)
 NAME = "the recording"  # in messages
 JOIN_SECONDS = 10.0  # a cancelled answer ends after its next token
 # Recordings in one pass of the encoders. More fill the caches of a processor, and keep the first one's answer waiting.
-ENCODED_TOGETHER, SPREAD, SECONDS_TOGETHER = 4, 1.5, 60.0
+ENCODED_TOGETHER, SPREAD, SECONDS_TOGETHER = 2, 1.5, 60.0
+HELP_FROM = 2  # requests that wait when the thread that decodes begins to encode
 _Loaded = tuple[Job, list[np.ndarray]]  # with its recordings
 
 
@@ -66,6 +68,7 @@ class Worker:
         self._ready: queue.Queue[Row | None] = queue.Queue()
         self._batch = self._new_batch()
         self._free = threading.Semaphore(self._batch.capacity)
+        self._owed = 0  # places that the thread that decodes took when there was none
         self.metrics = Metrics(self._jobs.qsize)
         self._threads = [
             threading.Thread(target=work, name=f"re-llm-{name}", daemon=True)
@@ -119,29 +122,46 @@ class Worker:
         """Turns jobs into rows, once there is room in the batch; a job of several answers waits for each of them."""
         stopped = False
         while not stopped:
-            jobs, stopped = self._waiting()
-            loaded = [(job, samples) for job in jobs if (samples := self._samples(job)) is not None]
-            for batch in _together(loaded):
-                self._encode(batch)
+            jobs, stopped = self._waiting(block=True)
+            self._encode_all(jobs)
         self._ready.put(None)
 
-    def _waiting(self) -> tuple[list[Job], bool]:
-        """Jobs that wait, at least one, each with a place in the batch; and whether there will be no more."""
+    def _help(self) -> bool:
+        """Encodes in the thread that decodes; false when no job has a place in the batch."""
+        jobs, stopped = self._waiting(block=False)
+        if stopped:
+            self._jobs.put(None)  # for the thread that waits for it
+        self._encode_all(jobs, wait=False)
+        return bool(jobs)
+
+    def _encode_all(self, jobs: Sequence[Job], *, wait: bool = True) -> None:
+        """Gives the rows of jobs to the thread that decodes.
+
+        Args:
+            wait: for places in the batch; the thread that decodes cannot, and owes them.
+        """
+        loaded = [(job, samples) for job in jobs if (samples := self._samples(job)) is not None]
+        for batch in _together(loaded):
+            self._encode(batch, wait)
+
+    def _waiting(self, *, block: bool) -> tuple[list[Job], bool]:
+        """Jobs that wait, each with a place in the batch (one at least if it may block); whether no more will come."""
         jobs: list[Job] = []
-        while len(jobs) < ENCODED_TOGETHER and self._free.acquire(blocking=not jobs):
+        while len(jobs) < ENCODED_TOGETHER and self._free.acquire(blocking=block and not jobs):
             try:
-                job = self._jobs.get(block=not jobs)
+                job = self._jobs.get(block=block and not jobs)
             except queue.Empty:
                 self._free.release()
                 break
             if job is None:
+                self._free.release()
                 return jobs, True
             self._current.add(job)
             jobs.append(job)
         return jobs, False
 
-    def _encode(self, batch: Sequence[_Loaded]) -> None:
-        """Encodes the recordings of jobs in one pass, and gives their rows to the thread that decodes."""
+    def _encode(self, batch: Sequence[_Loaded], wait: bool) -> None:
+        """Encodes the recordings of jobs in one pass; see `_encode_all`."""
         samples = [each for _, those in batch for each in those]
         try:
             room = self.engine.max_seconds((self.options.prompt, 1))
@@ -152,7 +172,7 @@ class Worker:
                 self._free.release()
             else:  # nobody's answer fails for the recording of somebody else
                 for each in batch:
-                    self._encode([each])
+                    self._encode([each], wait)
             return
         for job, those in batch:
             own = [next(encoded) for _ in those]
@@ -163,8 +183,8 @@ class Worker:
                 self._free.release()
                 continue
             for i, row in enumerate(rows):
-                if i:  # the first one has its place
-                    self._free.acquire()
+                if i and not self._free.acquire(blocking=wait):  # the first one has its place
+                    self._owed += 1
                 self._ready.put(row)
 
     def _decode_rows(self) -> None:
@@ -182,7 +202,8 @@ class Worker:
                     return
                 new.append(row)
             self._join(new)
-            self._step()
+            if new or self._jobs.qsize() < HELP_FROM or not self._help():
+                self._step()
 
     def _join(self, new: Sequence[Row]) -> None:
         before, rows = len(self._batch), [row for row in new if not row.cancelled()]
@@ -193,8 +214,7 @@ class Worker:
             self._batch.join(*rows)
         except Exception as error:
             self._broken(error)
-        for _ in range(before + len(new) - len(self._batch)):
-            self._free.release()
+        self._release(before + len(new) - len(self._batch))
 
     def _step(self) -> None:
         before = len(self._batch)
@@ -202,7 +222,12 @@ class Worker:
             self._batch.step()
         except Exception as error:
             self._broken(error)
-        for _ in range(before - len(self._batch)):
+        self._release(before - len(self._batch))
+
+    def _release(self, places: int) -> None:
+        paid = min(places, self._owed)
+        self._owed -= paid
+        for _ in range(places - paid):
             self._free.release()
 
     def _finish(self) -> None:
