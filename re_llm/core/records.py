@@ -76,6 +76,7 @@ class Utterance(Dimensional):
     `audio` is a path relative to the manifest, or `file.zip:offset:length`; `start` and `duration` are in seconds.
     `emotion` is a label of `label_set` (re_llm.core.emotions; without one, a canonical name) or None; `emotion_raw` is
     the label of the corpus. `history`: what was said before, in a row of a file of dialogues (re_llm.data.dialogues).
+    `reference`: the reply, or the letter of the right choice, that a benchmark gives.
     """
 
     corpus: str
@@ -94,6 +95,7 @@ class Utterance(Dimensional):
     label_set: str | None = None
     vad_source: str | None = None
     sha256: str | None = None
+    reference: str | None = None
     history: list[Earlier] | None = None
 
 
@@ -125,7 +127,8 @@ class Continuation(Dimensional):
 class ReplyRecord(Dimensional):
     """One row of `replies.jsonl`.
 
-    `emotion` is the reference, and so are `reference_valence`, `reference_arousal`, `reference_dominance`.
+    `emotion` is the reference, and so are `reference_valence`, `reference_arousal`, `reference_dominance`;
+    `reference` is that of the response.
     `predicted_emotion` is the choice of the categorical head, and `valence`, `arousal`, `dominance` are the estimate of
     the dimensional one. `answer` is the raw answer to the recognition prompt and
     `named_emotion` the emotion read out of it (None when it names none). `unsure`: the categorical head is, see
@@ -151,6 +154,7 @@ class ReplyRecord(Dimensional):
     reference_valence: float | None = Unit
     reference_arousal: float | None = Unit
     reference_dominance: float | None = Unit
+    reference: str | None = None
     predicted_emotion: str | None = None
     probabilities: dict[str, float] | None = None
     answer: str | None = None

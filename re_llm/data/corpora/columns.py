@@ -37,6 +37,7 @@ ALIASES = {
     "dialogue": ("dialogue", "dialogue_id"),
     "turn": ("turn",),
     "gender": ("gender", "sex"),
+    "reference": ("reference",),
 }
 KEPT = "re_llm"  # fields of an utterance that a format of other people has no place for (re_llm.data.interchange)
 # Fields of the file that a recording is a segment of, not of the recording itself.
@@ -292,7 +293,7 @@ def _utterance(scan: Scan, table: Table, found: Mapping[str, Any], line: int | N
         "audio": place,
         "start": start,
         "duration": duration,
-        **{field: found[field] for field in ("text", "speaker", "dialogue", "gender")},
+        **{field: found[field] for field in ("text", "speaker", "dialogue", "gender", "reference")},
         "language": found["language"] or table.language,
     }
     fields = {field: value if value is None or field in _NUMBERS else str(value) for field, value in fields.items()}

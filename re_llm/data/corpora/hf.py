@@ -32,13 +32,13 @@ MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\
 
 def read(scan: Scan) -> Iterator[Utterance]:
     """Utterances by split, in the order of the rows."""
-    for split, dataset in _datasets(scan.root).items():
+    for split, dataset in datasets_in(scan.root).items():
         table = Table.from_options(scan, scan.root, corpus=scan.root.resolve().name, split=split)
-        yield from from_rows(scan, table, _rows(scan, table, dataset))
+        yield from from_rows(scan, table, dataset_rows(scan, table, dataset))
 
 
-def _datasets(root: Path) -> dict[str, Any]:
-    """Datasets by split.
+def datasets_in(root: Path) -> dict[str, Any]:
+    """Datasets of a folder by split.
 
     Raises:
         MissingExtra: `datasets` is not installed.
@@ -60,7 +60,8 @@ def _datasets(root: Path) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"all": loaded}
 
 
-def _rows(scan: Scan, table: Table, dataset: Any) -> Iterator[tuple[int, Json, str]]:
+def dataset_rows(scan: Scan, table: Table, dataset: Any) -> Iterator[tuple[int, Json, str]]:
+    """(row number, fields by column, path of the recording) of a dataset."""
     import datasets
 
     sound = next((name for name, kind in dataset.features.items() if isinstance(kind, datasets.Audio)), None)

@@ -14,6 +14,8 @@ FOLDERS = {
     "cmu_mosei": "Raw/Transcript/Segmented/Combined/a.txt",
     "common_voice": "clips/a.mp3 validated.tsv",
     "crema_d": "AudioWAV/1001_IEO_HAP_LO.wav",
+    "deepdialogue": "dialogues_a/art_1_3.json dialogues_a/art_1_3/segments/001_LLM1_happy.wav",
+    "echomind": "script_info_human.json audio/sad/id_1_sad_work_target.wav",
     "emobox": "aesdd.jsonl fold_1/aesdd_test_fold_1.jsonl",
     "emodb": "wav/03a01Fa.wav",
     "emotiontalk": "Audio/json/a.json Audio/wav/a.wav",
@@ -26,6 +28,7 @@ FOLDERS = {
     "merbench": "test-labels/test1-label.csv",
     "msp_podcast": "Labels/labels_consensus.csv",
     "nemo": "data.tsv samples/EB0_anger_1.wav",
+    "omg_empathy": "Training/Annotations/Subject_1_Story_2.csv Training/Videos/Subject_1_Story_2.mp4",
     "ravdess": "Actor_01/03-01-01-01-01-01-01.wav",
     "resd": "test.csv test/a.wav",
     "wenetspeech": "WenetSpeech.json audio/a.opus",
@@ -33,8 +36,8 @@ FOLDERS = {
 # Recordings that are found at any depth, or files that are given themselves.
 ANY_LEVEL = {"aesdd", "cafe", "emovdb", "jl", "savee", "tess"}
 # Text-only dialogues: flat folders of files.
-FLAT = {"empathetic_dialogues", "esconv", "humdial_eibench", "reccon"}
-FILES = {"hf", "lhotse", "peers", "speech_alpaca", "table", "webdataset"}
+FLAT = {"cped", "empathetic_dialogues", "esconv", "humdial_eibench", "reccon"}
+FILES = {"echat", "emonet_voice", "hf", "lhotse", "peers", "speech_alpaca", "table", "webdataset"}
 
 
 def built(name: str, root: Path) -> Path:
