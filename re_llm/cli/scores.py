@@ -38,7 +38,10 @@ def run(
     replies: Annotated[Path, typer.Argument(help="replies.jsonl; key, system, text and response are enough.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The scores.jsonl to write.")],
     metric: Annotated[
-        list[str], typer.Option("--metric", help="ER, EX, IP, SER, HEAD, VAD or WER; may be repeated. Default: all.")
+        list[str],
+        typer.Option(
+            "--metric", help="ER, EX, IP, SER, HEAD, VAD, WER, CHOICE or ROUGE_L; may be repeated. Default: all."
+        ),
     ] = [],
     scorer: Annotated[
         str, typer.Option(help="EPITOME scorer: `small` (shipped), or a folder that `train` or `convert` wrote.")

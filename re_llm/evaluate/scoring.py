@@ -24,11 +24,12 @@ from re_llm.evaluate.empathy.language import looks_english
 from re_llm.evaluate.empathy.loading import load_scorer, scorer_hash
 from re_llm.evaluate.empathy.scores import Group, Judgement, judge, make_score
 from re_llm.evaluate.empathy.truncation import choose_truncations
+from re_llm.evaluate.references import GROUPS, reference_scores, right_letter
 from re_llm.evaluate.reply_rows import ReplyRow, read_rows
 from re_llm.evaluate.ser import label_order, score_recognition
 from re_llm.evaluate.word_errors import word_error_scores
 
-METRICS = ("ER", "EX", "IP", "SER", "HEAD", "VAD", "WER")
+METRICS = ("ER", "EX", "IP", "SER", "HEAD", "VAD", "WER", "CHOICE", "ROUGE_L")
 # Metrics that not all replies allow: what they need, and how to get it.
 NEEDS: dict[str, tuple[Callable[[ReplyRow], bool], str, str]] = {
     "SER": (
@@ -51,8 +52,19 @@ NEEDS: dict[str, tuple[Callable[[ReplyRow], bool], str, str]] = {
         "`text` and `transcript`",
         "Answer with a system that transcribes (cascade)",
     ),
+    "CHOICE": (
+        lambda row: right_letter(row.reply.reference) is not None,
+        "a `reference` that is a letter, of the right choice",
+        "Prepare a benchmark of multiple choice, whose column is given as `reference`",
+    ),
+    "ROUGE_L": (
+        lambda row: bool(row.reply.reference) and right_letter(row.reply.reference) is None,
+        "a `reference` in words",
+        "Prepare a benchmark with reference replies, whose column is given as `reference`",
+    ),
 }
-SHOWN = ("UA", "HEAD_UA", *(f"CCC_{name.upper()}" for name in DIMENSIONS), "WER")  # beside empathy, in the summary
+# Beside empathy, in the summary.
+SHOWN = ("UA", "HEAD_UA", *(f"CCC_{name.upper()}" for name in DIMENSIONS), "WER", "CHOICE", "ROUGE_L")
 STAGE = "score 3"  # the number rises when the same replies begin to get other scores
 
 
@@ -66,7 +78,8 @@ class ScoreReport(Made):
         without_text: replies without the text they answer; their empathy was scored from the response alone.
         empty: replies without a word, level 0. not_english: replies that do not look English, the scorers' only
             language. unparsable: answers that name no
-            emotion or do not decide for one, counted as wrong.
+            emotion or do not decide for one, counted as wrong. undecided: replies to a question of multiple choice that
+            decide for no letter, wrong as well.
     """
 
     out: Path
@@ -80,6 +93,7 @@ class ScoreReport(Made):
     empty: int = 0
     not_english: int = 0
     unparsable: int = 0
+    undecided: int = 0
     seconds: float = 0.0
 
     @property
@@ -102,6 +116,7 @@ class ScoreReport(Made):
         counts = (
             (self.over_64, f"replies ({100 * self.over_64 / max(1, self.replies):.0f} %) are longer than 64 tokens"),
             (self.unparsable, "answers name no emotion or do not decide; they count as wrong"),
+            (self.undecided, "replies to multiple-choice questions decide for no letter; they count as wrong"),
             (self.empty, "replies are empty; their levels are 0"),
             (
                 self.not_english,
@@ -171,6 +186,8 @@ def _other_scores(group: Group, rows: list[ReplyRow], wanted: Sequence[str], lab
             scores += dimension_scores(group, replies)
         elif metric == "WER":
             scores += word_error_scores(group, replies)
+        elif metric in GROUPS:
+            scores += reference_scores(group, replies, metric)
         else:
             scores += _recognition_scores(group, rows, labels, metric)
     return scores
@@ -268,6 +285,8 @@ def _score(
         means = {score.metric: score for score in others if score.key == "*"}
         if "UNPARSABLE" in means:
             report.unparsable += (means["UNPARSABLE"].model_extra or {})["number"]
+        if "CHOICE" in means:
+            report.undecided += (means["CHOICE"].model_extra or {})["undecided"]
         report.groups.append(entry | {metric: means[metric].value for metric in SHOWN if metric in means})
     write_records(report.out, scores)
     report.seconds = time.monotonic() - began

@@ -9,7 +9,7 @@ from typing import Any
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Score, read_numbered
-from re_llm.evaluate import dimensions, word_errors
+from re_llm.evaluate import dimensions, references, word_errors
 from re_llm.evaluate.empathy.epitome import LEVELS, MECHANISMS
 from re_llm.evaluate.ser import score_recognition
 from re_llm.report.tables import GROUP_KEY, NO_CORPUS, ScoreTable
@@ -23,6 +23,10 @@ def _recognition(prefix: str, details: Details) -> Iterator[tuple[str, dict[str,
     return ((prefix + name, fields) for name, fields in result.rows())
 
 
+def _of_references(metric: str, details: Details) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield metric, references.GROUPS[metric](details)
+
+
 # What makes the rows of a group from the details of its items, for metrics whose mean over items says nothing.
 GROUP_ROWS: dict[str, Callable[[Details], Iterable[tuple[str, dict[str, Any]]]]] = {
     "SER": partial(_recognition, ""),
@@ -31,6 +35,7 @@ GROUP_ROWS: dict[str, Callable[[Details], Iterable[tuple[str, dict[str, Any]]]]]
     "WER": lambda details: [
         ("WER", word_errors.group_fields([each["edits"] for each in details], [each["words"] for each in details]))
     ],
+    **{name: partial(_of_references, name) for name in references.GROUPS},
 }
 
 
@@ -45,10 +50,10 @@ def read_scores(paths: Sequence[Path], *, common: bool = False) -> ScoreTable:
             reference emotions of it, or the systems have different items of a corpus; names line or items.
     """
     table = ScoreTable()
-    references: dict[tuple[str, str], str] = {}
+    emotions: dict[tuple[str, str], str] = {}
     for path in paths:
         for number, row in read_numbered(path, Score):
-            _add(table, row, references, f"{path}:{number}")
+            _add(table, row, emotions, f"{path}:{number}")
     if not table.items and not table.groups:
         raise RellmError(
             "the scores files hold no scores", todo="Score replies first: re-llm score REPLIES --out SCORES"
@@ -61,7 +66,7 @@ def read_scores(paths: Sequence[Path], *, common: bool = False) -> ScoreTable:
     return table
 
 
-def _add(table: ScoreTable, row: Score, references: dict[tuple[str, str], str], where: str) -> None:
+def _add(table: ScoreTable, row: Score, emotions: dict[tuple[str, str], str], where: str) -> None:
     corpus = row.corpus or NO_CORPUS
     group = row.key == GROUP_KEY
     place = (row.system, corpus, row.seed, row.metric)
@@ -80,12 +85,13 @@ def _add(table: ScoreTable, row: Score, references: dict[tuple[str, str], str], 
         table.items.setdefault((row.system, corpus, row.metric), {})[row.key, row.seed] = row.value
         extra = row.model_extra or {}
         if row.metric in GROUP_ROWS:
-            table.details.setdefault((row.system, corpus, row.metric), {})[row.key, row.seed] = extra
+            details = extra if row.metric not in references.GROUPS else {**extra, "value": row.value}
+            table.details.setdefault((row.system, corpus, row.metric), {})[row.key, row.seed] = details
         if extra.get("rationale"):
             spans = [(first, last) for first, last in extra["rationale"]]
             table.rationales.setdefault((row.system, corpus, row.metric), {})[row.key, row.seed] = spans
         if "reference" in extra:
-            first = references.setdefault((corpus, row.key), extra["reference"])
+            first = emotions.setdefault((corpus, row.key), extra["reference"])
             if first != extra["reference"]:
                 raise RellmError(
                     f"{where}: the reference emotion of {row.key!r} is {extra['reference']}, elsewhere {first}",

@@ -126,6 +126,26 @@ def transcript_blocks(table: ScoreTable) -> list[Block]:
     return [Heading(2, "Transcripts"), Table(header, rows, (0, 1)), Paragraph(note)]
 
 
+def reference_blocks(table: ScoreTable) -> list[Block]:
+    """Replies against the references of a benchmark: right choices, and words shared with a reference reply."""
+    rows: list[Cells] = []
+    for corpus, system in table.groups_present:
+        for metric in ("CHOICE", "ROUGE_L"):
+            if cell := table.cell(system, corpus, metric):
+                undecided = [each.get("undecided") for each in table.extras(system, corpus, metric)]
+                told = str(sum(count or 0 for count in undecided)) if metric == "CHOICE" else NONE
+                names = [quote(corpus_title(corpus)), quote(system_title(system)), METRIC_TITLES[metric]]
+                rows.append([*names, str(cell.items), show_cell(cell), told])
+    if not rows:
+        return []
+    note = (
+        "Right choices: a reply that decides for no letter, or for several, is wrong. ROUGE-L: F-measure of the "
+        "longest common subsequence of words. 95 % bootstrap intervals."
+    )
+    header = ["corpus", "system", "measure", "replies", "value", "decide for no letter"]
+    return [Heading(2, "References of a benchmark"), Table(header, rows, (0, 1, 2)), Paragraph(note)]
+
+
 def judge_blocks(table: ScoreTable) -> list[Block]:
     """What a judge LLM says of the replies: scores, comparisons with another system, and where it failed."""
     scored: list[Cells] = []

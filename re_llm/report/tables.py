@@ -51,6 +51,8 @@ METRIC_TITLES = {
     "HEAD_WF1": "weighted F1 of the head",
     **{f"{kind}_{name.upper()}": f"{kind} {name}" for name in DIMENSIONS for kind in ("CCC", "RMSE")},
     "WER": "word error rate",
+    "CHOICE": "right choices",
+    "ROUGE_L": "ROUGE-L",
     "JUDGE_QUALITY": "judged quality",
     "JUDGE_EMPATHY": "judged empathy",
     "JUDGE_PAIRWISE": "judged wins",

@@ -58,7 +58,7 @@ def _row(scan: Scan, line: int, row: Json) -> Json | None:
     except (KeyError, ValueError, TypeError) as error:
         scan.problem(scan.root, f"{type(error).__name__} {error}", line)
         return None
-    times = {name: row[name] for name in ("start", "end") if name in row}
+    times: Json = {name: row[name] for name in ("start", "end") if name in row}
     return {**fields, **times, "gender": _label(extra.get("gender")), "reference": _reply(str(row.get("txt") or ""))}
 
 

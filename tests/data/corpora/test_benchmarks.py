@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from corpus_worlds import prepare, sound, write
+from typer.testing import CliRunner
 
+from re_llm.cli import app
 from re_llm.core.errors import RellmError
-from re_llm.core.records import Utterance, read_records
+from re_llm.core.records import ReplyRecord, Score, Utterance, read_records
 
 CPED = """TV_ID,Dialogue_ID,Utterance_ID,Speaker,Gender,Age,Neuroticism,Extraversion,Openness,Agreeableness,\
 Conscientiousness,Scene,FacePosition_LU,FacePosition_RD,Sentiment,Emotion,DA,Utterance
@@ -251,3 +254,70 @@ def test_the_reference_of_a_benchmark_stays_in_its_row(tmp_path: Path) -> None:
     prepare("hf", root, tmp_path / "m.jsonl", options=options)
     (row,) = rows(tmp_path / "m.jsonl")
     assert (row.text, row.reference, row.split) == ("Which is a metal? A. iron B. wood", "A", "test")
+
+
+def choices(folder: Path) -> tuple[str, Path, dict[str, str]]:
+    questions: list[object] = [f"What is number {n}? A. iron B. wood C. glass D. wool" for n in range(3)]
+    references: list[object] = ["A", "B", "C"]
+    root = parquet(folder / "openbookqa", {"prompt": questions, "reference": references})
+    return "hf", root, {"text": "prompt", "extract": str(folder / "sounds")}
+
+
+def written_replies(folder: Path) -> tuple[str, Path, dict[str, str]]:
+    sound(folder / "wav" / "a.wav", 1.5)
+    line = {"key": "1", "txt": "Oh no, I am sorry.", "wav": "wav/a.wav", "extra": {"question": "It broke."}}
+    file = write(folder / "data.list", json.dumps({**line, "task": "<S2TCHAT>"}))
+    return "echat", file, {"default_language": "en"}
+
+
+def cases(folder: Path) -> tuple[str, Path, dict[str, str]]:
+    return "echomind", echomind(folder / "data_synthesis"), {"text": "words"}
+
+
+def listeners(folder: Path) -> tuple[str, Path, dict[str, str]]:
+    valence = [str(round(0.01 * frame % 1, 2)) for frame in range(100)]
+    write(folder / "Validation" / "Annotations" / "Subject_1_Story_1.csv", "\n".join(["valence", *valence]))
+    sound(folder / "Validation" / "Videos" / "Subject_1_Story_1.wav", 4.0)
+    return "omg_empathy", folder, {"window": "1"}
+
+
+def ratings(folder: Path) -> tuple[str, Path, dict[str, str]]:
+    heard: list[object] = [f"[{{'human-1': {{'{name}': 2}}}}]" for name in ("Sadness", "Anger", "Elation")]
+    root = parquet(folder / "emonet-voice-bench", {"label": heard}, "audioId", "train")
+    return "emonet_voice", root, {"extract": str(folder / "sounds")}
+
+
+@pytest.mark.parametrize(
+    ("world", "metrics"),
+    [
+        (choices, {"CHOICE"}),
+        (written_replies, {"ROUGE_L", "ER"}),
+        (cases, {"UA", "ER", "EX"}),
+        (listeners, {"CCC_VALENCE"}),
+        (ratings, {"UA", "HEAD_UA"}),
+    ],
+)
+def test_from_the_files_of_a_benchmark_to_its_figures(
+    world: Callable[[Path], tuple[str, Path, dict[str, str]]], metrics: set[str], tmp_path: Path
+) -> None:
+    """The commands of docs/corpora.md, with the miniature; killed after the first replies, they go on."""
+    name, root, options = world(tmp_path / "world")
+    manifest, replies, scores = (tmp_path / f"{stage}.jsonl" for stage in ("manifest", "replies", "scores"))
+    given = [part for option, value in options.items() for part in ("--option", f"{option}={value}")]
+    model = ["--model", "mini:re-llm", "--recognize", "--max-new-tokens", "12", "--out", str(replies)]
+    for command in (
+        ["prepare", name, "--root", str(root), *given, "--out", str(manifest)],
+        ["prepare", "check", str(manifest)],
+        ["respond", str(manifest), *model],
+        ["score", str(replies), "--out", str(scores)],
+        ["report", str(scores), "--replies", str(replies), "--out", str(tmp_path / "report"), "--format", "json"],
+    ):
+        found = CliRunner().invoke(app, command)
+        assert found.exit_code == 0, (command, found.output)
+    every = list(read_records(scores, Score))
+    assert metrics <= {row.metric for row in every if row.key == "*"}
+    answered = list(read_records(replies, ReplyRecord))
+    assert [(row.key, row.reference) for row in answered] == [(row.key, row.reference) for row in rows(manifest)]
+    replies.write_bytes(replies.read_bytes().splitlines(keepends=True)[0])
+    again = CliRunner().invoke(app, ["respond", str(manifest), *model])
+    assert again.exit_code == 0 and list(read_records(replies, ReplyRecord)) == answered, again.output
