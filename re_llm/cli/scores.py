@@ -14,7 +14,7 @@ from re_llm.core.errors import RellmError
 app = typer.Typer(
     cls=DefaultGroup,
     no_args_is_help=True,
-    subcommand_metavar="[run] REPLIES [OPTIONS] | train ... | convert ...",
+    subcommand_metavar="[run] REPLIES [OPTIONS] | take ... | train ... | convert ...",
     short_help="Score replies of any system: empathy, recognition, statistics.",
 )
 
@@ -76,6 +76,32 @@ def run(
     report = score_file(
         replies, out, metrics=metric or None, scorer=judge, truncation=truncation, overwrite=overwriting(overwrite)
     )
+    print_report(report, as_json)
+
+
+@app.command(cls=Command)
+def take(
+    replies: Annotated[Path, typer.Argument(help="jsonl with `response`, and `key`; or with `text` or `prompt`.")],
+    manifest: Annotated[Path, typer.Option(help="The manifest that was answered; references and words are its.")],
+    system: Annotated[str, typer.Option(help="Name of the system in the records.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The replies.jsonl to write.")],
+    split: Annotated[list[str], typer.Option(help="Only this split of the manifest; may be repeated.")] = [],
+    as_json: JsonFlag = False,
+) -> None:
+    """Take the replies that another system gave elsewhere, such as the results of VoiceBench's main.py.
+
+    Lines without a key are found by the words that they answer. An utterance without a reply is an error.
+
+    Example:
+
+        re-llm score take results.jsonl --manifest manifest.jsonl --system qwen2 --out qwen2.jsonl
+    """
+    from re_llm.inference.given_replies import take_replies
+    from re_llm.inference.reply import ReplyOptions
+    from re_llm.inference.sources import manifest_rows
+
+    rows, _ = manifest_rows(manifest, split or None)
+    report = take_replies(replies, rows, manifest.parent, out, ReplyOptions(system=system, prompt=None))
     print_report(report, as_json)
 
 

@@ -155,7 +155,8 @@ def _row_problems(utterance: Utterance, emotions: Sequence[str] | None) -> Itera
     ):
         yield f"unknown emotion {emotion!r}"
     known = [name for name in DIMENSIONS if getattr(utterance, name) is not None]
-    if known and len(known) < len(DIMENSIONS):
+    # Listeners' valence alone is what OMG-Empathy has; for training a row needs all three.
+    if known and len(known) < len(DIMENSIONS) and (known, utterance.vad_source) != (["valence"], "annotated"):
         yield f"only {', '.join(known)} of {', '.join(DIMENSIONS)}"
     if known and not utterance.vad_source:
         yield "dimensions without vad_source: annotated or pseudo:MODEL"

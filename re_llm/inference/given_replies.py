@@ -1,4 +1,8 @@
-"""A system that has answered already: its file of replies, joined with the rows of a manifest."""
+"""A system that has answered already: its file of replies, joined with the rows of a manifest.
+
+A line may lack `key` and `system`, as in the results of VoiceBench (`prompt`, `response`, ...): the row is then the
+first one without a reply that has its words.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from re_llm.audio.source import moved
 from re_llm.core.errors import RellmError
 from re_llm.core.files import existing, file_hash, hash_of
 from re_llm.core.product import Overwrite, Product, State
-from re_llm.core.records import ReplyRecord, Utterance, read_records, write_records
+from re_llm.core.records import ReplyRecord, Utterance, read_numbered, write_records
 from re_llm.inference.reply import Reply, ReplyOptions
 from re_llm.inference.reply_records import to_record
 from re_llm.inference.respond import RespondReport
@@ -21,8 +25,15 @@ ITS_OWN = ("response", "answer", "named_emotion", "predicted_emotion", "probabil
            "dominance", "transcript", "unsure", "tokens", "finish_reason", "prompt")  # fmt: skip
 
 
+class _Given(ReplyRecord):
+    """A line of the file."""
+
+    key: str = ""
+    system: str = ""
+
+
 def take_replies(file: Path, rows: Sequence[Utterance], root: Path, out: Path, options: ReplyOptions) -> RespondReport:
-    """Writes the replies of a file to the rows of a manifest, found by key, under the name of the system.
+    """Writes the replies of a file to the rows of a manifest, found by key or words, under the name of the system.
 
     References (text, emotion, speaker, ...) are the manifest's. Replies to other rows are left out.
 
@@ -30,15 +41,10 @@ def take_replies(file: Path, rows: Sequence[Utterance], root: Path, out: Path, o
         root: folder that the rows' audio paths are relative to.
 
     Raises:
-        RellmError: the file is missing or broken, a row has no reply or two, or `out` was changed by hand.
+        RellmError: the file is missing or broken, a row has no reply or two, no row has the words of a line without a
+            key, or `out` was changed by hand.
     """
-    found: dict[str, ReplyRecord] = {}
-    wanted = {row.key for row in rows}
-    for reply in read_records(existing(file), ReplyRecord):
-        if reply.key in wanted:
-            if reply.key in found:
-                raise RellmError(f"{file} holds two replies to {reply.key!r}", todo="Give the replies of one system")
-            found[reply.key] = reply
+    found = _by_key(existing(file), rows)
     missing = [row.key for row in rows if row.key not in found]
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
@@ -62,6 +68,28 @@ def take_replies(file: Path, rows: Sequence[Utterance], root: Path, out: Path, o
         write_records(out, (_joined(row, found[row.key], options) for row in here))
         product.finish(report)
     return report
+
+
+def _by_key(file: Path, rows: Sequence[Utterance]) -> dict[str, ReplyRecord]:
+    found: dict[str, ReplyRecord] = {}
+    wanted = {row.key for row in rows}
+    unanswered: dict[str, list[str]] = {}
+    for row in reversed(rows):
+        unanswered.setdefault(row.text or "", []).append(row.key)
+    for number, reply in read_numbered(file, _Given):
+        if not reply.key:
+            words = reply.text or reply.prompt
+            if not words or not unanswered.get(words):
+                raise RellmError(
+                    f"{file}:{number}: no key, and no utterance without a reply has the words {(words or '')[:80]!r}",
+                    allowed="`key`; or the words of the manifest's row in `text` or `prompt`",
+                )
+            reply = reply.model_copy(update={"key": unanswered[words].pop(), "prompt": None})
+        if reply.key in wanted:
+            if reply.key in found:
+                raise RellmError(f"{file} holds two replies to {reply.key!r}", todo="Give the replies of one system")
+            found[reply.key] = reply
+    return found
 
 
 def _joined(row: Utterance, given: ReplyRecord, options: ReplyOptions) -> ReplyRecord:

@@ -6,6 +6,7 @@ What takes hours (`mini build`, `small build`, `small llm`, `reproduce`), wants 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -156,6 +157,8 @@ def _write_records(root: Path) -> None:
         for n, sentence in enumerate(neutral)
     ]  # fmt: skip
     write_records(root / "runs/mini/corpora/esd/manifest.jsonl", voice)
+    results = [json.dumps({"prompt": text, "response": "Oh."}) for text in TEXTS]
+    (root / "results.jsonl").write_text("\n".join(results))
     write_records(root / "continuations.jsonl", continuations)
     write_records(root / "replies.jsonl", replies)
     kind = ReplyRecord(key="w0", system="s", text=neutral[0].text, response=world_reply(neutral[0], "sad", True))
