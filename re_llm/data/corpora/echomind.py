@@ -10,7 +10,6 @@ The multiple-choice questions in `MCQ` are not read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Scan
+from re_llm.data.corpora.files import json_list
 
 INFO = CorpusInfo(
     name="echomind",
@@ -45,7 +45,7 @@ def read(scan: Scan) -> Iterator[Utterance]:
     if not set(voices) <= set(VOICES):
         raise RellmError(f"option voices={','.join(voices)}", allowed=", ".join(VOICES))
     for path in sorted(root.glob("script_info_*.json")):
-        for number, case in enumerate(_cases(path)):
+        for number, case in enumerate(json_list(path, INFO)):
             try:
                 yield from _recordings(scan, root, path, case, voices)
             except (KeyError, TypeError, AttributeError) as error:
@@ -57,7 +57,7 @@ def _recordings(
 ) -> Iterator[Utterance]:
     name, conveyed, column = str(case["case_id"]), str(case["spoken_info"]), scan.option("text", None, str)
     if column is not None and not case.get(column):
-        scan.once(path, f"a case without {column!r}, the field that the option text names (case {name})")
+        scan.once(path, f"cases without {column!r}, the field that the option text names")
     for voice in voices:
         if not (place := (case.get(f"{voice}_audio_info") or {}).get(f"{voice}_input_audio_file")):
             scan.drop(f"no {voice} voice")
@@ -68,13 +68,3 @@ def _recordings(
             emotion_raw=conveyed if voice == "target" else None, voice=voice, topic=case.get("topic"),
             text=str(case.get(column) or "").strip() or None if column else None,
         )  # fmt: skip
-
-
-def _cases(path: Path) -> list[dict[str, Any]]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RellmError(f"{path} cannot be read as JSON: {error}", allowed=INFO.root) from None
-    if not isinstance(found, list):
-        raise RellmError(f"{path} holds no list of cases", allowed=INFO.root)
-    return found

@@ -7,15 +7,12 @@ canonical name are kept in `emotion_raw`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from re_llm.core.emotions import find_label
-from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Scan
+from re_llm.data.corpora.files import json_list
 from re_llm.data.corpora.text_dialogues import Said, user_turns
 
 INFO = CorpusInfo(
@@ -35,7 +32,7 @@ SEEKERS = ("seeker", "usr")
 def read(scan: Scan) -> Iterator[Utterance]:
     """The seeker's turns, in the order of the file."""
     path = scan.root / "ESConv.json" if scan.root.is_dir() else scan.root
-    for number, dialogue in enumerate(_dialogues(path)):
+    for number, dialogue in enumerate(json_list(path, INFO)):
         try:
             raw, turns = dialogue["emotion_type"], dialogue["dialog"]
             said = [(each["speaker"], (each.get("content") or each.get("text") or "").strip()) for each in turns]
@@ -50,13 +47,3 @@ def read(scan: Scan) -> Iterator[Utterance]:
         ]
         about = {name: dialogue[name] for name in ("problem_type", "situation") if dialogue.get(name)}
         yield from user_turns(scan, INFO, f"{number:04}", kept, "seeker", **about)
-
-
-def _dialogues(path: Path) -> list[dict[str, Any]]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RellmError(f"{path} cannot be read as JSON: {error}", allowed=INFO.root) from None
-    if not isinstance(found, list):
-        raise RellmError(f"{path} holds no list of conversations", allowed=INFO.root)
-    return found

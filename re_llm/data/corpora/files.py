@@ -265,6 +265,21 @@ def _line(file: IO[bytes], path: Path) -> bytes:
         raise RellmError(f"cannot read {path}: {error}", todo="Copy the file again") from error
 
 
+def json_list(path: Path, info: CorpusInfo) -> list[Json]:
+    """A JSON file that holds a list.
+
+    Raises:
+        RellmError: it is missing, is not JSON, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RellmError(f"{path} cannot be read as JSON: {error}", allowed=info.root) from None
+    if not isinstance(found, list):
+        raise RellmError(f"{path} holds no list", allowed=info.root)
+    return found
+
+
 def read_json_array(path: Path, key: str) -> Iterator[Json]:
     """Items of the array `key` of a JSON file, one at a time: the file can be larger than the memory.
 

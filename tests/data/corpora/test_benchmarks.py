@@ -195,7 +195,8 @@ def test_echomind(tmp_path: Path) -> None:
     prepare("echomind", root, tmp_path / "t.jsonl", options={"voices": "target"})
     assert [row.text for row in rows(tmp_path / "t.jsonl")] == [None, None]
     told = prepare("echomind", root, tmp_path / "u.jsonl", options={"text": "script"})
-    assert any("a case without 'script'" in problem.what for problem in told.problems)
+    without = [problem.what for problem in told.problems if "without 'script'" in problem.what]
+    assert without == ["cases without 'script', the field that the option text names"]
     with pytest.raises(RellmError, match="voices=loud"):
         prepare("echomind", root, tmp_path / "v.jsonl", options={"voices": "loud"})
 
