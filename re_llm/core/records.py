@@ -77,6 +77,7 @@ class Utterance(Dimensional):
     `emotion` is a label of `label_set` (re_llm.core.emotions; without one, a canonical name) or None; `emotion_raw` is
     the label of the corpus. `history`: what was said before, in a row of a file of dialogues (re_llm.data.dialogues).
     `reference`: the reply, or the letter of the right choice, that a benchmark gives.
+    `words_emotion`: that of the words alone, in a corpus that tells it apart from the voice's.
     """
 
     corpus: str
@@ -96,6 +97,7 @@ class Utterance(Dimensional):
     vad_source: str | None = None
     sha256: str | None = None
     reference: str | None = None
+    words_emotion: str | None = None
     history: list[Earlier] | None = None
 
 
@@ -155,6 +157,7 @@ class ReplyRecord(Dimensional):
     reference_arousal: float | None = Unit
     reference_dominance: float | None = Unit
     reference: str | None = None
+    words_emotion: str | None = None
     predicted_emotion: str | None = None
     probabilities: dict[str, float] | None = None
     answer: str | None = None

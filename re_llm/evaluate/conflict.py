@@ -5,7 +5,8 @@ Two measures, of any system's replies to utterances whose words are spoken in at
   each alone. Outcomes are vectors (one-hot, or unit tf-idf vectors of the reply's words), their variance is the mean
   squared distance from the mean, as in a permutational analysis of variance (Anderson, Austral Ecology 26, 2001).
   Where everybody says everything in every emotion, the three do not overlap; what they leave is interplay and chance.
-- where the words have an emotion of their own that is not the voice's: which of the two is named.
+- where the words have an emotion of their own that is not the voice's: which of the two is named. A set made for this
+  question tells it of every utterance (`words_emotion`), which then need not be said in several emotions.
 N utterances, S sentences, D dimensions of an outcome, R resamples.
 """
 
@@ -70,8 +71,9 @@ class Conflict:
     """The conflict test of one system on one corpus.
 
     Attributes:
-        items, sentences: utterances whose words are spoken in at least two emotions, and these words.
-        left_out: utterances without words or emotion, or whose words are spoken in one emotion only.
+        items, sentences: utterances whose words are spoken in at least two emotions, and these words; 0 where there are
+            too few.
+        left_out: utterances without words or emotion, or whose words are spoken in one emotion only and have none.
     """
 
     system: str
@@ -201,41 +203,57 @@ def conflict(
     """The conflict test of one system on one corpus; None when fewer than `MIN_ITEMS` utterances can be used.
 
     Args:
-        words: emotion of the words alone, by `plain` text; None when unknown. Neutral words contradict nothing.
+        words: emotion of the words alone, by `plain` text, where the reply does not tell it; None when unknown. Neutral
+            words contradict nothing.
     """
     spoken: dict[str, set[str]] = {}
     for reply in replies:
         if reply.text and reply.emotion and plain(reply.text):
             spoken.setdefault(plain(reply.text), set()).add(reply.emotion)
-    used = [r for r in replies if r.emotion and r.text and len(spoken.get(plain(r.text), ())) > 1]
-    if len(used) < MIN_ITEMS:
+    known = [r for r in replies if r.emotion and r.text and plain(r.text)]
+    crossed = [r for r in known if len(spoken[plain(r.text or "")]) > 1]
+    used = crossed if len(crossed) >= MIN_ITEMS else []
+    told = [r for r in known if r.words_emotion or len(spoken[plain(r.text or "")]) > 1]
+    contradictions = _contradictions(told, words or {}, seed)
+    if not used and not contradictions:
         return None
-    texts = [plain(r.text or "") for r in used]
-    voice = [r.emotion or "" for r in used]
-    factors = {"voice": _codes(voice), "words": _codes(texts)}
+    sentences = {plain(r.text or "") for r in used}
+    explained = _explanations(used, seed) if used else []
+    return Conflict(system, corpus, len(used), len(sentences), len(replies) - len(told), explained, contradictions)
+
+
+def _explanations(used: Sequence[ReplyRecord], seed: int) -> list[Explained]:
+    """What explains each outcome of utterances whose words are spoken in several emotions."""
+    factors = {
+        "voice": _codes([r.emotion or "" for r in used]),
+        "words": _codes([plain(r.text or "") for r in used]),
+    }
     if all(r.speaker for r in used):
         factors["speaker"] = _codes([r.speaker or "" for r in used])
     explained = []
-    found = {name: [read(reply) for reply in used] for name, read in OUTCOMES.items()}
     for name in ("named emotion", "predicted emotion"):
-        if any(found[name]):
-            explained.append(_explain(name, _one_hot([each or "none" for each in found[name]]), factors, seed))
+        named = [OUTCOMES[name](reply) for reply in used]
+        if any(named):
+            explained.append(_explain(name, _one_hot([each or "none" for each in named]), factors, seed))
     vectors = _reply_vectors([r.response for r in used])
     if vectors is not None:
         explained.append(_explain("reply", vectors, factors, seed))
-    contradictions = []
-    for name, named in found.items():
-        rows = [
-            i for i, text in enumerate(texts)
-            if (words or {}).get(text, "neutral") not in ("neutral", voice[i]) and (name != "reply" or named[i])
-        ]  # fmt: skip
+    return explained
+
+
+def _contradictions(told: Sequence[ReplyRecord], words: Mapping[str, str], seed: int) -> list[Contradiction]:
+    """Which emotion is named, by outcome, where that of the words is neither neutral nor the voice's."""
+    texts = [plain(r.text or "") for r in told]
+    own = [r.words_emotion or words.get(text, "neutral") for r, text in zip(told, texts, strict=True)]
+    voice = [r.emotion or "" for r in told]
+    found = []
+    for name, read in OUTCOMES.items():
+        named = [read(reply) for reply in told]
+        rows = [i for i in range(len(told)) if own[i] not in ("neutral", voice[i]) and (name != "reply" or named[i])]
         if len(rows) >= MIN_ITEMS and any(named):
-            own_texts = [texts[i] for i in rows]
-            sides = [voice[i] for i in rows], [(words or {})[text] for text in own_texts]
-            own = [named[i] for i in rows]
-            contradictions.append(_contradict(name, own, *sides, _codes(own_texts), seed))
-    left_out = len(replies) - len(used)
-    return Conflict(system, corpus, len(used), len(set(texts)), left_out, explained, contradictions)
+            by_voice, by_words, said = ([side[i] for i in rows] for side in (voice, own, texts))
+            found.append(_contradict(name, [named[i] for i in rows], by_voice, by_words, _codes(said), seed))
+    return found
 
 
 def words_emotions(replies: Sequence[ReplyRecord]) -> dict[str, str]:

@@ -9,7 +9,18 @@ from re_llm.core.assets import resolve_component
 from re_llm.core.records import DIMENSIONS, ReplyRecord, Utterance
 from re_llm.inference.reply import Reply, ReplyOptions
 
-FIELDS_OF_ROW = ("key", "text", "audio", "speaker", "language", "duration", "emotion", "label_set", "reference")
+FIELDS_OF_ROW = (
+    "key",
+    "text",
+    "audio",
+    "speaker",
+    "language",
+    "duration",
+    "emotion",
+    "label_set",
+    "reference",
+    "words_emotion",
+)
 SHARED_EMOTION = "re_llm_shared_emotion"  # model type of an emotion encoder that reads Whisper's layers
 # The recordings of earlier turns are the manifest's, not the record's.
 _UNHEARD = {"audio": None, "start": 0.0, "duration": None}

@@ -46,7 +46,8 @@ def row_sources(rows: Iterable[Utterance], root: Path, *, audio: bool) -> dict[s
         except RellmError as error:  # it will be listed with this reason, and tried again when it is there
             recording = error.what
         labels = [row.text, row.emotion, row.label_set, row.corpus, row.speaker, row.language, row.dimensions()]
-        labels += [f"reference {row.reference}"] if row.reference else []
+        others = {"reference": row.reference, "words_emotion": row.words_emotion}
+        labels += [f"{name} {value}" for name, value in others.items() if value]
         before = [line for each in row.history or () for line in _earlier_source(each, root, audio=audio)]
         found[row.key] = hash_of([recording, *map(str, labels), *before])[:32]
     return found

@@ -63,14 +63,16 @@ def conflict_blocks(found: Sequence[Conflict], out: Path) -> list[Block]:
         ),
         Table(["corpus", "system", "of", "utterances / sentences", *FACTORS], explained, (0, 1, 2)),
     ]
+    if not explained:
+        blocks = blocks[:1]
     if against:
         blocks += [
             Heading(3, "Words against voice"),
             Table(["corpus", "system", "of", "utterances", "voice", "words", "other or none", "voice - words"], against,
                   (0, 1, 2)),
             Paragraph(
-                "Utterances whose words, read alone, have another emotion than the voice (neutral words contradict "
-                "nothing): the fractions in which the one or the other is named."
+                "Utterances whose words, by the corpus or read alone, have another emotion than the voice (neutral "
+                "words contradict nothing): the fractions in which the one or the other is named."
             ),
         ]  # fmt: skip
     for corpus in dict.fromkeys(each.corpus for each in found):
@@ -79,6 +81,8 @@ def conflict_blocks(found: Sequence[Conflict], out: Path) -> list[Block]:
             for outcome in each.explained:
                 bars = {name: (outcome.explained[name], *outcome.intervals[name]) for name in outcome.explained}
                 panels.setdefault(outcome.outcome, {})[system_title(each.system)] = bars
+        if not panels:
+            continue
         what = "what explains the named emotion and the reply"
         blocks.append(corpus_plot(out, "conflict", corpus, what, factor_plot, panels))
     return blocks
@@ -102,7 +106,8 @@ def write_conflict(replies: Sequence[Path], out: Path, words: Path | None = None
     if not found:
         raise RellmError(
             "no system has the same words in several emotions",
-            allowed=f"replies to {MIN_ITEMS} utterances with `text` and `emotion`, their words spoken in two emotions",
+            allowed=f"replies to {MIN_ITEMS} utterances with `text` and `emotion`, their words spoken in two emotions, "
+            "or with another `words_emotion`",
         )
     numbers = [asdict(each) for each in found]
     write_page(out, "Voice or words", numbers, lambda: [Heading(1, "Voice or words"), *conflict_blocks(found, out)])

@@ -92,6 +92,27 @@ def test_words_against_the_voice():
     assert conflict("s", "esd", replies("voice")).contradictions == []
 
 
+def test_a_set_that_tells_the_emotion_of_its_words_needs_no_sentence_twice(tmp_path: Path):
+    rows = [
+        ReplyRecord(
+            key=str(n), system="s", corpus="listen", text=f"Sentence number {n}.", emotion="sad", words_emotion=own,
+            response="Oh.", answer="happy" if n % 4 == 0 else "sad",
+        )
+        for n, own in enumerate(["happy"] * 40 + ["sad"] * 5 + ["neutral"] * 5)
+    ]  # fmt: skip
+    found = conflict("s", "listen", rows)
+    assert found and (found.items, found.sentences, found.left_out, found.explained) == (0, 0, 0, [])
+    (row,) = found.contradictions
+    assert (row.outcome, row.items, row.voice, row.words, row.other) == ("named emotion", 40, 0.75, 0.25, 0.0)
+    assert row.interval[0] < 0.5 < row.interval[1] and row.interval[0] > 0
+    assert conflict("s", "listen", [each.model_copy(update={"words_emotion": None}) for each in rows]) is None
+    assert conflict("s", "listen", rows[:15]) is None
+    write_records(tmp_path / "r.jsonl", rows)
+    told = CliRunner().invoke(app, ["conflict", str(tmp_path / "r.jsonl"), "--out", str(tmp_path / "c")])
+    page = (tmp_path / "c" / "report.md").read_text()
+    assert told.exit_code == 0 and "Words against voice" in page and "adjusted R squared" not in page, told.output
+
+
 def test_what_cannot_be_used_is_counted_or_nothing():
     rows = [
         *replies("voice"),

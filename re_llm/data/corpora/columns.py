@@ -38,6 +38,7 @@ ALIASES = {
     "turn": ("turn",),
     "gender": ("gender", "sex"),
     "reference": ("reference",),
+    "words_emotion": ("words_emotion",),
 }
 KEPT = "re_llm"  # fields of an utterance that a format of other people has no place for (re_llm.data.interchange)
 # Fields of the file that a recording is a segment of, not of the recording itself.
@@ -310,6 +311,8 @@ def _utterance(scan: Scan, table: Table, found: Mapping[str, Any], line: int | N
     if found["emotion"] is not None:
         raw = str(found["emotion"])
         fields |= {"emotion": scan.emotion(raw, table.file, line, table.labels), "emotion_raw": raw}
+    if found["words_emotion"] is not None:
+        fields["words_emotion"] = scan.emotion(str(found["words_emotion"]), table.file, line, table.labels)
     return Utterance.model_validate({field: value for field, value in fields.items() if value is not None})
 
 

@@ -148,7 +148,13 @@ def test_text_is_no_speech(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "options"),
-    [("transcription", {"text": "transcription", "emotion": "implicit_emotion"}), ("prompt", {"text": "prompt"})],
+    [
+        (
+            "transcription",
+            {"text": "transcription", "emotion": "implicit_emotion", "words_emotion": "explicit_emotion"},
+        ),
+        ("prompt", {"text": "prompt"}),
+    ],
 )
 def test_listen_and_voicebench_are_read_as_datasets(tmp_path: Path, text: str, options: dict[str, str]) -> None:
     """The columns of their dataset cards, as in docs/corpora.md."""
@@ -173,4 +179,5 @@ def test_listen_and_voicebench_are_read_as_datasets(tmp_path: Path, text: str, o
     )
     (row,) = rows(tmp_path / "m.jsonl")
     assert (row.text, row.split, row.duration) == ("I am fine.", "test", 1.0)
-    assert row.emotion == ("sad" if "emotion" in options else None)
+    both = ("sad", "happy") if "emotion" in options else (None, None)
+    assert (row.emotion, row.words_emotion) == both
