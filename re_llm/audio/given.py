@@ -53,6 +53,8 @@ def read(item: Audio) -> Samples:
             rate is none, whose type is no sample type, whose values are not finite or beyond ±4, or that is too long.
     """
     name = describe(item)
+    if isinstance(item, str) and not item:
+        raise RellmError("an empty path names no recording")
     if isinstance(item, str | os.PathLike | bytes):
         return load(item)
     if isinstance(item, bytearray | memoryview):
@@ -60,7 +62,10 @@ def read(item: Audio) -> Samples:
     if isinstance(item, Mapping):
         return _read_row(item)
     if callable(method := getattr(item, "read", None)):
-        data = method()
+        try:
+            data = method()
+        except (OSError, ValueError) as error:  # closed, or for writing
+            raise RellmError(f"{name} cannot be read: {str(error).rstrip('.')}") from None
         if not isinstance(data, bytes):
             raise RellmError(f"{name} was opened as text", todo='Open it with mode "rb"')
         return load(data)

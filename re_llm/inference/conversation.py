@@ -230,8 +230,8 @@ class Conversation:
         samples = [self.engine.samples(each, (self.prompt, 1)) for each in recordings]
         room = self.engine.max_seconds((self.prompt, 1))
         parts: list[Part] = list(self.engine.encode(samples, room=room)) if samples else []
-        if text is not None and not text.strip():
-            raise RellmError("the text of the turn is empty")
+        if text is not None and not (isinstance(text, str) and text.strip()):
+            raise RellmError(f"the text of the turn is {text!r}", allowed="a text that is not empty")
         return Turn("user", (*parts, text) if text is not None else tuple(parts))
 
     def respond(self, *recordings: Audio, text: str | None = None) -> Reply:

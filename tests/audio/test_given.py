@@ -18,6 +18,8 @@ from re_llm.core.errors import RellmError
 RATE = 48_000
 WAVE = (0.4 * np.sin(2 * np.pi * 220 * np.arange(RATE) / RATE)).astype(np.float32)  # a second
 SHORTS = np.round(32768 * WAVE).astype(np.int16)
+CLOSED = io.BytesIO()
+CLOSED.close()
 AT_16K = waveform.resample(WAVE, RATE, 16_000)
 
 
@@ -87,6 +89,8 @@ def test_bytes_of_eight_bits_and_half_precision() -> None:
         ([[0.1], [0.1, 0.2]], "is no sound"),
         (None, "is no sound"),
         (io.StringIO("abc"), "opened as text"),
+        (CLOSED, "the audio array cannot be read: I/O operation on closed file"),
+        ("", "an empty path"),
         (b"", "empty"),
         (b"not a recording", "not audio"),
         ((np.zeros(16_000 * 601, np.float32), 16_000), "too long: 601.0 s"),

@@ -174,7 +174,8 @@ def test_a_streamed_turn_belongs_to_the_conversation_once_it_is_complete(loaded:
     ("ask", "message"),
     [
         (lambda talk: talk.respond(), "nothing to answer"),
-        (lambda talk: talk.respond(text=" "), "text of the turn is empty"),
+        (lambda talk: talk.respond(text=" "), "text of the turn is ' '. Allowed: a text that is not empty"),
+        (lambda talk: talk.respond(text=5), "text of the turn is 5"),
         (lambda talk: talk.respond("gone.wav"), "gone.wav"),
         (lambda talk: talk.engine.chat(remember=-1), "remember is -1"),
         (lambda talk: talk.engine.chat(temperature=5), "temperature is 5"),
