@@ -112,6 +112,8 @@ class Chat:
             work()
         except RellmError as error:
             self.console.print(str(error), style="red", markup=False)
+        except KeyboardInterrupt:
+            self.console.print(" (ended)", style="yellow")
 
     def _read(self, line: str) -> None:
         """A line that is a recording or a text."""
@@ -128,12 +130,7 @@ class Chat:
         from re_llm.audio.microphone import record
 
         self.console.print("[dim]Speak; Enter ends it.[/]")
-        try:
-            spoken = record(sys.stdin.readline)
-        except KeyboardInterrupt:
-            self.console.print("(not recorded)", style="yellow")
-            return
-        self._answer(self.talk.turn(spoken), "the microphone")
+        self._answer(self.talk.turn(record(sys.stdin.readline)), "the microphone")
 
     def _answer(self, turn: Turn, given: str) -> None:
         for estimate in turn.estimates:
@@ -145,12 +142,9 @@ class Chat:
         pieces = self.talk.stream_turn(turn)
         try:
             reply = self._shown(pieces, shown)
-        except KeyboardInterrupt:
+        finally:
             pieces.close()
             shown.end()
-            self.console.print(" (ended)", style="yellow")
-            return
-        shown.end()
         self.console.print(" …" if reply.finish_reason == "length" else "", style="yellow")
         if reply.notice:
             self.console.print(f"  {reply.notice}.", style="yellow", markup=False)
@@ -234,6 +228,8 @@ def _lines() -> Iterator[str]:
             yield input(PROMPT)
         except EOFError:
             return
+        except KeyboardInterrupt:  # it clears the line, as in a shell
+            print()
 
 
 def run(chat: Chat, lines: Iterable[str] | None = None) -> None:

@@ -143,6 +143,28 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(talk: chat.Chat, monkey
     assert len(talk.talk.turns) == 4
 
 
+def test_ctrl_c_ends_whatever_runs(talk: chat.Chat, recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(talk.talk, "turn", interrupt)  # while a recording is encoded
+        patch.setattr(talk, "_why", interrupt)
+        chat.run(talk, [str(recording()), "/why"])
+    assert shown(talk).count("(ended)") == 2 and not talk.talk.turns
+    typed = iter([KeyboardInterrupt(), "/quit", EOFError()])
+
+    def read(prompt: str) -> str:
+        given = next(typed)
+        if isinstance(given, BaseException):
+            raise given
+        return given
+
+    monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    chat.run(talk)  # at the prompt it clears the line
+
+
 def test_a_terminal_breaks_lines_between_words() -> None:
     console = Console(file=io.StringIO(), width=12, force_terminal=True, color_system=None, highlight=False)
     shown = chat.Words(console)
