@@ -211,6 +211,13 @@ class RunningBatch:
 
     def _completion(self, done: _Running) -> Completion:
         (found,) = read_completions(self.engine.tokenizer, torch.tensor([done.row.tokens]), self.engine.stops)
-        if done.text.found:
-            return Completion(done.text.cut(found.text), found.tokens, "stop")
-        return found
+        if not done.text.found:
+            return found
+        shown, choices = done.text.cut(found.text), done.row.choices
+        while choices and len(self._text_of(choices[:-1])) >= len(shown):
+            choices.pop()  # of what is not shown
+        return Completion(shown, found.tokens, "stop")
+
+    def _text_of(self, choices: Sequence[TokenChoice]) -> str:
+        text: str = self.engine.tokenizer.decode([each.token for each in choices], skip_special_tokens=True)
+        return text.lstrip()

@@ -96,6 +96,16 @@ def test_stop_and_logprobs(client: openai.OpenAI) -> None:
     stop = text[len(text) // 2]
     (cut,) = ask(client, spoken(), stop=stop).choices
     assert (cut.message.content, cut.finish_reason) == (text[: text.index(stop)], "stop")
+    (told,) = ask(client, spoken(), stop=stop, logprobs=True).choices  # of what is shown, not of the stop
+    shown = "".join(each.token for each in told.logprobs.content)
+    assert len(told.logprobs.content) < len(tokens) and shown.startswith(told.message.content)
+    assert len("".join(each.token for each in told.logprobs.content[:-1])) < max(1, len(told.message.content))
+
+
+def test_an_answer_is_sent_back_as_it_came(client: openai.OpenAI) -> None:
+    first = ask(client, spoken())
+    history = [{"role": "user", "content": [spoken()]}, first.choices[0].message.model_dump()]
+    assert ask(client, messages=[*history, {"role": "user", "content": "and?", "name": "me"}]).choices
 
 
 def test_models(client: openai.OpenAI) -> None:
@@ -111,6 +121,14 @@ def test_models(client: openai.OpenAI) -> None:
         ({"max_tokens": 0}, "max_tokens", None),
         ({"temperature": 3}, "temperature", None),
         ({"stop": [""]}, "stop", None),
+        ({"stop": 5}, "stop", None),
+        ({"stop": ["a", 5]}, "stop[1]", None),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", None),
+        (
+            {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}, {"role": "user", "content": "a"}]},
+            "messages[0].tool_calls",
+            "unsupported_parameter",
+        ),
         ({"top_logprobs": 2}, "top_logprobs", None),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
         ({"messages": [{"role": "user", "content": "word " * 400}]}, "messages", "context_length_exceeded"),

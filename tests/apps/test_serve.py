@@ -206,6 +206,10 @@ def test_wrong_requests_are_told_what_is_wrong(
 def test_an_error_names_the_part_it_is_about(client: TestClient, files: dict[str, bytes]) -> None:
     error = client.post(CHAT, json=ask(user("hear", spoken(b"nothing")))).json()["error"]
     assert (error["param"], error["code"]) == ("messages[0].content[1]", "unusable_audio")
+    long = io.BytesIO()
+    soundfile.write(long, np.zeros(5 * 16_000), 16_000, format="WAV")
+    error = client.post(CHAT, json=ask(user("hear", spoken(long.getvalue())))).json()["error"]
+    assert (error["param"], error["code"]) == ("messages[0].content[1]", "audio_too_long")
     wrong = {"type": "input_audio", "input_audio": {"data": 5, "format": "wav"}}
     error = client.post(CHAT, json=ask(user(wrong))).json()["error"]
     assert error["param"] == "messages[0].content[0].input_audio.data"

@@ -95,6 +95,7 @@ def test_the_openai_client_transcribes(client: openai.OpenAI) -> None:
     assert vtt.startswith("WEBVTT\n\n00:00:00.000 --> 00:00:02.350\n2 seconds\n\n")
     verbose = create(model="tiny", file=FILE, response_format="verbose_json")
     assert (verbose.duration, [segment.text for segment in verbose.segments]) == (4.0, ["2 seconds", "1 seconds"])
+    assert create(model="tiny", file=FILE, timestamp_granularities=["segment"]).text == "2 seconds 1 seconds"
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,7 @@ def test_the_openai_client_transcribes(client: openai.OpenAI) -> None:
         ({"temperature": 0.5}, "temperature", None),
         ({"response_format": "tsv"}, "response_format", None),
         ({"stream": True}, "stream", "unsupported_parameter"),
+        ({"timestamp_granularities": ["segment", "word"]}, "timestamp_granularities", "unsupported_parameter"),
         ({"file": ("a.wav", b"no sound")}, "file", "unusable_audio"),
         ({"file": ("a.wav", wav_bytes(GAP))}, "file", "unusable_audio"),
     ],
@@ -126,11 +128,13 @@ def test_what_is_not_supported_is_refused_by_name(
         (EMOTIONS, {"window": "wide"}, "window"),
         (EMOTIONS, {"trajectory": "perhaps"}, "trajectory"),
         (EMOTIONS, {"language": "en"}, "language"),
+        (EMOTIONS, {"window": ["2", "3"]}, "window"),
     ],
 )
-def test_wrong_fields_are_named(http: TestClient, path: str, form: dict[str, str], param: str) -> None:
+def test_wrong_fields_are_named(http: TestClient, path: str, form: dict[str, str | list[str]], param: str) -> None:
     response = http.post(path, files={"file": FILE}, data=form)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert "convert" not in response.json()["error"]["message"]
 
 
 def test_a_server_without_a_decoder_says_so(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +165,14 @@ def test_recordings_wait_for_each_other_up_to_the_queue(loaded: engine.Engine, m
         first.join()
         assert client.post(EMOTIONS, files={"file": FILE}).status_code == 200
         go.clear()
-    with TestClient(build(loaded, ServeOptions(name="tiny", timeout_seconds=0.2))) as client:
+    begun.clear()
+    with TestClient(build(loaded, ServeOptions(name="tiny", timeout_seconds=1.0))) as client:
         assert client.post(EMOTIONS, files={"file": FILE}).status_code == 504
+        assert begun.is_set()
+        begun.clear()
+        assert client.post(EMOTIONS, files={"file": FILE}).status_code == 504  # while the first one still runs
         go.set()
+    assert not begun.is_set()  # nobody waits for the second one any more
 
 
 def test_pages_of_named_origins_may_use_it_and_others_not(http: TestClient) -> None:

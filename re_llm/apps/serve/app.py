@@ -109,7 +109,8 @@ def _add_api(app: FastAPI, worker: Worker, name: str, bodies: Bodies) -> None:
                 if isinstance(event, Done):
                     answers.append(event)
         answers.sort(key=lambda done: done.index)
-        return JSONResponse(writer.completion(answers, tokens, first))
+        kept = [tokens[done.index][: done.kept] for done in answers]
+        return JSONResponse(writer.completion(answers, kept, first))
 
 
 async def _stream(call: _Call, writer: Writer, first: Started) -> AsyncIterator[str]:

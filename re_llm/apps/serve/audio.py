@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from re_llm.apps.serve.options import ServeOptions
-from re_llm.apps.serve.protocol import ApiError
+from re_llm.apps.serve.protocol import ApiError, timed_out, unusable
 from re_llm.apps.serve.requests import Bodies, authorise, refuse_foreign_page
 from re_llm.audio import waveform
 from re_llm.audio.windows import windows
@@ -49,7 +49,10 @@ def form_fields(body: bytes, content_type: str) -> dict[str, bytes]:
         head, found, value = part.partition(b"\r\n\r\n")
         name = _NAME.search(head)
         if found and name:
-            fields[name[1].decode("utf-8", "replace")] = value
+            key = name[1].decode("utf-8", "replace")
+            if key in fields and not key.endswith("[]"):  # a list comes as a field for each of its values
+                raise ApiError(400, f"the form has two fields {key[:64]}", param=key[:64], code="invalid_form")
+            fields[key] = fields[key] + b"," + value if key in fields else value
     if not fields:
         raise ApiError(400, "the body is no multipart/form-data with named fields", code="invalid_form")
     return fields
@@ -78,21 +81,26 @@ class _Work:
         if self.waiting >= self.options.queue_size:
             raise ApiError(429, f"{self.waiting} recordings are waiting already", code="queue_full")
         self.waiting += 1
-        task = asyncio.create_task(asyncio.to_thread(self._alone, work))
+        given_up = threading.Event()
+        task = asyncio.create_task(asyncio.to_thread(self._alone, work, given_up))
         task.add_done_callback(self._done)
         seconds = self.options.timeout_seconds
         try:
             return await asyncio.wait_for(asyncio.shield(task), seconds)
         except TimeoutError:
-            raise ApiError(504, f"no answer within {seconds:g} s", code="timeout") from None
+            raise timed_out(seconds) from None
+        finally:
+            given_up.set()
 
     def _done(self, task: asyncio.Task[object]) -> None:
         self.waiting -= 1
         if not task.cancelled():
             task.exception()  # nobody may be left who asks for it
 
-    def _alone(self, work: Callable[[], T]) -> T:
+    def _alone(self, work: Callable[[], T], given_up: threading.Event) -> T:
         with self.lock:
+            if given_up.is_set():
+                raise timed_out(self.options.timeout_seconds)
             return work()
 
     def load(self) -> Transcriber:
@@ -156,6 +164,11 @@ def _check(fields: Mapping[str, bytes], known: tuple[str, ...], name: str) -> No
     if _text(fields, "stream") not in ("", "false", "False"):
         raise ApiError(400, "stream is not supported here", param="stream", code="unsupported_parameter")
 
+    times = _text(fields, "timestamp_granularities[]")
+    if not set(times.split(",")) <= {"", "segment"}:
+        message = f"timestamp_granularities is {times[:64]!r}; it may be segment: words have no times here"
+        raise ApiError(400, message, param="timestamp_granularities", code="unsupported_parameter")
+
 
 def _text(fields: Mapping[str, bytes], name: str) -> str:
     return fields.get(name, b"").decode("utf-8", "replace").strip()
@@ -177,7 +190,7 @@ def _loaded(data: bytes, max_seconds: float) -> waveform.Samples:
     try:
         return waveform.refuse_silence(waveform.load(data, max_seconds=max_seconds), NAME)
     except RellmError as error:
-        raise ApiError(400, str(error), param="file", code="unusable_audio") from None
+        raise unusable(error, str(error), "file") from None
 
 
 def emotion(engine: Engine, fields: Mapping[str, bytes], max_seconds: float) -> dict[str, Any]:
@@ -191,8 +204,11 @@ def emotion(engine: Engine, fields: Mapping[str, bytes], max_seconds: float) -> 
     window = _text(fields, "window")
     try:
         seconds = float(window) if window else None
+    except ValueError:
+        raise ApiError(400, f"window is {window[:64]!r}; it may be a number of seconds", param="window") from None
+    try:
         estimate = engine.trajectory(wave, window=seconds)
-    except (ValueError, RellmError) as error:
+    except RellmError as error:
         raise ApiError(400, str(error), param="window" if window else "file") from None
     found = {"duration": round(len(wave) / waveform.RATE, 3), **estimate.predictions()}
     if asked or len(estimate.trajectory) > 1:

@@ -41,11 +41,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Done:
-    """The answer number `index` is complete; `choices` as of the last piece, in streams."""
+    """The answer number `index` is complete.
+
+    Attributes:
+        choices: as of the last piece.
+        kept: how many tokens the answer has; pieces may have told further ones, of a stop text.
+    """
 
     index: int
     completion: ChatCompletion
     choices: tuple[TokenChoice, ...] = ()
+    kept: int = 0
 
 
 Event = Started | Piece | Done | ApiError
@@ -126,7 +132,7 @@ class Answers:
                 self._count(gone)
             if not gone:
                 self.start()  # an answer may be empty
-                self.job.emit(Done(index, _completed(completion, len(ids)), new_choices()))
+                self.job.emit(Done(index, _completed(completion, len(ids)), new_choices(), len(row.choices)))
             if not self.left:
                 self.on_end()
 

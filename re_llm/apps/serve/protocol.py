@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
+from re_llm.core.errors import RellmError
 from re_llm.inference.decoding import Decoding
 from re_llm.inference.variant import Unsure
 
@@ -22,11 +24,13 @@ MAX_RECORDINGS = 16  # of one request; each costs an encoder pass however short 
 MAX_TURNS = 256
 MAX_CHOICES = 8
 MAX_STOPS, MAX_STOP_CHARS = 4, 200
+TOO_LONG = "is too long:"  # in the message of a recording beyond the audio of one request
 MESSAGE_CHARS = 400  # of an error message: what it quotes may be long
 # Fields of OpenAI's API that do not change the answer.
 WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 )
+MESSAGE_WITHOUT_EFFECT = frozenset({"name", "annotations"})
 # Fields that are accepted with these values, which are what happens anyway.
 ONLY = {
     "presence_penalty": (0,),
@@ -51,6 +55,12 @@ class ApiError(Exception):
         kind = "rate_limit_error" if self.status == 429 else kind
         text = self.message if len(self.message) <= MESSAGE_CHARS else self.message[:MESSAGE_CHARS] + " ..."
         return {"error": {"message": text, "type": kind, "param": self.param, "code": self.code}}
+
+
+def unusable(error: RellmError, message: str, param: str) -> ApiError:
+    """The refusal of a recording."""
+    code = "audio_too_long" if TOO_LONG in error.what else "unusable_audio"
+    return ApiError(400, message, param=param, code=code)
 
 
 def timed_out(seconds: float) -> ApiError:
@@ -114,13 +124,21 @@ class _AudioUrl(BaseModel):
     audio_url: _Url
 
 
-class _Message(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: list[Annotated[_Text | _Audio | _AudioUrl, Field(discriminator="type")]]
+_Part = Annotated[_Text | _Audio | _AudioUrl, Field(discriminator="type")]
+_NO_LIST = PydanticCustomError("text_or_list", "Input should be a text or a list")
 
-    @field_validator("content", mode="before")
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: list[_Part]
+
+    @field_validator("content", mode="before", json_schema_input_type=str | list[_Part])
     @classmethod
     def _plain(cls, value: object) -> object:
+        if not isinstance(value, str | list):
+            raise _NO_LIST
         return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
@@ -140,7 +158,7 @@ class _Body(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
-    stop: str | list[str] | None = None
+    stop: list[str] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
@@ -155,6 +173,13 @@ class _Body(BaseModel):
         lt=1,
         description="Ask how the person feels unless exactly one emotion of the last recording is so probable.",
     )
+
+    @field_validator("stop", mode="before", json_schema_input_type=str | list[str] | None)
+    @classmethod
+    def _one_stop(cls, value: object) -> object:
+        if not isinstance(value, str | list | None):
+            raise _NO_LIST
+        return [value] if isinstance(value, str) else value
 
 
 def schema() -> dict[str, Any]:
@@ -177,7 +202,8 @@ def parse(body: bytes, *, model: str, max_new_tokens: int) -> ChatRequest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = _path(first["loc"])
-        raise ApiError(400, f"{where or 'the request'}: {first['msg']}", param=where or None) from None
+        found = "Input should be an object" if first["type"] == "model_type" else first["msg"]
+        raise ApiError(400, f"{where or 'the request'}: {found}", param=where or None) from None
     except (ValueError, RecursionError):
         raise ApiError(400, "the body is not JSON", code="invalid_json") from None
     if request.model not in (None, model):
@@ -185,6 +211,8 @@ def parse(body: bytes, *, model: str, max_new_tokens: int) -> ChatRequest:
             404, f"there is no model {request.model!r} here, only {model!r}", param="model", code="model_not_found"
         )
     _refuse_unknown(request.model_extra or {})
+    for i, message in enumerate(request.messages):
+        _refuse_unknown(message.model_extra or {}, f"messages[{i}].")
     system, messages = _split_system(request.messages)
     turns = tuple(_turn(message, i) for i, message in enumerate(messages, start=len(request.messages) - len(messages)))
     if sum(isinstance(part, Recording) for _, parts in turns for part in parts) > MAX_RECORDINGS:
@@ -228,12 +256,20 @@ def _path(location: Sequence[str | int]) -> str:
     return path
 
 
-def _refuse_unknown(extra: dict[str, Any]) -> None:
+def _refuse_unknown(extra: dict[str, Any], of: str = "") -> None:
+    """Refuses fields that would change the answer.
+
+    Args:
+        of: the message whose fields they are, as `messages[0].`; what an answer is sent back with may be empty there.
+    """
+    ignored = MESSAGE_WITHOUT_EFFECT if of else WITHOUT_EFFECT
+    only = {} if of else ONLY
     for name, value in extra.items():
-        if value is None or name in WITHOUT_EFFECT or value in ONLY.get(name, ()):
+        if value is None or name in ignored or value in only.get(name, ()) or (of and value == []):
             continue
-        allowed = f"; it may be {json.dumps(ONLY[name][0])}" if name in ONLY else ""
-        raise ApiError(400, f"{name} is not supported here{allowed}", param=name[:64], code="unsupported_parameter")
+        allowed = f"; it may be {json.dumps(only[name][0])}" if name in only else ""
+        place = of + name[:64]
+        raise ApiError(400, f"{place} is not supported here{allowed}", param=place, code="unsupported_parameter")
 
 
 def _split_system(messages: list[_Message]) -> tuple[str | None, list[_Message]]:
@@ -281,8 +317,8 @@ def _decoded(data: str, param: str) -> bytes:
         raise ApiError(400, message, param=param, code="invalid_base64") from None
 
 
-def _stops(given: str | list[str] | None) -> tuple[str, ...]:
-    stops = (given,) if isinstance(given, str) else tuple(given or ())
+def _stops(given: list[str] | None) -> tuple[str, ...]:
+    stops = tuple(given or ())
     if len(stops) > MAX_STOPS or not all(0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
         message = f"stop: up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters"
         raise ApiError(400, message, param="stop")

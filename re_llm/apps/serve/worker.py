@@ -21,7 +21,7 @@ import torch
 from re_llm.apps.serve.jobs import Answers, Job, Started
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
-from re_llm.apps.serve.protocol import ApiError, Recording
+from re_llm.apps.serve.protocol import TOO_LONG, ApiError, Recording, unusable
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
 from re_llm.inference.batch import Row, RunningBatch
@@ -270,8 +270,7 @@ class Worker:
                     loaded = waveform.load(recording.data, max_seconds=max(left, 0.0))
                     samples.append(self.engine.prepared(loaded, NAME, (self.options.prompt, 1)))
                 except RellmError as error:
-                    message = self._explained(error)
-                    raise ApiError(400, message, param=recording.where, code="unusable_audio") from None
+                    raise unusable(error, self._explained(error), recording.where) from None
                 left -= len(loaded) / waveform.RATE
         except Exception as error:
             self._failed(job, error)
@@ -331,7 +330,7 @@ class Worker:
         """The message for a client, who cannot change the server's options."""
         if "is too long for" in error.what:
             return f"{error.what}. Allowed: {error.allowed}. Cut the recording."
-        if "is too long:" not in error.what:
+        if TOO_LONG not in error.what:
             return str(error)
         limit = f"{self.options.max_audio_seconds:g} s of audio in one request"
         return f"{error.what}. Allowed: {limit}. Cut the recording, or leave out earlier ones."
