@@ -214,6 +214,77 @@ def test_an_answer_can_be_stopped_and_a_failed_one_tried_again(page: Page) -> No
     expect(page.locator("#stop")).to_be_hidden()
 
 
+def test_what_has_no_answer_yet_is_shown_at_once_and_outlasts_a_reload(page: Page) -> None:
+    page.route("**/v1/chat/completions", lambda route: None)  # never answered
+    write(page, "the first")
+    write(page, "the second")
+    titles = page.locator("article .title")
+    expect(titles).to_have_count(2)
+    page.reload()
+    expect(titles).to_have_count(2)
+    expect(page.locator("article.failed").first).to_contain_text("The page was left before the answer.")
+    page.unroute("**/v1/chat/completions")
+    page.locator("article.failed button").first.click()
+    expect(titles).to_have_count(1)  # the one that was asked again; the other was an error, which leaves
+    expect(titles).to_contain_text("the first")
+    expect(page.locator("article.failed")).to_have_count(0)
+
+
+def test_clearing_ends_what_still_waits(page: Page) -> None:
+    page.route("**/v1/chat/completions", lambda route: None)  # never answered
+    write(page, "the first")
+    write(page, "the second")
+    page.click("#more summary")
+    page.click("#clear")
+    page.unroute("**/v1/chat/completions")
+    write(page, "the third")
+    answers(page, 1)
+    expect(page.locator("article .title")).to_contain_text("the third")
+    page.reload()
+    expect(page.locator("article")).to_have_count(1)
+
+
+def test_what_was_stopped_in_the_middle_stays(page: Page) -> None:
+    event = 'data: {"choices": [{"index": 0, "delta": {"content": "Half an"}, "finish_reason": null}]}\n\n'
+    halved = """(event) => { window.fetch = async (path, {signal}) => new Response(new ReadableStream({start(body) {
+        body.enqueue(new TextEncoder().encode(event));
+        signal.addEventListener("abort", () => body.error(new DOMException("", "AbortError"))); }})) }"""
+    page.evaluate("window.own = window.fetch")
+    page.evaluate(halved, event)
+    write(page, "hello")
+    expect(page.locator(".answer")).to_have_text("Half an")
+    page.click("#stop")
+    expect(page.locator(".answer")).to_have_text("Half an (stopped)")
+    page.evaluate("window.fetch = window.own")
+    write(page, "and now?")
+    answers(page, 2)
+    expect(page.locator(".answer").first).to_contain_text("Half an")
+
+
+def test_a_lost_server_and_a_state_of_another_version(page: Page) -> None:
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    write(page, "hello")
+    expect(page.locator("article.failed")).to_contain_text("the server cannot be reached")
+    page.evaluate("""sessionStorage.setItem("re-llm turns", '[{"foo": 1}]')""")
+    page.reload()
+    expect(page.locator("#model")).to_have_text("mini:re-llm")
+    expect(page.locator("#examples button").first).to_be_visible()
+
+
+def test_more_than_the_server_takes_at_once_leaves_the_oldest_turns_out(page: Page, tmp_path: Path) -> None:
+    """60 s of audio in one request: a fourth recording of 20 s comes with two of the earlier ones."""
+    sound = np.tile(waveform.load(engine.shipped_recordings() / RECORDING), 8)[: 19 * waveform.RATE]
+    soundfile.write(tmp_path / "long.wav", sound, waveform.RATE)
+    for count in range(1, 5):
+        page.set_input_files("input[type=file]", tmp_path / "long.wav")
+        answers(page, count)
+    expect(page.locator("article.failed")).to_have_count(0)
+    expect(page.locator("article").last).to_contain_text("1 earlier turns were left out")
+    write(page, "word " * 9999)
+    expect(page.locator("article .title").last).to_contain_text(" …")
+    assert len(page.locator("article .title").last.inner_text()) < 600
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_and_works_by_keyboard(page: Page, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
