@@ -247,10 +247,12 @@ def show(what: str, unit: str, found: Mapping[str, list[float]], *, rate: float 
     middle = {name: statistics.median(each) for name, each in values.items()}
     print(f"{what} ({unit})")
     for name, each in values.items():
-        better = middle[name] / middle["plain"] if rate else middle["plain"] / middle[name]
-        print(
-            f"    {name:20} {middle[name]:8.3g}  ({min(each):.3g} to {max(each):.3g}, n = {len(each)})  {better:.2f} x"
-        )
+        spread = f"({min(each):.3g} to {max(each):.3g}, n = {len(each)})"
+        better = ""
+        if "plain" in middle:
+            ratio = middle[name] / middle["plain"]
+            better = f"{ratio if rate else 1 / ratio:.2f} x"
+        print(f"    {name:20} {middle[name]:8.3g}  {spread}  {better}")
 
 
 def table(parts: Parts, repeats: int, names: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from re_llm.core.errors import RellmError
 from re_llm.llm.completion import Completion
 from re_llm.llm.device import pick_device, pick_dtype
 from re_llm.llm.length import FREE, QUESTION_TOKENS, Length, Question, shaped
+from re_llm.llm.output_layer import read_contiguous
 from re_llm.llm.prompts import Prompt, split_chat, tokenize_row
 from re_llm.llm.rows import batches_by_length, pad_rows, read_completions, stop_ids
 from re_llm.llm.vocabulary import require_words
@@ -36,6 +37,7 @@ class ChatLlm:
         if tokens not in ("pieces", "joined"):
             raise RellmError(f"unknown tokenisation {tokens!r}", allowed="pieces, joined")
         self.model, self.tokenizer, self.name, self.tokens = model, tokenizer, name, tokens
+        read_contiguous(model.get_output_embeddings())
         self.stops = stop_ids(tokenizer, model)
         self.pad: int = self.stops[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 

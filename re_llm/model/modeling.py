@@ -24,6 +24,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from re_llm.core.errors import RellmError
+from re_llm.llm.output_layer import read_contiguous
 from re_llm.model import components, losses, partial_lora, storage, transfer
 from re_llm.model.cformer import make_adapter
 from re_llm.model.configuration import DIMENSIONS, ReLlmConfig
@@ -82,6 +83,7 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         self.dimension_head = nn.Linear(config.llm_width, len(DIMENSIONS), bias=False)
         self.ctc_blank = nn.Parameter(torch.zeros(config.llm_width)) if config.ctc_blank else None
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
+        read_contiguous(self.get_output_embeddings())
         self.partial_lora = partial_lora.PartialLora(self.language_model, "global")
         # Where the weights of a named component come from: a folder or a hub id; None = the checkpoint itself.
         self.component_sources: dict[str, str | None] = dict.fromkeys(config.components)
