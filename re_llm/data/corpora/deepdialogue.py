@@ -59,13 +59,16 @@ def read(scan: Scan) -> Iterator[Utterance]:
 
 def _utterances(scan: Scan, path: Path, said: list[tuple[str, str, str]]) -> Iterator[Utterance]:
     dialogue, folder = f"{path.parent.name}-{path.stem}", path.with_suffix("") / "segments"
-    found = {(int(name[1]), name[2]): sound for sound in recordings(folder) if (name := _SEGMENT.fullmatch(sound.stem))}
+    found = {
+        (int(name[1]), name[2]): (sound, name[3])
+        for sound in recordings(folder)
+        if (name := _SEGMENT.fullmatch(sound.stem))
+    }
     for turn, (speaker, text, emotion) in enumerate(said, start=1):
-        sound = found.get((turn, speaker))
-        if sound is None:
+        if (turn, speaker) not in found:
             scan.problem(folder, f"no recording {turn:03}_{speaker}_*")
             continue
-        raw = _SEGMENT.fullmatch(sound.stem)[3]  # type: ignore[index]  # found by it
+        sound, raw = found[turn, speaker]
         yield INFO.utterance(
             sound, key=f"{dialogue}-{turn:03}", text=text.strip() or None, speaker=f"{dialogue}-{speaker}",
             dialogue=dialogue, turn=turn, emotion=scan.emotion(raw, sound), emotion_raw=raw, dialogue_emotion=emotion,

@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from re_llm.core.records import Utterance
 from re_llm.data.corpora.base import CorpusInfo, Scan
@@ -62,7 +61,7 @@ def _row(scan: Scan, line: int, row: Json) -> Json | None:
     return {**fields, **times, "gender": _label(extra.get("gender")), "reference": _reply(str(row.get("txt") or ""))}
 
 
-def _label(tag: Any) -> str | None:
+def _label(tag: object) -> str | None:
     found = _TAG.fullmatch(str(tag or "").strip())
     return found[1].lower() if found else None
 
