@@ -44,7 +44,7 @@ from re_llm.inference.reply import (
 from re_llm.inference.room import seconds_that_fit
 from re_llm.inference.streaming import text_pieces
 from re_llm.llm.completion import Completion
-from re_llm.llm.device import pick_device, pick_dtype
+from re_llm.llm.device import pick_attention, pick_device, pick_dtype
 from re_llm.llm.prompts import Prompt, get_prompt, split_chat
 from re_llm.llm.rows import stop_ids
 
@@ -310,12 +310,9 @@ class Engine:
 
 
 def load(
-    name: str | os.PathLike[str] | None = None,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: str | None = None,
-) -> Engine:
+    name: str | os.PathLike[str] | None = None, *,
+    device: str = "auto", dtype: str = "auto", quantize: str | None = None, attention: str = "auto",
+) -> Engine:  # fmt: skip
     """Loads a checkpoint: a folder, a hub id, `small:re-llm` or `mini:re-llm`.
 
     Args:
@@ -323,6 +320,7 @@ def load(
         device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
         dtype: `auto`, `float32`, `bfloat16`, `float16`; see `re_llm.llm.device.pick_dtype`.
         quantize: `8bit` or `4bit` for the LLM alone (extra `quantize`); None leaves it in `dtype`.
+        attention: `auto`, `eager`, `sdpa`, `flash_attention_2`, of LLM and encoders; see `pick_attention`.
 
     Raises:
         RellmError: no such folder; a file in it is missing, truncated or does not fit (names the file); no such device.
@@ -338,8 +336,9 @@ def load(
     folder = resolve_component(str(name))
     where = pick_device(device)
     own = stored_config(folder)
+    kind = {"quantize": quantize, "attn_implementation": pick_attention(attention, where)}
     model = ReLlmForConditionalGeneration.from_pretrained(
-        folder, config=own, dtype=pick_dtype(dtype, where, width=own.llm_width), device_map=where, quantize=quantize
+        folder, config=own, dtype=pick_dtype(dtype, where, width=own.llm_width), device_map=where, **kind
     )
     return Engine(model.to(where), load_processor(folder), name=str(name))
 

@@ -1,12 +1,15 @@
-"""Which device and which dtype a model is loaded on: one choice for inference, training, scoring and the doctor."""
+"""Which device, dtype and attention a model is loaded with: one choice for inference, training and the doctor."""
 
 from __future__ import annotations
+
+import importlib.util
 
 import torch
 
 from re_llm.core.errors import RellmError
 
 HALF_FROM = 512  # channels; `python benchmarks/laptop.py` measures both sides of it
+ATTENTIONS = ("auto", "eager", "sdpa", "flash_attention_2")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -51,3 +54,25 @@ def pick_dtype(name: str, device: torch.device, *, width: int = 0) -> torch.dtyp
     if name not in DTYPES:
         raise RellmError(f"unknown dtype {name!r}", allowed=", ".join(("auto", *DTYPES)))
     return DTYPES[name]
+
+
+def pick_attention(name: str, device: torch.device, *, training: bool = False) -> str | None:
+    """Name of an attention implementation in transformers; None = its default, `sdpa` for the usual LLMs.
+
+    `auto` is the default, but for a training on a CPU: there the backward pass of `eager` is faster.
+
+    Raises:
+        RellmError: an unknown name, or FlashAttention without a GPU or its package.
+    """
+    if name not in ATTENTIONS:
+        raise RellmError(f"unknown attention {name!r}", allowed=", ".join(ATTENTIONS))
+    if name == "auto":
+        return "eager" if training and device.type == "cpu" else None
+    if name == "flash_attention_2":
+        if device.type != "cuda":
+            raise RellmError(f"flash_attention_2 does not run on {device.type}", allowed="auto, eager, sdpa")
+        if importlib.util.find_spec("flash_attn") is None:
+            raise RellmError(
+                "flash_attention_2 needs the package flash-attn", todo="pip install flash-attn, or use sdpa"
+            )
+    return name

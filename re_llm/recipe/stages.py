@@ -110,6 +110,8 @@ class StageOptions(Options):
         at the `token` itself, which predict the next one (released code).
     epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
     text_filter: what may have max_text_tokens: the `transcript`, or the `row` of its text pass with prompt and answer.
+    attention: of the LLM: `eager`, `sdpa`, `flash_attention_2` (a GPU and the package flash-attn); `auto` is eager on a
+        CPU, else transformers' default. They differ by rounding alone.
     features: where the states of frozen encoders are kept: `disk` (computed once), or `none` (computed in every step).
     """
 
@@ -139,6 +141,7 @@ class StageOptions(Options):
     kl_at: Literal["prediction", "token"] = "prediction"
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = False
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     min_seconds: float = 1.0
     max_seconds: float = 30.0
     max_text_tokens: int = 256

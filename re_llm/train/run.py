@@ -22,6 +22,7 @@ from re_llm.core import files
 from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.core.product import Overwrite, Product, Standing, State, recall
 from re_llm.core.provenance import write_resolved
+from re_llm.llm.device import pick_attention
 from re_llm.model.hub import locate
 from re_llm.model.inputs import load_tokenizer
 from re_llm.model.transfer import Transfer
@@ -142,8 +143,7 @@ def _train(
     if processes.first:
         _write_dropped(out, inputs.loaded)
     set_seed(plan.seed)
-    # On a CPU the backward pass of eager attention is faster than that of the fused kernel.
-    attention = "eager" if processes.device.type == "cpu" else None
+    attention = pick_attention(plan.stage.attention, processes.device, training=True)
     model, processor = build_model(plan, attention=attention, device=processes.device)
     model.config.trained_seconds = _longest(inputs.train)
     model.to(processes.device)

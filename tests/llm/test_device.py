@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from test_imports import FILES
 
 from re_llm.core.errors import RellmError
-from re_llm.llm.device import HALF_FROM, pick_device, pick_dtype
+from re_llm.llm.device import ATTENTIONS, HALF_FROM, pick_attention, pick_device, pick_dtype
+from re_llm.recipe.stages import StageOptions
 
 
 @pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
@@ -44,3 +47,18 @@ def test_no_other_module_looks_for_a_device() -> None:
     """A second choice would forget one of the devices: two of four once forgot MPS."""
     looking = [name for name, file in FILES.items() if "is_available()" in file.read_text(encoding="utf-8")]
     assert looking == ["re_llm.llm.device"]
+
+
+def test_attention_is_chosen_by_device_and_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert pick_attention("auto", cpu, training=True) == "eager"
+    assert pick_attention("auto", cpu) is pick_attention("auto", gpu, training=True) is None
+    assert pick_attention("sdpa", cpu, training=True) == "sdpa"
+    assert set(ATTENTIONS) == set(get_args(StageOptions.model_fields["attention"].annotation))
+    with pytest.raises(RellmError, match=r"unknown attention .flash.\. Allowed: auto, eager, sdpa, flash_attention_2"):
+        pick_attention("flash", cpu)
+    with pytest.raises(RellmError, match=r"does not run on cpu\. Allowed: auto, eager, sdpa"):
+        pick_attention("flash_attention_2", cpu)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RellmError, match="pip install flash-attn"):
+        pick_attention("flash_attention_2", gpu)
