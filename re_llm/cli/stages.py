@@ -21,6 +21,7 @@ from re_llm.cli.common import (
     Seed,
     more_loading,
     more_records,
+    more_speed,
     overwriting,
     print_report,
 )
@@ -177,6 +178,9 @@ def train(
     keep_checkpoints: Annotated[
         bool, more_records("--keep-checkpoints", help="Keep what a resume would need.")
     ] = False,
+    loaders: Annotated[
+        int | None, more_speed(min=0, help="Processes that make batches ahead; 4 for a GPU, none on a CPU.")
+    ] = None,
     track: Annotated[
         Literal["tensorboard"] | None, more_records(help="Write the curves to OUT/tensorboard too.")
     ] = None,
@@ -206,7 +210,13 @@ def train(
     where = Where(engine, ray_address)
     chosen = load_any(recipe, parse_overrides(overrides))
     if isinstance(chosen, EmotionRecipe):
-        given = {"--start": start, "--system": system, "--track": track, "--engine": where.engine != "local"}
+        given = {
+            "--start": start,
+            "--system": system,
+            "--track": track,
+            "--loaders": loaders,
+            "--engine": where.engine != "local",
+        }
         _train_emotion(chosen, data, out, stage or "encoder", features, seed, device, overwrite, given, as_json)
         return
     model, options = _stage(chosen, stage, system)
@@ -220,7 +230,7 @@ def train(
     plan = Plan(chosen.components, model, options, chosen.emotions, tuple(data), begin, seed)
     report = run(
         plan, out, overwrite=overwriting(overwrite), features=features, device=device,
-        keep_checkpoints=keep_checkpoints, where=where, track=track,
+        keep_checkpoints=keep_checkpoints, loaders=loaders, where=where, track=track,
     )  # fmt: skip
     if is_first():
         print_report(report, as_json)

@@ -67,6 +67,25 @@ def response_kl(student: Tensor, teacher: Tensor, *, temperature: float = TEMPER
     )
 
 
+def top_k_kl(student: Tensor, ids: Tensor, log_teacher: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
+    """`response_kl` over the teacher's likeliest tokens and all others as one outcome.
+
+    It is never more than the whole divergence, and that divergence itself when k is the vocabulary.
+
+    Args:
+        student: [K, V] logits.
+        ids: [K, k] tokens.
+        log_teacher: [K, k] the teacher's log-probabilities of these at the same temperature.
+    """
+    log_student = F.log_softmax(student.float() / temperature, dim=-1).gather(-1, ids)
+    found = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
+    if ids.shape[-1] < student.shape[-1]:
+        rest, least = 1.0 - log_teacher.exp().sum(-1), torch.finfo(torch.float32).eps
+        log_rest = (1.0 - log_student.exp().sum(-1)).clamp(min=least).log()
+        found = found + rest.clamp(min=0.0) * (rest.clamp(min=least).log() - log_rest)
+    return found.mean()
+
+
 def input_kl(student: Tensor, teacher: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
     """The same at the transcript tokens; needs an adapter that emits one vector per transcript token (BLSP-Emo code).
 

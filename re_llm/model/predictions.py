@@ -55,14 +55,44 @@ class Predictions:
         return max(1, MOST_LOGITS // weight.shape[0])
 
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+@dataclass(frozen=True)
+class TopTokens:
+    """The k likeliest tokens at K positions.
+
+    Attributes:
+        ids: [K, k] tokens.
+        log_p: [K, k] their log-probabilities, float32.
+    """
+
+    ids: Tensor
+    log_p: Tensor
+
+    def __getitem__(self, at: slice) -> TopTokens:
+        return TopTokens(self.ids[at], self.log_p[at])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, predicted: Predictions, k: int, temperature: float) -> TopTokens:
+        """Of what an LLM predicts, the logits of a few positions at a time."""
+        found = []
+        for first in range(0, len(predicted), predicted.piece):
+            logits = predicted[first : first + predicted.piece].logits().float() / temperature
+            found.append(logits.log_softmax(-1).topk(min(k, logits.shape[-1]), dim=-1))
+        return cls(torch.cat([each.indices for each in found]), torch.cat([each.values for each in found]))
 
 
-def mean_loss(loss: Loss, student: Predictions, target: Tensor | Predictions, counted: Tensor | None = None) -> Tensor:
+Target = Tensor | Predictions | TopTokens
+Loss = Callable[[Tensor, Any], Tensor]
+
+
+def mean_loss(loss: Loss, student: Predictions, target: Target, counted: Tensor | None = None) -> Tensor:
     """`loss(logits, target)`, a mean over positions, computed piece by piece where the logits are many.
 
     Args:
-        target: [K] labels, or what a teacher predicts.
+        target: [K] labels, or what a teacher predicts; `loss` is given logits of a teacher that has them.
         counted: [K] bool, positions that the mean is over; None = all.
     """
     size = student.piece
@@ -86,9 +116,9 @@ def mean_loss(loss: Loss, student: Predictions, target: Tensor | Predictions, co
     return total if gradient is None else _WithGradient.apply(student.values, total, gradient)
 
 
-def _logits(target: Tensor | Predictions) -> Tensor:
-    """Labels as they are; what a teacher predicts, without gradient."""
-    if isinstance(target, Tensor):
+def _logits(target: Target) -> Tensor | TopTokens:
+    """Labels and likeliest tokens as they are; logits of a teacher, without gradient."""
+    if not isinstance(target, Predictions):
         return target
     with torch.no_grad():
         return target.logits()

@@ -106,6 +106,8 @@ class StageOptions(Options):
     schedule: `warmup_decay` rises with the logarithm of the step and falls in a line to 0 (DeepSpeed's
         WarmupDecayLR); the others rise in a line.
     warmup: optimiser steps; at most half of the run; a cut is reported.
+    teacher_top_k: response_kl compares the k tokens that the teacher finds likeliest, and all others as one. They are
+        kept beside the encoder states, so a row's text pass is made once; null = all tokens, the pass in every step.
     kl_at: logits that response_kl compares: those of the `prediction` of each response token (BLSP-Emo eq. 1), or those
         at the `token` itself, which predict the next one (released code).
     epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
@@ -139,6 +141,7 @@ class StageOptions(Options):
     accumulate: int = Field(default=1, ge=1)
     temperature: float = Field(default=2.0, gt=0.0)
     kl_at: Literal["prediction", "token"] = "prediction"
+    teacher_top_k: int | None = Field(default=None, ge=1)
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = False
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
@@ -181,6 +184,10 @@ class StageOptions(Options):
         taught = sorted({"response_kl", "input_kl"} & names)
         if taught and len(self.tasks) == 1 and self.tasks[0].target == "emotion":
             raise ValueError(f"{taught[0]} needs a teacher, but the only task answers with the label")
+        if self.teacher_top_k and ("response_kl" not in names or "input_kl" in names):
+            raise ValueError(
+                "teacher_top_k is for response_kl, without input_kl, which compares every token of the input"
+            )
         both = sorted(set(self.exchange) & set(self.donors))
         if both or (self.donors and not self.exchange):
             what = f"{both[0]} is in exchange and in donors" if both else "donors are for exchange, which is not set"

@@ -6,9 +6,11 @@ response token and nowhere else.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import NotRequired, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +42,8 @@ class TextBatch(TypedDict):
     attention_mask: Tensor
     logits_at: Tensor  # [K] places in the flattened rows whose logits are computed
     of_target: Tensor
+    keys: NotRequired[list[str]]  # of the rows, where what the teacher predicts is kept
+    counts: NotRequired[list[int]]  # response tokens of each of them
     response_at: NotRequired[Tensor]  # those of the K that predict a response token
     kl_at: NotRequired[Tensor]  # those that response_kl compares, where it is not these
     input_at: NotRequired[Tensor]  # those that stand at the transcript
@@ -88,6 +92,7 @@ class Collator:
         teacher: whether a loss needs the text pass.
         compare_input: whether a loss compares the two passes at the transcript too (input_kl).
         kl_at_tokens: whether response_kl compares the logits at each response token, not those that predict it.
+        keep_teacher: whether what the teacher predicts is kept, by a key of what it reads.
     """
 
     def __init__(
@@ -101,11 +106,12 @@ class Collator:
         teacher: bool,
         compare_input: bool = False,
         kl_at_tokens: bool = False,
+        keep_teacher: bool = False,
     ):
         assert not compare_input or (teacher and token_counts is None), "input_kl needs a teacher and paired tokens"
         self.examples, self.encode, self.token_counts = examples, encode, token_counts
         self.speech_token, self.pad_token, self.teacher = speech_token, pad_token, teacher
-        self.compare_input, self.kl_at_tokens = compare_input, kl_at_tokens
+        self.compare_input, self.kl_at_tokens, self.keep_teacher = compare_input, kl_at_tokens, keep_teacher
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         chosen = [self.examples[index] for row in rows for index in row.recordings()]
@@ -168,6 +174,9 @@ class Collator:
             "logits_at": predicting(before, [len(r.response) for r in taught], input_ids.shape[1]),
             "of_target": torch.tensor([r.has_teacher for r in rows for _ in r.response]).nonzero().flatten(),
         }
+        if self.keep_teacher:
+            found["keys"] = [_key(ids, len(r.response)) for ids, r in zip(text, taught, strict=True)]
+            found["counts"] = [len(r.response) for r in taught]
         read = [len(r.transcript) for r in taught]
         self._also_at(found, before, [len(r.response) for r in taught], [len(r.teacher_prefix) for r in taught], read)
         return found
@@ -200,3 +209,8 @@ class Collator:
             batch["kl_at"] = places["kl_at"]
         if "input_at" in masks:
             batch["input_at"] = places["input_at"]
+
+
+def _key(ids: Sequence[int], response: int) -> str:
+    """32 hexadecimal digits of a row of the teacher whose last `response` tokens are the answer."""
+    return hashlib.sha256(np.array([response, *ids], dtype=np.int64).tobytes()).hexdigest()[:32]

@@ -40,10 +40,11 @@ VERSION = 1  # rises when the same encoder begins to give other states for the s
 FRAMES_PER_SECOND = 50
 
 
-def fingerprint(encoder: torch.nn.Module, settings: object) -> str:
-    """Hash of all of an encoder's weights, their dtypes, and the settings of its input."""
+def fingerprint(encoder: torch.nn.Module | Mapping[str, torch.Tensor], settings: object) -> str:
+    """Hash of all weights of an encoder, or of these by name, their dtypes, and the settings of its input."""
     digest = hashlib.sha256(json.dumps([VERSION, settings], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
+    weights = encoder.state_dict() if isinstance(encoder, torch.nn.Module) else encoder
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
     return digest.hexdigest()

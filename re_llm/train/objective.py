@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import partial
 from typing import Literal, NamedTuple, cast
 
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from re_llm.model import losses
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import ReLlmOutput, SpeechTokens
-from re_llm.model.predictions import Predictions, logits_are_linear, mean_loss
+from re_llm.model.predictions import Predictions, TopTokens, logits_are_linear, mean_loss
 from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Batch, TextBatch
+from re_llm.train.teacher import TeacherStore
 
 
 class Loss(NamedTuple):
@@ -32,11 +33,16 @@ class Objective(nn.Module):
     """A model and the losses of a stage; RE-LLM eq. 10 weighs them equally.
 
     Its `forward` is the one that training calls and that accelerate wraps: all that is trained passes through it.
+
+    Args:
+        teacher: where the teacher's likeliest tokens are kept; None = it reads every batch.
     """
 
-    def __init__(self, model: ReLlmForConditionalGeneration, options: StageOptions):
+    def __init__(
+        self, model: ReLlmForConditionalGeneration, options: StageOptions, teacher: TeacherStore | None = None
+    ):
         super().__init__()
-        self.model, self.options = model, options
+        self.model, self.options, self.teacher = model, options, teacher
         # Logits that nothing else is done to need not be held all at once.
         self.in_pieces = logits_are_linear(model)
         self.sharded = False  # each layer is put together in all processes at once: all of them make the same passes
@@ -94,20 +100,46 @@ class Objective(nn.Module):
         taught = {"response_kl", "input_kl"} & weights.keys()
         given = batch.get("teacher")
         if taught and given is not None:
-            rows = (given["input_ids"], given["attention_mask"])
-            answered = self.model.text_forward(*rows, output_at=given["logits_at"], output_states=self.in_pieces)
-            read, temperature = self._predictions(answered), self.options.temperature
-            if "input_kl" in taught:
-                spoken, written = _chosen(said, batch, "input_at"), _chosen(read, given, "input_at")
-                terms["input_kl"] = mean_loss(partial(losses.input_kl, temperature=temperature), spoken, written)
-            if "response_kl" in taught:
-                at: Where = "kl_at" if "kl_at" in batch else "response_at"
-                student, teacher = _chosen(said, batch, at)[given["of_target"]], _chosen(read, given, at)
-                terms["response_kl"] = mean_loss(partial(losses.response_kl, temperature=temperature), student, teacher)
+            terms |= self._taught_terms(taught, batch, given, said)
         elif taught and self.sharded:
             row = torch.zeros(1, 1, dtype=torch.long, device=said.values.device)
             self.model.text_forward(row, torch.ones_like(row))
         return terms
+
+    def _taught_terms(self, taught: Set[str], batch: Batch, given: TextBatch, said: Predictions) -> dict[str, Tensor]:
+        """Divergences from the teacher: of the response, and at the transcript for input_kl."""
+        terms: dict[str, Tensor] = {}
+        temperature = self.options.temperature
+        at: Where = "kl_at" if "kl_at" in batch else "response_at"
+        if self.teacher is not None:
+            top, student = self._top_tokens(self.teacher, given, at), _chosen(said, batch, at)[given["of_target"]]
+
+            def loss(logits: Tensor, top: TopTokens) -> Tensor:
+                return losses.top_k_kl(logits, top.ids, top.log_p, temperature=temperature)
+
+            return {"response_kl": mean_loss(loss, student, top)}
+        read = self._read(given)
+        if "input_kl" in taught:
+            spoken, written = _chosen(said, batch, "input_at"), _chosen(read, given, "input_at")
+            terms["input_kl"] = mean_loss(partial(losses.input_kl, temperature=temperature), spoken, written)
+        if "response_kl" in taught:
+            student, teacher = _chosen(said, batch, at)[given["of_target"]], _chosen(read, given, at)
+            terms["response_kl"] = mean_loss(partial(losses.response_kl, temperature=temperature), student, teacher)
+        return terms
+
+    def _read(self, given: TextBatch) -> Predictions:
+        """What the teacher predicts."""
+        rows = (given["input_ids"], given["attention_mask"])
+        answered = self.model.text_forward(*rows, output_at=given["logits_at"], output_states=self.in_pieces)
+        return self._predictions(answered)
+
+    def _top_tokens(self, store: TeacherStore, given: TextBatch, at: Where) -> TopTokens:
+        """The teacher's likeliest tokens, of the store where it has all rows; a shared-out LLM makes every pass."""
+        kept = None if self.sharded else store.get(given["keys"], given["input_ids"].device)
+        if kept is None:
+            kept = TopTokens.of(_chosen(self._read(given), given, at), store.k, self.options.temperature)
+            store.add(given["keys"], given["counts"], kept)
+        return kept
 
     def _speech_terms(self, weights: Mapping[str, float], batch: Batch, speech: SpeechTokens) -> dict[str, Tensor]:
         """Losses on the adapter's output and on the heads."""

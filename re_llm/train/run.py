@@ -46,8 +46,11 @@ class Surroundings:
     """How a run is carried out; decides nothing about its outcome.
 
     Attributes:
-        features: folder of cached encoder states to use or fill; None = `features` in the checkpoint's folder.
+        features: folder of cached encoder states, and of what a teacher predicts, to use or fill; None = `features` in
+            the checkpoint's folder.
         keep_checkpoints: keep what a resume would need.
+        loaders: processes that read recordings and make batches ahead of the step; None = 4 for a GPU, none on a CPU,
+            whose step takes far longer than its batch.
         where: machines that fill the store; training itself runs in this process.
         track: write the curves to `OUT/tensorboard` as well; `OUT/log.jsonl` has them in any case.
     """
@@ -55,6 +58,7 @@ class Surroundings:
     features: Path | None = None
     device: str = "auto"
     keep_checkpoints: bool = False
+    loaders: int | None = None
     progress: bool = True
     where: Where = HERE
     track: Literal["tensorboard"] | None = None
@@ -148,10 +152,10 @@ def _train(
     model.config.trained_seconds = _longest(inputs.train)
     model.to(processes.device)
     show = around.progress and processes.first
-    features = None
+    features, kept = None, around.features or out / "features"
     if plan.stage.features == "disk" and "speech_encoder" not in plan.stage.train:
         features = build_features(
-            around.features or out / "features", inputs.loaded.examples, segments, model, processor,
+            kept, inputs.loaded.examples, segments, model, processor,
             progress=show, where=around.where, device=around.device, processes=processes,
         )  # fmt: skip
     with TerminalProgress(plan.stage.batch_size * plan.stage.accumulate, show) as progress:
@@ -159,7 +163,7 @@ def _train(
         if around.track and processes.first:
             callbacks.append(tensorboard(out / "tensorboard"))
         rows = (inputs.train, inputs.held_out)
-        trainer = make_trainer(plan, out, processes, model, processor, *rows, features, callbacks)
+        trainer = make_trainer(plan, out, processes, model, processor, *rows, features, kept, callbacks, around.loaders)
         report = _run(trainer, plan, out, processes)
     report.examples, report.held_out = len(inputs.train), len(inputs.held_out)
     report.dropped, report.shortened = dict(inputs.loaded.dropped), inputs.loaded.shortened

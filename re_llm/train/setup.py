@@ -23,6 +23,7 @@ from re_llm.train.plan import Plan
 from re_llm.train.processes import Division, Processes
 from re_llm.train.rows import SPEECH_TOKENS_PER_SECOND, RowMaker, TrainingRows
 from re_llm.train.schedule import warmup_steps
+from re_llm.train.teacher import TeacherStore
 from re_llm.train.trainer import ReLlmTrainer
 from re_llm.train.validation import Validation, row_batches
 
@@ -38,13 +39,17 @@ def make_trainer(
     train: Sequence[Example],
     held_out: Sequence[Example],
     features: Features | None,
+    kept: Path,
     callbacks: list[TrainerCallback],
+    loaders: int | None = None,
 ) -> ReLlmTrainer:
     """The Trainer that carries out a plan.
 
     Args:
         train, held_out: rows to train on and to validate on; the second are none without validation.
         features: states of the encoders; None encodes every batch anew.
+        kept: folder of what is computed once.
+        loaders: processes that make batches; None = as many as the device needs.
     """
     stage, division = plan.stage, Division.of(plan.stage, processes.count)
     if stage.gradient_checkpointing:
@@ -60,8 +65,8 @@ def make_trainer(
         collate = _collator(plan, held_out, model, processor, features)
         validation = Validation(stage.validation, batches, collate, out / "checkpoints")
     trainer = ReLlmTrainer(
-        Objective(model, stage),
-        training_arguments(plan, out, processes.device, len(rows), division),
+        Objective(model, stage, TeacherStore.of(kept, stage, model)),
+        training_arguments(plan, out, processes.device, len(rows), division, loaders),
         rows=rows,
         collate=_collator(plan, train, model, processor, features),
         sampler=BucketedSampler(
@@ -122,6 +127,7 @@ def _collator(
         teacher=bool({"response_kl", "input_kl"} & losses),
         compare_input="input_kl" in losses,
         kl_at_tokens=plan.stage.kl_at == "token",
+        keep_teacher=plan.stage.teacher_top_k is not None,
     )
 
 
@@ -157,10 +163,14 @@ def total_steps(plan: Plan, rows: int) -> int:
     return stage.max_steps or max(1, round(stage.epochs * per_epoch))
 
 
-def training_arguments(plan: Plan, out: Path, device: torch.device, rows: int, division: Division) -> TrainingArguments:
+def training_arguments(
+    plan: Plan, out: Path, device: torch.device, rows: int, division: Division, loaders: int | None = None
+) -> TrainingArguments:
     """What transformers' Trainer is told; `rows` is the number of examples."""
     stage = plan.stage
     steps = total_steps(plan, rows)
+    if loaders is None:  # a GPU's step is shorter than making its batch
+        loaders = LOADERS if device.type == "cuda" else 0
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         per_device_train_batch_size=division.batch_size,
@@ -180,7 +190,7 @@ def training_arguments(plan: Plan, out: Path, device: torch.device, rows: int, d
         use_cpu=device.type == "cpu",
         dataloader_drop_last=rows >= stage.batch_size,
         dataloader_pin_memory=device.type == "cuda",
-        dataloader_num_workers=LOADERS if device.type == "cuda" else 0,  # a GPU's step is shorter than making its batch
+        dataloader_num_workers=loaders,
         remove_unused_columns=False,
         report_to=[],
         disable_tqdm=True,

@@ -59,7 +59,7 @@ def trainer_of(plan: Plan, out: Path, watched: Watched) -> tuple[ReLlmTrainer, R
     model, processor = build_model(plan, attention="eager")
     rows = load_examples(plan.data, plan.stage, plan.emotions, processor.tokenizer).examples
     alone = Processes(0, 1, torch.device("cpu"))
-    return make_trainer(plan, out, alone, model, processor, rows, [], None, [watched]), model
+    return make_trainer(plan, out, alone, model, processor, rows, [], None, out / "features", [watched]), model
 
 
 def batches(trainer: ReLlmTrainer, size: int) -> Iterator[Batch]:
