@@ -140,7 +140,7 @@ def whole(
     notice = None
     if last - first < len(moments):
         why = (
-            f"it was trained on utterances of up to {trained:g} s"
+            f"it was trained on utterances of up to {round(trained, 1):g} s"
             if trained and trained <= room
             else "it has no room for more"
         )

@@ -279,7 +279,7 @@ def test_more_than_the_server_takes_at_once_leaves_the_oldest_turns_out(page: Pa
         page.set_input_files("input[type=file]", tmp_path / "long.wav")
         answers(page, count)
     expect(page.locator("article.failed")).to_have_count(0)
-    expect(page.locator("article").last).to_contain_text("1 earlier turns were left out")
+    expect(page.locator("article").last).to_contain_text("Without 1 of the earlier turns")
     write(page, "word " * 9999)
     expect(page.locator("article .title").last).to_contain_text(" …")
     assert len(page.locator("article .title").last.inner_text()) < 600
