@@ -271,6 +271,21 @@ def test_a_lost_server_and_a_state_of_another_version(page: Page) -> None:
     expect(page.locator("#examples button").first).to_be_visible()
 
 
+def test_a_recording_too_large_to_be_kept_leaves_the_others(page: Page, tmp_path: Path) -> None:
+    event = '{"choices": [{"index": 0, "delta": {"content": "So."}, "finish_reason": "stop"}]}'
+    body = f"data: {event}\n\ndata: [DONE]\n\n"
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    write(page, "hello")
+    answers(page, 1)
+    (tmp_path / "large.wav").write_bytes(bytes(4_000_000))
+    page.set_input_files("input[type=file]", tmp_path / "large.wav")
+    answers(page, 2)
+    expect(page.get_by_role("status")).to_contain_text("too long to be kept")
+    page.reload()
+    answers(page, 1)
+    expect(page.locator("article .title")).to_contain_text("hello")
+
+
 def test_more_than_the_server_takes_at_once_leaves_the_oldest_turns_out(page: Page, tmp_path: Path) -> None:
     """60 s of audio in one request: a fourth recording of 20 s comes with two of the earlier ones."""
     sound = np.tile(waveform.load(engine.shipped_recordings() / RECORDING), 8)[: 19 * waveform.RATE]
