@@ -157,13 +157,14 @@ def show(replies: Sequence[ReplyRecord], console: Console) -> None:
         named = f"{reply.named_emotion or 'no emotion'}  [dim]“{escape(reply.answer or '')}”[/]"
         cut = " [yellow](cut at the token limit)[/]" if reply.finish_reason == "length" else ""
         unsure = "  [yellow](unsure: is this speech?)[/]" if reply.unsure else ""
+        notice = escape((reply.model_extra or {}).get("notice") or "")
         console.print(f"[bold]{escape(reply.key)}[/]", soft_wrap=True)
         print_pairs(
             console,
             ("named", named if reply.answer is not None else ""),
             ("predicted", likely(reply.probabilities) + unsure),
             ("", f"[dim]{dimensions(reply)}[/]" if reply.dimensions() else ""),
-            ("notice", f"[yellow]{escape((reply.model_extra or {}).get('notice', ''))}[/]"),
+            ("notice", f"[yellow]{notice}[/]" if notice else ""),
             *(("" if i else "windows", escape(_moment(each))) for i, each in enumerate(moments_of(reply))),
             ("reply", f"[green]{escape(reply.response)}[/]{cut}" if reply.prompt else ""),
             width=11,

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 import tiny_world
+from rich.console import Console
 from typer.testing import CliRunner
 
 from re_llm.audio import microphone, silero
 from re_llm.cli import app
-from re_llm.cli.outputs import FORMATS, formatted
+from re_llm.cli.outputs import FORMATS, formatted, show
 from re_llm.core.errors import RellmError
 from re_llm.core.records import ReplyRecord
 from re_llm.inference.respond import rows_for
@@ -50,6 +51,14 @@ def test_a_table(replies: list[ReplyRecord]) -> None:
     first, second = csv.DictReader(io.StringIO(formatted(replies, "csv")))
     assert (first["emotion"], first["p_sad"], first["valence"], first["arousal"]) == ("sad", "0.75", "0.5", "")
     assert first["response"] == "I am\nsorry, really." and second["emotion"] == "happy"
+
+
+def test_a_notice_is_shown_where_there_is_one(replies: list[ReplyRecord]) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    show([*replies, replies[0].model_copy(update={"notice": "a part"})], console)
+    assert [line.split() for line in console.file.getvalue().splitlines() if "notice" in line] == [
+        ["notice", "a", "part"]
+    ]
 
 
 def test_an_unknown_format_is_told() -> None:
