@@ -39,7 +39,7 @@ def make_trainer(
     train: Sequence[Example],
     held_out: Sequence[Example],
     features: Features | None,
-    kept: Path,
+    computed: Path,
     callbacks: list[TrainerCallback],
     loaders: int | None = None,
 ) -> ReLlmTrainer:
@@ -48,7 +48,7 @@ def make_trainer(
     Args:
         train, held_out: rows to train on and to validate on; the second are none without validation.
         features: states of the encoders; None encodes every batch anew.
-        kept: folder of what is computed once.
+        computed: folder of what is computed once.
         loaders: processes that make batches; None = as many as the device needs.
     """
     stage, division = plan.stage, Division.of(plan.stage, processes.count)
@@ -65,7 +65,7 @@ def make_trainer(
         collate = _collator(plan, held_out, model, processor, features)
         validation = Validation(stage.validation, batches, collate, out / "checkpoints")
     trainer = ReLlmTrainer(
-        Objective(model, stage, TeacherStore.of(kept, stage, model)),
+        Objective(model, stage, TeacherStore.of(computed, stage, model)),
         training_arguments(plan, out, processes.device, len(rows), division, loaders),
         rows=rows,
         collate=_collator(plan, train, model, processor, features),
