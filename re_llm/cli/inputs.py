@@ -21,8 +21,10 @@ def named_files(inputs: list[str], microphone: bool) -> Iterator[list[str]]:
     with TemporaryDirectory() as folder:
         names = list(inputs)
         if "-" in inputs:
-            file = Path(folder) / "standard-input"
-            file.write_bytes(sys.stdin.buffer.read())
+            file, given = Path(folder) / "standard-input", sys.stdin.buffer.read()
+            if not given:
+                raise RellmError("standard input is empty", todo="Pipe a recording into the command")
+            file.write_bytes(given)
             names = [str(file) if name == "-" else name for name in inputs]
         if microphone:
             names.append(str(_recorded(Path(folder) / "microphone.wav")))

@@ -88,6 +88,8 @@ def test_a_recording_comes_from_standard_input(tiny_checkpoint: Path, recording)
         (row,) = csv.DictReader(io.StringIO(result.stdout))
         found.append({name: value for name, value in row.items() if name != "recording"})
     assert found[0] == found[1] and found[0]["emotion"]
+    result = CliRunner().invoke(app, ["respond", "-", *common], input=b"")
+    assert result.exit_code == 2 and "standard input is empty" in result.output
 
 
 @pytest.fixture
