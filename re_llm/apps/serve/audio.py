@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from re_llm.apps.serve.jobs import unusable
 from re_llm.apps.serve.options import ServeOptions
-from re_llm.apps.serve.protocol import ApiError, timed_out, unusable
+from re_llm.apps.serve.protocol import ApiError, timed_out
 from re_llm.apps.serve.requests import Bodies, authorise, refuse_foreign_page
 from re_llm.audio import waveform
 from re_llm.audio.windows import windows

@@ -9,12 +9,21 @@ from dataclasses import dataclass, field, replace
 
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.protocol import ApiError, ChatRequest
+from re_llm.core.errors import RellmError
 from re_llm.inference.batch import Row
 from re_llm.inference.choice import TokenChoice
 from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.decoding import Decoding
 from re_llm.inference.estimate import EncodedSpeech, Estimate
 from re_llm.llm.completion import Completion
+
+TOO_LONG = "is too long:"  # in the message of a recording beyond the audio of one request
+
+
+def unusable(error: RellmError, message: str, param: str) -> ApiError:
+    """The refusal of a recording."""
+    code = "audio_too_long" if TOO_LONG in error.what else "unusable_audio"
+    return ApiError(400, message, param=param, code=code)
 
 
 @dataclass(frozen=True)

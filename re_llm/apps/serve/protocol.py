@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from re_llm.core.errors import RellmError
 from re_llm.inference.decoding import Decoding
 from re_llm.inference.variant import Unsure
 
@@ -24,7 +23,6 @@ MAX_RECORDINGS = 16  # of one request; each costs an encoder pass however short 
 MAX_TURNS = 256
 MAX_CHOICES = 8
 MAX_STOPS, MAX_STOP_CHARS = 4, 200
-TOO_LONG = "is too long:"  # in the message of a recording beyond the audio of one request
 MESSAGE_CHARS = 400  # of an error message: what it quotes may be long
 # Fields of OpenAI's API that do not change the answer.
 WITHOUT_EFFECT = frozenset(
@@ -55,12 +53,6 @@ class ApiError(Exception):
         kind = "rate_limit_error" if self.status == 429 else kind
         text = self.message if len(self.message) <= MESSAGE_CHARS else self.message[:MESSAGE_CHARS] + " ..."
         return {"error": {"message": text, "type": kind, "param": self.param, "code": self.code}}
-
-
-def unusable(error: RellmError, message: str, param: str) -> ApiError:
-    """The refusal of a recording."""
-    code = "audio_too_long" if TOO_LONG in error.what else "unusable_audio"
-    return ApiError(400, message, param=param, code=code)
 
 
 def timed_out(seconds: float) -> ApiError:

@@ -18,10 +18,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from re_llm.apps.serve.jobs import Answers, Job, Started
+from re_llm.apps.serve.jobs import TOO_LONG, Answers, Job, Started, unusable
 from re_llm.apps.serve.metrics import Metrics
 from re_llm.apps.serve.options import ServeOptions
-from re_llm.apps.serve.protocol import TOO_LONG, ApiError, Recording, unusable
+from re_llm.apps.serve.protocol import ApiError, Recording
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
 from re_llm.inference.batch import Row, RunningBatch
