@@ -336,10 +336,10 @@ def load(
     folder = resolve_component(str(name))
     where = pick_device(device)
     own = stored_config(folder)
-    kind = {"quantize": quantize, "attn_implementation": pick_attention(attention, where)}
     model = ReLlmForConditionalGeneration.from_pretrained(
-        folder, config=own, dtype=pick_dtype(dtype, where, width=own.llm_width), device_map=where, **kind
-    )
+        folder, config=own, dtype=pick_dtype(dtype, where, width=own.llm_width), device_map=where, quantize=quantize,
+        attn_implementation=pick_attention(attention, where),
+    )  # fmt: skip
     return Engine(model.to(where), load_processor(folder), name=str(name))
 
 
