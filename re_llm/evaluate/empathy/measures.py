@@ -12,6 +12,9 @@ import numpy as np
 from re_llm.evaluate.empathy.epitome import LEVELS, PUBLISHED
 from re_llm.evaluate.empathy.text_features import Ints
 
+RESAMPLES = 2000
+CHUNK = 250  # resamples drawn at once
+
 
 def _level_f1(truth: Ints, found: Ints) -> list[float]:
     from sklearn.metrics import f1_score
@@ -35,6 +38,21 @@ def measures(truth: Ints, found: Ints) -> dict[str, Any]:
         "macro_f1": round(float(np.mean(each)), 4),
         "level_f1": [round(f1, 4) for f1 in each],
     }
+
+
+def macro_f1_interval(truth: Ints, found: Ints, groups: Ints, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the macro-F1 of rows [R]: whole groups [R] are drawn, as in the folds."""
+    number = np.unique(groups, return_inverse=True)[1]
+    # [G, levels]: right, and true plus found, whose ratio is half an F1.
+    right, both = np.zeros((2, number.max() + 1, LEVELS))
+    np.add.at(right, (number, truth), truth == found)
+    np.add.at(both, (number, truth), 1)
+    np.add.at(both, (number, found), 1)
+    draw, even = np.random.default_rng(seed), np.full(len(right), 1 / len(right))
+    draws = (draw.multinomial(len(right), even, size=CHUNK) for _ in range(RESAMPLES // CHUNK))
+    f1 = np.concatenate([2 * (each @ right) / np.maximum(each @ both, 1) for each in draws])
+    low, high = np.quantile(f1.mean(axis=1), [0.025, 0.975])
+    return round(float(low), 4), round(float(high), 4)
 
 
 def _says_sorry(text: str) -> bool:

@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 
 from re_llm.core.progress import progress_bar
 from re_llm.evaluate.empathy.epitome import CSV_NAMES, LEVELS, MECHANISMS, PUBLISHED, SMALL_NAME, Pair, read_pairs
-from re_llm.evaluate.empathy.measures import TrainReport, measures, trivial_levels
+from re_llm.evaluate.empathy.measures import TrainReport, macro_f1_interval, measures, trivial_levels
 from re_llm.evaluate.empathy.small_features import fit_vocabulary, vectorizer
 from re_llm.evaluate.empathy.small_fitting import FOLDS, Annotated, fit
 from re_llm.evaluate.empathy.small_scorer import SmallScorer, Weights, base_features, decide
@@ -71,6 +71,7 @@ def cross_validate(
         "seeker_posts": len(set(data.groups)),
         "rationales_not_located": sum(pair.lost_rationales for pair in pairs),
         "measures": {name: measures(levels, got) for name, got in found.items()},
+        "macro_f1_interval": macro_f1_interval(levels, found[OURS], data.groups, seed),
         "folds": folds,
     }
 
@@ -114,6 +115,7 @@ def train_small(
 
 def _markdown(report: TrainReport, seed: int) -> str:
     first = report.metrics[MECHANISMS[0]]
+    spread = "; ".join(f"{m} {_spread(found)}" for m, found in report.metrics.items())
     sizes = "; ".join(f"{m} {' / '.join(map(str, found['levels']))}" for m, found in report.metrics.items())
     return "\n".join([
         "# The small empathy scorer, cross-validated",
@@ -128,6 +130,17 @@ def _markdown(report: TrainReport, seed: int) -> str:
         "",
         f"{first['pairs']} pairs, {first['seeker_posts']} seeker posts; level 0 / 1 / 2: {sizes}.",
         "",
+        "Macro-F1 of the small scorer, its 95 % bootstrap interval (seeker posts drawn) and its range over the folds: "
+        f"{spread}.",
+        "",
         NOTE,
         "",
     ])  # fmt: skip
+
+
+def _spread(found: dict[str, Any]) -> str:
+    """Macro-F1, its interval, and the lowest and highest of the folds, in %."""
+    low, high = found["macro_f1_interval"]
+    folds = [fold["macro_f1"] for fold in found["folds"]]
+    own = found["measures"][OURS]["macro_f1"]
+    return f"{100 * own:.1f} [{100 * low:.1f}, {100 * high:.1f}], {100 * min(folds):.1f} to {100 * max(folds):.1f}"

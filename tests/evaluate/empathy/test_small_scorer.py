@@ -161,6 +161,10 @@ def test_training_learns_and_reports(trained: Path, corpus: Path):
     assert "| EX | rule: a question mark -> 2 |" in page
     assert "| IP | rule: a question mark -> 2 |" in page
     assert "| ER | majority |" in page
+    for result in report["mechanisms"].values():
+        low, high = result["macro_f1_interval"]
+        assert low <= result["measures"]["small"]["macro_f1"] <= high
+        assert f"[{100 * low:.1f}, {100 * high:.1f}]" in page
     scorer = load_scorer(str(trained))
     pairs = read_pairs(corpus / CSV_NAMES["EX"])
     found = scorer.score([p.seeker for p in pairs], [p.response for p in pairs])
