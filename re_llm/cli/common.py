@@ -58,7 +58,7 @@ BatchSize = Annotated[int, more_speed(min=1, help="Utterances decoded at once.")
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest reply, in tokens of the LLM.")]
 Workers = Annotated[int, more_speed(min=1, help="Threads that read recordings.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
-Engine = Annotated[str, more_machines(help="local, or ray: the machines of a Ray cluster.")]
+Engine = Annotated[str, more_machines(help="local, gpus: all of this machine, or ray: the machines of a Ray cluster.")]
 RayAddress = Annotated[
     str | None, more_machines("--ray-address", help="auto (default), or HOST:PORT of the head of the Ray cluster.")
 ]

@@ -179,6 +179,8 @@ def serve(
     if where.engine == "ray":
         ray_serve.require()
         start = partial(ray_serve.run, where=where, copies=copies)
+    elif where.engine == "gpus":
+        raise RellmError("serve answers on one GPU", allowed="--engine local, --engine ray")
     elif copies.most > 1:
         raise RellmError("--replicas and --max-replicas are for --engine ray")
     from re_llm.apps.serve.connections import LOOPBACK

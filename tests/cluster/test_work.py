@@ -80,7 +80,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_commands_know_the_engines(command: str, tmp_path: Path) -> None:
     end = [] if "check" in command else ["--out", str(tmp_path / "out.jsonl")]
     done = CliRunner().invoke(app, [*command.split(), *end, "--engine", "dask"])
-    assert done.exit_code == 2 and "unknown engine 'dask'" in done.stderr and "local, ray" in done.stderr
+    assert done.exit_code == 2 and "unknown engine 'dask'" in done.stderr and "local, gpus, ray" in done.stderr
 
 
 def _free_port() -> int:
