@@ -11,7 +11,7 @@ import torch
 from re_llm.model import losses
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.predictions import Predictions, TopTokens
-from re_llm.recipe.stages import StageOptions, TaskOptions
+from re_llm.recipe.stages import StageOptions, TaskOptions, ValidationOptions
 from re_llm.train.plan import Plan, build_model
 from re_llm.train.run import train
 from re_llm.train.teacher import TeacherStore
@@ -86,6 +86,16 @@ def test_kept_tokens_train_the_same_and_each_row_is_read_once(plan: Plan, tmp_pa
     again = train(kept, tmp_path / "again", progress=False, features=features)
     assert not passes
     assert again.final["response_kl"] == pytest.approx(first.final["response_kl"], rel=1e-5)
+
+
+def test_rows_held_out_are_read_once_too(plan: Plan, tmp_path: Path, passes: list[int]) -> None:
+    held_out = ValidationOptions(fraction=0.3, by="row", every=4)
+    kept = stage_of(plan, teacher_top_k=4, validation=held_out)
+    train(kept, tmp_path / "first", progress=False, features=tmp_path / "features")
+    assert passes
+    passes.clear()
+    report = train(kept, tmp_path / "again", progress=False, features=tmp_path / "features")
+    assert not passes and report.best["eval_loss"] > 0
 
 
 def test_what_decides_the_tokens_decides_where_they_are_kept(plan: Plan, tmp_path: Path) -> None:
