@@ -1,8 +1,9 @@
 """How many of the shipped recordings keep their emotion at other levels, with silence around them, as 16 kbit/s Opus.
 
 Each is heard as a file, by its samples and by the same code path as the server and the page use (`Engine.samples`).
-With `--page` they are played into the microphone of the server's page as well, in Chromium (needs playwright and a
-Chromium on the PATH; half a minute of wall time for four).
+`--manifest FILE` takes 80 test recordings of a manifest as well (every fourth), for Opus alone, and lets one of the two
+encoders hear them coded at a time. With `--page` the shipped ones are played into the microphone of the server's page
+as well, in Chromium (needs playwright and a Chromium on the PATH; half a minute of wall time for four).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from _common import head
 
 from re_llm.apps.demo import listing
 from re_llm.audio.waveform import RATE, load, resample
+from re_llm.core.records import Utterance, read_records
 from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 from re_llm.inference.engine import load as load_engine
 
@@ -51,6 +53,26 @@ def opus(wave: np.ndarray) -> bytes:
 
 def emotions(engine: Engine, items: list[np.ndarray] | list[bytes]) -> list[str | None]:
     return [each.estimate.predicted_emotion for each in engine.encode([engine.samples(item) for item in items])]
+
+
+def coded(engine: Engine, manifest: Path) -> None:
+    """How many recordings of a manifest keep their emotion as Opus, and where one encoder alone hears them coded."""
+    rows = [row for row in read_records(manifest, Utterance) if row.split == "test"][::4][:80]
+    plain = [engine.samples(manifest.parent / row.audio) for row in rows]
+    opuses = [engine.samples(opus(wave)) for wave in plain]
+
+    def heard(waves: list[np.ndarray], emotion_from: list[np.ndarray]) -> list[str | None]:
+        return [
+            each.estimate.predicted_emotion
+            for wave, other in zip(waves, emotion_from, strict=True)
+            for each in engine.encode([wave], [other])
+        ]
+
+    files = heard(plain, plain)
+    cases = {"both": (opuses, opuses), "emotion encoder": (plain, opuses), "speech encoder": (opuses, plain)}
+    for name, pair in cases.items():
+        same = sum(a == b for a, b in zip(heard(*pair), files, strict=True)) / len(rows)
+        print(f"{manifest}: {len(rows)} recordings, Opus in {name}: {same:.2f} keep their emotion")
 
 
 @contextmanager
@@ -100,6 +122,7 @@ def spoken_into_the_page(address: str, waves: Sequence[np.ndarray]) -> list[str 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--manifest", type=Path, help="Opus on test recordings of this manifest as well")
     arguments.add_argument("--page", action="store_true", help="also through the microphone of the page, in Chromium")
     given = arguments.parse_args()
     head("The shipped recordings, disturbed")
@@ -127,6 +150,8 @@ def main() -> None:
 
     for name, items in cases.items():
         row(name, emotions(engine, items))
+    if given.manifest:
+        coded(engine, given.manifest)
     if given.page:
         with served() as address:
             for name in SAID_INTO_THE_PAGE:

@@ -1,7 +1,8 @@
 """How hard the voice world is: `python -m re_llm.mini.calibration` prints unweighted accuracies (UA).
 
 Three listeners judge the same five emotions: the best one possible given the true prosody (`bayes`), and a linear
-and a small neural classifier that measure 16 features on recordings of voices they have never heard. The overlap of
+and a small neural classifier that measure 16 features on recordings of voices they have never heard, with the level
+and without it, as behind a microphone of unknown gain. The overlap of
 the emotions (`prosody.SEPARATION`) was chosen so that the network lands at .80 to .85.
 """
 
@@ -19,6 +20,7 @@ from re_llm.mini.prosody import EMOTIONS, draw, posterior
 from re_llm.mini.voices import SAMPLE_RATE, Synthesizer, generator, voices
 
 FRAME, HOP = 640, 320  # 40 ms and 20 ms at 16 kHz
+LEVEL = (7, 8)  # of the features of `measure`: mean and 95th percentile of the energy
 SENTENCES = (
     "My brother told me about the parcel this morning.",
     "We are going to meet the new teacher after lunch on Friday.",
@@ -101,7 +103,8 @@ def calibrate(*, train: int = 3000, test: int = 1000, condition: str = "room", s
     """Measure the three listeners; about two minutes on two cores with the default numbers.
 
     Returns:
-        `bayes`, `linear` and `network` (UA, 0..1), the network's confusion matrix [reference][guess], and the counts.
+        `bayes`, `linear` and `network` (UA, 0..1), the last two also without the level, the network's confusion matrix
+        [reference][guess], and the counts.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score, confusion_matrix
@@ -115,11 +118,13 @@ def calibrate(*, train: int = 3000, test: int = 1000, condition: str = "room", s
         x_train, y_train = half.result()
     result: dict[str, object] = {"condition": condition, "train": train, "test": test, "bayes": round(bayes(), 3)}
     network = MLPClassifier((48, 24), alpha=0.3, max_iter=300, early_stopping=True, random_state=seed)
+    levelless = [i for i in range(x_train.shape[1]) if i not in LEVEL]
     for name, model in (("linear", LogisticRegression(max_iter=2000)), ("network", network)):
-        guess = make_pipeline(StandardScaler(), model).fit(x_train, y_train).predict(x_test)
-        result[name] = round(float(balanced_accuracy_score(y_test, guess)), 3)
-        if name == "network":
-            result["confusion"] = confusion_matrix(y_test, guess).tolist()
+        for suffix, used in (("", slice(None)), (" without level", levelless)):
+            guess = make_pipeline(StandardScaler(), model).fit(x_train[:, used], y_train).predict(x_test[:, used])
+            result[name + suffix] = round(float(balanced_accuracy_score(y_test, guess)), 3)
+            if name == "network" and not suffix:
+                result["confusion"] = confusion_matrix(y_test, guess).tolist()
     return result
 
 

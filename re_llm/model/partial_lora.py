@@ -10,9 +10,11 @@ Shapes: R rows, L row length.
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -142,6 +144,18 @@ class PartialLora:
 def default_targets(text_config: PretrainedConfig) -> tuple[str, ...]:
     """Names of the linear layers that LoRA goes to: attention q, k, v, o and the MLP's up and gate."""
     return _TARGETS.get(text_config.model_type, _USUAL_TARGETS)
+
+
+def save_config(language_model: PreTrainedModel, folder: Path, llm: str | None) -> None:
+    """Writes PEFT's configuration of the LoRA on a language model; `llm` names the model without it.
+
+    PEFT keeps the modules in a set, whose order differs from process to process: they are sorted, so that the same
+    checkpoint has the same bytes.
+    """
+    config = copy.copy(language_model.peft_config[ADAPTER_NAME])
+    config.inference_mode, config.base_model_name_or_path = True, llm
+    config.target_modules = sorted(config.target_modules)
+    config.save_pretrained(folder)
 
 
 def peft_config(options: LoraOptions, language_model: PreTrainedModel) -> LoraConfig:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
 from collections.abc import Mapping
@@ -199,10 +198,7 @@ def _save_lora(
     weights = partial_lora.split_weights(below(state, PREFIXES["llm"]))[1]
     contiguous = {name: value.contiguous() for name, value in weights.items()}
     save_file(contiguous, new / LORA_WEIGHTS, metadata={"format": "pt"})
-    config = copy.copy(model.language_model.peft_config[partial_lora.ADAPTER_NAME])
-    config.inference_mode = True
-    config.base_model_name_or_path = _relative(named.get("llm"), target)
-    config.save_pretrained(new)
+    partial_lora.save_config(model.language_model, new, _relative(named.get("llm"), target))
 
 
 def load(

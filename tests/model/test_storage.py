@@ -148,6 +148,16 @@ def test_load_trained_resumes_adapter_heads_and_lora(world, batch, tmp_path):
     assert same(model, other, batch)
 
 
+def test_the_same_checkpoint_has_the_same_bytes(world, tmp_path):
+    """PEFT keeps the modules in a set, whose order changes with the hash seed of the process."""
+    model = world.model()
+    model.language_model.peft_config["default"].target_modules = {"v_proj", "q_proj", "up_proj", "k_proj"}
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert saved["target_modules"] == ["k_proj", "q_proj", "up_proj", "v_proj"]
+    assert isinstance(model.language_model.peft_config["default"].target_modules, set)
+
+
 def test_a_crash_while_writing_leaves_the_former_checkpoint(world, batch, tmp_path, monkeypatch):
     from re_llm.model import storage
 

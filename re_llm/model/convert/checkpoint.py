@@ -157,10 +157,7 @@ def _finish(
     config.save_pretrained(folder)
     generation.save_pretrained(folder)
     if config.lora is not None:
-        peft = model.language_model.peft_config[partial_lora.ADAPTER_NAME]
-        peft.inference_mode = True
-        peft.base_model_name_or_path = None
-        peft.save_pretrained(folder)
+        partial_lora.save_config(model.language_model, folder, None)
     if tokenizer is None:
         return
     kind = None
