@@ -190,7 +190,13 @@ def _ship_checkpoint(source: Path, target: Path) -> None:
             model.component_sources[component] = str((parts / folder).resolve())
     model.save_pretrained(target)
     ReLlmProcessor.from_pretrained(source).save_pretrained(target)
-    shutil.copy2(source / "report.json", target / "report.json")
+    _relative(source / "report.json", target / "report.json", source.parents[2])
+
+
+def _relative(source: Path, target: Path, out: Path) -> None:
+    """Copies a text that names files of the build, whose folder nobody else has."""
+    text = source.read_text(encoding="utf-8")
+    target.write_text(text.replace(f"{out.resolve()}{os.sep}", ""), encoding="utf-8")
 
 
 def build(
@@ -271,4 +277,6 @@ def _write_down(out: Path, world: Path, seed: int, made_at: Mapping[str, Sequenc
         "components": metrics,
         "checkpoints": {name: trained[stage] for stage, name in CHECKPOINTS.items()},
     }
-    (out / "assets" / "build.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    written = out / "assets" / "build.json"
+    written.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    _relative(written, written, out)

@@ -171,3 +171,10 @@ def test_the_world_of_another_seed_is_that_of_the_speech_llms_too(
     monkeypatch.setenv("RE_LLM_MINI", "")
     build.build(tmp_path, seed=5, scale=0.01)
     assert len(asked) > 1 and set(asked) == {5}
+
+
+def test_no_folder_of_the_machine_ships(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text(f'{{"remade": "start ({tmp_path.resolve()}/run/checkpoints/words) has changed"}}')
+    build._relative(report, report, tmp_path)
+    assert report.read_text() == '{"remade": "start (run/checkpoints/words) has changed"}'
