@@ -49,7 +49,7 @@ def gradient(loss: partial[Tensor], student: Tensor) -> tuple[float, Tensor]:
     """The loss and its gradient, [N V]."""
     values = student.clone().requires_grad_()
     found = loss(values)
-    return float(found), torch.autograd.grad(found, values)[0].flatten()
+    return float(found.detach()), torch.autograd.grad(found, values)[0].flatten()
 
 
 def main() -> None:

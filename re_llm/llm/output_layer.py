@@ -13,7 +13,7 @@ def read_contiguous(output_layer: nn.Module | None) -> None:
 
     Behind a prompt transformers multiplies the last states [B, 1, D], which are a view of [B, L, D]. With such strides
     (also for B = 1, which counts as contiguous) torch multiplies row by row, and on a CPU it copies a frozen weight
-    [V, D] for each row before: for a vocabulary of 150,000 and bfloat16 0.8 s a row in place of 0.02 s.
+    [V, D] for each row before.
     """
     if output_layer is not None:
         output_layer.register_forward_pre_hook(_contiguous)
