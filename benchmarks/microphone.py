@@ -9,7 +9,6 @@ as well, in Chromium (needs playwright and a Chromium on the PATH; half a minute
 from __future__ import annotations
 
 import argparse
-import io
 import shutil
 import socket
 import subprocess
@@ -24,6 +23,7 @@ import soundfile
 from _common import head
 
 from re_llm.apps.demo import listing
+from re_llm.audio import pyav
 from re_llm.audio.waveform import RATE, load, resample
 from re_llm.core.records import Utterance, read_records
 from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
@@ -38,17 +38,7 @@ SAID_INTO_THE_PAGE = ("as files", "x 0.3", "x 3, clipped", "2 s of silence at bo
 
 def opus(wave: np.ndarray) -> bytes:
     """Ogg Opus at 16 kbit/s, for voice, as a browser or a telephone would send it."""
-    import av
-
-    file = io.BytesIO()
-    with av.open(file, "w", format="ogg") as container:
-        stream = container.add_stream("libopus", rate=RATE, layout="mono", options={"application": "voip"})
-        stream.bit_rate = OPUS_RATE
-        frame = av.AudioFrame.from_ndarray(np.clip(wave, -1, 1)[None], format="flt", layout="mono")
-        frame.sample_rate = RATE
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            container.mux(packet)
-    return file.getvalue()
+    return pyav.opus(wave, RATE, OPUS_RATE)
 
 
 def emotions(engine: Engine, items: list[np.ndarray] | list[bytes]) -> list[str | None]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from re_llm.audio import pyav
 from re_llm.audio.waveform import RATE, Samples, resample
 
 TELEPHONE_HZ = (300.0, 3400.0)
@@ -17,6 +18,8 @@ NARROW_RATE = 8000  # Hz
 ROOM_AMPLITUDE = (0.25, 0.5)  # amplitude of the room against the direct sound
 POLES = (0.0, 0.97)  # between white and brown noise: fans, streets, tape hiss
 COMPRESSION = (0.85, 0.97)  # of libsndfile: Opus from about 45 to 15 kbit/s
+OPUS_BIT_RATES = (10_000, 32_000)  # bit/s: voice messages, calls on a poor line
+OPUS_COMPLEXITY = 5  # half the time of 10, and the same spectrum
 CODECS = (("OGG", "OPUS"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"), ("WAV", "ULAW"))
 
 
@@ -35,6 +38,8 @@ class Disturbance:
     narrow: float = 0.12
     telephone: float = 0.08
     codec: float = 0.15
+    opus: float = 0.0
+    """Opus of 10 to 32 kbit/s, two of three in its mode for voice, as browsers and telephones send it (extra `av`)."""
     gain: float = 0.6
     gain_db: tuple[float, float] = (-15.0, 10.0)
 
@@ -63,6 +68,9 @@ def disturb(wave: np.ndarray, rng: np.random.Generator, how: Disturbance = Distu
         container, name = CODECS[int(rng.integers(len(CODECS)))]
         wave = coded(wave, container, name, float(rng.uniform(*COMPRESSION)))
         done.append(name.lower())
+    elif how.opus and rng.random() < how.opus / (1 - how.codec):
+        wave = through_opus(wave, int(rng.uniform(*OPUS_BIT_RATES)), voice=bool(rng.random() < 2 / 3))
+        done.append("opus")
     return np.clip(wave, -1, 1).astype(np.float32), done
 
 
@@ -116,6 +124,12 @@ def coded(wave: np.ndarray, container: str, codec: str, compression: float) -> n
     file.seek(0)
     back, native = soundfile.read(file, dtype="float32")
     return _as_long(resample(back, native, RATE), len(wave))
+
+
+def through_opus(wave: np.ndarray, bit_rate: int, *, voice: bool = True) -> np.ndarray:
+    """The wave written and read as Opus of so many bit/s; see `pyav.opus`."""
+    coded = pyav.opus(wave.astype(np.float32), RATE, bit_rate, voice=voice, complexity=OPUS_COMPLEXITY)
+    return _as_long(pyav.decode(io.BytesIO(coded), "Opus", RATE, 0, len(wave)), len(wave))
 
 
 def _as_long(wave: np.ndarray, samples: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, field_validator, model_validator
 
 from re_llm.audio.disturb import Disturbance
 from re_llm.core.emotions import CANONICAL
@@ -66,6 +66,14 @@ class AugmentOptions(Options):
     silence_fraction: float = Field(default=0.45, ge=0.0, le=1.0)
     trim_fraction: float = Field(default=0.35, ge=0.0, le=1.0)
     disturbance: Disturbance = Disturbance()
+
+    @field_serializer("disturbance", mode="wrap")
+    def _as_before(self, value: Disturbance, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """What decides a stored product is told as before there was Opus, where there is none."""
+        told = dict(handler(value))
+        if not value.opus:
+            told.pop("opus", None)
+        return told
 
     @field_validator("speed")
     @classmethod

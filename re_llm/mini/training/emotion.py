@@ -6,6 +6,7 @@ Run: python -m re_llm.mini.training.emotion --world DIR --out DIR
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from re_llm.mini.training.fitting import Plan, command, fit
 STEPS = 2000
 LEAST_CCC = {"arousal": 0.5, "dominance": 0.5, "valence": 0.3}
 LEAST_UA = 0.6
+LONG = 100  # steps, from which another process is worth its start
 PROBED = 2000  # Train utterances that the linear probe of the five emotions is fitted on
 
 
@@ -77,13 +79,14 @@ def train_emotion(
     net.wav2vec2.set_attn_implementation("eager")
     task = EmotionTask(net, options, rows, plan.steps)
     decides, state = settings(world, size, options), out / "state"
-    fitted = fit(net, lambda step: task.terms(step, plan.seed), plan, state, settings=decides, progress=progress)
+    with task.making_ahead() if plan.steps >= LONG else nullcontext():
+        fitted = fit(net, lambda step: task.terms(step, plan.seed), plan, state, settings=decides, progress=progress)
     save_emotion(net, out)
     results = {
         **evaluate_emotion(out, world),
         "parameters": sum(tensor.numel() for tensor in load_file(out / "model.safetensors").values()),
         "utterances_trained": len(rows),
-        "hours": round(float(task.samples.sum()) / RATE / 3600, 2),
+        "hours": round(float(task.pieces.samples.sum()) / RATE / 3600, 2),
     }
     return report(out, results, fitted, _check if gate else None, plan, decides)
 

@@ -10,7 +10,9 @@ out for themselves, from a few thousand labels, that pitch and loudness matter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 
@@ -24,6 +26,7 @@ from re_llm.audio.waveform import RATE
 from re_llm.core.emotions import PROMPT_EMOTIONS
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Utterance
+from re_llm.core.workers import process_pool
 from re_llm.mini.training import speech_data
 from re_llm.mini.training.emotion_model import BANDS, DIMENSIONS, STRIDES, EmotionNet, pad_waves
 from re_llm.model.losses import IGNORE_INDEX
@@ -40,7 +43,7 @@ class EmotionSteps:
     batch: int = 32
     crop: float = 3.5
     """Longest piece of an utterance in a batch, seconds; longer ones are cut at a random place."""
-    disturbance: Disturbance = field(default_factory=partial(Disturbance, dry=0.5, room=0.2, gain=0.0))
+    disturbance: Disturbance = field(default_factory=partial(Disturbance, dry=0.35, room=0.2, opus=0.45, gain=0.0))
     """Rooms, noise, bands and codecs, drawn for each utterance of a batch. The level is normalised away."""
     silence: float = 0.3
     """How often there is digital silence at both ends, as in front of a file that was padded or a microphone that was
@@ -101,17 +104,18 @@ class EmotionTask:
 
     def __init__(self, net: EmotionNet, options: EmotionSteps, rows: Sequence[Utterance], steps: int):
         self.net, self.options, self.rows, self.steps = net, options, rows, steps
-        self.samples = speech_data.sample_counts(rows)
-        self.order = np.argsort(self.samples, kind="stable")
+        self.pieces = Pieces(options, rows)
+        self.ahead: Executor | None = None
+        self._next: tuple[int, Future[list[np.ndarray]]] | None = None
         self.targets = targets(rows)
         self.classes = torch.tensor([class_index(row) for row in rows])
         counts = torch.bincount(self.classes[self.classes >= 0], minlength=len(PROMPT_EMOTIONS)).clamp(min=1)
         self.class_weights = counts.float().mean() / counts  # a rare class counts as much as a frequent one
 
     def terms(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        options, rng = self.options, np.random.default_rng([seed, step])
-        chosen = speech_data.like_lengths(self.order, options.batch, rng, window=1024)
-        waves, samples = pad_waves([self.piece(int(i), rng) for i in chosen])
+        options = self.options
+        chosen, pieces = self._pieces(step, seed)
+        waves, samples = pad_waves(pieces)
         with torch.autocast("cpu", torch.bfloat16):
             predicted, embedding, features, frames = self.net(waves, samples)
             classes, acoustic = self.net.classes(embedding), self.net.acoustics(features)
@@ -128,8 +132,48 @@ class EmotionTask:
         loss = ccc + mse + options.class_weight * ce + weight * acoustic
         return {"loss": loss, "ccc_loss": ccc, "ce": ce, "acoustic": acoustic}
 
-    def piece(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """A disturbed, normalised piece of utterance `index`, float32 [at most `crop` seconds]."""
+    def _pieces(self, step: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Which utterances a step hears, and what of them."""
+        chosen, _ = self.pieces.chosen(step, seed)
+        if self.ahead is None:
+            return chosen, self.pieces(step, seed)
+        place, found = self._next or (-1, None)
+        if found is None or place != step:
+            found = self.ahead.submit(_held_pieces, step, seed)
+        self._next = step + 1, self.ahead.submit(_held_pieces, step + 1, seed)
+        return chosen, found.result()
+
+    @contextmanager
+    def making_ahead(self) -> Iterator[None]:
+        """Another process makes the pieces of the next step during this one."""
+        with process_pool(1, partial(_hold, self.pieces)) as self.ahead:
+            yield
+        self.ahead = self._next = None
+
+
+class Pieces:
+    """The disturbed, normalised pieces of a step; they depend on (seed, step) alone.
+
+    Attributes:
+        samples: of each utterance.
+    """
+
+    def __init__(self, options: EmotionSteps, rows: Sequence[Utterance]):
+        self.options, self.rows = options, rows
+        self.samples = speech_data.sample_counts(rows)
+        self.order = np.argsort(self.samples, kind="stable")
+
+    def chosen(self, step: int, seed: int) -> tuple[np.ndarray, np.random.Generator]:
+        """Indices of the utterances of a step, and what the rest is drawn from."""
+        rng = np.random.default_rng([seed, step])
+        return speech_data.like_lengths(self.order, self.options.batch, rng, window=1024), rng
+
+    def __call__(self, step: int, seed: int) -> list[np.ndarray]:
+        chosen, rng = self.chosen(step, seed)
+        return [self._piece(int(i), rng) for i in chosen]
+
+    def _piece(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """Of utterance `index`, float32 [at most `crop` seconds]."""
         wave = speech_data.read_wave(self.rows[index])
         wave, _ = disturb(wave, rng, self.options.disturbance)
         if rng.random() < self.options.silence:
@@ -138,6 +182,17 @@ class EmotionTask:
         size = int(self.options.crop * RATE)
         begin = int(rng.integers(0, max(1, len(wave) - size)))
         return wave[begin : begin + size]
+
+
+_HELD: list[Pieces] = []  # in the process that makes them ahead: sent once, and not in every step
+
+
+def _hold(pieces: Pieces) -> None:
+    _HELD[:] = [pieces]
+
+
+def _held_pieces(step: int, seed: int) -> list[np.ndarray]:
+    return _HELD[0](step, seed)
 
 
 def acoustic_loss(predicted: torch.Tensor, waves: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:

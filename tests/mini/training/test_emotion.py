@@ -26,7 +26,7 @@ from re_llm.mini.training.emotion_model import (
     pad_waves,
     save_emotion,
 )
-from re_llm.mini.training.emotion_task import EmotionSteps, EmotionTask, acoustic_loss, acoustics, concordance, targets
+from re_llm.mini.training.emotion_task import EmotionSteps, EmotionTask, Pieces, acoustic_loss, acoustics, concordance, targets
 from re_llm.mini.training.fitting import Plan
 from re_llm.model.components import load_emotion_encoder
 from re_llm.model.inputs import emotion_input_kind
@@ -160,10 +160,19 @@ def test_training_learns_and_reports(world: Path, tmp_path: Path) -> None:
 def test_pieces_hear_digital_silence_at_both_ends(world: Path) -> None:
     rows = speech_data.utterances(world, "msp_podcast", "train")[:1]
     options = EmotionSteps(silence=1.0, silence_seconds=(0.2, 0.2), crop=60.0, disturbance=Disturbance(dry=1.0))
-    piece = EmotionTask(tiny(), options, rows, 1).piece(0, np.random.default_rng(0))
+    piece = Pieces(options, rows)(0, 0)[0]
     wave = speech_data.read_wave(rows[0])
     assert len(piece) == len(wave) + 2 * 3200
     assert np.ptp(piece[:3200]) == np.ptp(piece[-3200:]) == 0 and np.corrcoef(piece[3200:-3200], wave)[0, 1] > 0.999
+
+
+def test_pieces_that_another_process_makes_ahead_are_the_same(world: Path) -> None:
+    rows = speech_data.utterances(world, "msp_podcast", "train")
+    task = EmotionTask(tiny(), EmotionSteps(batch=4), rows, 3)
+    here = [float(task.terms(step, 7)["loss"].detach()) for step in range(3)]
+    with task.making_ahead():
+        assert [float(task.terms(step, 7)["loss"].detach()) for step in range(3)] == here
+    assert task.ahead is None
 
 
 def test_embeddings_come_in_the_order_of_the_utterances(world: Path, tmp_path: Path) -> None:
