@@ -1,5 +1,4 @@
-"""Containers that libsndfile does not read (m4a, mp4, webm, avi, aac), and Opus as telephones send it, through PyAV, the
-extra `av`."""
+"""Containers that libsndfile does not read (m4a, mp4, webm, avi, aac), and Opus as telephones send it: PyAV, extra `av`."""
 
 from __future__ import annotations
 

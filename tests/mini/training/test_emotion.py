@@ -26,7 +26,15 @@ from re_llm.mini.training.emotion_model import (
     pad_waves,
     save_emotion,
 )
-from re_llm.mini.training.emotion_task import EmotionSteps, EmotionTask, Pieces, acoustic_loss, acoustics, concordance, targets
+from re_llm.mini.training.emotion_task import (
+    EmotionSteps,
+    EmotionTask,
+    Pieces,
+    acoustic_loss,
+    acoustics,
+    concordance,
+    targets,
+)
 from re_llm.mini.training.fitting import Plan
 from re_llm.model.components import load_emotion_encoder
 from re_llm.model.inputs import emotion_input_kind
