@@ -1,4 +1,4 @@
-"""Containers that libsndfile does not read (m4a, mp4, webm, avi, aac), and Opus as telephones send it: PyAV, extra `av`."""
+"""Containers that libsndfile does not read (m4a, mp4, webm, avi, aac), and Opus as telephones send it: extra `av`."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
+from re_llm.recipe.emotion import AugmentOptions
 from re_llm.recipe.options import Changes, ModelOptions, Options, PromptId, changes_of
 
 Trained = Literal["adapter", "lora", "heads", "emotion_head", "dimension_head", "speech_encoder"]
@@ -101,6 +102,8 @@ class StageOptions(Options):
         without emotion and emotion in few words are learnt together.
     donors: corpora that serve that alone, and are no rows themselves.
     losses: weight by name. warm_losses with warm_steps: used instead during the first optimiser steps.
+    augment: disturbed copies of the recordings (microphones, rooms, codecs); every row hears one of them or the
+        recording itself, drawn anew every epoch. Validation hears the recordings.
     train: `heads` are `emotion_head` and `dimension_head`; one of them alone leaves the other as it was at the start.
     weight_decay_on: `all` parameters, or the `weights` without biases and norms.
     schedule: `warmup_decay` rises with the logarithm of the step and falls in a line to 0 (DeepSpeed's
@@ -122,6 +125,7 @@ class StageOptions(Options):
     data: tuple[str, ...] = ()
     exchange: tuple[str, ...] = ()
     donors: tuple[str, ...] = ()
+    augment: AugmentOptions | None = None
     continuation_llm: str | None = None
     continuation: PromptId = "continue"  # prompt with which the LLM wrote the targets
     tasks: tuple[TaskOptions, ...] = (TaskOptions(prompt="continue"),)

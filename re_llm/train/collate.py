@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -29,6 +29,10 @@ class SpeechInputs(TypedDict, total=False):
     emotion_values: Tensor
     emotion_lengths: Tensor
     token_lengths: Tensor
+
+
+Encode: TypeAlias = Callable[[Sequence[Example], Sequence[Example], Sequence[int]], SpeechInputs]
+"""Of examples, of those whose emotion they have, and of which copy of them is heard."""
 
 
 class TextBatch(TypedDict):
@@ -85,8 +89,8 @@ class Collator:
 
     Args:
         examples: what the rows' `index` points into.
-        encode: examples of a batch, and those whose emotion they have -> keyword inputs of the speech branch: encoder
-            states as `speech`, or raw features.
+        encode: examples of a batch, those whose emotion they have, and which copies of them are heard -> keyword inputs
+            of the speech branch: encoder states as `speech`, or raw features.
         token_counts: those inputs -> number of speech tokens of each row; None = as many as its transcript has, which
             the model is then given (CFormer).
         teacher: whether a loss needs the text pass.
@@ -98,7 +102,7 @@ class Collator:
     def __init__(
         self,
         examples: Sequence[Example],
-        encode: Callable[[Sequence[Example], Sequence[Example]], SpeechInputs],
+        encode: Encode,
         token_counts: Callable[[SpeechInputs], list[int]] | None,
         *,
         speech_token: int,
@@ -117,7 +121,7 @@ class Collator:
         chosen = [self.examples[index] for row in rows for index in row.recordings()]
         felt = [self.examples[index] for row in rows for index in row.felt()]
         transcripts = [transcript for row in rows for transcript in (*row.earlier_transcripts, row.transcript)]
-        speech = self.encode(chosen, felt)
+        speech = self.encode(chosen, felt, [row.copy for row in rows for _ in row.recordings()])
         if self.token_counts is None:
             counts = list(map(len, transcripts))
             speech = {**speech, "token_lengths": torch.tensor(counts)}

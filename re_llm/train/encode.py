@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from re_llm.audio import waveform
+from re_llm.audio.waveform import Samples
 from re_llm.cluster.work import ordered_map
 from re_llm.llm.device import pick_device
 from re_llm.llm.rows import batches_by_length
@@ -22,6 +23,7 @@ from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import EncodedAudio
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.model.speech_encoder import SpeechEncoder
+from re_llm.train.copies import Copies
 from re_llm.train.examples import Example
 
 
@@ -30,48 +32,78 @@ class Encoded:
     """States of one utterance, as they are stored.
 
     Attributes:
+        id: of what was heard.
         states: [T, D] float16, real frames only.
         emotion: [1, D] float32 pooled, or [T, D] float16, or None without an emotion encoder.
     """
 
-    key: str
+    id: str
     states: np.ndarray
     emotion: np.ndarray | None
 
     @classmethod
-    def of(cls, key: str, batch: EncodedAudio, row: int) -> Encoded:
+    def of(cls, id: str, batch: EncodedAudio, row: int) -> Encoded:
         """One row of a padded batch."""
         n = int(batch.speech_lengths[row])
         emotion = batch.emotion_states
         if emotion is None:
-            return cls(key, _half(batch.speech_states[row, :n]), None)
+            return cls(id, _half(batch.speech_states[row, :n]), None)
         kept = _half(emotion[row, :n]) if emotion.dim() == 3 else emotion[row : row + 1].float().cpu().numpy()
-        return cls(key, _half(batch.speech_states[row, :n]), kept)
+        return cls(id, _half(batch.speech_states[row, :n]), kept)
 
 
 def _half(tensor: torch.Tensor) -> np.ndarray:
     return tensor.to(torch.float16).cpu().numpy()
 
 
-def encode_examples(
-    examples: list[Example], model: ReLlmForConditionalGeneration | Encoders, processor: ReLlmProcessor, batch_size: int
+@dataclass(frozen=True)
+class Part:
+    """Utterances that are encoded together.
+
+    Attributes:
+        segments: ids of their segments.
+        copy: which copy of them is heard; 0 = they themselves.
+    """
+
+    examples: list[Example]
+    segments: list[str]
+    copies: Copies
+    copy: int
+
+    def ids(self) -> list[str]:
+        """Ids of what is heard, in the order of the examples."""
+        return [self.copies.id(segment, self.copy) for segment in self.segments]
+
+    def samples(self) -> list[Samples]:
+        """What is heard of each.
+
+        Raises:
+            RellmError: a recording cannot be read (names it).
+        """
+        # Threads serve here: decoding leaves the interpreter lock.
+        each = zip(self.examples, self.segments, strict=True)
+        return list(ordered_map(self._samples, each, min(8, os.cpu_count() or 1)))
+
+    def _samples(self, one: tuple[Example, str]) -> Samples:
+        example, segment = one
+        wave = waveform.load(example.audio, start=example.start, duration=example.duration)
+        return self.copies.wave(wave, segment, self.copy)
+
+
+def encode_part(
+    part: Part, model: ReLlmForConditionalGeneration | Encoders, processor: ReLlmProcessor, batch_size: int
 ) -> list[Encoded]:
     """States of utterances, encoded in batches of similar length, longest first.
 
     Raises:
         RellmError: a recording cannot be read (names it).
     """
-    # Threads serve here: decoding leaves the interpreter lock.
-    samples = list(ordered_map(_samples, examples, min(8, os.cpu_count() or 1)))
+    samples, ids = part.samples(), part.ids()
     found = []
     for rows in batches_by_length([len(s) for s in samples], batch_size):
         batch = _encode(model, processor, [samples[i] for i in rows])
-        found += [Encoded.of(examples[i].key, batch, row) for row, i in enumerate(rows)]
+        found += [Encoded.of(ids[i], batch, row) for row, i in enumerate(rows)]
     return found
-
-
-def _samples(example: Example) -> np.ndarray:
-    return waveform.load(example.audio, start=example.start, duration=example.duration)
 
 
 @torch.inference_mode()
@@ -115,7 +147,7 @@ class Encoders(torch.nn.Module):
 
 @dataclass(frozen=True)
 class EncodeWork:
-    """Examples to their states. The weights go with it: a worker loads no checkpoint, and none can be another one."""
+    """Utterances to their states. The weights go with it: a worker loads no checkpoint, and none can be another one."""
 
     config: ReLlmConfig
     weights: Mapping[str, torch.Tensor]
@@ -137,6 +169,6 @@ class EncodeWork:
         dtypes = {name: part.dtype for name, part in parts.items()}
         return cls(model.config, weights, dtypes, processor, batch_size, device)
 
-    def start(self) -> Callable[[list[Example]], list[Encoded]]:
+    def start(self) -> Callable[[Part], list[Encoded]]:
         encoders = Encoders(self.config, self.weights, self.dtypes).to(pick_device(self.device))
-        return lambda examples: encode_examples(examples, encoders, self.processor, self.batch_size)
+        return lambda part: encode_part(part, encoders, self.processor, self.batch_size)

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -29,7 +30,9 @@ from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import EncodedAudio
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.model.shared_emotion import SharedEmotionEncoder
-from re_llm.train.encode import Encoded, EncodeWork, encode_examples
+from re_llm.recipe.emotion import AugmentOptions
+from re_llm.train.copies import Copies
+from re_llm.train.encode import Encoded, EncodeWork, Part, encode_part
 from re_llm.train.examples import ROLES, Example, Examples
 from re_llm.train.identity import SegmentIds
 from re_llm.train.processes import Processes
@@ -38,6 +41,7 @@ from re_llm.train.store import StateStore
 READ_AHEAD = 256  # utterances decoded and sorted by length at a time: bounds the memory
 VERSION = 1  # rises when the same encoder begins to give other states for the same recording
 FRAMES_PER_SECOND = 50
+NO_COPIES = Copies(AugmentOptions(copies=0))
 
 
 def fingerprint(encoder: torch.nn.Module | Mapping[str, torch.Tensor], settings: object) -> str:
@@ -71,6 +75,7 @@ class Features:
 
     Attributes:
         ids: of the utterances' segments, by key.
+        copies: disturbed ones that there are of each.
         pooled: the emotion encoder gives one row for the utterance, and not one for each frame.
     """
 
@@ -78,25 +83,32 @@ class Features:
     speech: StateStore
     emotion: StateStore | None = None
     pooled: bool = True
+    copies: Copies = NO_COPIES
 
     def lengths(self, examples: Examples) -> np.ndarray:
         """Number of encoder frames of each utterance. [N]"""
         return self.speech.lengths(self.ids.of(examples))
 
-    def batch(self, keys: Sequence[str], felt: Sequence[str] | None = None) -> EncodedAudio:
+    def batch(
+        self, keys: Sequence[str], felt: Sequence[str] | None = None, heard: Sequence[int] | None = None
+    ) -> EncodedAudio:
         """States of these utterances, padded with zeros to the longest: [B, T, D].
 
         Args:
             felt: utterances whose pooled emotion stands in for theirs.
+            heard: which copy of each; None = they themselves.
         """
-        ids = [self.ids[key] for key in keys]
-        states = [self.speech.get(each) for each in ids]
+        heard = heard or [0] * len(keys)
+        states = [self.speech.get(each) for each in self._heard(keys, heard)]
         emotion = None
         if self.emotion is not None:
-            found = [self.emotion.get(self.ids[key]) for key in felt or keys]
+            found = [self.emotion.get(each) for each in self._heard(felt or keys, heard)]
             emotion = _padded(found)[:, 0] if self.pooled else _padded(found)
         lengths = torch.tensor([len(each) for each in states])
         return EncodedAudio(speech_states=_padded(states), speech_lengths=lengths, emotion_states=emotion)
+
+    def _heard(self, keys: Sequence[str], numbers: Sequence[int]) -> list[str]:
+        return [self.copies.id(self.ids[key], number) for key, number in zip(keys, numbers, strict=True)]
 
 
 def _padded(parts: Sequence[np.ndarray]) -> torch.Tensor:
@@ -114,6 +126,7 @@ def build_features(
     processor: ReLlmProcessor,
     *,
     batch_size: int = 16,
+    copies: Copies = NO_COPIES,
     progress: bool = True,
     where: Where = HERE,
     device: str = "auto",
@@ -123,6 +136,7 @@ def build_features(
 
     Args:
         ids: of the examples' segments, by key (`re_llm.train.identity.segment_ids`).
+        copies: disturbed ones that are encoded as well.
         where: machines that encode. On a cluster the model's encoders are sent to them, each part of `READ_AHEAD`
             utterances is encoded by one of them, and the files are the same as without.
         device: of the encoders on a cluster; in this process they run where the model is.
@@ -134,11 +148,13 @@ def build_features(
     stores = {
         name: StateStore(folder / f"{name}-{found[:16]}") for name, found in fingerprints(model, processor).items()
     }
-    features = Features(ids, stores["speech"], stores.get("emotion"), pooled=model.config.fusion != "frames")
+    features = Features(
+        ids, stores["speech"], stores.get("emotion"), pooled=model.config.fusion != "frames", copies=copies
+    )
     ids.make_index()
     everyone = processes or Processes(0, 1, model.device)
     # A part is always the same utterances: encoded again after a kill, its batches round as they did.
-    parts = _Parts(Examples.of(examples), ids)
+    parts = _Parts(Examples.of(examples), ids, copies)
     missing = everyone.from_first(lambda: parts.missing(stores))
     if not missing:
         return features
@@ -146,11 +162,11 @@ def build_features(
     mine = missing[everyone.index :: everyone.count]
     chosen = mine if where == HERE else missing if everyone.first else []
     if chosen:
-        total = sum(len(parts.places[number]) for number in chosen)
+        total = sum(len(parts.places[number]) for _, number in chosen)
         try:
             with where.connect() as cluster, progress_bar("encode", total, show=progress) as advance:
                 for encoded in _encoded(map(parts.of, chosen), model, processor, batch_size, cluster, device):
-                    _add(encoded, ids, stores)
+                    _add(encoded, stores)
                     advance(len(encoded))
         except OSError as error:
             raise files.disk_error(folder, error) from error
@@ -160,10 +176,13 @@ def build_features(
     return features
 
 
-def _add(encoded: Sequence[Encoded], ids: SegmentIds, stores: Mapping[str, StateStore]) -> None:
-    stores["speech"].add({ids[each.key]: each.states for each in encoded})
+def _add(encoded: Sequence[Encoded], stores: Mapping[str, StateStore]) -> None:
+    stores["speech"].add({each.id: each.states for each in encoded})
     if "emotion" in stores:
-        stores["emotion"].add({ids[each.key]: each.emotion for each in encoded if each.emotion is not None})
+        stores["emotion"].add({each.id: each.emotion for each in encoded if each.emotion is not None})
+
+
+PartNumber: TypeAlias = tuple[int, int]  # which copy, and which part
 
 
 class _Parts:
@@ -173,30 +192,36 @@ class _Parts:
         places: of each part, places of examples.
     """
 
-    def __init__(self, examples: Examples, ids: SegmentIds):
-        self.examples, self._ids = examples, ids
+    def __init__(self, examples: Examples, ids: SegmentIds, copies: Copies):
+        self.examples, self._ids, self._copies = examples, ids, copies
         different = ids.different(examples)
         self.places = [different[i : i + READ_AHEAD] for i in range(0, len(different), READ_AHEAD)]
 
-    def of(self, number: int) -> list[Example]:
-        """The examples of a part."""
-        return [self.examples[place] for place in self.places[number].tolist()]
+    def of(self, number: PartNumber) -> Part:
+        """What a part encodes."""
+        copy, part = number
+        examples = [self.examples[place] for place in self.places[part].tolist()]
+        return Part(examples, [self._ids[each.key] for each in examples], self._copies, copy)
 
-    def missing(self, stores: Mapping[str, StateStore]) -> list[int]:
+    def missing(self, stores: Mapping[str, StateStore]) -> list[PartNumber]:
         """Parts in which something lacks that training reads: of a recording whose emotion is exchanged, no emotion."""
-        there = {name: store.lengths(self._ids.of(self.examples)) >= 0 for name, store in stores.items()}
-        held = there["speech"]
-        if "emotion" in there:
-            held &= there["emotion"] | (self.examples.roles == ROLES.index("exchanged"))
-        return [number for number, part in enumerate(self.places) if not held[part].all()]
+        found: list[PartNumber] = []
+        for copy in self._copies.numbers():
+            ids = [self._copies.id(segment, copy) for segment in self._ids.of(self.examples)] if copy else None
+            there = {name: store.lengths(ids or self._ids.of(self.examples)) >= 0 for name, store in stores.items()}
+            held = there["speech"]
+            if "emotion" in there:
+                held &= there["emotion"] | (self.examples.roles == ROLES.index("exchanged"))
+            found += [(copy, number) for number, part in enumerate(self.places) if not held[part].all()]
+        return found
 
-    def seconds(self, numbers: Sequence[int]) -> list[float]:
+    def seconds(self, numbers: Sequence[PartNumber]) -> list[float]:
         """Of the recordings of some parts; 0 where it is not known."""
-        return [s for n in numbers for s in np.nan_to_num(self.examples.durations[self.places[n]]).tolist()]
+        return [s for _, n in numbers for s in np.nan_to_num(self.examples.durations[self.places[n]]).tolist()]
 
 
 def _refuse_small_disk(
-    folder: Path, parts: _Parts, missing: Sequence[int], model: ReLlmForConditionalGeneration
+    folder: Path, parts: _Parts, missing: Sequence[PartNumber], model: ReLlmForConditionalGeneration
 ) -> None:
     """Raises a RellmError before hours of encoding where the states will not fit."""
     width = model.config.speech_config.d_model
@@ -215,7 +240,7 @@ def _refuse_small_disk(
 
 
 def _encoded(
-    parts: Iterable[list[Example]],
+    parts: Iterable[Part],
     model: ReLlmForConditionalGeneration,
     processor: ReLlmProcessor,
     batch_size: int,
@@ -224,5 +249,5 @@ def _encoded(
 ) -> Iterator[list[Encoded]]:
     """States of each part."""
     if cluster is None:
-        return (encode_examples(part, model, processor, batch_size) for part in parts)
+        return (encode_part(part, model, processor, batch_size) for part in parts)
     return cluster.map(EncodeWork.of(model, processor, batch_size, device), parts)

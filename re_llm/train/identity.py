@@ -27,8 +27,9 @@ READ_AHEAD = 4096  # utterances whose recordings are hashed at a time
 HASHES = ".hashes.json"  # of recordings, so that they are read again only when they have changed
 # What a training writes into its folder, beside the encoder states.
 PARTS = ("config.json", "*.safetensors", "checkpoints", "log.jsonl", "report.json", "recipe.resolved.yaml")
+# At their defaults, as before there were any.
+_LATER = ("exchange", "donors", "augment", "validation", "features", "teacher_top_k")
 # Options that decide nothing: where things lie, who wrote the rows, how often the state is kept, which kernel runs.
-_LATER = ("exchange", "donors", "validation", "features", "teacher_top_k")  # at defaults, as before there were any
 _NOT_DECIDING = {"start", "data", "model", "save_every", "continuation_llm", "attention"}
 
 

@@ -34,6 +34,7 @@ class Row:
         response: target ids, with the end marks `<|im_end|>\\n<|endoftext|>` unless the continuation was cut.
         teacher_prefix, teacher_suffix: what stands around the transcript in the teacher's text pass, if it has one.
         donor: index of the example whose emotion this row has; None = its own.
+        copy: which copy of its recordings is heard (re_llm.train.copies); 0 = they themselves.
     """
 
     index: int
@@ -45,6 +46,7 @@ class Row:
     teacher_suffix: tuple[int, ...]
     has_teacher: bool
     donor: int | None = None
+    copy: int = 0
     earlier: tuple[tuple[tuple[int, ...], int], ...] = ()
     earlier_transcripts: tuple[tuple[int, ...], ...] = ()
 
@@ -198,14 +200,15 @@ class TrainingRows:
 
     Attributes:
         places: indices of the examples that are rows.
+        copies: of each recording, beside itself; each row hears one of all.
 
     Raises:
         RellmError: a task needs the emotion, in the answer or in the student's or teacher's prompt, and an example has
             none; or an exchanged row finds no donor.
     """
 
-    def __init__(self, examples: Sequence[Example], maker: RowMaker, *, seed: int):
-        self.examples, self.maker, self.seed = Examples.of(examples), maker, seed
+    def __init__(self, examples: Sequence[Example], maker: RowMaker, *, seed: int, copies: int = 0):
+        self.examples, self.maker, self.seed, self.copies = Examples.of(examples), maker, seed, copies
         roles, emotions = self.examples.roles, self.examples.emotions
         self.places = np.flatnonzero(roles != ROLES.index("donor"))
         needing = next((need for task in maker.tasks if (need := maker.needs_emotion(task))), None)
@@ -230,9 +233,9 @@ class TrainingRows:
         epoch, index = place[0], int(self.places[place[1]])
         example, (task, draw) = self.examples[index], self._drawn(epoch, index)
         row = self.maker.make(index, example, task, self._heard(example, task, draw))
-        if example.role != "exchanged":
-            return row
-        return replace(row, donor=int(draw.choice(self.donors[example.emotion])))
+        if example.role == "exchanged":
+            row = replace(row, donor=int(draw.choice(self.donors[example.emotion])))
+        return replace(row, copy=draw.randint(0, self.copies)) if self.copies else row
 
     def _drawn(self, epoch: int, index: int) -> tuple[TaskOptions, random.Random]:
         """The task of an example in an epoch, and what further draws of it come from."""

@@ -26,6 +26,7 @@ from re_llm.llm.device import pick_attention
 from re_llm.model.hub import locate
 from re_llm.model.inputs import load_tokenizer
 from re_llm.model.transfer import Transfer
+from re_llm.train.copies import Copies
 from re_llm.train.data import Loaded, load_examples
 from re_llm.train.examples import Examples
 from re_llm.train.features import build_features
@@ -155,7 +156,7 @@ def _train(
     features, kept = None, around.features or out / "features"
     if plan.stage.features == "disk" and "speech_encoder" not in plan.stage.train:
         features = build_features(
-            kept, inputs.loaded.examples, segments, model, processor,
+            kept, inputs.loaded.examples, segments, model, processor, copies=Copies.of(plan.stage),
             progress=show, where=around.where, device=around.device, processes=processes,
         )  # fmt: skip
     with TerminalProgress(plan.stage.batch_size * plan.stage.accumulate, show) as progress:

@@ -14,7 +14,8 @@ from re_llm.core.errors import RellmError
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.recipe.stages import StageOptions
-from re_llm.train.collate import Collator, SpeechInputs
+from re_llm.train.collate import Collator, Encode, SpeechInputs
+from re_llm.train.copies import Copies
 from re_llm.train.examples import Example
 from re_llm.train.features import FRAMES_PER_SECOND, Features
 from re_llm.train.objective import Objective
@@ -55,7 +56,7 @@ def make_trainer(
     if stage.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     maker = RowMaker(processor.tokenizer, stage)
-    rows = TrainingRows(train, maker, seed=plan.seed)
+    rows = TrainingRows(train, maker, seed=plan.seed, copies=stage.augment.copies if stage.augment else 0)
     lengths = _lengths(rows, features)
     _refuse_few_rows(len(rows), stage, processes)
     validation = None
@@ -115,7 +116,7 @@ def _collator(
     processor: ReLlmProcessor,
     features: Features | None,
 ) -> Collator:
-    encode, counts = _speech_inputs(model, processor, features)
+    encode, counts = _speech_inputs(model, processor, features, Copies.of(plan.stage))
     losses = {*plan.stage.losses, *(plan.stage.warm_losses or {})}
     pad = processor.tokenizer.pad_token_id
     return Collator(
@@ -132,21 +133,22 @@ def _collator(
 
 
 def _speech_inputs(
-    model: ReLlmForConditionalGeneration, processor: ReLlmProcessor, features: Features | None
-) -> tuple[Callable[[Sequence[Example], Sequence[Example]], SpeechInputs], Callable[[SpeechInputs], list[int]] | None]:
+    model: ReLlmForConditionalGeneration, processor: ReLlmProcessor, features: Features | None, copies: Copies
+) -> tuple[Encode, Callable[[SpeechInputs], list[int]] | None]:
     """How a batch gets its speech: from the store, or from the recordings.
 
     And how many speech tokens that gives; None when there are as many as the transcript has (CFormer).
     """
     settings = model.config.adapter
 
-    def raw(examples: Sequence[Example], felt: Sequence[Example]) -> SpeechInputs:
+    def raw(examples: Sequence[Example], felt: Sequence[Example], heard: Sequence[int]) -> SpeechInputs:
         waves = [waveform.load(e.audio, start=e.start, duration=e.duration) for e in examples]
+        waves = [copies.wave(wave, e.key, copy) for wave, e, copy in zip(waves, examples, heard, strict=True)]
         return SpeechInputs(**processor.audio_inputs(waves))  # type: ignore[typeddict-item]
 
-    def cached(examples: Sequence[Example], felt: Sequence[Example]) -> SpeechInputs:
+    def cached(examples: Sequence[Example], felt: Sequence[Example], heard: Sequence[int]) -> SpeechInputs:
         assert features is not None
-        return {"speech": features.batch([e.key for e in examples], [e.key for e in felt])}
+        return {"speech": features.batch([e.key for e in examples], [e.key for e in felt], heard)}
 
     def counts(speech: SpeechInputs) -> list[int]:
         if "speech" in speech:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from re_llm.core.records import Continuation, write_records
 from re_llm.recipe.config import Components
 from re_llm.recipe.options import AdapterOptions, LoraOptions, ModelOptions
 from re_llm.recipe.stages import StageOptions, TaskOptions
+from re_llm.train import setup
 from re_llm.train.plan import Plan
+from re_llm.train.run import train
 
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")
 
@@ -58,3 +61,21 @@ def plan(parts: Components, data: Path) -> Plan:
         speech_window="trimmed", adapter=AdapterOptions(bottleneck=16), lora=LoraOptions(r=4, dropout=0.1)
     )
     return Plan(parts, model, stage, EMOTIONS, (data,))
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Plan, Path, int], None]:
+    """Trains until a step and dies there."""
+
+    def dies(plan: Plan, out: Path, step: int) -> None:
+        class Dies(setup.ReLlmTrainer):
+            def training_step(self, *args, **kwargs):
+                if self.state.global_step == step:
+                    raise KeyboardInterrupt
+                return super().training_step(*args, **kwargs)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(setup, "ReLlmTrainer", Dies)
+            train(plan, out, progress=False)
+
+    return dies

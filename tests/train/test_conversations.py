@@ -131,7 +131,7 @@ def test_a_batch_holds_the_recordings_of_all_turns(tmp_path: Path) -> None:
     batch_rows = [rows[0, 1], rows[0, 0]]
     seen: list[str] = []
 
-    def encode(chosen, felt):
+    def encode(chosen, felt, heard):
         seen.extend(each.key for each in chosen)
         return {}
 

@@ -80,7 +80,7 @@ def test_a_batch_has_the_words_of_the_row_and_the_emotion_and_dimensions_of_the_
         emotion.add({key: np.full((1, 4), 10 + i, np.float32)})
     features = Features(keys, speech, emotion)
 
-    def encode(chosen: Sequence[Example], felt: Sequence[Example]) -> dict:
+    def encode(chosen: Sequence[Example], felt: Sequence[Example], heard: Sequence[int]) -> dict:
         return {"speech": features.batch([e.key for e in chosen], [e.key for e in felt])}
 
     collate = Collator(WORLD, encode, lambda speech: [1] * 2, speech_token=9, pad_token=0, teacher=False)

@@ -51,9 +51,9 @@ def parts(tiny_checkpoint: Path) -> tuple[ReLlmForConditionalGeneration, ReLlmPr
 def build(parts: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Example]], list[str]]:
     """Fills the store and gives the keys that were encoded."""
     encoded: list[str] = []
-    real = features.encode_examples
+    real = features.encode_part
     monkeypatch.setattr(
-        features, "encode_examples", lambda each, *rest: encoded.extend(e.key for e in each) or real(each, *rest)
+        features, "encode_part", lambda part, *rest: encoded.extend(e.key for e in part.examples) or real(part, *rest)
     )
 
     def run(examples: list[Example]) -> list[str]:

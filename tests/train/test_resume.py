@@ -24,7 +24,7 @@ from re_llm.train import run, setup
 from re_llm.train.plan import Plan
 from re_llm.train.run import train
 
-Killed = Callable[[Plan, Path, int], None]
+Dies = Callable[[Plan, Path, int], None]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -40,24 +40,6 @@ def steps(out: Path) -> list[int]:
     """Steps of the log, the closing line left out."""
     entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [entry["step"] for entry in entries if "train_runtime" not in entry]
-
-
-@pytest.fixture
-def killed(monkeypatch: pytest.MonkeyPatch) -> Killed:
-    """Trains until a step and dies there."""
-
-    def dies(plan: Plan, out: Path, step: int) -> None:
-        class Dies(setup.ReLlmTrainer):
-            def training_step(self, *args, **kwargs):
-                if self.state.global_step == step:
-                    raise KeyboardInterrupt
-                return super().training_step(*args, **kwargs)
-
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(setup, "ReLlmTrainer", Dies)
-            train(plan, out, progress=False)
-
-    return dies
 
 
 @pytest.fixture
@@ -81,7 +63,7 @@ def untouched(tmp_path: Path) -> Callable[[Path], contextlib.AbstractContextMana
     return watch
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(plan: Plan, tmp_path: Path, killed: Killed) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(plan: Plan, tmp_path: Path, killed: Dies) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     often = replace(plan, stage=plan.stage.model_copy(update={"max_steps": 24, "save_every": 11}))
     train(often, whole, progress=False)
@@ -140,7 +122,7 @@ def test_a_complete_checkpoint_stays_and_another_is_refused(plan: Plan, tmp_path
     assert "lr: 0.001" in resolved and train(other, out, progress=False).skipped
 
 
-def test_the_provenance_comes_with_the_checkpoint(plan: Plan, tmp_path: Path, killed: Killed) -> None:
+def test_the_provenance_comes_with_the_checkpoint(plan: Plan, tmp_path: Path, killed: Dies) -> None:
     killed(plan, tmp_path / "out", 4)
     assert not (tmp_path / "out" / "recipe.resolved.yaml").exists()
     assert read_sidecar(tmp_path / "out")["complete"] is False
@@ -149,7 +131,7 @@ def test_the_provenance_comes_with_the_checkpoint(plan: Plan, tmp_path: Path, ki
 
 @pytest.mark.parametrize("change", ["rows", "recordings", "weights"])
 def test_a_killed_run_does_not_go_on_with_other_content(
-    copied: Plan, tmp_path: Path, killed: Killed, untouched, change: str
+    copied: Plan, tmp_path: Path, killed: Dies, untouched, change: str
 ) -> None:
     """The paths are the same each time."""
     out, rows = tmp_path / "out", copied.data[0]
