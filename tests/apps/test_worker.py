@@ -104,7 +104,8 @@ def passes(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_recordings_that_wait_are_encoded_together(
     loaded: engine.Engine, passes: list[int], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "HELP_FROM", 99)  # one thread encodes: the passes come in one order
+    monkeypatch.setattr(worker_module, "ON_A_PROCESSOR", 2)
+    monkeypatch.setattr(Worker, "_help", lambda self: False)  # one thread encodes: the passes come in one order
     expected = [loaded.respond(wave, prompt="chat-empathetic", max_new_tokens=TOKENS).response for wave in WAVES]
     passes.clear()
     asked = [Asked(wave) for wave in WAVES]
@@ -119,7 +120,6 @@ def test_the_thread_that_decodes_encodes_while_requests_wait(
     loaded: engine.Engine, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It never waits for a place in the batch, which nobody else would free, and owes those it takes beyond."""
-    monkeypatch.setattr(worker_module, "HELP_FROM", 1)
     helped = set()
     original = Worker._encode_all
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 
 POLL_SECONDS = 1.0  # between checks whether the client is still connected
+PIECE_SECONDS = 0.04  # pieces of a stream that follow sooner are sent together: each costs the event loop 1 ms
 
 
 def build(engine: Engine, options: ServeOptions, hosts: frozenset[str] | None = None) -> FastAPI:
@@ -119,14 +121,16 @@ async def _stream(call: _Call, writer: Writer, first: Started) -> AsyncIterator[
     try:
         yield writer.opening(first, request.n)
         while len(done) < request.n:
-            event = await call.next()
-            if isinstance(event, Piece):
-                yield writer.piece(event)
-            elif isinstance(event, Done):
-                done.append(event.completion)
-                yield writer.end(event)
-        for chunk in writer.closing(done, request.usage):
-            yield chunk
+            chunks = []
+            for event in [await call.next(), *call.ready()]:
+                if isinstance(event, Piece):
+                    chunks.append(writer.piece(event))
+                elif isinstance(event, Done):
+                    done.append(event.completion)
+                    chunks.append(writer.end(event))
+            if len(done) == request.n:
+                chunks += writer.closing(done, request.usage)
+            yield "".join(chunks)
     except ApiError as error:
         yield failure(error)
     finally:  # also when the client has gone
@@ -139,12 +143,20 @@ class _Call:
     def __init__(self, request: Request, chat: protocol.ChatRequest, deadline: float, timeout: float):
         self._request, self._deadline, self._timeout = request, deadline, timeout
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: deque[Event] = deque()
+        self._more = asyncio.Event()
+        self._told = float("-inf")  # when the loop was woken for a piece
         self.job = Job(chat, self._emit)
 
     def _emit(self, event: Event) -> None:
+        self._events.append(event)
+        if isinstance(event, Piece):
+            now = time.monotonic()
+            if now - self._told < PIECE_SECONDS:
+                return  # told with the next one, or with the end
+            self._told = now
         try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._more.set)
         except RuntimeError:  # the loop was closed in the middle of an answer
             self.job.cancelled.set()
 
@@ -163,20 +175,26 @@ class _Call:
         Raises:
             ApiError: the job failed, it took too long (504), or the client is gone (499).
         """
-        while True:
+        while not self._events:
+            self._more.clear()
             left = self._deadline - self._loop.time()
             if left <= 0:
                 raise timed_out(self._timeout)
             try:
                 async with asyncio.timeout(min(left, POLL_SECONDS)):
-                    event = await self._events.get()
+                    await self._more.wait()
             except TimeoutError:
                 if await self._request.is_disconnected():
                     raise ApiError(499, "the client closed the connection", code="client_gone") from None
-                continue
-            if isinstance(event, ApiError):
-                raise event
-            return event
+        event = self._events.popleft()
+        if isinstance(event, ApiError):
+            raise event
+        return event
+
+    def ready(self) -> Iterator[Event]:
+        """Further events that are there, up to an error, which `next` raises."""
+        while self._events and not isinstance(self._events[0], ApiError):
+            yield self._events.popleft()
 
 
 def _add_errors(app: FastAPI) -> None:

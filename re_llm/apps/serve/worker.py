@@ -1,8 +1,8 @@
 """Two threads that own the model, and the bounded queue in front of them: one encodes, one decodes.
 
-Recordings of requests that wait are encoded together, and join the rows that are decoded as soon as there is room:
-`re_llm.inference.batch`. While several requests wait, the thread that decodes encodes as well: more rows in a step cost
-little, and a first word is worth more than the next one.
+What is encoded joins the rows that are decoded as soon as there is room: `re_llm.inference.batch`. While requests wait
+for the thread that encodes, the one that decodes encodes as well: more rows in a step cost little, and a first word is
+worth more than the next one.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from re_llm.llm.rows import batches_by_length
 log = logging.getLogger(__name__)
 NAME = "the recording"  # in messages
 JOIN_SECONDS = 10.0  # a cancelled answer ends after its next token
-# Recordings in one pass of the encoders. More fill the caches of a processor, and keep the first one's answer waiting.
-ENCODED_TOGETHER, SPREAD, SECONDS_TOGETHER = 2, 1.5, 60.0
-HELP_FROM = 2  # requests that wait when the thread that decodes begins to encode
+# Requests in one pass of the encoders. A processor gains nothing by more than one, and their first words would wait.
+ON_A_PROCESSOR, ON_A_GPU = 1, 8
+SPREAD, SECONDS_TOGETHER = 1.5, 60.0
 _Loaded = tuple[Job, list[np.ndarray]]  # with its recordings
 
 
-def _together(jobs: Sequence[_Loaded]) -> Iterator[list[_Loaded]]:
+def _together(jobs: Sequence[_Loaded], most: int) -> Iterator[list[_Loaded]]:
     """Jobs whose recordings go through the encoders in one pass; the shortest, which are ready first, in front."""
     lengths = [max(map(len, samples), default=0) for _, samples in jobs]
-    for batch in reversed(list(batches_by_length(lengths, ENCODED_TOGETHER, SPREAD))):
+    for batch in reversed(list(batches_by_length(lengths, most, SPREAD))):
         if sum(len(each) for i in batch for each in jobs[i][1]) <= SECONDS_TOGETHER * waveform.RATE:
             yield [jobs[i] for i in batch]
         else:
@@ -66,6 +66,7 @@ class Worker:
         self.engine, self.options = engine, options
         self._jobs: queue.Queue[Job | None] = queue.Queue(options.queue_size)
         self._ready: queue.Queue[Row | None] = queue.Queue()
+        self._encoded_together = ON_A_PROCESSOR if engine.device.type == "cpu" else ON_A_GPU
         self._batch = self._new_batch()
         self._free = threading.Semaphore(self._batch.capacity)
         self._owed = 0  # places that the thread that decodes took when there was none
@@ -141,13 +142,13 @@ class Worker:
             wait: for places in the batch; the thread that decodes cannot, and owes them.
         """
         loaded = [(job, samples) for job in jobs if (samples := self._samples(job)) is not None]
-        for batch in _together(loaded):
+        for batch in _together(loaded, self._encoded_together):
             self._encode(batch, wait)
 
     def _waiting(self, *, block: bool) -> tuple[list[Job], bool]:
         """Jobs that wait, each with a place in the batch (one at least if it may block); whether no more will come."""
         jobs: list[Job] = []
-        while len(jobs) < ENCODED_TOGETHER and self._free.acquire(blocking=block and not jobs):
+        while len(jobs) < self._encoded_together and self._free.acquire(blocking=block and not jobs):
             try:
                 job = self._jobs.get(block=block and not jobs)
             except queue.Empty:
@@ -202,7 +203,7 @@ class Worker:
                     return
                 new.append(row)
             self._join(new)
-            if new or self._jobs.qsize() < HELP_FROM or not self._help():
+            if new or self._jobs.empty() or not self._help():
                 self._step()
 
     def _join(self, new: Sequence[Row]) -> None:
