@@ -12,6 +12,8 @@ import typer
 
 from re_llm.core.errors import RellmError
 
+MAX_PIPED = 1 << 28  # bytes of standard input, which are held in memory; ten minutes at 48 kHz in stereo are 115 MB
+
 
 @contextmanager
 def named_files(inputs: list[str], microphone: bool) -> Iterator[list[str]]:
@@ -21,7 +23,11 @@ def named_files(inputs: list[str], microphone: bool) -> Iterator[list[str]]:
     with TemporaryDirectory() as folder:
         names = list(inputs)
         if "-" in inputs:
-            file, given = Path(folder) / "standard-input", sys.stdin.buffer.read()
+            file, given = Path(folder) / "standard-input", sys.stdin.buffer.read(MAX_PIPED + 1)
+            if len(given) > MAX_PIPED:
+                raise RellmError(
+                    f"standard input has more than {MAX_PIPED >> 20} MB", todo="Give a recording as a file, or cut it"
+                )
             if not given:
                 raise RellmError("standard input is empty", todo="Pipe a recording into the command")
             file.write_bytes(given)

@@ -63,7 +63,8 @@ class RespondReport(Made):
 
     def summary(self) -> str:
         """For a person."""
-        how = "complete" if self.skipped else f"{self.resumed} were there; {self.rate:.1f} utterances/s"
+        speed = f"; {self.rate:.1f} utterances/s" if self.seconds else ""
+        how = "complete" if self.skipped else f"{self.resumed} were there{speed}"
         lines = [f"{self.rows} replies in {self.out} ({how})"]
         if self.cut:
             lines.append(f"{self.cut} replies were cut at the token limit (finish_reason `length`)")

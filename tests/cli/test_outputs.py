@@ -77,7 +77,9 @@ def test_a_folder_is_its_recordings(recording, tmp_path: Path) -> None:
         rows_for([tmp_path / "set", paths[0]])
 
 
-def test_a_recording_comes_from_standard_input(tiny_checkpoint: Path, recording) -> None:
+def test_a_recording_comes_from_standard_input(
+    tiny_checkpoint: Path, recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = recording()
     common = ["--model", str(tiny_checkpoint), "--max-new-tokens", "6", "--format", "csv"]
     found = []
@@ -89,6 +91,9 @@ def test_a_recording_comes_from_standard_input(tiny_checkpoint: Path, recording)
     assert found[0] == found[1] and found[0]["emotion"]
     result = CliRunner().invoke(app, ["respond", "-", *common], input=b"")
     assert result.exit_code == 2 and "standard input is empty" in result.output
+    monkeypatch.setattr("re_llm.cli.inputs.MAX_PIPED", 100)
+    result = CliRunner().invoke(app, ["respond", "-", *common], input=bytes(101))
+    assert result.exit_code == 2 and "standard input has more than" in result.output
 
 
 @pytest.fixture
