@@ -31,6 +31,7 @@ Figures = dict[str, object]
 
 HOURS = 23.0  # rendered for training, so that 20 are left when voices are dropped
 DIALOGUES, FACTS, MINIATURE = 1600, 3000, 1500
+WORDS, TIMES = 8000, 4  # common words, and how often each is said in a list of words
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def write_text(job: Job, say: Log) -> Figures:
     from re_llm.small import text
     from re_llm.small.dialogues import write_dialogues
     from re_llm.small.facts import facts
+    from re_llm.small.vocabulary import common_words, word_lists
 
     folder = job.out / "text"
     written = folder / "dialogues.jsonl"
@@ -76,8 +78,9 @@ def write_text(job: Job, say: Log) -> Figures:
         "facts": facts(round(FACTS * job.scale), job.seed),
         "miniature": text.miniature(round(MINIATURE * job.scale), job.seed),
         "dialogues": text.dialogues(written),
+        "words": word_lists(common_words(round(WORDS * job.scale)), TIMES, job.seed),
     }
-    counts = text.write_sentences(folder / "sentences.jsonl", sources)
+    counts = text.write_sentences(folder / "sentences.jsonl", sources, trained=("words",))
     for source, count in counts.items():
         say(f"text: {source}: " + ", ".join(f"{number} {what}" for what, number in count.items()))
     splits = Counter(sentence.split for sentence in read_records(folder / "sentences.jsonl", text.Sentence))

@@ -10,6 +10,7 @@ from re_llm.audio.waveform import load
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Record, Utterance, read_records, write_records
 from re_llm.evaluate.word_errors import error_rate, plain
+from re_llm.small.render import Spoken
 from re_llm.small.rows import growing
 
 SAMPLE = 30
@@ -30,7 +31,8 @@ def listen(
 ) -> list[VoiceErrors]:
     """Transcribes a sample of every voice; resumes where an earlier run stopped.
 
-    Sentences with figures are left out: Whisper may write them in another way than they stand in the text.
+    Sentences with figures are left out, since Whisper may write them in another way than they stand in the text, and
+    lists of words, which nobody expects to hear.
 
     Args:
         rendered: the manifest of all recordings.
@@ -40,8 +42,8 @@ def listen(
     from re_llm.inference.transcribe import Transcriber
 
     chosen: dict[str, list[Utterance]] = defaultdict(list)
-    for row in read_records(rendered, Utterance):
-        if not any(c.isdigit() for c in row.text or ""):
+    for row in read_records(rendered, Spoken):
+        if row.source != "words" and not any(c.isdigit() for c in row.text or ""):
             chosen[str(row.speaker)].append(row)
     with growing(out, {"sample": sample}) as rows:
         missing = sorted(chosen.keys() - rows.keys)

@@ -7,7 +7,7 @@ import hashlib
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -146,8 +146,13 @@ def split_of(key: str) -> str:
     return "train"
 
 
-def write_sentences(out: Path, sources: Mapping[str, Iterable[str]]) -> dict[str, dict[str, int]]:
+def write_sentences(
+    out: Path, sources: Mapping[str, Iterable[str]], trained: Collection[str] = ()
+) -> dict[str, dict[str, int]]:
     """Writes all sentences, sources in turn by their key; the first source to say something keeps it.
+
+    Args:
+        trained: sources of which nothing is held out.
 
     Returns:
         For each source how many sentences were kept, and left out as `unsuitable`, `repeated` or `reserved`.
@@ -166,6 +171,7 @@ def write_sentences(out: Path, sources: Mapping[str, Iterable[str]]) -> dict[str
                 count["repeated"] += 1
             else:
                 count["kept"] += 1
-                found[key] = Sentence(key=key, text=text, source=source, split=split_of(key))
+                split = "train" if source in trained else split_of(key)
+                found[key] = Sentence(key=key, text=text, source=source, split=split)
     write_records(out, (found[key] for key in sorted(found)))
     return {source: dict(count) for source, count in counts.items()}

@@ -114,7 +114,8 @@ def test_the_command_writes_and_speaks(tmp_path: Path, monkeypatch: pytest.Monke
     parts = tmp_path / "parts"
     parts.mkdir()
     (parts / "llm-base").symlink_to(mini_assets() / "llm")
-    monkeypatch.setattr(builder, "FACTS", 0)  # figures need num2words
+    monkeypatch.setattr(builder, "FACTS", 0)  # num2words
+    monkeypatch.setattr(builder, "WORDS", 0)  # wordfreq
     monkeypatch.setattr(builder, "MINIATURE", 100_000)
     monkeypatch.setenv("RE_LLM_SMALL", str(parts))
     arguments = ["small", "build", "--out", str(tmp_path / "out"), "--scale", "0.002", "--json"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from re_llm.evaluate.word_errors import plain
 from re_llm.small import text
 from re_llm.small.dialogues import OPENERS, Dialogue, prompts, topics
 from re_llm.small.facts import TEMPLATES, facts
+from re_llm.small.vocabulary import common_words, word_lists
 
 NEMO = Path(__file__).parents[3] / "shared" / "data" / "nemo" / "data.tsv"
 
@@ -68,6 +70,25 @@ def test_every_sentence_once_and_counted(tmp_path: Path) -> None:
     assert {row.text: row.source for row in kept} == {a[0]: "a", b[1]: "b"}
     assert counts["a"] == {"kept": 1, "repeated": 1, "unsuitable": 1, "reserved": 0}
     assert counts["b"] == {"kept": 1, "repeated": 1, "unsuitable": 0, "reserved": 0}
+
+
+def test_lists_of_words_say_every_word_as_often_and_are_never_held_out(tmp_path: Path) -> None:
+    words = [f"{a}{b}" for a in ("wo", "hal", "tor", "min") for b in ("den", "ly", "per", "gas", "tle", "room")]
+    lines = list(word_lists(words, 5, seed=0))
+    assert lines == list(word_lists(words, 5, seed=0)) != list(word_lists(words, 5, seed=1))
+    assert Counter(" ".join(lines).replace(",", "").split()) == Counter(words * 5)
+    assert any("," in line for line in lines) and any("," not in line for line in lines)
+    long = [line for line in lines if len(line.split()) > 3]
+    text.write_sentences(tmp_path / "s.jsonl", {"words": long}, trained=("words",))
+    kept = list(read_records(tmp_path / "s.jsonl", text.Sentence))
+    assert len(kept) == len(long) and {row.split for row in kept} == {"train"}
+
+
+def test_common_words_are_words_that_people_say() -> None:
+    pytest.importorskip("wordfreq", reason="wordfreq is not installed (extra small-build)")
+    found = common_words(5000)
+    assert len(found) == len(set(found)) == 5000 and {"kids", "dogs", "garage"} <= set(found)
+    assert all(word.isalpha() and word.islower() for word in found) and common_words(0) == []
 
 
 def test_acted_sentences_never_get_in(tmp_path: Path) -> None:
