@@ -1,4 +1,4 @@
-"""Common words, said one after another: the adapter reads a word that it has heard a few times, and hardly one it has not."""
+"""Common words, said one after another: speech tokens spell a word that training said, and hardly any other."""
 
 from __future__ import annotations
 
