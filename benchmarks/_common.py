@@ -73,9 +73,10 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def timed(work: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each of `repeats` calls, after one that is not counted."""
-    work()
+def timed(work: Callable[[], object], repeats: int, *, warm: bool = True) -> list[float]:
+    """Seconds of each of `repeats` calls, after one that is not counted (`warm`)."""
+    if warm:
+        work()
     seconds = []
     for _ in range(repeats):
         begun = time.perf_counter()
