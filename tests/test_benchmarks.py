@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")])}
 
 
 def test_the_gpu_benchmark_runs_at_tiny_sizes() -> None:
@@ -23,6 +25,14 @@ def run(script: str, *arguments: str) -> str:
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert found.returncode == 0, found.stderr[-2000:]
     return found.stdout
+
+
+def test_every_benchmark_finds_what_it_imports() -> None:
+    code = "import runpy, sys; [runpy.run_path(name, run_name='imported') for name in sys.argv[1:]]"
+    files = sorted(str(file) for file in FOLDER.glob("*.py"))
+    command = [sys.executable, "-c", code, *files]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=ENVIRONMENT)
+    assert len(files) > 15 and found.returncode == 0, found.stderr[-2000:]
 
 
 def test_every_stage_of_the_papers_fits_a_card_of_24_gb() -> None:
