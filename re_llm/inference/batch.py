@@ -68,8 +68,17 @@ class _Running:
     pieces: TextPieces
 
 
+@dataclass(eq=False)
+class Prefilled:
+    """Rows that may join a batch: their keys and values, and logits [B, V] of their first tokens."""
+
+    rows: list[_Running]
+    cache: DynamicCache
+    logits: torch.Tensor
+
+
 class RunningBatch:
-    """Rows that are answered together; used by one thread.
+    """Rows that are answered together; used by one thread, but for `prefill`.
 
     Args:
         opening: tokens that many rows begin with; their keys and values are computed once and kept.
@@ -88,6 +97,8 @@ class RunningBatch:
         self._rows = RowCache(len(layers))
         self._single = self._new_cache()  # of the one row, where the cache is not plain
         self._opening, self._open_with = Opening(), list(opening) if self._plain else []
+        model = engine.model
+        self._decoder = model.partial_lora.twin(model.language_model) if self._plain else None
 
     def __len__(self) -> int:
         return len(self._running)
@@ -96,6 +107,12 @@ class RunningBatch:
     def join(self, *rows: Row) -> None:
         """Prefills rows and decodes the first token of each."""
         assert len(self) + len(rows) <= self.capacity, self.capacity
+        for each in self.prefill(*rows):
+            self.add(each)
+
+    @torch.inference_mode()
+    def prefill(self, *rows: Row) -> list[Prefilled]:
+        """Passes of the LLM over rows; any thread may do it. A row that is answered by rule is complete."""
         free = []
         for row in rows:
             if row.ruled is None:
@@ -105,11 +122,23 @@ class RunningBatch:
                 row.on_done(row.ruled)
         if free and self._open_with:
             self._opening, self._open_with = self._open(self._open_with), []
+        found = []
         for opening in (self._opening, Opening()):
             group = [row for row in free if opening.begins(row.ids)]
             free = [row for row in free if row not in group]
             for batch in batches_by_length([len(row.ids) for row in group], PREFILLED, SPREAD):
-                self._prefill([group[i] for i in batch], opening)
+                found.append(self._prefill([group[i] for i in batch], opening))
+        return found
+
+    @torch.inference_mode()
+    def add(self, new: Prefilled) -> None:
+        """Rows join, with the first token of each."""
+        if self._plain:
+            for i, each in enumerate(new.rows):
+                self._rows.add(new.cache, i, len(each.row.ids))
+        self._single = new.cache
+        self._running += new.rows
+        self._take(new.rows, new.logits)
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -124,8 +153,12 @@ class RunningBatch:
         else:
             mask, positions = torch.ones(1, self._single.get_seq_length() + 1, dtype=torch.long, device=device), None
         cache = self._rows if self._plain else self._single
-        with self.engine.lock:
-            out = self.engine.model(last, mask, positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        options = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache, "logits_to_keep": 1}
+        if self._decoder is not None:
+            out = self._decoder(input_ids=last, use_cache=True, **options)
+        else:
+            with self.engine.lock:
+                out = self.engine.model(last, use_cache=True, **options)
         if self._plain:
             self._rows.end_step()
         self._take(list(self._running), out.logits[:, -1])
@@ -141,7 +174,7 @@ class RunningBatch:
             )
         return Opening(ids, cache)
 
-    def _prefill(self, rows: list[Row], opening: Opening) -> None:
+    def _prefill(self, rows: list[Row], opening: Opening) -> Prefilled:
         """One pass over rows that begin with an opening and are padded on the right."""
         running = [self._start(row) for row in rows]
         device, start, cache = self.engine.device, len(opening.ids), self._new_cache()
@@ -161,12 +194,7 @@ class RunningBatch:
                 use_cache=True,
                 logits_to_keep=ends,
             )
-        for i, row in enumerate(rows):
-            if self._plain:
-                self._rows.add(cache, i, len(row.ids))
-        self._single = cache
-        self._running += running
-        self._take(running, out.logits)
+        return Prefilled(running, cache, out.logits)
 
     def _speech(self, rows: list[Row]) -> SpeechTokens | None:
         """Speech tokens of the rows that have some."""

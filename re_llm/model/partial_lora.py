@@ -131,6 +131,31 @@ class PartialLora:
         """The bare LLM, whatever the scope."""
         return self._during(_State(off=True))
 
+    def twin(self, language_model: PreTrainedModel) -> PreTrainedModel | None:
+        """The LLM as it decodes behind speech: other modules without LoRA layers around the same weights.
+
+        A pass of it needs no switch and no lock, so it may run beside a pass with LoRA in another thread.
+
+        Returns:
+            None where LoRA acts on text as well or is merged into the weights, or where modules have hooks of
+            others, which know these modules and not a copy.
+        """
+        hooks = [
+            h for m in language_model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
+        ]
+        hooked = any(not str(getattr(h, "__module__", "")).startswith("re_llm.") for h in hooks)
+        hooked |= any(hasattr(module, "_hf_hook") for module in language_model.modules())
+        merged = any(layer.merged for layer in self.layers)
+        if self._state.off or hooked or merged or (self.layers and self.scope != "speech"):
+            return None
+        held = [*language_model.parameters(), *language_model.buffers()]
+        copied = copy.deepcopy(language_model, {id(tensor): tensor for tensor in held})
+        for module in copied.modules():
+            for name, child in module.named_children():
+                if hasattr(child, "lora_A") and hasattr(child, "get_base_layer"):
+                    module._modules[name] = child.get_base_layer()
+        return copied
+
     def checkpoint_contexts(
         self,
     ) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:

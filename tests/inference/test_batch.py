@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import tiny_world
 import torch
 
 from re_llm.inference import engine
-from re_llm.inference.batch import Row, RunningBatch
+from re_llm.inference.batch import Prefilled, Row, RunningBatch
 from re_llm.inference.conversation import Turn, lay_out, opening, reply
 from re_llm.inference.decoding import Decoding
 from re_llm.inference.estimate import EncodedSpeech
@@ -65,6 +67,35 @@ def test_answers_together_are_those_of_one_alone(loaded: engine.Engine, talks, e
         (done,) = each.done
         assert (done.text, done.tokens, done.finish_reason) == (alone.text, alone.tokens, alone.finish_reason)
         assert "".join(each.pieces) == done.text
+
+
+def test_a_thread_prefills_while_another_one_decodes(loaded: engine.Engine, talks) -> None:
+    batch = RunningBatch(loaded, opening=opening(loaded, "chat"))
+    assert batch._decoder is not None
+    found = [Collected(loaded, *talk) for talk in talks * 6]
+    ready: queue.Queue[Prefilled | None] = queue.Queue()
+
+    def prefill() -> None:
+        for each in found:
+            for one in batch.prefill(each.row):
+                ready.put(one)
+        ready.put(None)
+
+    thread = threading.Thread(target=prefill)
+    thread.start()
+    more = True
+    while more or len(batch):
+        while more and len(batch) < batch.capacity and (len(batch) == 0 or not ready.empty()):
+            one = ready.get()
+            if one is None:
+                more = False
+            else:
+                batch.add(one)
+        batch.step()
+    thread.join()
+    for each, (turns, decoding) in zip(found, talks * 6, strict=True):
+        alone = reply(loaded, turns, prompt="chat", decoding=decoding)
+        assert (each.done[0].text, each.done[0].tokens) == (alone.text, alone.tokens)
 
 
 @pytest.fixture

@@ -59,6 +59,39 @@ def test_one_layer_adds_its_branch_at_the_chosen_positions_alone(scope, chosen):
 
 
 @torch.no_grad()
+def test_a_twin_decodes_without_lora_and_has_the_same_weights():
+    model, lora = adapted("speech")
+    twin = lora.twin(model)
+    assert twin is not None and not any(isinstance(module, LoraLinear) for module in twin.modules())
+    assert {t.data_ptr() for t in twin.parameters()} <= {t.data_ptr() for t in model.parameters()}
+    with lora.using(None, (2, 6)):
+        expected = model(IDS).logits
+    assert torch.equal(twin(IDS).logits, expected)
+    with lora.using(SPEECH, (2, 6)):  # another thread may be in a pass with LoRA
+        assert torch.equal(twin(IDS).logits, expected)
+        assert not torch.allclose(model(IDS).logits, expected)
+    with lora.disabled():
+        assert lora.twin(model) is None
+
+
+@torch.no_grad()
+def test_there_is_no_twin_of_what_a_copy_would_not_be():
+    for scope in ("text", "global"):
+        model, lora = adapted(scope)
+        assert lora.twin(model) is None
+    model, lora = adapted("speech")
+    handle = model.model.layers[0].register_forward_hook(lambda *_: None)
+    assert lora.twin(model) is None
+    handle.remove()
+    model.model._hf_hook = object()  # as accelerate leaves where it spreads a model
+    assert lora.twin(model) is None
+    del model.model._hf_hook
+    assert lora.twin(model) is not None
+    bare = llm()
+    assert PartialLora(bare, "speech").twin(bare) is not None
+
+
+@torch.no_grad()
 def test_without_speech_the_branch_is_not_computed():
     model, lora = adapted("speech")
     calls = []

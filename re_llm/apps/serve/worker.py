@@ -24,7 +24,7 @@ from re_llm.apps.serve.options import ServeOptions
 from re_llm.apps.serve.protocol import ApiError, Recording
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
-from re_llm.inference.batch import Row, RunningBatch
+from re_llm.inference.batch import Prefilled, Row, RunningBatch
 from re_llm.inference.careful import rule
 from re_llm.inference.conversation import ContextFull, Turn, lay_out, opening, said
 from re_llm.inference.decoding import Decoding
@@ -55,6 +55,10 @@ def _together(jobs: Sequence[_Loaded], most: int) -> Iterator[list[_Loaded]]:
             yield from ([jobs[i]] for i in batch)
 
 
+def _count(new: Sequence[Row | Prefilled]) -> int:
+    return sum(len(each.rows) if isinstance(each, Prefilled) else 1 for each in new)
+
+
 class Worker:
     """Answers jobs, in the order of their arrival, up to `rows` at once.
 
@@ -65,7 +69,7 @@ class Worker:
     def __init__(self, engine: Engine, options: ServeOptions):
         self.engine, self.options = engine, options
         self._jobs: queue.Queue[Job | None] = queue.Queue(options.queue_size)
-        self._ready: queue.Queue[Row | None] = queue.Queue()
+        self._ready: queue.Queue[Row | Prefilled | None] = queue.Queue()
         self._encoded_together = ON_A_PROCESSOR if engine.device.type == "cpu" else ON_A_GPU
         self._batch = self._new_batch()
         self._free = threading.Semaphore(self._batch.capacity)
@@ -175,6 +179,7 @@ class Worker:
                 for each in batch:
                     self._encode([each], wait)
             return
+        alone: list[tuple[Job, Row]] = []
         for job, those in batch:
             own = [next(encoded) for _ in those]
             try:
@@ -183,16 +188,35 @@ class Worker:
                 self._failed(job, error)
                 self._free.release()
                 continue
+            if len(rows) == 1 and rows[0].ruled is None:
+                alone.append((job, rows[0]))
+                continue
             for i, row in enumerate(rows):
                 if i and not self._free.acquire(blocking=wait):  # the first one has its place
                     self._owed += 1
                 self._ready.put(row)
+        self._prefill(alone)
+
+    def _prefill(self, alone: Sequence[tuple[Job, Row]]) -> None:
+        """Rows of jobs of one answer, ready to join: the thread that decodes goes on meanwhile."""
+        if not alone:
+            return
+        try:
+            for each in self._batch.prefill(*(row for _, row in alone)):
+                self._ready.put(each)
+        except Exception as error:
+            if len(alone) == 1:
+                self._failed(alone[0][0], error)
+                self._free.release()
+            else:
+                for one in alone:
+                    self._prefill([one])
 
     def _decode_rows(self) -> None:
         while True:
             # Prefill goes before decoding: the first word of a new answer is worth more than the next of the others.
-            new: list[Row] = []
-            while len(self._batch) + len(new) < self._batch.capacity:
+            new: list[Row | Prefilled] = []
+            while len(self._batch) + _count(new) < self._batch.capacity:
                 try:
                     row = self._ready.get(block=not len(self._batch) and not new)
                 except queue.Empty:
@@ -206,16 +230,22 @@ class Worker:
             if new or self._jobs.empty() or not self._help():
                 self._step()
 
-    def _join(self, new: Sequence[Row]) -> None:
-        before, rows = len(self._batch), [row for row in new if not row.cancelled()]
-        for row in new:
-            if row.cancelled():
-                row.on_done(Completion())
+    def _join(self, new: Sequence[Row | Prefilled]) -> None:
+        before, rows = len(self._batch), []
+        for each in new:
+            if isinstance(each, Row):
+                if each.cancelled():
+                    each.on_done(Completion())
+                else:
+                    rows.append(each)
         try:
+            for each in new:
+                if isinstance(each, Prefilled):
+                    self._batch.add(each)
             self._batch.join(*rows)
         except Exception as error:
             self._broken(error)
-        self._release(before + len(new) - len(self._batch))
+        self._release(before + _count(new) - len(self._batch))
 
     def _step(self) -> None:
         before = len(self._batch)
