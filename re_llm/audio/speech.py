@@ -11,16 +11,16 @@ from __future__ import annotations
 import numpy as np
 
 from re_llm.audio.waveform import RATE, Samples, refuse_silence
+from re_llm.core.errors import RellmError
 
 FRAME = RATE // 50  # 20 ms
 BELOW_SPEECH = 10 ** (-40 / 20)  # of the loudest frames: what is softer is silence, in any recording
 ABOVE_NOISE = 10 ** (8 / 20)  # of the softest frames: what is less is background
 NOISE_AT_MOST = 10 ** (-25 / 20)  # of the loudest frames: softer speech is not taken for background
-LEAD_SECONDS, TAIL_SECONDS = (
-    0.25,
-    0.35,
-)  # kept in front of the speech and behind it: onsets and the room's decay are soft
+# Kept in front of the speech and behind it: onsets and the room's decay are soft.
+LEAD_SECONDS, TAIL_SECONDS = 0.25, 0.35
 NO_SOUND = 10 ** (-70 / 20)  # of the loudest frames: softer than the background of any recording, so nothing recorded
+SHORTEST_SECONDS = 0.1  # a click; the shortest words take more
 LOUDEST, SOFTEST = 95, 10  # percentiles of the frames
 
 
@@ -33,9 +33,14 @@ def prepare(samples: Samples, name: str, window: float) -> Samples:
             into windows, whose times are those of the recording (`re_llm.audio.windows`).
 
     Raises:
-        RellmError: it is silent.
+        RellmError: it is silent, or has less sound than a syllable.
     """
     cut = cut_silence(refuse_silence(samples, name))
+    if len(cut) < SHORTEST_SECONDS * RATE:
+        raise RellmError(
+            f"{name} has {len(cut) / RATE:.2f} s of sound, which is no speech",
+            allowed=f"{SHORTEST_SECONDS:g} s or more",
+        )
     return cut if len(cut) <= window * RATE else samples
 
 

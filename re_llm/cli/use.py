@@ -310,7 +310,7 @@ def _respond(
     shown: Shown,
 ) -> None:
     """Both commands: a manifest goes to a file, recordings go to the screen (and to a file when one is named)."""
-    from re_llm.core.records import ReplyRecord, read_records
+    from re_llm.core.records import ReplyRecord, Utterance, read_records
     from re_llm.inference.respond import respond_files, respond_manifest, respond_rows, rows_for
 
     refuse_label(options.prompt, options.recognize)
@@ -326,13 +326,28 @@ def _respond(
         if not shown.quiet or shown.as_json:
             print_report(report, shown.as_json)
         return
+    several, failed = len(rows) > 1, False
+
+    def tell(row: Utterance, error: RellmError) -> None:
+        nonlocal failed
+        failed = True
+        typer.echo(f"left out: {error.what}", err=True)
+
     if out:
-        respond_rows(engine, rows, Path(), out, options, strict=True, overwrite=overwrite, progress=not shown.quiet)
+        progress = not shown.quiet
+        report = respond_rows(
+            engine, rows, Path(), out, options, strict=not several, overwrite=overwrite, progress=progress
+        )
         found = {reply.key: reply for reply in read_records(out, ReplyRecord)}
-        replies = [found[row.key] for row in rows]
+        replies = [found[row.key] for row in rows if row.key in found]
+        if report.dropped:
+            failed = True
+            typer.echo(f"left out: {report.dropped} recordings, see {report.dropped_file}", err=True)
     else:
-        replies = respond_files(engine, rows, options)
+        replies = respond_files(engine, rows, options, tell if several else None)
     shown.print(replies)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _manifest(inputs: list[str], out: Path | None, splits: list[str]) -> Path | None:

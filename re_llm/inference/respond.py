@@ -101,17 +101,34 @@ def _recordings(name: str) -> list[str]:
     return [name]
 
 
-def respond_files(system: SpeechSystem, rows: Sequence[Utterance], options: ReplyOptions) -> list[ReplyRecord]:
+def respond_files(
+    system: SpeechSystem,
+    rows: Sequence[Utterance],
+    options: ReplyOptions,
+    on_unusable: Callable[[Utterance, RellmError], None] | None = None,
+) -> list[ReplyRecord]:
     """Replies to recordings, kept in memory.
 
+    Args:
+        on_unusable: called with a recording that cannot be used, which then gets no reply.
+
     Raises:
-        RellmError: a recording cannot be used.
+        RellmError: a recording cannot be used, and there is no `on_unusable`.
     """
     records: list[ReplyRecord] = []
     answering, options, _ = _with_variant(system, rows, Path(), options, {})
     for first in range(0, len(rows), CHUNK):
-        chunk = rows[first : first + CHUNK]
-        samples = [system.samples(row.audio, *options.prompts) for row in chunk]
+        chunk, samples = [], []
+        for row in rows[first : first + CHUNK]:
+            try:
+                samples.append(system.samples(row.audio, *options.prompts))
+                chunk.append(row)
+            except RellmError as error:
+                if on_unusable is None:
+                    raise
+                on_unusable(row, error)
+        if not chunk:
+            continue
         replies = answering.respond_rows(chunk, samples, options)
         records += [to_record(row, reply, options) for row, reply in zip(chunk, replies, strict=True)]
     return records

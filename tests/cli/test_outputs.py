@@ -96,6 +96,28 @@ def test_a_recording_comes_from_standard_input(
     assert result.exit_code == 2 and "standard input has more than" in result.output
 
 
+def test_a_recording_that_cannot_be_used_is_left_out_of_several(
+    tiny_checkpoint: Path, recording, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "b.wav").write_bytes(recording().read_bytes())
+    soundfile.write(folder / "a_click.wav", np.r_[np.zeros(16_000), 1, np.zeros(16_000)], 16_000)
+    soundfile.write(folder / "silent.wav", np.zeros(16_000), 16_000)
+    arguments = ["--model", str(tiny_checkpoint), "--max-new-tokens", "4", "--format", "csv"]
+    result = CliRunner().invoke(app, ["respond", str(folder), *arguments])
+    assert result.exit_code == 1 and len(list(csv.DictReader(io.StringIO(result.stdout)))) == 1
+    assert "left out" in result.stderr and "a_click.wav has 0.02 s of sound" in result.stderr
+    assert "silent.wav is silent" in result.stderr
+    out = tmp_path / "out.jsonl"
+    result = CliRunner().invoke(app, ["respond", str(folder), *arguments, "--out", str(out)])
+    assert (
+        result.exit_code == 1 and "left out: 2 recordings" in result.stderr and len(out.read_text().splitlines()) == 1
+    )
+    alone = CliRunner().invoke(app, ["respond", str(folder / "a_click.wav"), *arguments])
+    assert alone.exit_code == 2 and "which is no speech" in alone.output
+
+
 @pytest.fixture
 def talk(tmp_path: Path) -> Path:
     """Two sounds with a pause of a second between them."""
