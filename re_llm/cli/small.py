@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -139,3 +140,31 @@ def check_model(
         print_json(vars(result))
     else:
         typer.echo(result.summary())
+
+
+@app.command("limit")
+def limit_words(
+    model: Annotated[Path, typer.Argument(help="Folder of a checkpoint; its config.json is written.")],
+    manifest: Annotated[Path, typer.Argument(help="Speech of a language that it knows, by voices that it does not.")],
+    split: Annotated[str, typer.Option(help="Rows that are heard: none that are tested on.")] = "dev",
+    miss: Annotated[float, typer.Option(min=0.0, max=0.5, help="Fraction of them that may count as unclear.")] = 0.02,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Finds from when on words count as not understood, and writes it into a checkpoint.
+
+    The model then says so instead of answering words that were not said: to music, noise, other languages.
+
+    Example:
+
+        re-llm small limit runs/small-train/checkpoints/refined runs/small/speech/manifest.jsonl
+    """
+    from re_llm.core.files import write_json
+    from re_llm.inference.engine import load
+    from re_llm.small.check_speech import words_limit
+
+    config = model / "config.json"
+    about = json.loads(config.read_text(encoding="utf-8"))
+    found = round(words_limit(load(str(model), device=device), manifest, split=split, miss=miss, limit=limit), 3)
+    write_json(config, {**about, "words_unsure_below": found})
+    typer.echo(f"words_unsure_below: {found} in {config}")

@@ -16,6 +16,7 @@ import torch
 
 from re_llm.audio.given import Audio
 from re_llm.core.errors import RellmError
+from re_llm.inference.careful import Said
 from re_llm.inference.decoding import Decoding, DecodingOptions
 from re_llm.inference.estimate import EncodedSpeech, Estimate
 from re_llm.inference.reply import DEFAULT_PROMPT, Reply
@@ -93,10 +94,16 @@ def reply(
     return ChatCompletion(**vars(replace(completion, prompt_tokens=len(ids))))
 
 
-def said(engine: Engine, turn: Turn, encoded: Sequence[EncodedSpeech]) -> str:
-    """What a turn says, of which `encoded` ends with the recordings."""
+def said(engine: Engine, turn: Turn, encoded: Sequence[EncodedSpeech]) -> Said:
+    """What rules look at in a turn, of which `encoded` ends with the recordings; see `Engine.said`.
+
+    A turn is in doubt where all of it is.
+    """
     recordings = iter(encoded[len(encoded) - sum(not isinstance(part, str) for part in turn.parts) :])
-    return " ".join(part if isinstance(part, str) else engine.words(next(recordings)) for part in turn.parts)
+    typed = [Said(part if engine.careful else "") if isinstance(part, str) else None for part in turn.parts]
+    parts = [engine.said(next(recordings)) if each is None else each for each in typed]
+    doubts = [each.doubt for each in parts]
+    return Said(" ".join(each.text for each in parts), doubts[-1] if doubts and all(doubts) else None)
 
 
 def lay_out(

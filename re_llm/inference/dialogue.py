@@ -23,6 +23,7 @@ from re_llm.llm.prompts import Prompt, get_prompt
 from re_llm.llm.rows import batches_by_length
 
 if TYPE_CHECKING:
+    from re_llm.inference.careful import Said
     from re_llm.inference.conversation import Turn
     from re_llm.inference.engine import Engine
 
@@ -112,7 +113,7 @@ def answer_dialogues(
     from re_llm.inference.conversation import ContextFull, lay_out, said
 
     found: dict[int, Completion] = {}
-    rows: dict[Decoding, list[tuple[int, list[int], torch.Tensor, str]]] = {}
+    rows: dict[Decoding, list[tuple[int, list[int], torch.Tensor, Said]]] = {}
     for i, dialogue in enumerate(dialogues):
         try:
             ids, heard, fitting = lay_out(engine, dialogue, prompt, None, decoding)

@@ -59,9 +59,10 @@ def encode_batch(
     logits, dimensions = model.predict_emotion(speech)
     predicted = zip(logits.float().softmax(-1).tolist(), dimensions.float().tolist(), strict=True)
     names = model.config.emotions
+    unsure: Sequence[bool | None] = model.unsure(audio) or [None] * len(samples)
     estimates = [
-        Estimate(probabilities=dict(zip(names, p, strict=True)), valence=v, arousal=a, dominance=d)
-        for p, (v, a, d) in predicted
+        Estimate(probabilities=dict(zip(names, p, strict=True)), valence=v, arousal=a, dominance=d, unsure=doubtful)
+        for (p, (v, a, d)), doubtful in zip(predicted, unsure, strict=True)
     ]
     parts = zip(speech.embeddings, speech.lengths.tolist(), estimates, samples, strict=True)
     return [EncodedSpeech(tokens[:length], estimate, wave) for tokens, length, estimate, wave in parts]

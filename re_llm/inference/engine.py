@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from re_llm.audio.given import Audio, describe, read
-from re_llm.audio.waveform import Samples
+from re_llm.audio.waveform import RATE, Samples
 from re_llm.core.answer_parser import parse_answer
 from re_llm.core.assets import MINI_MODEL, default_model, hint_at_small, mini_assets, resolve_component
 from re_llm.core.records import Utterance
 from re_llm.inference import encoding
-from re_llm.inference.careful import answered, read_out
+from re_llm.inference.careful import Said, answered, doubt_about, read_out
 from re_llm.inference.decoding import Decoding, DecodingOptions
 from re_llm.inference.dialogue import respond_dialogues
 from re_llm.inference.estimate import EncodedSpeech, Estimate
@@ -65,6 +65,8 @@ class Engine:
         trained_seconds: longest utterance that the model was trained on; None when its config does not say.
         longest_token: bytes of text that a token stands for at most.
         careful: `careful` of config.json: words about harming oneself are answered by rule (`re_llm.core.risk`).
+        words_unsure_below: of config.json: mean probability of the words in the speech tokens below which they count as
+            not understood, which is then the answer (`re_llm.inference.careful`); None = whatever is heard is answered.
         names, needs_audio, dtype, quantized: see `System`.
     """
 
@@ -81,6 +83,8 @@ class Engine:
         self.dtype: torch.dtype = model.dtype
         self.quantized: str | None = model.quantized
         self.careful = bool(getattr(model.config, "careful", False)) and model.ctc_blank is not None
+        limit = getattr(model.config, "words_unsure_below", None)
+        self.words_unsure_below: float | None = None if limit is None or model.ctc_blank is None else float(limit)
         self.trained_seconds: float | None = model.config.trained_seconds
         self.lock = threading.Lock()
 
@@ -164,15 +168,21 @@ class Engine:
         """
         before, after = split_chat(self.tokenizer, get_prompt(prompt), history)
         rows = [self.processor.row([before, len(each.embeddings), after]) for each in encoded]
-        said = [self.words(each) for each in encoded] if get_prompt(prompt).id.startswith("chat") else None
+        said = [self.said(each) for each in encoded] if get_prompt(prompt).id.startswith("chat") else None
         speech = [each.embeddings for each in encoded]
         return self.generate(rows, speech, Decoding(**decoding), said=said, on_text=on_text, cancelled=cancelled)
 
-    def words(self, encoded: EncodedSpeech) -> str:
-        """Words that stand in the speech tokens; none for a model that need not be careful."""
+    def said(self, encoded: EncodedSpeech) -> Said:
+        """What rules look at in a recording; nothing for a model that has none."""
+        if not (self.careful or self.words_unsure_below is not None):
+            return Said()
         tokens = encoded.embeddings if encoded.all_embeddings is None else encoded.all_embeddings
-        ids = read_out(self.model, tokens) if self.careful else []
-        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+        read, doubt = read_out(self.model, tokens), None
+        if self.words_unsure_below is not None:
+            seconds = len(encoded.samples) / RATE
+            doubt = doubt_about(read, seconds, self.words_unsure_below, encoded.estimate)
+        text = str(self.tokenizer.decode(read.ids, clean_up_tokenization_spaces=False)) if self.careful else ""
+        return Said(text, doubt)
 
     def generate(
         self,
@@ -180,7 +190,7 @@ class Engine:
         speech: Sequence[torch.Tensor],
         decoding: Decoding,
         *,
-        said: Sequence[str] | None = None,
+        said: Sequence[Said] | None = None,
         on_text: Callable[[str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[Completion]:
@@ -190,7 +200,7 @@ class Engine:
             with self.lock:
                 return generate(self.model, self.processor, self.stops, rows, speech, decoding, on_text, cancelled)
 
-        return answered(decode, said, on_text) if self.careful and said else decode()
+        return answered(decode, said, on_text) if said else decode()
 
     def respond(
         self,

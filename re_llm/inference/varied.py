@@ -168,7 +168,7 @@ def _asking(
 def _questions(engine: Engine, samples: Sequence[np.ndarray], options: ReplyOptions) -> Iterator[Completion | None]:
     """Questions how the person feels about what was said; the LLM says about what.
 
-    None where the words are about harming oneself: the reply by rule stays.
+    None where the reply is one by rule, which stays.
     """
     before, after = split_chat(engine.tokenizer, get_prompt(options.prompt or ""))
     for first in range(0, len(samples), options.batch_size):
@@ -176,7 +176,7 @@ def _questions(engine: Engine, samples: Sequence[np.ndarray], options: ReplyOpti
         rows = [engine.processor.row([before, len(each.embeddings), after]) for each in encoded]
         questions = feeling_questions(engine, rows, [each.embeddings for each in encoded])
         for speech, each in zip(encoded, questions, strict=True):
-            ruled = engine.careful and rule(engine.words(speech)) is not None
+            ruled = rule(engine.said(speech)) is not None
             yield None if ruled else each
 
 

@@ -227,6 +227,20 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         """Positions [R, L]; in training on a GPU without a look at the mask, which the host would wait for."""
         return positions(attention_mask, check=not self.training or attention_mask.device.type == "cpu")
 
+    @torch.no_grad()
+    def unsure(self, audio: EncodedAudio) -> list[bool] | None:
+        """Of each utterance, whether its emotion is like that of no speech that the emotion encoder was trained on.
+
+        Returns:
+            None where the encoder has no categories of its own, or no limit of its training's calibration.
+        """
+        encoder = self.emotion_encoder
+        if not isinstance(encoder, SharedEmotionEncoder) or not encoder.config.unsure_below:
+            return None
+        assert audio.emotion_states is not None, "a shared encoder is always heard"
+        logits = encoder.classify(audio.emotion_states.to(encoder.dtype)).float() * encoder.config.logit_scale
+        return (logits.softmax(1).amax(1) < encoder.config.unsure_below).tolist()
+
     def text_forward(
         self,
         input_ids: Tensor,

@@ -105,7 +105,7 @@ def _checked(engine: Engine, row: Utterance, speech: EncodedSpeech, reply: Reply
     return Checked(
         key=row.key,
         text=row.text or "",
-        read=engine.tokenizer.decode(read_out(engine.model, speech.embeddings), clean_up_tokenization_spaces=False),
+        read=engine.tokenizer.decode(read_out(engine.model, speech.embeddings).ids, clean_up_tokenization_spaces=False),
         repeat=again,
         reply=reply.response,
         speaker=row.speaker,
@@ -165,3 +165,24 @@ def check_manifest(
     if not rows:
         raise RellmError(f"{manifest} has no rows of the split {split!r} with a text")
     return check_speech(engine, rows, [load(row.audio, root=manifest.parent) for row in rows], on_batch=on_batch)
+
+
+def words_limit(engine: Engine, manifest: Path, *, split: str, miss: float, limit: int | None = None) -> float:
+    """The confidence of the words that all but a fraction `miss` of understood speech has: `words_unsure_below`.
+
+    Args:
+        manifest: speech of a language that the model knows, by voices that it does not; no training row.
+
+    Raises:
+        RellmError: the split has no row, or the model was trained without `adapter_ctc`.
+    """
+    if engine.model.ctc_blank is None:
+        raise RellmError("this model has no CTC blank", todo="Train a stage with the loss adapter_ctc")
+    rows = [row for row in read_records(manifest, Utterance) if row.split == split][:limit]
+    if not rows:
+        raise RellmError(f"{manifest} has no rows of the split {split!r}")
+    found = []
+    for row in rows:
+        (speech,) = engine.encode([load(row.audio, root=manifest.parent)])
+        found.append(read_out(engine.model, speech.embeddings).confidence)
+    return float(np.quantile(found, miss))

@@ -14,6 +14,7 @@ from re_llm.audio.waveform import RATE
 from re_llm.core.errors import RellmError
 from re_llm.core.records import DIMENSIONS
 from re_llm.inference import careful, encoding, engine
+from re_llm.inference.careful import ReadOut
 from re_llm.inference.estimate import Estimate, Moment, mean_of
 
 GAP = np.zeros(round(1.5 * RATE), np.float32)
@@ -149,11 +150,10 @@ def test_words_of_every_window_are_read_where_care_is_needed(
 ) -> None:
     read = []
     monkeypatch.setattr(loaded, "careful", True)
-    monkeypatch.setattr(engine, "read_out", lambda model, tokens: read.append(len(tokens)) or [])
+    monkeypatch.setattr(engine, "read_out", lambda model, tokens: read.append(len(tokens)) or ReadOut([], 0.0))
     (encoded,) = loaded.encode([LONG])
-    loaded.words(encoded)
+    assert careful.rule(loaded.said(encoded)) is None
     assert read == [len(encoded.all_embeddings)]
-    assert careful.rule("") is None
 
 
 def test_an_llm_without_room_refuses(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,9 @@ def test_words_are_read_out_of_the_tokens_as_ctc_writes_them() -> None:
     vocabulary = torch.eye(5)[:4]
     model = SimpleNamespace(ctc_blank=torch.eye(5)[4], get_input_embeddings=lambda: SimpleNamespace(weight=vocabulary))
     tokens = torch.eye(5)[[4, 1, 1, 4, 1, 2, 2, 4]]
-    assert read_out(model, tokens) == [1, 1, 2]
+    found = read_out(model, 20 * tokens)
+    assert found.ids == [1, 1, 2] and found.confidence == pytest.approx(1.0, abs=1e-6)
+    assert 0.3 < read_out(model, tokens).confidence < 0.5 and read_out(model, tokens[:1]) == ([], 0.0)
     without = SimpleNamespace(model=SimpleNamespace(ctc_blank=None))
     with pytest.raises(RellmError, match="no CTC blank"):
         check_speech(without, [], [])

@@ -322,9 +322,9 @@ class Worker:
         estimates = {i: part.estimate for i, part in parts if isinstance(part, EncodedSpeech)}
         ids, encoded, decoding = lay_out(self.engine, turns, self.options.prompt, request.system, request.decoding)
         self.metrics.prompt_tokens.inc(len(ids))
-        careful = rule(said(self.engine, turns[-1], encoded)) if self.engine.careful else None
-        asked = self._unsure(request.unsure, estimates) and careful is None if request.unsure else None
-        ruled = Completion(careful) if careful else self._question(ids, encoded) if asked else None
+        by_rule = rule(said(self.engine, turns[-1], encoded))
+        asked = self._unsure(request.unsure, estimates) and by_rule is None if request.unsure else None
+        ruled = Completion(by_rule) if by_rule else self._question(ids, encoded) if asked else None
         about = Started(estimates, asked)
         answers = Answers(job, about, self.metrics, partial(self._current.discard, job))
         for index in range(request.n):
