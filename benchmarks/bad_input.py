@@ -2,8 +2,8 @@
 
     python benchmarks/bad_input.py [MANIFEST ...] [--split test] [--limit 60] [--model small:re-llm]
 
-Sounds are made here: noises, hum, music, a whistle, almost silence. No answer is decoded: it is the rule in front of the
-LLM that is measured (re_llm.inference.careful), and whether the emotion counts as unsure.
+Sounds are made here: noises, hum, music, a whistle, almost silence. No answer is decoded: measured are the rule in
+front of the LLM (re_llm.inference.careful), and whether the emotion counts as unsure.
 """
 
 from __future__ import annotations

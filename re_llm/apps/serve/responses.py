@@ -113,6 +113,8 @@ def _about(estimate: Estimate) -> Json:
     found = estimate.predictions()
     if estimate.trajectory:
         found["trajectory"] = [moment.predictions() for moment in estimate.trajectory]
+    if estimate.unsure is not None:
+        found["unsure"] = estimate.unsure
     if estimate.notice:
         found["notice"] = estimate.notice
     return found
