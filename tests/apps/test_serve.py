@@ -388,6 +388,9 @@ def test_models_health_and_metrics(client: TestClient, files: dict[str, bytes]) 
     (model,) = client.get("/v1/models").json()["data"]
     assert (model["id"], model["object"]) == (NAME, "model")
     assert client.get("/healthz").json() == {"status": "ok", "model": NAME}
+    for path in ("/healthz", "/"):
+        head = client.head(path)
+        assert head.status_code == 200 and head.content == b""
 
     def values() -> dict[str, float]:
         page = client.get("/metrics")

@@ -211,7 +211,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_health(app: FastAPI, worker: Worker, name: str) -> None:
-    @app.get("/healthz")
+    @app.api_route("/healthz", methods=["GET", "HEAD"])  # balancers ask for the head alone
     async def healthz() -> Response:
         status = {"status": "ok" if worker.alive else "stopping", "model": name}
         return JSONResponse(status, 200 if worker.alive else 503)
@@ -224,7 +224,7 @@ def _add_health(app: FastAPI, worker: Worker, name: str) -> None:
 def _add_page(app: FastAPI, engine: Engine) -> None:
     examples = _examples(engine)
 
-    @app.get("/")
+    @app.api_route("/", methods=["GET", "HEAD"])
     async def page() -> Response:
         return HTMLResponse(
             web.page(), headers={"Content-Security-Policy": web.POLICY, "Referrer-Policy": "no-referrer"}
