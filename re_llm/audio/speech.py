@@ -20,7 +20,7 @@ NOISE_AT_MOST = 10 ** (-25 / 20)  # of the loudest frames: softer speech is not 
 # Kept in front of the speech and behind it: onsets and the room's decay are soft.
 LEAD_SECONDS, TAIL_SECONDS = 0.25, 0.35
 NO_SOUND = 10 ** (-70 / 20)  # of the loudest frames: softer than the background of any recording, so nothing recorded
-SHORTEST_SECONDS = 0.1  # a click; the shortest words take more
+SHORTEST_SECONDS = 0.05  # less is a click; the shortest words take more
 LOUDEST, SOFTEST = 95, 10  # percentiles of the frames
 
 

@@ -326,7 +326,8 @@ def _respond(
         if not shown.quiet or shown.as_json:
             print_report(report, shown.as_json)
         return
-    several, failed = len(rows) > 1, False
+    # What somebody has named is answered or refused; in a folder there may be anything.
+    several, failed = any(Path(name).is_dir() for name in inputs), False
 
     def tell(row: Utterance, error: RellmError) -> None:
         nonlocal failed
