@@ -97,7 +97,12 @@ def test_a_spoken_turn_keeps_its_emotion_and_its_place(page: Page) -> None:
     page.reload()
     answers(page, 2)
     assert page.locator("article .title").all_inner_texts() == titles
-    page.click("#more summary")
+    page.click("#more summary")  # the last turn stays above the composer, which has grown
+    expect(page.locator("#clear")).to_be_visible()
+    page.wait_for_function(
+        "document.querySelector('article:last-of-type').getBoundingClientRect().bottom"
+        " <= document.querySelector('#ask').getBoundingClientRect().top + 1"
+    )
     page.click("#clear")
     page.reload()
     expect(page.locator("article")).to_have_count(0)
