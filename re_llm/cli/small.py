@@ -157,7 +157,7 @@ def limit_words(
 
     Example:
 
-        re-llm small limit runs/small-train/checkpoints/refined runs/small/speech/manifest.jsonl
+        re-llm small limit runs/re-llm manifest.jsonl --split dev
     """
     from re_llm.core.files import write_json
     from re_llm.inference.engine import load

@@ -48,6 +48,7 @@ WORDS = {
     "reproduce": {"mini": "tiny.yaml"},
     "serve": {"8000": "0"},
     "dose": {"manifest.jsonl": "doses.jsonl"},
+    "small limit": {"dev": "test"},
 }
 # Options that make an example fit the tiny things.
 MORE = {
@@ -103,6 +104,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, asset
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(source)
+    shutil.copytree(assets / "re-llm", root / "runs" / "re-llm")  # one that is written to
+    for name in ("llm", "whisper", "emotion"):
+        (root / "runs" / name).symlink_to(assets / name)
     for number in range(4):
         corpus_worlds.sound(root / "RAVDESS" / "Actor_12" / f"03-01-0{number + 1}-01-01-01-12.wav", 0.5)
         corpus_worlds.sound(root / "wav" / f"{number}.wav", 0.8)

@@ -243,7 +243,7 @@ def test_the_answer_to_the_recognition_prompt_has_as_many_tokens_as_asked_for(lo
     [
         (np.zeros((20, 16000), np.float32), "shape"),
         (np.full(16000, np.nan, np.float32), "NaN"),
-        (np.linspace(-1, 1, 100, dtype=np.float32), "25 ms"),
+        (np.linspace(-1, 1, 100, dtype=np.float32), "which is no speech"),
         (np.full(16000, 0.2, np.float32), "is silent"),
         ("nothing.wav", "nothing.wav"),
     ],

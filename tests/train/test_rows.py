@@ -217,7 +217,7 @@ def test_a_batch_asks_for_the_logits_that_predict_the_response() -> None:
     examples = [example(), example(targets={"continue": Target("no", early_stop=False)}, dimensions=None)]
     rows = [maker.make(0, examples[0], tasks[0]), maker.make(1, examples[1], tasks[1])]
     collate = Collator(
-        examples, lambda chosen, _: {"n": len(chosen)}, lambda _: [3, 5], speech_token=999, pad_token=0, teacher=True
+        examples, lambda chosen, *_: {"n": len(chosen)}, lambda _: [3, 5], speech_token=999, pad_token=0, teacher=True
     )
     batch = collate(rows)
     ids, at = batch["input_ids"], batch["logits_at"]
