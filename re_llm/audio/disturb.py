@@ -19,7 +19,7 @@ ROOM_AMPLITUDE = (0.25, 0.5)  # amplitude of the room against the direct sound
 POLES = (0.0, 0.97)  # between white and brown noise: fans, streets, tape hiss
 COMPRESSION = (0.85, 0.97)  # of libsndfile: Opus from about 45 to 15 kbit/s
 OPUS_BIT_RATES = (10_000, 32_000)  # bit/s: voice messages, calls on a poor line
-OPUS_COMPLEXITY = 5  # half the time of 10, and the same spectrum
+OPUS_COMPLEXITY = 5  # two thirds of the time of 10, and the same spectrum
 CODECS = (("OGG", "OPUS"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"), ("WAV", "ULAW"))
 
 

@@ -84,8 +84,7 @@ def check_speech(
     Raises:
         RellmError: the model was trained without `adapter_ctc`, so its tokens are none of the LLM's.
     """
-    if engine.model.ctc_blank is None:
-        raise RellmError("this model has no CTC blank", todo="Train a stage with the loss adapter_ctc")
+    _refuse_without_words(engine)
     found: list[Checked] = []
     for first in range(0, len(rows), batch_size):
         some = rows[first : first + batch_size]
@@ -99,6 +98,11 @@ def check_speech(
         found += [_checked(engine, row, speech, reply, said.text) for row, speech, reply, said in parts]
         on_batch(len(some))
     return found
+
+
+def _refuse_without_words(engine: Engine) -> None:
+    if engine.model.ctc_blank is None:
+        raise RellmError("this model has no CTC blank", todo="Train a stage with the loss adapter_ctc")
 
 
 def _checked(engine: Engine, row: Utterance, speech: EncodedSpeech, reply: Reply, again: str) -> Checked:
@@ -176,8 +180,7 @@ def words_limit(engine: Engine, manifest: Path, *, split: str, miss: float, limi
     Raises:
         RellmError: the split has no row, or the model was trained without `adapter_ctc`.
     """
-    if engine.model.ctc_blank is None:
-        raise RellmError("this model has no CTC blank", todo="Train a stage with the loss adapter_ctc")
+    _refuse_without_words(engine)
     rows = [row for row in read_records(manifest, Utterance) if row.split == split][:limit]
     if not rows:
         raise RellmError(f"{manifest} has no rows of the split {split!r}")

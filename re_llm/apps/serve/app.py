@@ -34,7 +34,7 @@ from re_llm.inference.conversation import ChatCompletion
 from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
 
 POLL_SECONDS = 1.0  # between checks whether the client is still connected
-PIECE_SECONDS = 0.04  # pieces of a stream that follow sooner are sent together: each costs the event loop 1 ms
+PIECE_SECONDS = 0.04  # pieces of a stream that follow sooner are sent together: each costs the event loop a way through
 
 
 def build(engine: Engine, options: ServeOptions, hosts: frozenset[str] | None = None) -> FastAPI:
