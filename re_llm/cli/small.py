@@ -164,7 +164,7 @@ def limit_words(
     from re_llm.small.check_speech import words_limit
 
     config = model / "config.json"
-    about = json.loads(config.read_text(encoding="utf-8"))
     found = round(words_limit(load(str(model), device=device), manifest, split=split, miss=miss, limit=limit), 3)
+    about = json.loads(config.read_text(encoding="utf-8"))
     write_json(config, {**about, "words_unsure_below": found})
     typer.echo(f"words_unsure_below: {found} in {config}")
