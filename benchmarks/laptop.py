@@ -30,6 +30,7 @@ from _plain import Parts, PlainSystem
 from torch import Tensor, nn
 from transformers import Qwen2Config, Wav2Vec2Config, WhisperConfig, WhisperFeatureExtractor
 
+from re_llm.llm.packed import pack
 from re_llm.model import AdapterOptions, LoraOptions, ReLlmConfig, ReLlmForConditionalGeneration
 from re_llm.model.mel import speech_inputs
 from re_llm.model.outputs import EncodedAudio
@@ -171,6 +172,7 @@ def ours(parts: Parts, *, half: bool, window: str) -> System:
         model.eval()
         for part in (model.adapter, model.emotion_head, model.dimension_head):
             part.to(dtype)
+        pack(model.language_model)  # as an engine does; a training has to be measured before
         return answered(model, audio(waves), before, after, new)
 
     parameters = list(model.parameters())

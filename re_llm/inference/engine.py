@@ -45,6 +45,7 @@ from re_llm.inference.room import seconds_that_fit
 from re_llm.inference.streaming import text_pieces
 from re_llm.llm.completion import Completion
 from re_llm.llm.device import pick_attention, pick_device, pick_dtype
+from re_llm.llm.packed import pack
 from re_llm.llm.prompts import Prompt, get_prompt, split_chat
 from re_llm.llm.rows import stop_ids
 
@@ -350,7 +351,9 @@ def load(
         folder, config=own, dtype=pick_dtype(dtype, where, width=own.llm_width), device_map=where, quantize=quantize,
         attn_implementation=pick_attention(attention, where),
     )  # fmt: skip
-    return Engine(model.to(where), load_processor(folder), name=str(name))
+    model = model.to(where)
+    pack(model.language_model)
+    return Engine(model, load_processor(folder), name=str(name))
 
 
 def shipped_recordings() -> Path:

@@ -38,6 +38,13 @@ def half_on_cpu() -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def can_pack(weight: torch.Tensor) -> bool:
+    """Whether torch can pack a weight here: bfloat16 on a CPU for which oneDNN has such products."""
+    if weight.device.type != "cpu" or weight.dtype is not torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def pick_dtype(name: str, device: torch.device, *, width: int = 0) -> torch.dtype:
     """`auto` is bfloat16 on an accelerator; on a CPU float32, or `half_on_cpu` for a model that is wide enough to gain.
 

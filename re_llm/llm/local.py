@@ -15,6 +15,7 @@ from re_llm.llm.completion import Completion
 from re_llm.llm.device import pick_device, pick_dtype
 from re_llm.llm.length import FREE, QUESTION_TOKENS, Length, Question, shaped
 from re_llm.llm.output_layer import read_contiguous
+from re_llm.llm.packed import pack
 from re_llm.llm.prompts import Prompt, split_chat, tokenize_row
 from re_llm.llm.rows import batches_by_length, pad_rows, read_completions, stop_ids
 from re_llm.llm.vocabulary import require_words
@@ -60,7 +61,9 @@ class ChatLlm:
             todo = "Give the folder of a chat LLM in Hugging Face format, or a hub id this machine can reach"
             raise RellmError(f"cannot load the LLM {name!r}: {reason}", todo=todo) from None
         require_words(tokenizer, source)
-        return cls(model.to(where).eval(), tokenizer, name, tokens)
+        model = model.to(where).eval()
+        pack(model)
+        return cls(model, tokenizer, name, tokens)
 
     @property
     def decoding(self) -> Mapping[str, str | None]:
