@@ -2,18 +2,21 @@
 
 transformers goes [B, C, T] -> convolution -> [B, T, C] -> LayerNorm -> [B, C, T] seven times, and each change of layout
 is a copy: half of the time of an emotion encoder. Here channels stay last. With stride s, s frames are one row of a
-matrix without a copy, and a kernel of k frames is ceil(k / s) products, each with the rows moved on by one.
+matrix without a copy, and a kernel of k frames is ceil(k / s) products, each with the rows moved on by one. A second of
+one utterance goes through all layers before the next one, so memory does not grow with batch and length.
 
 Shapes: B utterances, N samples, T frames, C channels.
 """
 
 from __future__ import annotations
 
-from math import prod
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+
+PIECE = 16_000  # samples that go through all layers before the next ones do: the first layers of more leave the cache
 
 
 class ChannelsLast(nn.Module):
@@ -32,23 +35,36 @@ class ChannelsLast(nn.Module):
         """Frames [B, C, T] of samples [B, N]."""
         if values.device.type != "cpu":
             return cast(Tensor, self._plain(values))
-        layers = cast(nn.ModuleList, self.conv_layers)
-        convolutions = [cast(nn.Conv1d, layer.conv) for layer in layers]
-        frames = values.shape[1]
+        convolutions = [cast(nn.Conv1d, layer.conv) for layer in cast(nn.ModuleList, self.conv_layers)]
+        weights = [conv.weight.permute(2, 1, 0).flatten(0, 1) for conv in convolutions]  # [k C, C'] each
+        stride, reach, frames = 1, 1, values.shape[1]
         for conv in convolutions:
+            reach += (conv.kernel_size[0] - 1) * stride
+            stride *= conv.stride[0]
             frames = (frames - conv.kernel_size[0]) // conv.stride[0] + 1
-        # What stands behind an utterance's last frame, padding and the next one's first, reaches no frame that is kept.
-        hidden = pad(values, (0, -values.shape[1] % prod(conv.stride[0] for conv in convolutions))).reshape(-1, 1)
-        for layer, conv in zip(layers, convolutions, strict=True):
+        size = max(1, PIECE // stride)
+
+        def whole(row: Tensor) -> Tensor:
+            pieces = []
+            for first in range(0, frames, size):
+                samples = row[first * stride : (first + size - 1) * stride + reach]
+                pieces.append(self._frames(samples, weights, stride)[: min(size, frames - first)])
+            return torch.cat(pieces)
+
+        return torch.stack([whole(row) for row in values]).transpose(1, 2)
+
+    def _frames(self, samples: Tensor, weights: list[Tensor], stride: int) -> Tensor:
+        """Frames [T, C] of samples [N]; those behind the last whole one are wrong."""
+        hidden = pad(samples, (0, -len(samples) % stride))[:, None]
+        for layer, weight in zip(cast(nn.ModuleList, self.conv_layers), weights, strict=True):
             norm, activation = cast(nn.LayerNorm, layer.layer_norm), cast(nn.Module, layer.activation)
-            hidden = activation(norm(_convolved(hidden, conv)))
-        return hidden.view(len(values), -1, hidden.shape[1])[:, :frames].transpose(1, 2)
+            hidden = activation(norm(_convolved(hidden, cast(nn.Conv1d, layer.conv), weight)))
+        return hidden
 
 
-def _convolved(hidden: Tensor, conv: nn.Conv1d) -> Tensor:
-    """Frames [T, C] -> [T / stride, C'], all utterances in one; the last ones read nothing behind the end."""
+def _convolved(hidden: Tensor, conv: nn.Conv1d, weight: Tensor) -> Tensor:
+    """Frames [T, C] -> [T / stride, C']; the last ones read nothing behind the end."""
     stride, kernel, width = conv.stride[0], conv.kernel_size[0], hidden.shape[1]
-    weight = conv.weight.permute(2, 1, 0).reshape(kernel * width, -1)  # [k C, C']
     rows = hidden.reshape(-1, stride * width)
     found = rows.new_zeros(len(rows), weight.shape[1]) if conv.bias is None else conv.bias.repeat(len(rows), 1)
     for shift, first in enumerate(range(0, kernel, stride)):
