@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-PIECE = 16_000  # samples that go through all layers before the next ones do: the first layers of more leave the cache
+PIECE = 32_000  # samples that go through all layers before the next ones do: more need memory and are no faster
 
 
 class ChannelsLast(nn.Module):
