@@ -9,6 +9,8 @@ O outputs, I inputs.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
@@ -97,4 +99,12 @@ def pack(model: nn.Module) -> int:
         layer.__class__ = PackedLinear
         if not shared:
             del layer._parameters["weight"]
+    if found:
+        _trim()
     return len(found)
+
+
+def _trim() -> None:
+    """Gives the old weights' memory back: they lay between others, and glibc keeps such (190 MB of a SmolLM2-135M)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # where the C library is another one
+        ctypes.CDLL(None).malloc_trim(0)
