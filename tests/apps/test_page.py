@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,13 @@ RECORDING = "0018-sad.flac"
 
 
 @pytest.fixture(scope="module")
-def address(assets: Path) -> Iterator[str]:
-    app = build(engine.load(engine.SHIPPED_MODEL, device="cpu"), ServeOptions(), hosts_of("127.0.0.1"))
+def model() -> engine.Engine:
+    return engine.load(engine.SHIPPED_MODEL, device="cpu")
+
+
+@contextmanager
+def served(model: engine.Engine, options: ServeOptions) -> Iterator[str]:
+    app = build(model, options, hosts_of("127.0.0.1"))
     server = uvicorn.Server(uvicorn.Config(app, http=Connection, ws="none", log_level="critical"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -43,6 +49,12 @@ def address(assets: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(assets: Path, model: engine.Engine) -> Iterator[str]:
+    with served(model, ServeOptions()) as found:
+        yield found
 
 
 @pytest.fixture
@@ -315,3 +327,52 @@ def test_it_fits_a_phone_and_works_by_keyboard(page: Page, scheme: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     answer, composer = (page.locator(name).bounding_box() for name in ("article .answer", "#ask"))
     assert answer["y"] > 0 and answer["y"] + answer["height"] <= composer["y"] + 1 and composer["height"] < 220
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("NotAllowedError", "does not allow this page the microphone"),
+        ("NotFoundError", "there is no microphone"),
+        ("NotReadableError", "another program has the microphone"),
+    ],
+)
+def test_a_microphone_that_cannot_be_used_is_told_and_can_be_tried_again(page: Page, name: str, said: str) -> None:
+    page.evaluate(
+        """name => {
+            const given = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            let first = true;
+            navigator.mediaDevices.getUserMedia = (wanted) =>
+                first ? (first = false, Promise.reject(new DOMException("", name))) : given(wanted);
+        }""",
+        name,
+    )
+    page.click("#mic")
+    expect(page.locator("#state.bad")).to_contain_text(said)
+    expect(page.locator("#mic")).to_be_enabled()
+    assert page.locator("#mic").get_attribute("aria-pressed") != "true"
+    page.click("#mic")
+    expect(page.locator("#level")).to_be_visible()
+
+
+def test_the_key_of_a_server_is_asked_for_and_kept_in_the_tab(page: Page, model: engine.Engine) -> None:
+    with served(model, ServeOptions(api_key="secret")) as address:
+        page.goto(address)
+        expect(page.locator("#state.bad")).to_contain_text("needs its API key")
+        write(page, "Hello")
+        expect(page.locator("article .answer.bad")).to_contain_text("needs its API key")
+        page.reload()  # the turn still tells what was wrong
+        expect(page.locator("article .answer.bad")).to_contain_text("needs its API key")
+        page.fill("#key", "guessed")
+        page.press("#key", "Enter")
+        expect(page.locator("#state.bad")).to_contain_text("not the API key")
+        page.fill("#key", "secret")
+        page.press("#key", "Enter")
+        expect(page.locator("#unlock")).to_be_hidden()
+        page.locator("article button", has_text="Try again").click()
+        answers(page, 1)
+        page.reload()
+        answers(page, 1)
+        write(page, "And again")
+        answers(page, 2)
+        assert page.locator(".bad").count() == 0
