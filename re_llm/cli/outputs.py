@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -125,12 +125,17 @@ def _cues(replies: Sequence[ReplyRecord]) -> Iterator[Cue]:
 
 @dataclass(frozen=True)
 class Shown:
-    """How replies are printed."""
+    """How replies are printed.
+
+    Attributes:
+        called: names of recordings whose files will not last, by file.
+    """
 
     as_json: bool
     form: str | None
     quiet: bool
     trajectory: bool = False
+    called: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
         """Tells a wrong name before the model is loaded."""
@@ -139,6 +144,8 @@ class Shown:
 
     def print(self, replies: Sequence[ReplyRecord]) -> None:
         form = self.form or ("txt" if self.quiet else None)
+        lasting = form in ("srt", "vtt")  # subtitles need the lengths of the recordings, and name none
+        replies = [reply if lasting else self._called(reply) for reply in replies]
         if self.as_json:
             print_json(replies)
         elif form:
@@ -147,6 +154,10 @@ class Shown:
             from rich.console import Console
 
             show(replies, Console(highlight=False))
+
+    def _called(self, reply: ReplyRecord) -> ReplyRecord:
+        name = self.called.get(reply.key)
+        return reply if name is None else reply.model_copy(update={"key": name, "audio": None})
 
 
 def show(replies: Sequence[ReplyRecord], console: Console) -> None:

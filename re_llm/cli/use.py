@@ -191,8 +191,9 @@ def respond(
     connect = partial(chat_server, server or "", model, concurrency, rate, timeout, tries, key_env)
     local = None if server else Checkpoint(chosen_model(model, quiet), device, dtype, quantize)
     load = local.load_system if local else _served(model, out, connect)
-    with named_files(inputs, microphone) as names:
-        _respond(names, options, load, out, split, overwriting(overwrite), Shown(as_json, form, quiet))
+    with named_files(inputs, microphone, out) as given:
+        shown = Shown(as_json, form, quiet, called=given.called)
+        _respond(given.files, options, load, out, split, overwriting(overwrite), shown)
 
 
 def _history(name: str) -> Literal["text", "speech"]:
@@ -263,13 +264,14 @@ def recognize(
     model = chosen_model(model, quiet)
     options = ReplyOptions(system or OURS, None, None if is_recognizer(model) else prompt, batch_size)
     checkpoint = Checkpoint(model, device, dtype, quantize)
-    shown, over_time = Shown(as_json, form, quiet, trajectory), trajectory or window is not None or whisper is not None
-    with named_files(inputs, microphone) as names:
+    over_time = trajectory or window is not None or whisper is not None
+    with named_files(inputs, microphone, out) as given:
+        shown = Shown(as_json, form, quiet, trajectory, given.called)
         if over_time:
-            _refuse_records(names, out, split)
-            shown.print(_over_time(names, replace(options, recognize=None), checkpoint, window, whisper, shown))
+            _refuse_records(given.files, out, split)
+            shown.print(_over_time(given.files, replace(options, recognize=None), checkpoint, window, whisper, shown))
         else:
-            _respond(names, options, checkpoint.load_system, out, split, overwriting(overwrite), shown)
+            _respond(given.files, options, checkpoint.load_system, out, split, overwriting(overwrite), shown)
 
 
 def _refuse_records(inputs: list[str], out: Path | None, splits: list[str]) -> None:

@@ -91,6 +91,15 @@ def test_a_recording_comes_from_standard_input(
     assert found[0] == found[1] and found[0]["emotion"]
     result = CliRunner().invoke(app, ["respond", "-", *common], input=b"")
     assert result.exit_code == 2 and "standard input is empty" in result.output
+    result = CliRunner().invoke(app, ["respond", "-", *common[:-1], "json"], input=path.read_bytes())
+    (told,) = json.loads(result.stdout)
+    assert told["key"] == "standard input" and "audio" not in told
+    result = CliRunner().invoke(app, ["respond", "-", *common[:-1], "srt"], input=path.read_bytes())
+    assert "00:00:00,000 --> 00:00:0" in result.stdout
+    result = CliRunner().invoke(app, ["respond", "-", *common], input=b"no recording")
+    assert result.exit_code == 2 and "standard input" in result.output and "/standard-input" not in result.output
+    result = CliRunner().invoke(app, ["respond", "-", *common, "--out", "r.jsonl"], input=path.read_bytes())
+    assert result.exit_code == 2 and "leaves no recording" in result.output
     monkeypatch.setattr("re_llm.cli.inputs.MAX_PIPED", 100)
     result = CliRunner().invoke(app, ["respond", "-", *common], input=bytes(101))
     assert result.exit_code == 2 and "standard input has more than" in result.output
