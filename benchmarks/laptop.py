@@ -49,6 +49,7 @@ LONG, BATCHES = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0), (1, 2, 4, 8, 16)
 LOSSES = {"response_ce": 1.0, "input_er": 1.0, "input_er_avd": 1.0}
 SYSTEMS = ("plain", "ours float32 full", "ours")
 Work = Callable[[], object]
+Curves = dict[str, dict[float, float]]
 
 
 def sizes(*, tiny: bool) -> Parts:
@@ -302,17 +303,23 @@ def peak(name: str, work: str, parts: Parts) -> None:
 
 def growth(parts: Parts, names: tuple[str, ...], file: Path) -> None:
     """Curves: seconds to the first token by seconds of speech, tokens per second by recordings in a batch."""
-    from matplotlib.figure import Figure
-
     made = {name: make(name, parts) for name in names}
-    heard: dict[str, dict[float, float]] = {name: {} for name in names}
-    rates: dict[str, dict[float, float]] = {name: {} for name in names}
+    heard: Curves = {name: {} for name in names}
+    rates: Curves = {name: {} for name in names}
     for name, system in made.items():
         system.answer(recordings((2.0,)), 1)
         for seconds in LONG:
             heard[name][seconds] = spent(partial(system.answer, recordings((seconds,)), 1))
         for count in BATCHES:
             rates[name][count] = count * 16 / spent(partial(system.answer, recordings((4.0,) * count), 16))
+    draw(heard, rates, file)
+
+
+def draw(heard: Curves, rates: Curves, file: Path) -> None:
+    """Both figures of `growth`, as a picture and in words."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, curves, title, below in (
@@ -325,8 +332,14 @@ def growth(parts: Parts, names: tuple[str, ...], file: Path) -> None:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(below)
         axes.grid(alpha=0.3)
+        axes.set_xticks(list(next(iter(curves.values()))))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_formatter(NullFormatter())
+    left.set_yticks([0.2, 0.5, 1, 2, 5, 10])
+    right.set_yticks([5, 10, 20, 40])
     left.legend()
-    figure.savefig(file, dpi=150)
+    figure.savefig(file, dpi=110)
 
 
 def roofline() -> None:

@@ -91,7 +91,7 @@ def draw(found: dict[int, dict[str, float]], file: Path) -> None:
         axes.set_xlabel("rows")
         axes.grid(alpha=0.3)
     memory.legend()
-    figure.savefig(file, dpi=150)
+    figure.savefig(file, dpi=110)
 
 
 def main() -> None:
