@@ -116,7 +116,11 @@ def deployed(application: Application, name: str) -> Iterator[Ask]:
             replicas = serve.run(application, name=name, route_prefix=None)
         except RuntimeError as error:
             raise Failed(f"the replicas cannot start: {_reason(str(error))}", todo="Look at: serve status") from error
-        yield cast("Ask", replicas.options(stream=True).answer.remote)
+        ask = replicas.options(stream=True).answer
+        try:
+            yield cast("Ask", ask.remote)
+        finally:
+            ask.shutdown()  # else its thread tells the cluster how many ask, and joins it again once it is left
     finally:
         serve.delete(name)
         if not serve.status().applications:
