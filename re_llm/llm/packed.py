@@ -53,6 +53,11 @@ class PackedLinear(nn.Linear):
         """[..., I] to [..., O]."""
         if input.dtype is not torch.bfloat16 or (input.requires_grad and torch.is_grad_enabled()):
             return nn.functional.linear(input, self.weight, self.bias)
+        if torch.compiler.is_compiling():
+            return _outside(self, input)
+        return self._multiply(input)
+
+    def _multiply(self, input: Tensor) -> Tensor:
         found: Tensor = torch.ops.mkldnn._linear_pointwise(input, self._packed.tensor, self.bias, "none", [], "")
         return found
 
@@ -74,6 +79,12 @@ class PackedLinear(nn.Linear):
         if f"{prefix}weight" not in destination:
             weight = self._packed.plain()
             destination[f"{prefix}weight"] = weight if keep_vars else weight.detach()
+
+
+@torch.compiler.disable
+def _outside(layer: PackedLinear, input: Tensor) -> Tensor:
+    """Between the parts of a compiled model: torch's compiler knows packed weights as constants of its own alone."""
+    return layer._multiply(input)
 
 
 # Not in the class: nn.Module answers for attributes that a class does not have, and type checkers know `weight`.

@@ -105,6 +105,16 @@ def test_copies_share_the_packed_weights_and_pickles_hold_them() -> None:
         assert torch.equal(copied(states), packed(states)) and torch.equal(read(states), packed(states))
 
 
+def test_a_compiled_model_calls_packed_layers_from_outside() -> None:
+    plain = model()
+    packed = copy.deepcopy(plain)
+    pack(packed)
+    states = torch.randn(2, 48).bfloat16()
+    with torch.inference_mode():
+        assert torch.equal(torch.compile(packed, backend="eager")(states), plain(states))
+    assert isinstance(packed[0], PackedLinear)
+
+
 def test_float32_and_lora_are_left_alone() -> None:
     assert pack(model().float()) == 0
     layers = nn.ModuleDict({"base_layer": model()[0], "lora_A": model()[0]})
