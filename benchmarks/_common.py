@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from re_llm.cli.common import prepare_environment
+from re_llm.core.assets import mini_assets, missing_parts
 from re_llm.core.provenance import git_revision, machine, versions
 
 prepare_environment()  # as the command line does, before torch is imported
@@ -40,6 +41,18 @@ def head(title: str) -> None:
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(f"{kind['processor']}, {kind['cores']} cores, {kind['system']}{load}")
     print(f"Python {platform.python_version()}, torch {found['torch']}, transformers {found['transformers']}\n")
+
+
+def need_parts(of: str) -> None:
+    """Ends a benchmark of a component, in success, where that is one of `small` and its parts are not here."""
+    if of.startswith("small:") and (missing := missing_parts()):
+        print(f"needs {' and '.join(missing)}: re-llm parts get small")
+        raise SystemExit(0)
+
+
+def shipped() -> list[str]:
+    """The recordings that ship with the miniature."""
+    return sorted(map(str, mini_assets().joinpath("recordings").glob("*.flac")))
 
 
 def child(arguments: Sequence[str]) -> Child:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from _common import head
+from _common import head, need_parts
 
 from re_llm.audio.waveform import RATE, load
 from re_llm.core.errors import RellmError
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--model", default="small:re-llm")
     given = parser.parse_args()
     head("Recordings in which no words are understood")
+    need_parts(given.model)
     engine = load_engine(given.model)
     print(f"{given.model}, words_unsure_below {engine.words_unsure_below}\n")
     print("| what | used | nobody speaks | words unclear | emotion unsure |\n|---|---|---|---|---|")

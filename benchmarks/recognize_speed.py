@@ -1,8 +1,9 @@
 """How many recordings an emotion encoder recognises in a second, without an LLM; files read and decoded included.
 
-    python benchmarks/recognize_speed.py ENCODER MANIFEST [LIMIT]
+    python benchmarks/recognize_speed.py [ENCODER] [MANIFEST] [LIMIT]
 
-ENCODER: folder that `re-llm train emotion` wrote. MANIFEST: of utterances; LIMIT of them are taken, evenly spread.
+ENCODER: folder that `re-llm train emotion` wrote, else `small:emotion`. MANIFEST: of utterances, LIMIT of which are
+taken, evenly spread; else the recordings that ship.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _common import head, row, timed
+from _common import head, need_parts, row, shipped, timed
 
 from re_llm.audio import waveform
 from re_llm.core.records import Utterance, read_records
 from re_llm.inference.recognizer import EmotionRecognizer
+from re_llm.inference.respond import rows_for
 
 LIMIT = 200
 REPEATS = 3
@@ -25,8 +27,11 @@ BATCHES = (1, 8, 16)
 
 def main() -> None:
     head("Recognition without an LLM")
-    recognizer, manifest = EmotionRecognizer.load(sys.argv[1]), Path(sys.argv[2])
-    rows = list(read_records(manifest, Utterance))
+    encoder = sys.argv[1] if len(sys.argv) > 1 else "small:emotion"
+    need_parts(encoder)
+    recognizer = EmotionRecognizer.load(encoder)
+    manifest = Path(sys.argv[2]) if len(sys.argv) > 2 else Path()
+    rows = list(read_records(manifest, Utterance)) if len(sys.argv) > 2 else rows_for(shipped())
     limit = min(len(rows), int(sys.argv[3]) if len(sys.argv) > 3 else LIMIT)
     rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, limit).astype(int))]
 

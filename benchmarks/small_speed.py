@@ -1,6 +1,6 @@
 """How fast `small:re-llm` answers and recognises, and what memory it takes.
 
-    python benchmarks/small_speed.py RECORDING... [--model small:re-llm]
+    python benchmarks/small_speed.py [RECORDING...] [--model small:re-llm]
 
 All cores, seconds of wall time. A recording of 4 s is made of the first one that is as long, cut; the batch holds the
 named ones again and again. Cold: a process of its own, from its start to its end.
@@ -13,7 +13,7 @@ import itertools
 import sys
 import time
 
-from _common import child, head, peak_memory, row, timed
+from _common import child, head, need_parts, peak_memory, row, shipped, timed
 
 import re_llm
 from re_llm.audio import waveform
@@ -25,7 +25,7 @@ REPEATS = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recordings", nargs="+")
+    parser.add_argument("recordings", nargs="*", default=shipped())
     parser.add_argument("--model", default="small:re-llm")
     parser.add_argument("--recognizer", default="small:emotion")
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
@@ -34,6 +34,7 @@ def main() -> None:
         re_llm.load(given.model).respond(given.recordings[0], max_new_tokens=TOKENS)
         return print(peak_memory())
     head(f"{given.model} on people's recordings")
+    need_parts(given.model)
     waves = [waveform.load(each) for each in given.recordings]
     longest = max(waves, key=len)
     four = next((wave for wave in waves if len(wave) >= SECONDS * waveform.RATE), longest)[

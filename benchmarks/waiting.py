@@ -1,6 +1,6 @@
 """What waiting threads of OpenMP cost: replies with several limits to their spinning, machine as it is and busy.
 
-    python benchmarks/waiting.py RECORDING... [--model small:re-llm] [--limits 0 3000]
+    python benchmarks/waiting.py [RECORDING...] [--model small:re-llm] [--limits 0 3000]
 
 A reply of one token, one of up to 40, and all recordings in batches of 16: seconds of wall time, of the processor in
 brackets, medians of 3 in a process for each limit. Busy: a loop for each core runs beside.
@@ -16,7 +16,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from _common import head
+from _common import head, shipped
+
+from re_llm.core.assets import default_model
 
 LIMITS = (0, 1_000, 3_000, 10_000, 300_000)  # the last one is what libgomp does by itself
 MOST_BUSY = 10_000  # more takes minutes on a busy machine
@@ -48,8 +50,8 @@ def reply(model: str, recordings: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recordings", nargs="+")
-    parser.add_argument("--model", default="small:re-llm")
+    parser.add_argument("recordings", nargs="*", default=shipped())
+    parser.add_argument("--model", default=default_model())
     parser.add_argument("--limits", type=int, nargs="*", default=LIMITS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

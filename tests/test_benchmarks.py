@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,13 @@ def test_every_benchmark_finds_what_it_imports() -> None:
     command = [sys.executable, "-c", code, *files]
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=ENVIRONMENT)
     assert len(files) > 15 and found.returncode == 0, found.stderr[-2000:]
+
+
+def test_every_benchmark_runs_without_arguments() -> None:
+    """As `make bench` runs them: one that needs some ends all behind it."""
+    needed = re.compile(r'add_argument\("[a-z](?![^\n]*nargs="[*?]")|\bfor \w+ in sys\.argv\[1:\]')
+    asking = [file.name for file in FOLDER.glob("*.py") if needed.search(file.read_text(encoding="utf-8"))]
+    assert asking == []
 
 
 def test_every_stage_of_the_papers_fits_a_card_of_24_gb() -> None:
