@@ -13,14 +13,24 @@ import itertools
 import sys
 import time
 
+import numpy as np
 from _common import child, head, need_parts, peak_memory, row, shipped, timed
 
 import re_llm
 from re_llm.audio import waveform
 from re_llm.inference.recognizer import EmotionRecognizer
 
-SECONDS, TOKENS, BATCH, RECOGNISED = 4.0, 40, 16, 64
+SECONDS, LONG, TOKENS, BATCH, RECOGNISED = 4.0, 590.0, 40, 16, 64
 REPEATS = 5
+
+
+def peak(model: str, recordings: list[str], length: float) -> tuple[float, float]:
+    """Seconds of the answer to recordings one behind the other, so many seconds of them, and peak memory in MB."""
+    joined = np.resize(np.concatenate([waveform.load(each) for each in recordings]), int(length * waveform.RATE))
+    engine = re_llm.load(model)
+    begun = time.perf_counter()
+    engine.respond((joined, waveform.RATE), max_new_tokens=TOKENS)
+    return time.perf_counter() - begun, peak_memory()
 
 
 def main() -> None:
@@ -28,11 +38,10 @@ def main() -> None:
     parser.add_argument("recordings", nargs="*", default=shipped())
     parser.add_argument("--model", default="small:re-llm")
     parser.add_argument("--recognizer", default="small:emotion")
-    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--peak", type=float, metavar="SECONDS", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.peak:
-        re_llm.load(given.model).respond(given.recordings[0], max_new_tokens=TOKENS)
-        return print(peak_memory())
+        return print(*peak(given.model, given.recordings, given.peak))
     head(f"{given.model} on people's recordings")
     need_parts(given.model)
     waves = [waveform.load(each) for each in given.recordings]
@@ -61,8 +70,10 @@ def main() -> None:
             engine.respond_many(batch, batch_size=size, max_new_tokens=TOKENS)
 
         row(f"replies, batches of {size}", [len(batch) / each for each in timed(answers, 3)], unit="recordings/s")
-    peak = child([sys.executable, __file__, *given.recordings[:1], "--model", given.model, "--peak"])
-    print(f"peak memory of one answer: {float(peak.stdout.split()[-1]):.0f} MB")
+    for length in (SECONDS, LONG):
+        command = [sys.executable, __file__, *given.recordings, "--model", given.model, "--peak", str(length)]
+        took, most = map(float, child(command).stdout.split()[-2:])
+        print(f"{length:g} s of speech: the first answer of a process after {took:.1f} s, peak memory {most:.0f} MB")
     recognizer = EmotionRecognizer.load(given.recognizer)
     many = list(itertools.islice(itertools.cycle(given.recordings), RECOGNISED))
 

@@ -15,6 +15,7 @@ from re_llm.core.risk import at_risk, careful_reply
 from re_llm.inference.estimate import Estimate
 from re_llm.llm.completion import Completion
 from re_llm.model.modeling import ReLlmForConditionalGeneration
+from re_llm.model.predictions import MOST_LOGITS
 
 TOKENS_A_SECOND = 0.6  # fewer are no speech: who speaks slowly says two words in a second
 NO_SPEECH = "I could not hear anybody speak in that recording. Could you try again?"
@@ -56,11 +57,17 @@ def read_out(model: ReLlmForConditionalGeneration, embeddings: torch.Tensor) -> 
     """
     blank, vocabulary = model.ctc_blank, model.get_input_embeddings().weight
     assert blank is not None and isinstance(vocabulary, torch.Tensor)
-    tokens = embeddings.float()
-    scores = torch.cat([tokens @ vocabulary.float().T, tokens @ blank.float()[:, None]], dim=1)
-    highest, best = scores.max(-1)
+    outcomes = vocabulary.new_empty(len(vocabulary) + 1, vocabulary.shape[1], dtype=torch.float32)
+    outcomes[:-1], outcomes[-1] = vocabulary, blank
+    likeliest = list[torch.Tensor](), list[torch.Tensor]()
+    for tokens in embeddings.float().split(max(1, MOST_LOGITS // len(vocabulary))):  # minutes of speech are gigabytes
+        scores = tokens @ outcomes.T
+        highest, places = scores.max(-1)
+        likeliest[0].append((highest - scores.logsumexp(-1)).exp())
+        likeliest[1].append(places)
+    probability, best = map(torch.cat, likeliest)
     spoken = best != len(vocabulary)
-    confidence = (highest - scores.logsumexp(-1))[spoken].exp().mean() if spoken.any() else torch.zeros(())
+    confidence = probability[spoken].mean() if spoken.any() else torch.zeros(())
     ids = [token for token in best.unique_consecutive().tolist() if token != len(vocabulary)]
     return ReadOut(ids, float(confidence))
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from re_llm.core.errors import RellmError
+from re_llm.inference import careful
 from re_llm.inference.careful import read_out
 from re_llm.small.check_speech import Checked, check_speech, figures
 
@@ -61,7 +62,9 @@ def test_without_labels_only_words_are_measured() -> None:
     assert "ua_prompt" not in found.summary() and "word_errors 0.000" in found.summary()
 
 
-def test_words_are_read_out_of_the_tokens_as_ctc_writes_them() -> None:
+@pytest.mark.parametrize("logits", [2**24, 10, 1])
+def test_words_are_read_out_of_the_tokens_as_ctc_writes_them(logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(careful, "MOST_LOGITS", logits)  # of some tokens at a time: minutes of speech have thousands
     vocabulary = torch.eye(5)[:4]
     model = SimpleNamespace(ctc_blank=torch.eye(5)[4], get_input_embeddings=lambda: SimpleNamespace(weight=vocabulary))
     tokens = torch.eye(5)[[4, 1, 1, 4, 1, 2, 2, 4]]
