@@ -10,6 +10,7 @@ import torch
 from re_llm.core.errors import RellmError
 from re_llm.inference import careful
 from re_llm.inference.careful import read_out
+from re_llm.llm.packed import pack
 from re_llm.small.check_speech import Checked, check_speech, figures
 
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")
@@ -66,7 +67,11 @@ def test_without_labels_only_words_are_measured() -> None:
 def test_words_are_read_out_of_the_tokens_as_ctc_writes_them(logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(careful, "MOST_LOGITS", logits)  # of some tokens at a time: minutes of speech have thousands
     vocabulary = torch.eye(5)[:4]
-    model = SimpleNamespace(ctc_blank=torch.eye(5)[4], get_input_embeddings=lambda: SimpleNamespace(weight=vocabulary))
+    model = SimpleNamespace(
+        ctc_blank=torch.eye(5)[4],
+        get_input_embeddings=lambda: SimpleNamespace(weight=vocabulary),
+        get_output_embeddings=lambda: torch.nn.Linear(5, 4, bias=False),  # another one: the LLM's are not tied
+    )
     tokens = torch.eye(5)[[4, 1, 1, 4, 1, 2, 2, 4]]
     found = read_out(model, 20 * tokens)
     assert found.ids == [1, 1, 2] and found.confidence == pytest.approx(1.0, abs=1e-6)
@@ -74,3 +79,22 @@ def test_words_are_read_out_of_the_tokens_as_ctc_writes_them(logits: int, monkey
     without = SimpleNamespace(model=SimpleNamespace(ctc_blank=None))
     with pytest.raises(RellmError, match="no CTC blank"):
         check_speech(without, [], [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_tied_output_layer_finds_the_words_that_float32_finds(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    embed, output = torch.nn.Embedding(300, 64), torch.nn.Linear(64, 300, bias=False)
+    output.weight = embed.weight
+    both = torch.nn.ModuleList([embed, output]).to(dtype)
+    pack(both)
+    blank = torch.randn(64)
+    model = SimpleNamespace(ctc_blank=blank, get_input_embeddings=lambda: embed, get_output_embeddings=lambda: output)
+    tokens = 0.3 * (torch.cat([embed.weight.float(), blank[None]])[torch.randint(0, 301, (50,))] + torch.randn(50, 64))
+    scores = tokens @ torch.cat([embed.weight.float(), blank[None]]).T
+    best = scores.argmax(-1)
+    found = read_out(model, tokens)
+    assert found.ids == [token for token in best.unique_consecutive().tolist() if token != 300]
+    wanted = scores.softmax(-1).amax(-1)[best != 300].mean()
+    assert found.confidence == pytest.approx(float(wanted.detach()), abs=2e-3)
+    assert "weight" in output._parameters  # nobody has unpacked it
