@@ -2,8 +2,8 @@
 
 transformers goes [B, C, T] -> convolution -> [B, T, C] -> LayerNorm -> [B, C, T] seven times, and each change of layout
 is a copy: half of the time of an emotion encoder. Here channels stay last. With stride s, s frames are one row of a
-matrix without a copy, and a kernel of k frames is ceil(k / s) products, each with the rows moved on by one. Two seconds of
-one utterance go through all layers before the next one, so memory does not grow with batch and length.
+matrix without a copy, and a kernel of k frames is ceil(k / s) products, each with the rows moved on by one. Two seconds
+of one utterance go through all layers before the next one, so memory does not grow with batch and length.
 
 Shapes: B utterances, N samples, T frames, C channels.
 """
