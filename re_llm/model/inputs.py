@@ -21,6 +21,19 @@ _TEXT_ALONE = (
     """{{- raise_exception('a tokenizer cannot read audio: use pipeline("any-to-any"), or its processor') }}"""
     "{%- endif %}{%- endfor %}{%- endif %}{%- endfor %}"
 )
+# In front of the same template when it is the processor's: recordings become placeholders, and contents plain text.
+# Servers ask a processor for it, and look at it for loops over parts to learn whether it takes them.
+_WITH_SPEECH = (
+    "{%- set heard = namespace(messages=[]) %}{%- for message in messages %}"
+    "{%- if message['content'] is string or message['content'] is not iterable %}"
+    "{%- set heard.messages = heard.messages + [message] %}{%- else %}"
+    "{%- set said = namespace(text='') %}{%- for part in message['content'] %}"
+    "{%- if part['type'] == 'text' %}{%- set said.text = said.text + part['text'] %}"
+    "{%- elif part['type'] == 'audio' %}{%- set said.text = said.text + '" + SPEECH_TOKEN + "' %}"
+    """{%- else %}{{- raise_exception('allowed contents: text and audio; given: ' ~ part['type']) }}{%- endif %}"""
+    "{%- endfor %}{%- set heard.messages = heard.messages + [dict(message, content=said.text)] %}"
+    "{%- endif %}{%- endfor %}{%- set messages = heard.messages %}"
+)
 
 
 def add_speech_token(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -32,8 +45,18 @@ def add_speech_token(tokenizer: PreTrainedTokenizerBase) -> None:
 def refuse_audio(tokenizer: PreTrainedTokenizerBase) -> None:
     """Lets the tokenizer's chat template refuse recordings; the processor has replaced them before it is asked."""
     template = tokenizer.chat_template
-    if isinstance(template, str) and not template.startswith(_TEXT_ALONE):
-        tokenizer.chat_template = _TEXT_ALONE + template
+    if isinstance(template, str):
+        tokenizer.chat_template = without_speech(template)
+
+
+def with_speech(template: str) -> str:
+    """A chat template of text as that of a processor: it takes contents with parts, and recordings among them."""
+    return _WITH_SPEECH + template.removeprefix(_TEXT_ALONE).removeprefix(_WITH_SPEECH)
+
+
+def without_speech(template: str) -> str:
+    """A processor's chat template as a tokenizer has it: what a folder keeps, whose template both of them read."""
+    return _TEXT_ALONE + template.removeprefix(_WITH_SPEECH).removeprefix(_TEXT_ALONE)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -28,7 +28,8 @@ from re_llm.llm.output_layer import read_contiguous
 from re_llm.model import components, losses, partial_lora, storage, transfer
 from re_llm.model.cformer import make_adapter
 from re_llm.model.configuration import DIMENSIONS, ReLlmConfig
-from re_llm.model.emotion_encoder import EmotionEncoder, align_frames, make_emotion_encoder
+from re_llm.model.emotion_encoder import EmotionEncoder, make_emotion_encoder
+from re_llm.model.hearing import Hearing
 from re_llm.model.outputs import EncodedAudio, ReLlmOutput, SpeechTokens
 from re_llm.model.predictions import only_at
 from re_llm.model.rows import expand_rows, pack_rows, positions, row_bounds, with_prompts
@@ -39,7 +40,7 @@ from re_llm.model.trainable import TrainableModel
 AUDIO_INPUTS = ("input_features", "feature_lengths", "emotion_values", "emotion_lengths")
 
 
-class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
+class ReLlmForConditionalGeneration(TrainableModel, Hearing, GenerationMixin):
     """A chat LLM that is given what is said and how (RE-LLM section II).
 
     Use `from_pretrained` for a checkpoint and `from_components` for a fresh model. The constructor builds the parts
@@ -91,70 +92,6 @@ class ReLlmForConditionalGeneration(TrainableModel, GenerationMixin):
         self.taken_over: transfer.Transfer | None = None  # from the checkpoint of an earlier stage
         with no_init_weights():  # the parts are initialised already, some from files
             self.post_init()
-
-    # --- encoding ----------------------------------------------------------------------------------------------
-
-    def encode_audio(
-        self,
-        input_features: Tensor | None = None,
-        feature_lengths: Tensor | None = None,
-        emotion_values: Tensor | None = None,
-        emotion_lengths: Tensor | None = None,
-    ) -> EncodedAudio:
-        """What the encoders make of a batch of utterances; as long as they stay frozen it can be kept.
-
-        Args:
-            input_features: [B, M, F] log-mel frames.
-            feature_lengths: [B] real frames.
-            emotion_values: [B, N] samples at 16 kHz; needed by an emotion encoder of its own.
-            emotion_lengths: [B] real samples.
-
-        Raises:
-            RellmError: an encoder's input is missing.
-        """
-        if input_features is None or feature_lengths is None:
-            raise RellmError("speech needs input_features and feature_lengths, or encoded states")
-        if isinstance(self.emotion_encoder, SharedEmotionEncoder):  # both are frozen
-            with torch.no_grad():
-                states, lengths, layers = self.speech_encoder.with_layers(
-                    input_features, feature_lengths, self.emotion_encoder.layers
-                )
-                return EncodedAudio(states, lengths, self.emotion_encoder(layers, lengths).embedding)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._speech_is_trained):
-            states, lengths = self.speech_encoder(input_features, feature_lengths)
-        if self.emotion_encoder is None:
-            return EncodedAudio(states, lengths)
-        if emotion_values is None or emotion_lengths is None:
-            raise RellmError(
-                "this model has an emotion encoder, but emotion_values and emotion_lengths were not given",
-                todo="Make the inputs with the checkpoint's own processor",
-            )
-        if self.config.fusion == "pooled":
-            return EncodedAudio(states, lengths, self.emotion_encoder(emotion_values, emotion_lengths))
-        frames, counts = self.emotion_encoder.frames(emotion_values, emotion_lengths)
-        return EncodedAudio(states, lengths, align_frames(frames, counts, lengths))
-
-    def encode_speech(
-        self, speech: EncodedAudio | None = None, *, token_lengths: Tensor | None = None, **audio: Any
-    ) -> SpeechTokens:
-        """Speech tokens of a batch of utterances; the one way in for training, generation, chat and serving.
-
-        Args:
-            speech: the result of `encode_audio`; None = it is made of its arguments, given as `audio`.
-            token_lengths: [B], tokens of each transcript, for training a CFormer.
-        """
-        if speech is None:
-            speech = self.encode_audio(**audio)
-        states = speech.speech_states.to(self.adapter.dtype)
-        if (speech.emotion_states is None) != (self.config.fusion == "none"):
-            raise RellmError(f"the fusion is {self.config.fusion!r}, but the encoded states were made for another one")
-        if speech.emotion_states is not None:
-            emotion = speech.emotion_states.to(states.dtype)
-            if emotion.dim() == 2:
-                emotion = emotion[:, None].expand(-1, states.shape[1], -1)
-            states = torch.cat([states, emotion], dim=-1)
-        known = {} if token_lengths is None else {"token_lengths": token_lengths}
-        return self.adapter(states, speech.speech_lengths, **known)
 
     def predict_emotion(self, speech: SpeechTokens) -> tuple[Tensor, Tensor]:
         """What the heads predict: emotion logits [B, E], and valence, arousal, dominance [B, 3] (RE-LLM eq. 7-9)."""

@@ -25,7 +25,15 @@ from re_llm.core.errors import RellmError
 from re_llm.llm.vocabulary import require_words
 from re_llm.model.configuration import SPEECH_TOKEN, WINDOWS, ReLlmConfig
 from re_llm.model.hub import locate, read_json, reading
-from re_llm.model.inputs import add_speech_token, emotion_input_kind, load_extractor, load_tokenizer, refuse_audio
+from re_llm.model.inputs import (
+    add_speech_token,
+    emotion_input_kind,
+    load_extractor,
+    load_tokenizer,
+    refuse_audio,
+    with_speech,
+    without_speech,
+)
 from re_llm.model.mel import frame_count, speech_inputs
 from re_llm.model.recordings import (
     MIN_SAMPLES,
@@ -82,6 +90,8 @@ class ReLlmProcessor(ProcessorMixin):
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
         add_speech_token(self.tokenizer)
         refuse_audio(self.tokenizer)
+        template = chat_template or self.tokenizer.chat_template
+        self.chat_template = with_speech(template) if isinstance(template, str) else template
         self.emotion_input, self.speech_window, self.speech_level = emotion_input, speech_window, speech_level
         self.adapter = AdapterOptions.read(adapter, "adapter").model_dump(mode="json")
         self.speech_token_id = int(self.tokenizer.convert_tokens_to_ids(SPEECH_TOKEN))
@@ -107,6 +117,15 @@ class ReLlmProcessor(ProcessorMixin):
             speech_level=speech_level,
             adapter=adapter,
         )
+
+    def save_pretrained(self, save_directory: Name, **options: Any) -> list[str]:
+        """Writes a folder, as every processor; its one chat template is the tokenizer's, which reads it as well."""
+        kept = self.chat_template
+        self.chat_template = without_speech(kept) if isinstance(kept, str) else kept
+        try:
+            return list(super().save_pretrained(save_directory, **options))
+        finally:
+            self.chat_template = kept
 
     # --- audio -------------------------------------------------------------------------------------------------
 

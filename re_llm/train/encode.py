@@ -19,6 +19,7 @@ from re_llm.llm.device import pick_device
 from re_llm.llm.rows import batches_by_length
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.emotion_encoder import make_emotion_encoder
+from re_llm.model.hearing import Hearing
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import EncodedAudio
 from re_llm.model.processing import ReLlmProcessor
@@ -114,15 +115,13 @@ def _encode(
     return model.encode_audio(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
 
 
-class Encoders(torch.nn.Module):
+class Encoders(torch.nn.Module, Hearing):
     """The encoders of a model without its LLM: what a worker of a cluster needs.
 
     Args:
         weights: of both encoders, by their names in the model.
         dtypes: of the speech and of the emotion encoder.
     """
-
-    _speech_is_trained = False
 
     def __init__(self, config: ReLlmConfig, weights: Mapping[str, torch.Tensor], dtypes: Mapping[str, torch.dtype]):
         super().__init__()
@@ -135,10 +134,6 @@ class Encoders(torch.nn.Module):
         self.load_state_dict(dict(weights))
         self.requires_grad_(False)
         self.eval()
-
-    def encode_audio(self, **inputs: torch.Tensor) -> EncodedAudio:
-        """See `ReLlmForConditionalGeneration.encode_audio`, which this is."""
-        return ReLlmForConditionalGeneration.encode_audio(self, **inputs)  # type: ignore[arg-type]
 
     @property
     def device(self) -> torch.device:

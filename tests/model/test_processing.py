@@ -9,6 +9,7 @@ import torch
 from re_llm.core.errors import RellmError
 from re_llm.llm.prompts import get_prompt, split_chat, tokenize_row
 from re_llm.model import ReLlmProcessor
+from re_llm.model.configuration import SPEECH_TOKEN
 
 WAVES = [tiny_world.wave(0.4), tiny_world.wave(0.7312, 1), tiny_world.wave(2.3, 2)]
 
@@ -142,3 +143,24 @@ def test_saved_and_read_again(processor, tmp_path):
     assert again.model_input_names == [*first.keys()]
     prompt = [{"role": "user", "content": "x"}]
     assert again.apply_chat_template(prompt) == processor.apply_chat_template(prompt)
+
+
+def test_the_processors_own_template_takes_recordings_and_its_folder_keeps_the_tokenizers(processor, tmp_path):
+    """Servers render the template by themselves, and learn from its loops that contents may have parts."""
+    said = {"type": "text", "text": "Speech: "}
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": [said, {"type": "audio"}]}]
+    render = processor.tokenizer.apply_chat_template
+    text = render(turns, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True)
+    plain = [turns[0], {"role": "user", "content": f"Speech: {SPEECH_TOKEN}"}]
+    assert text == render(plain, tokenize=False, add_generation_prompt=True)
+    with pytest.raises(Exception, match="image"):
+        image = [{"role": "user", "content": [{"type": "image"}]}]
+        render(image, chat_template=processor.chat_template, tokenize=False)
+    processor.save_pretrained(tmp_path)
+    kept = (tmp_path / "chat_template.jinja").read_text(encoding="utf-8")
+    assert kept == processor.tokenizer.chat_template
+    again = ReLlmProcessor.from_pretrained(tmp_path)
+    assert again.chat_template == processor.chat_template
+    assert again.tokenizer.chat_template == processor.tokenizer.chat_template
+    with pytest.raises(Exception, match="cannot read audio"):
+        render(turns, tokenize=False)
