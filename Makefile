@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 AUDIT = .venv-audit
+VLLM = .venv-vllm
 AUDIT_TOOLS = pip-audit==2.10.1 cyclonedx-bom==7.5.0
 
-.PHONY: help demo test test-fast test-ray campaign check audit sbom docs bench clean
+.PHONY: help demo test test-fast test-ray test-vllm campaign check audit sbom docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -35,6 +36,14 @@ test-fast: $(READY)  ## Run the tests that take seconds
 test-ray: $(READY)  ## Install Ray Serve and run the tests of `serve --engine ray`: replicas, one of them killed under load
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[serve-ray]"
 	$(BIN)/python -m pytest tests/apps/test_front.py tests/apps/test_ray_serve.py
+
+$(VLLM)/.ready: tools/vllm_environment.py
+	@echo "Setting up $(VLLM): a few minutes and 3 GB the first time"
+	@$(PYTHON) tools/vllm_environment.py $(VLLM)
+	@touch $@
+
+test-vllm: $(VLLM)/.ready  ## Install vLLM in an environment of its own and run the tests of the plugin in it
+	$(VLLM)/bin/python -m pytest tests/apps/test_vllm.py tests/apps/test_vllm_lora.py
 
 campaign: $(READY)  ## Read thousands of damaged files of each kind (RE_LLM_SEED=N: other ones, RE_LLM_COUNT=N: so many)
 	$(BIN)/python -m pytest tests/campaign
