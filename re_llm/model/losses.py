@@ -13,9 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from re_llm.model.configuration import DIMENSIONS
+from re_llm.model.others import others
+from re_llm.model.outputs import time_mask
 
 IGNORE_INDEX = -100  # label of a position, or of an utterance, that a loss passes over
 TEMPERATURE = 2.0
+_NEVER = -1e9  # score of a class that does not count; the gradient of torch's CTC is NaN at minus infinity
 
 
 def next_labels(labels: Tensor) -> Tensor:
@@ -134,8 +137,9 @@ def adapter_ctc(
 ) -> Tensor:
     """CTC of the transcript on the adapter's output, scored against the LLM's own embeddings.
 
-    For small worlds, where the KL alone is slow to find the words: memory grows with S times V. An utterance whose
-    transcript has more tokens than its speech gives contributes zero.
+    The LLM's vocabulary is summed up in pieces (`re_llm.model.others`): CTC sees the transcript's own tokens, the
+    blank, and all other tokens as one. An utterance whose transcript has more tokens than its speech gives contributes
+    zero.
 
     Args:
         speech: [B, S, D] speech tokens, `speech_lengths` [B] of them real.
@@ -143,12 +147,29 @@ def adapter_ctc(
         blank: [D], the learned embedding of the blank (`model.ctc_blank`).
         targets: [B, U] transcript tokens, `target_lengths` [B] of them real.
     """
-    scores = speech.float() @ torch.cat([vocabulary.detach().float(), blank.float()[None]]).T
+    hidden, table = speech.float(), vocabulary.detach()
+    if not targets.shape[1]:
+        targets = targets.new_zeros(len(targets), 1)
+    # A token that stands in a transcript twice is one class, that of its first place.
+    real = time_mask(target_lengths, targets.shape[1])
+    same = (targets[:, :, None] == targets[:, None, :]) & real[:, None]
+    classes = same.int().argmax(2)
+    unused = (classes != torch.arange(targets.shape[1], device=targets.device)) | ~real
+    unused[:, 0] = False  # without a transcript the padding's token is a class like any other
+    ids = targets.where(real, targets[:, :1])
+    own = (hidden @ table[ids].float().transpose(1, 2)).masked_fill(unused[:, None], _NEVER)
+    scored = ids[:, None].expand(-1, speech.shape[1], -1)
+    frames = time_mask(speech_lengths, speech.shape[1])
+    if hidden.device.type == "cpu":
+        rest = hidden.new_zeros(frames.shape).masked_scatter(frames, others(hidden[frames], table, scored[frames]))
+    else:  # a GPU is not asked how many frames are real
+        rest = others(hidden.flatten(0, 1), table, scored.flatten(0, 1)).view_as(frames)
+    scores = torch.cat([own, rest[..., None], (hidden @ blank.float())[..., None]], dim=-1)
     return F.ctc_loss(
         scores.log_softmax(-1).transpose(0, 1),
-        targets,
+        classes,
         speech_lengths,
         target_lengths,
-        blank=len(vocabulary),
+        blank=scores.shape[-1] - 1,
         zero_infinity=True,
     )

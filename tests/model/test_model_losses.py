@@ -77,3 +77,39 @@ def test_adapter_ctc_falls_when_the_speech_spells_the_transcript():
     assert good < 0.01 < 1.0 < bad
     short = losses.adapter_ctc(spelled, torch.tensor([1, 1]), vocabulary, blank, targets, counts)
     assert short == 0.0  # no alignment exists
+
+
+def plain_ctc(speech, lengths, vocabulary, blank, targets, counts):
+    """The formula over the whole vocabulary at once."""
+    scores = speech @ torch.cat([vocabulary, blank[None]]).T
+    logs = scores.log_softmax(-1).transpose(0, 1)
+    return torch.nn.functional.ctc_loss(logs, targets, lengths, counts, blank=len(vocabulary), zero_infinity=True)
+
+
+@pytest.mark.parametrize("piece", [1, 2**23])
+@pytest.mark.parametrize("counts", [(3, 5, 1), (5, 0, 2), (4, 5, 5), (0, 0, 0)])
+def test_adapter_ctc_is_that_of_the_whole_vocabulary(monkeypatch, piece, counts):
+    """Tokens twice, padding of any id, an utterance without words, and one whose speech is too short for its words."""
+    monkeypatch.setattr("re_llm.model.others.PIECE", piece)
+    torch.manual_seed(0)
+    vocabulary = 0.5 * torch.randn(40, 16)
+    targets = torch.tensor([[4, 4, 9, 7, 1], [3, 8, 3, 0, 39], [7, 7, 7, 7, 7]])[:, : max(counts)]
+    given = (torch.tensor([9, 12, 3]), vocabulary)
+    found = []
+    for loss in (losses.adapter_ctc, plain_ctc):
+        torch.manual_seed(1)
+        speech, blank = torch.randn(3, 12, 16, requires_grad=True), torch.randn(16, requires_grad=True)
+        value = loss(speech, *given, blank, targets, torch.tensor(counts))
+        found.append((value, *torch.autograd.grad(value, (speech, blank))))
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=3e-5)
+
+
+def test_adapter_ctc_in_bfloat16_is_near():
+    torch.manual_seed(0)
+    vocabulary, blank = torch.randn(300, 32), torch.randn(32)
+    speech, targets = torch.randn(2, 9, 32, requires_grad=True), torch.tensor([[4, 9, 7], [3, 8, 3]])
+    counts = (torch.tensor([9, 8]), vocabulary, blank, targets, torch.tensor([3, 3]))
+    half = losses.adapter_ctc(speech, counts[0], vocabulary.bfloat16(), *counts[2:])
+    full = losses.adapter_ctc(speech, counts[0], vocabulary.bfloat16().float(), *counts[2:])
+    torch.testing.assert_close(half, full, rtol=0.01, atol=0)
