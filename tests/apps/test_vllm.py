@@ -93,6 +93,17 @@ def test_text_is_answered_by_the_llm_without_lora(llm, engine):
     assert answers(llm, [asked]) == [expected.strip()]
 
 
+def test_a_second_turn_is_answered_as_in_a_conversation_of_the_engine(llm, engine):
+    by_name = {path.stem: path for path in RECORDINGS}
+    sad, happy = by_name["0018-sad"], by_name["0019-happy"]
+    chat = engine.chat(max_new_tokens=TOKENS)
+    expected = [chat.respond(path).response for path in (sad, happy)]
+    first = messages(part(sad.read_bytes()))
+    said = {"role": "assistant", "content": expected[0]}
+    turns = [*first, said, {"role": "user", "content": [part(happy.read_bytes())]}]
+    assert answers(llm, [first, turns]) == expected
+
+
 def test_two_recordings_in_one_turn_are_two_runs_of_speech_tokens(llm, engine):
     from vllm import SamplingParams
 
