@@ -40,7 +40,7 @@ FOLDER = str(mini_assets() / "re-llm")
 
 
 class Unheard(Sequence[str]):
-    """The questions of `serve.py`, each time with one sample changed by one step of 16 bit: vLLM keeps what it has heard.
+    """The questions of `serve.py`, each time with one sample changed by one step: vLLM keeps what it has heard.
 
     Everything is said that the servers' defaults could differ in.
     """

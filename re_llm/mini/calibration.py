@@ -3,7 +3,7 @@
 Three listeners judge the same five emotions: the best one possible given the true prosody (`bayes`), and a linear
 and a small neural classifier that measure 16 features on recordings of voices they have never heard, with the level
 and without it, as behind a microphone of unknown gain. The overlap of
-the emotions (`prosody.SEPARATION`) was chosen so that the network lands at .80 to .85.
+the emotions (`prosody.SEPARATION`) was chosen so that the network lands at .80 to .85 without the level.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ EMOTIONS = ("neutral", "happy", "angry", "sad", "surprise")
 CUES = ("pitch", "range", "rate", "loudness", "tilt", "contour")
 
 # Distances between emotions are multiplied by this; chosen with `re_llm.mini.calibration`.
-SEPARATION = 1.55
+SEPARATION = 2.2
 MEANS: dict[str, tuple[float, ...]] = {
     #           pitch range  rate  loud  tilt contour
     "neutral": (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),

@@ -99,7 +99,7 @@ def test_espeak_pitch_steps_are_semitones():
 
 
 def test_emotions_overlap_but_can_be_told_apart():
-    assert 0.92 < calibration.bayes(4000) < 0.98
+    assert 0.97 < calibration.bayes(4000) < 0.999
 
 
 def test_strength_zero_is_neutral_on_average():
