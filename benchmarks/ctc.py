@@ -49,7 +49,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for dtype in (torch.float32, torch.bfloat16):
         given = (speech, lengths, table.to(dtype), blank, targets, counts)
-        values = [float(loss(*given)) for loss in (plain, losses.adapter_ctc)]
+        values = [float(loss(*given).detach()) for loss in (plain, losses.adapter_ctc)]
         taken: tuple[list[float], list[float]] = ([], [])
         for _ in range(REPEATS):  # in turn
             for loss, kept in zip((losses.adapter_ctc, plain), taken, strict=True):
