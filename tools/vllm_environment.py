@@ -7,10 +7,10 @@ it does without, and whose wheels must be of the very build of torch.
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
-import sys
 import venv
 import zipfile
 from pathlib import Path
@@ -50,7 +50,9 @@ def requirements(wheel: Path) -> list[str]:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("folder", type=Path, help="where the environment goes; one that is there is completed")
+    folder = arguments.parse_args().folder
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     if shutil.which("nvidia-smi"):
