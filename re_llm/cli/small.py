@@ -29,8 +29,14 @@ def build(
     ] = [],
     seed: Seed = 0,
     scale: Annotated[float, typer.Option(min=0.001, max=4.0, help="Size of the build; below 1 to try it.")] = 1.0,
+    hours: Annotated[
+        float | None, typer.Option(min=0.001, help="Hours of training speech.", show_default="23 times the scale")
+    ] = None,
+    dialogues: Annotated[
+        int | None, typer.Option(min=0, help="Dialogues that the LLM writes.", show_default="1600 times the scale")
+    ] = None,
     copies: Annotated[int, typer.Option(min=1, help="Times each recording is disturbed, in different ways.")] = 3,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that disturb the recordings.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that speak and disturb.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Write and speak the text that the small model learns words from: stages text, speech, voices, rooms,
@@ -44,7 +50,10 @@ def build(
     from re_llm.small.build import STAGES, Job, choose_engines
     from re_llm.small.build import build as run
 
-    job = Job(out, epitome, choose_engines(without), scale, seed, copies, workers)
+    job = Job(
+        out, epitome, choose_engines(without), scale, hours=hours, dialogues=dialogues, seed=seed, copies=copies,
+        workers=workers,
+    )  # fmt: skip
     found = run(job, stages=stage or tuple(STAGES), say=partial(typer.echo, err=True))
     if as_json:
         print_json(found)

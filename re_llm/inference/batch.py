@@ -98,7 +98,8 @@ class RunningBatch:
         self._single = self._new_cache()  # of the one row, where the cache is not plain
         self._opening, self._open_with = Opening(), list(opening) if self._plain else []
         model = engine.model
-        self._decoder = model.partial_lora.twin(model.language_model) if self._plain else None
+        with engine.lock:  # a pass in another thread has hooks on the modules, which the twin would copy
+            self._decoder = model.partial_lora.twin(model.language_model) if self._plain else None
 
     def __len__(self) -> int:
         return len(self._running)

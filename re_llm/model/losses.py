@@ -133,7 +133,14 @@ def cif(weights: Tensor, lengths: Tensor) -> Tensor:
 
 
 def adapter_ctc(
-    speech: Tensor, speech_lengths: Tensor, vocabulary: Tensor, blank: Tensor, targets: Tensor, target_lengths: Tensor
+    speech: Tensor,
+    speech_lengths: Tensor,
+    vocabulary: Tensor,
+    blank: Tensor,
+    targets: Tensor,
+    target_lengths: Tensor,
+    *,
+    sample: int | None = None,
 ) -> Tensor:
     """CTC of the transcript on the adapter's output, scored against the LLM's own embeddings.
 
@@ -146,6 +153,7 @@ def adapter_ctc(
         vocabulary: [V, D], the LLM's input embeddings.
         blank: [D], the learned embedding of the blank (`model.ctc_blank`).
         targets: [B, U] transcript tokens, `target_lengths` [B] of them real.
+        sample: an estimate with so many of the tokens that no transcript has, drawn anew in every call; None = all.
     """
     hidden, table = speech.float(), vocabulary.detach()
     if not targets.shape[1]:
@@ -161,9 +169,10 @@ def adapter_ctc(
     scored = ids[:, None].expand(-1, speech.shape[1], -1)
     frames = time_mask(speech_lengths, speech.shape[1])
     if hidden.device.type == "cpu":
-        rest = hidden.new_zeros(frames.shape).masked_scatter(frames, others(hidden[frames], table, scored[frames]))
+        found = others(hidden[frames], table, scored[frames], sample)
+        rest = hidden.new_zeros(frames.shape).masked_scatter(frames, found)
     else:  # a GPU is not asked how many frames are real
-        rest = others(hidden.flatten(0, 1), table, scored.flatten(0, 1)).view_as(frames)
+        rest = others(hidden.flatten(0, 1), table, scored.flatten(0, 1), sample).view_as(frames)
     scores = torch.cat([own, rest[..., None], (hidden @ blank.float())[..., None]], dim=-1)
     return F.ctc_loss(
         scores.log_softmax(-1).transpose(0, 1),

@@ -9,6 +9,7 @@ Shapes: N frames, V vocabulary, D width, K scored tokens of a frame.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class _Others(torch.autograd.Function):
     """log sum_v exp(h v) over the vocabulary without the scored tokens; its gradient is the mean of v by softmax."""
 
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, vocabulary: Tensor, scored: Tensor) -> Tensor:
+    def forward(ctx: Any, frames: Tensor, vocabulary: Tensor, scored: Tensor, weights: Tensor | None) -> Tensor:
         half = vocabulary.dtype == torch.bfloat16
         table = vocabulary if half else vocabulary.float()
         sums = frames.new_empty(len(frames), dtype=torch.float32)
@@ -29,6 +30,8 @@ class _Others(torch.autograd.Function):
         for piece in torch.arange(len(frames), device=frames.device).split(max(1, PIECE // len(table))):
             at = slice(int(piece[0]), int(piece[-1]) + 1)
             logits = (frames[at].to(table.dtype) @ table.T).float()
+            if weights is not None:
+                logits += weights
             logits.scatter_(1, scored[at], -torch.inf)
             sums[at] = logits.logsumexp(1)
             if means is not None:
@@ -39,18 +42,31 @@ class _Others(torch.autograd.Function):
         return sums
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (means,) = ctx.saved_tensors
-        return gradient[:, None] * means, None, None
+        return gradient[:, None] * means, None, None, None
 
 
-def others(frames: Tensor, vocabulary: Tensor, scored: Tensor) -> Tensor:
+def others(frames: Tensor, vocabulary: Tensor, scored: Tensor, sample: int | None = None) -> Tensor:
     """What all tokens weigh together that are not scored: their logsumexp, [N] in float32.
 
     Args:
         frames: [N, D] float32.
         vocabulary: [V, D], which gets no gradient. In bfloat16 the products are bfloat16 as well.
         scored: [N, K] token ids that are left out of each frame's sum; an id may stand there twice.
+        sample: an estimate (sampled softmax, Jean et al. 2015): of the tokens that no frame scores this many, drawn
+            anew in every call, stand for all; those that some frame scores are all counted. None = all tokens.
     """
-    found: Tensor = _Others.apply(frames, vocabulary.detach(), scored)
+    table, weights = vocabulary.detach(), None
+    used = scored.unique() if sample is not None else None
+    if used is not None and sample is not None and len(used) + sample < len(table):
+        unused = torch.ones(len(table), dtype=torch.bool, device=table.device)
+        unused[used] = False
+        left = unused.nonzero()[:, 0]
+        drawn = left[torch.randperm(len(left))[:sample].to(left.device)]
+        chosen = torch.cat([used, drawn])
+        weights = torch.zeros(len(chosen), device=table.device)
+        weights[len(used) :] = math.log(len(left) / sample)
+        scored, table = torch.searchsorted(used, scored), table[chosen]
+    found: Tensor = _Others.apply(frames, table, scored, weights)
     return found

@@ -111,6 +111,8 @@ class StageOptions(Options):
     warmup: optimiser steps; at most half of the run; a cut is reported.
     teacher_top_k: response_kl compares the k tokens that the teacher finds likeliest, and all others as one. They are
         kept beside the encoder states, so a row's text pass is made once; null = all tokens, the pass in every step.
+    ctc_sample: adapter_ctc weighs the tokens of the batch's transcripts against so many of the others, drawn anew in
+        every step, in place of the LLM's whole vocabulary: several times cheaper; null = all. Validation takes all.
     kl_at: logits that response_kl compares: those of the `prediction` of each response token (BLSP-Emo eq. 1), or those
         at the `token` itself, which predict the next one (released code).
     epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
@@ -146,6 +148,7 @@ class StageOptions(Options):
     temperature: float = Field(default=2.0, gt=0.0)
     kl_at: Literal["prediction", "token"] = "prediction"
     teacher_top_k: int | None = Field(default=None, ge=1)
+    ctc_sample: int | None = Field(default=None, ge=1)
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = False
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
@@ -192,6 +195,8 @@ class StageOptions(Options):
             raise ValueError(
                 "teacher_top_k is for response_kl, without input_kl, which compares every token of the input"
             )
+        if self.ctc_sample and "adapter_ctc" not in names:
+            raise ValueError("ctc_sample is for adapter_ctc, which is no loss of this stage")
         both = sorted(set(self.exchange) & set(self.donors))
         if both or (self.donors and not self.exchange):
             what = f"{both[0]} is in exchange and in donors" if both else "donors are for exchange, which is not set"

@@ -44,11 +44,15 @@ class Job:
     engines: tuple[str, ...] = ENGINES
     scale: float = 1.0
     """Size; below 1 to try the build."""
+    hours: float | None = None
+    """Of speech for the training; None = `HOURS` by the scale."""
+    dialogues: int | None = None
+    """That the LLM writes; None = `DIALOGUES` by the scale."""
     seed: int = 0
     copies: int = 3
     """Of each recording of the training, disturbed in different ways."""
     workers: int = 1
-    """Processes that disturb."""
+    """Processes that speak and disturb."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,15 @@ def write_text(job: Job, say: Log) -> Figures:
 
     folder = job.out / "text"
     written = folder / "dialogues.jsonl"
-    write_dialogues(resolve_part("llm-base"), written, count=round(DIALOGUES * job.scale), seed=job.seed, say=say)
+    wanted = round(DIALOGUES * job.scale) if job.dialogues is None else job.dialogues
+    write_dialogues(resolve_part("llm-base"), written, count=wanted, seed=job.seed, say=say)
     if job.epitome is None:
         say("text: without EPITOME's posts (--epitome FOLDER)")
     sources = {
         **({"epitome": text.epitome(job.epitome)} if job.epitome else {}),
         "facts": facts(round(FACTS * job.scale), job.seed),
         "miniature": text.miniature(round(MINIATURE * job.scale), job.seed),
-        "dialogues": text.dialogues(written),
+        **({"dialogues": text.dialogues(written)} if wanted else {}),
         "words": word_lists(common_words(round(WORDS * job.scale)), TIMES, job.seed),
     }
     counts = text.write_sentences(folder / "sentences.jsonl", sources, trained=("words",))
@@ -93,8 +98,8 @@ def render_speech(job: Job, say: Log) -> Figures:
 
     rendered = job.out / "speech" / "rendered.jsonl"
     sentences = job.out / "text" / "sentences.jsonl"
-    hours = HOURS * job.scale
-    render(sentences, rendered, engines=job.engines, hours=hours, seed=job.seed, say=say)
+    hours = HOURS * job.scale if job.hours is None else job.hours
+    render(sentences, rendered, engines=job.engines, hours=hours, seed=job.seed, workers=job.workers, say=say)
     return _figures_of(rendered)
 
 

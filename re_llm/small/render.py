@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +17,7 @@ from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.core.files import file_hash
 from re_llm.core.progress import progress_bar
 from re_llm.core.records import Utterance, read_records
+from re_llm.core.workers import process_pool
 from re_llm.mini.voices import generator
 from re_llm.small.engines import FEATURE, MAKERS, Engine
 from re_llm.small.rows import Setting, growing
@@ -23,7 +26,7 @@ from re_llm.small.spoken import spoken
 from re_llm.small.text import Sentence
 
 CORPUS = "small-speech"
-PIECE = 40  # utterances that a kill may cost
+PIECE = 40  # utterances of a process that a kill may cost
 SPEEDS = (0.82, 1.22)
 PITCH_SPREAD, RANGES = 0.8, (0.75, 1.35)  # semitones (standard deviation), factor on the pitch range
 PITCH_HZ = (60, 550)  # where Praat looks for it
@@ -68,6 +71,7 @@ def render(
     engines: Sequence[str],
     hours: float,
     seed: int = 0,
+    workers: int = 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Renders sentences until there are `hours` of training speech; resumes where an earlier run stopped.
@@ -78,6 +82,7 @@ def render(
         sentences: `sentences.jsonl`.
         out: the manifest; recordings go into folders beside it, one a speaker.
         engines: of `speakers.ENGINES`.
+        workers: processes; what a sentence sounds like does not depend on their number.
         say: receives the progress as text, once a minute.
 
     Raises:
@@ -88,14 +93,13 @@ def render(
         raise RellmError(f"{sentences} has no sentence of the split train", todo="Write more sentences")
     settings: dict[str, Setting] = {"engines": " ".join(engines), "seed": seed}
     made_of = {"sentences": file_hash(sentences)}
-    studio = _Studio(out.parent, seed)
-    with growing(out, settings, made_of) as rows:
+    with growing(out, settings, made_of) as rows, _recording(out.parent, seed, workers) as record:
         trained = sum(row.duration or 0.0 for row in read_records(out, Utterance) if row.split == "train") / 3600
         clock = _Clock(trained, hours, say)
         with progress_bar("speech", round(hours * 3600), done=round(trained * 3600), unit="s") as advance:
             lines = (line for line in plan(chosen, engines, seed=seed) if line.key not in rows.keys)
             while trained < hours:
-                made = [studio.record(line) for line in islice(lines, PIECE)]
+                made = list(record(islice(lines, PIECE * workers)))
                 rows.append(made)
                 seconds = sum(row.duration or 0.0 for row in made if row.split == "train")
                 trained += seconds / 3600
@@ -149,6 +153,30 @@ class _Studio:
             duration=round(len(wave) / RATE, 3), sample_rate=RATE, text=line.sentence.text, language="en",
             speaker=speaker.name, source=line.sentence.source, unseen_voice=speaker.pool != "train",
         )  # fmt: skip
+
+
+_studio: _Studio | None = None
+"""Of a process that records for another one."""
+
+
+@contextmanager
+def _recording(folder: Path, seed: int, workers: int) -> Iterator[Callable[[Iterable[Line]], Iterable[Spoken]]]:
+    """What records lines, in this process or in several."""
+    if workers <= 1:
+        yield partial(map, _Studio(folder, seed).record)
+        return
+    with process_pool(workers, partial(_open_studio, folder, seed)) as pool:
+        yield partial(pool.map, _record, chunksize=5)
+
+
+def _open_studio(folder: Path, seed: int) -> None:
+    global _studio
+    _studio = _Studio(folder, seed)
+
+
+def _record(line: Line) -> Spoken:
+    assert _studio is not None
+    return _studio.record(line)
 
 
 def shaped(wave: np.ndarray, rate: int, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:

@@ -163,6 +163,7 @@ class Objective(nn.Module):
                 model.ctc_blank,
                 batch["transcripts"],
                 batch["transcript_lengths"],
+                sample=self.options.ctc_sample if torch.is_grad_enabled() else None,
             )
         return terms
 

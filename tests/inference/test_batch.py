@@ -17,6 +17,7 @@ from re_llm.inference.conversation import Turn, lay_out, opening, reply
 from re_llm.inference.decoding import Decoding
 from re_llm.inference.estimate import EncodedSpeech
 from re_llm.llm.completion import Completion
+from re_llm.model.predictions import only_at
 
 WAVES = [tiny_world.wave(0.6, 1), tiny_world.wave(2.3, 2), tiny_world.wave(1.1, 3)]
 
@@ -185,3 +186,15 @@ def test_a_cache_that_cannot_be_padded_is_used_by_one_row_at_a_time(loaded: engi
         assert RunningBatch(loaded).capacity == 1
     finally:
         config.layer_types, config.sliding_window = layers, None
+
+
+def test_a_batch_made_beside_a_pass_has_none_of_its_hooks(loaded: engine.Engine) -> None:
+    layer, made = loaded.model.get_output_embeddings(), queue.Queue[RunningBatch]()
+    maker = threading.Thread(target=lambda: made.put(RunningBatch(loaded)))
+    with loaded.lock, only_at(layer, torch.zeros(1, 1, dtype=torch.bool)):  # as in a prefill
+        maker.start()
+        with pytest.raises(queue.Empty):
+            made.get(timeout=0.2)
+    decoder = made.get(timeout=20)._decoder
+    assert decoder is not None
+    assert len(decoder.get_output_embeddings()._forward_pre_hooks) == len(layer._forward_pre_hooks)

@@ -105,6 +105,29 @@ def test_adapter_ctc_is_that_of_the_whole_vocabulary(monkeypatch, piece, counts)
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=3e-5)
 
 
+def test_adapter_ctc_of_a_sample_is_an_estimate_of_the_whole():
+    """Over many draws value and gradient are near the exact ones; a sample of all that is left is exact."""
+    torch.manual_seed(0)
+    vocabulary, blank = 0.5 * torch.randn(400, 16), torch.randn(16)
+    targets, counts = torch.tensor([[4, 4, 9], [3, 8, 390]]), torch.tensor([3, 2])
+    speech = torch.randn(2, 12, 16, requires_grad=True)
+    given = (speech, torch.tensor([12, 9]), vocabulary, blank, targets, counts)
+
+    def both(**options):
+        value = losses.adapter_ctc(*given, **options)
+        return value.detach(), *torch.autograd.grad(value, speech)
+
+    exact = both()
+    for enough in (397, 4000):  # with the tokens of the transcripts these are all
+        for ours, whole in zip(both(sample=enough), exact, strict=True):
+            torch.testing.assert_close(ours, whole)
+    drawn = [both(sample=200) for _ in range(300)]
+    values, gradients = (torch.stack(each) for each in zip(*drawn, strict=True))
+    assert values.std() > 1e-3  # drawn anew
+    torch.testing.assert_close(values.mean(), exact[0], rtol=0.02, atol=0)
+    assert (gradients.mean(0) - exact[1]).norm() < 0.05 * exact[1].norm()
+
+
 def test_adapter_ctc_in_bfloat16_is_near():
     torch.manual_seed(0)
     vocabulary, blank = torch.randn(300, 32), torch.randn(32)

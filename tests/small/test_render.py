@@ -76,6 +76,16 @@ def test_a_killed_run_goes_on_to_the_same_end(sentences: Path, tmp_path: Path, m
         assert (tmp_path / "a" / row.audio).read_bytes() == (tmp_path / "b" / row.audio).read_bytes()
 
 
+def test_two_processes_say_it_in_the_same_way(sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "PIECE", 3)
+    one = run(sentences, tmp_path / "a" / "m.jsonl")
+    render.render(sentences, tmp_path / "b" / "m.jsonl", engines=("espeak",), hours=0.004, workers=2)
+    two = list(read_records(tmp_path / "b" / "m.jsonl", Spoken))
+    assert two[: len(one)] == one
+    for row in one:
+        assert (tmp_path / "a" / row.audio).read_bytes() == (tmp_path / "b" / row.audio).read_bytes()
+
+
 def test_more_hours_add_to_what_is_there(sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render, "PIECE", 2)
     first = run(sentences, tmp_path / "m.jsonl", hours=0.001)

@@ -128,3 +128,8 @@ def test_rows_come_back_as_they_were_kept(tmp_path: Path) -> None:
 def test_only_response_kl_is_kept() -> None:
     with pytest.raises(ValueError, match="teacher_top_k is for response_kl"):
         StageOptions(losses={"response_ce": 1.0}, lr=1e-3, teacher_top_k=8)
+
+
+def test_a_sample_is_for_ctc() -> None:
+    with pytest.raises(ValueError, match="ctc_sample is for adapter_ctc"):
+        StageOptions(losses={"response_ce": 1.0}, lr=1e-3, ctc_sample=8)
