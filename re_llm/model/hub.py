@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
-from re_llm.core.parts import PREFIX, resolve_part
+from re_llm.core.parts import PREFIX
 
 # What a repository is downloaded for; never its pickles or code.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -22,8 +23,8 @@ _MOST = {"n_fft": 2**16, "hop_length": 2**16, "feature_size": 2**10, "chunk_leng
 def locate(
     name: str | os.PathLike[str], base: Path | None = None, *, also: Sequence[str] = (), **download: object
 ) -> Path:
-    """The folder that a name means: a folder (relative to `base` when given), a part (`small:NAME`), else a repository
-    of the hub.
+    """The folder that a name means: a folder (relative to `base` when given), a part or what ships (`small:NAME`), else a
+    repository of the hub.
 
     Args:
         also: patterns of further files that a repository is downloaded for.
@@ -34,7 +35,7 @@ def locate(
     """
     text = os.fspath(name)
     if text.startswith(PREFIX):
-        return resolve_part(text)
+        return Path(resolve_component(text))
     try:
         folder = (base or Path()) / Path(text).expanduser()
         is_folder, exists = folder.is_dir(), folder.exists()

@@ -10,6 +10,7 @@ from re_llm.cli.common import DEFAULT_MODEL, chosen_model
 from re_llm.core.assets import MINI_MODEL, SMALL_MODEL, default_model, hint_at_small, resolve_component
 from re_llm.core.parts import parts_home
 from re_llm.inference import engine
+from re_llm.model.hub import locate
 
 
 @pytest.fixture
@@ -47,3 +48,4 @@ def test_python_says_so_too(cache: Path) -> None:
 def test_what_ships_is_found_by_its_name() -> None:
     assert (Path(resolve_component(SMALL_MODEL)) / "config.json").is_file()
     assert (Path(resolve_component("small:emotion")) / "config.json").is_file()
+    assert locate("small:emotion") == Path(resolve_component("small:emotion"))
