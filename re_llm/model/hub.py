@@ -23,8 +23,8 @@ _MOST = {"n_fft": 2**16, "hop_length": 2**16, "feature_size": 2**10, "chunk_leng
 def locate(
     name: str | os.PathLike[str], base: Path | None = None, *, also: Sequence[str] = (), **download: object
 ) -> Path:
-    """The folder that a name means: a folder (relative to `base` when given), a part or what ships (`small:NAME`), else a
-    repository of the hub.
+    """The folder that a name means: a folder (relative to `base` when given), a part or what ships (`small:NAME`), else
+    a repository of the hub.
 
     Args:
         also: patterns of further files that a repository is downloaded for.
