@@ -92,7 +92,7 @@ def told(spoken: Spoken, found: Sequence[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("manifests", type=Path, nargs="*")
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, default=200, help="recordings of each set, evenly spread")
@@ -102,6 +102,9 @@ def main() -> None:
     given = parser.parse_args()
     head("Words of people")
     need_parts(given.model)
+    if given.folder is None:
+        print("left out: name the folder of the recordings")
+        return
     sets = {name: sphinx(given.folder, name) for name in ("librivox", "cards")}
     sets["asterisk"] = spread(asterisk(given.folder), given.limit)
     sets |= {f"{path.parent.name} {given.split}": manifest(path, given.split, given.limit) for path in given.manifests}

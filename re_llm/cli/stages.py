@@ -151,7 +151,10 @@ def continue_merge(
 
 Data = Annotated[
     list[Path],
-    typer.Option("--data", help="continuations.jsonl, or manifests for an emotion encoder; may be repeated."),
+    typer.Option(
+        "--data",
+        help="continuations.jsonl; manifests where no answer is read (CTC, donors, emotion encoders); may be repeated.",
+    ),
 ]
 
 Stage = Annotated[

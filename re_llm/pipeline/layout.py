@@ -126,7 +126,11 @@ class Run:
 
     def continuations(self, corpora: Iterable[str], stage: StageOptions) -> tuple[Path, ...]:
         """The files that a stage reads: of its training set, and of the split that it holds out."""
-        return tuple(self.continuation(each) for each in _continuations(corpora, stage))
+        found: list[Path] = []
+        for corpus in corpora:
+            wanted = _continuations([corpus], stage)
+            found += map(self.continuation, wanted) if wanted else [self.manifest(corpus)]
+        return tuple(found)
 
     def continue_all(self) -> None:
         """Continuations of every training set that a stage reads, by the recipe's LLM or by another."""
@@ -297,10 +301,16 @@ class Run:
 
 
 def _continuations(corpora: Iterable[str], stage: StageOptions) -> list[Wanted]:
-    """Everything that a stage reads."""
+    """All answers that a stage reads; none of its donors."""
+    if not stage.reads_answers():
+        return []
     held_out = stage.validation.split if stage.validation else None
     splits = [TRAIN, held_out] if held_out else [TRAIN]
     llm = stage.continuation_llm or ""
     return [
-        Wanted(llm, corpus, prompt, split) for corpus in corpora for prompt in stage.continuations() for split in splits
+        Wanted(llm, corpus, prompt, split)
+        for corpus in corpora
+        if corpus not in stage.donors
+        for prompt in stage.continuations()
+        for split in splits
     ]

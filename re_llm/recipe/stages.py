@@ -100,7 +100,7 @@ class StageOptions(Options):
     exchange: corpora whose recordings have no emotion of their own: each row takes the emotion embedding, and valence,
         arousal and dominance, of a recording with its label, drawn anew every epoch from the other corpora. So words
         without emotion and emotion in few words are learnt together.
-    donors: corpora that serve that alone, and are no rows themselves.
+    donors: corpora that serve that alone, and are no rows themselves; their manifests are enough.
     losses: weight by name. warm_losses with warm_steps: used instead during the first optimiser steps.
     augment: disturbed copies of the recordings (microphones, rooms, codecs); every row hears one of them or the
         recording itself, drawn anew every epoch. Validation hears the recordings.
@@ -159,6 +159,13 @@ class StageOptions(Options):
     save_every: int = Field(default=200, ge=1)
     validation: ValidationOptions | None = None
     features: Literal["disk", "none"] = "disk"
+
+    def reads_answers(self) -> bool:
+        """Whether a loss reads what the LLM answered; where none does, manifests are all that the stage needs."""
+        names = {*self.losses, *(self.warm_losses or {})}
+        taught = bool({"response_kl", "input_kl"} & names)
+        answered = "response_ce" in names and any(task.target == "output" for task in self.tasks)
+        return taught or answered or any(task.history != "none" for task in self.tasks)
 
     def continuations(self) -> tuple[str, ...]:
         """Ids of the prompts whose answers the stage trains, its own first."""

@@ -24,10 +24,11 @@ class Answers:
 
     Args:
         prompts: whose answers an example must have.
+        kinds: what the lines of each file are.
     """
 
-    def __init__(self, files: Sequence[Path], prompts: Sequence[str]):
-        self.files, self.prompts = tuple(files), tuple(prompts)
+    def __init__(self, files: Sequence[Path], prompts: Sequence[str], kinds: Sequence[type[Continuation]]):
+        self.files, self.prompts, self.kinds = tuple(files), tuple(prompts), tuple(kinds)
         self._places = {prompt: array("q") for prompt in prompts}  # -1: none
         self._sizes = {prompt: array("I") for prompt in prompts}
         self._sums = {prompt: array("I") for prompt in prompts}
@@ -70,7 +71,7 @@ class Answers:
             line = self._bytes(file, offset, self._sizes[prompt][index])
             if zlib.crc32(line) != self._sums[prompt][index]:
                 raise RellmError(f"{self.files[file]} has changed since it was read", todo="Start the training again")
-            rows[prompt] = (file, Continuation.model_validate_json(line))
+            rows[prompt] = (file, self.kinds[file].model_validate_json(line))
         return rows
 
     def _bytes(self, file: int, offset: int, size: int) -> bytes:

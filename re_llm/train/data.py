@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
 from array import array
 from collections import Counter
@@ -12,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import model_validator
 
 from re_llm.core.dialogues import DIALOGUES, turns, words
 from re_llm.core.emotions import canonical
 from re_llm.core.errors import RellmError
+from re_llm.core.files import existing
 from re_llm.core.records import Continuation, Line, read_placed
 from re_llm.llm.prompts import asked
 from re_llm.model.losses import IGNORE_INDEX
@@ -23,6 +27,18 @@ from re_llm.recipe.stages import StageOptions
 from re_llm.train.answers import Answers
 from re_llm.train.examples import Columns, EarlierTurn, Example, Examples, Role, Target
 from re_llm.train.rows import RowMaker
+
+MANIFEST, TRAIN = "manifest.jsonl", "train"
+
+
+class Unanswered(Continuation):
+    """A row of a manifest, where nothing reads an answer: its own words stand in that place."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _repeated(cls, row: Any) -> Any:
+        text = row.get("text") or ""
+        return {**row, "text": text, "instruction": "", "output": text, "early_stop": False, "llm": ""}
 
 
 @dataclass
@@ -76,8 +92,10 @@ class _Maker:
 
     def __init__(self, files: Sequence[Path], options: StageOptions, emotions: Sequence[str]):
         self.emotions, self.folders = tuple(emotions), [str(file.parent) for file in files]
-        self.corpora = [file.name.partition(".")[0] for file in files]
+        self.corpora = [file.parent.name if file.name == MANIFEST else file.name.partition(".")[0] for file in files]
         self.roles = [_role(corpus, options) for corpus in self.corpora]
+        answered = options.reads_answers()
+        self.kinds = [_kind(file, answered and role != "donor") for file, role in zip(files, self.roles, strict=True)]
         self._emotions: dict[str | None, int] = {None: IGNORE_INDEX, "": IGNORE_INDEX}
 
     def named(self, name: str, row: Continuation, file: int) -> str:
@@ -132,6 +150,27 @@ def _resolved(folder: str, below: str) -> str:
     return os.path.join(Path(folder, below).resolve(), "")
 
 
+def _kind(file: Path, answered: bool) -> type[Continuation]:
+    """What the lines of a file are, by its first one.
+
+    Raises:
+        RellmError: it is a manifest, and the stage reads answers.
+    """
+    with existing(file).open("rb") as lines:
+        first = next((line for line in lines if line.strip()), b"{}").removeprefix(codecs.BOM_UTF8)
+    try:
+        row = json.loads(first)
+    except ValueError:
+        return Continuation  # whose reader says what is wrong
+    if not isinstance(row, dict) or not {"instruction", "output"}.isdisjoint(row) or "split" not in row:
+        return Continuation
+    if answered:
+        raise RellmError(
+            f"{file} is a manifest, and the stage trains what the LLM answers", todo=f"Run: re-llm continue {file}"
+        )
+    return Unanswered
+
+
 def _role(corpus: str, options: StageOptions) -> Role:
     return "exchanged" if corpus in options.exchange else "donor" if corpus in options.donors else "row"
 
@@ -183,8 +222,9 @@ class _Store:
 def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequence[str], tokenizer: Any) -> Loaded:
     """Reads continuation files; filters as the papers do, and counts what it filters.
 
-    Rows of one utterance are joined: a stage may train several prompts' answers. Imported rows that do not say what
-    they answer count as answers to `options.continuation`.
+    Where no loss reads an answer, and of donors, manifests may be given, whose training rows are taken. Rows of one
+    utterance are joined: a stage may train several prompts' answers. Imported rows that do not say what they answer
+    count as answers to `options.continuation`.
 
     Raises:
         RellmError: a broken line, an emotion outside the recipe's `emotions`, a missing V/A/D or emotion that a loss
@@ -195,10 +235,14 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
     losses = set(options.losses) | set(options.warm_losses or {})
     wanted, maker = options.continuations(), RowMaker(tokenizer, options)
     make = _Maker(files, options, emotions)
-    store, exchanges = _Store(make, Answers(files, wanted)), bool(options.exchange)
+    store, exchanges = _Store(make, Answers(files, wanted, make.kinds)), bool(options.exchange)
+    used = {None, TRAIN, options.validation.split if options.validation else None}
     too_long: dict[str, tuple[str, str]] = {}  # an utterance stands in several files and is dropped once
     for number, file in enumerate(files):
-        for line, row in read_placed(file, Continuation):
+        kind = make.kinds[number]
+        for line, row in read_placed(file, kind):
+            if kind is Unanswered and row.split not in used:
+                continue
             where = f"{file}:{line.number}"
             prompt = row.prompt or options.continuation
             if prompt not in wanted:
@@ -215,8 +259,12 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
             if make.roles[number] == "donor" and row.emotion not in emotions:
                 loaded.drop(key, f"a donor's emotion is {row.emotion}")
                 continue
+            if kind is Unanswered and not row.text and make.roles[number] != "donor":
+                loaded.drop(key, "no transcript")
+                continue
             _check_labels(row, losses, exchanges, where)
-            store.add(row, key, prompt, number, line, where)
+            for each in wanted if kind is Unanswered else (prompt,):
+                store.add(row, key, each, number, line, where)
     for key, reason in too_long.values():
         loaded.drop(key, reason)
     loaded.examples = store.close(loaded)
