@@ -100,11 +100,24 @@ def continue_from(
         report.taken["adapter"] = len(weights)
     _take_heads(model, config, stored, folder, report)
     _take_lora(model, config, folder, report)
+    _take_guards(model, config, adapter == "copy", report)
     known = (*PREFIXES.values(), "adapter.", "emotion_head.", "dimension_head.")
     unknown = {name for name in stored if not name.startswith(known) and name != "ctc_blank"}
     report.left_out.update(dict.fromkeys(sorted(unknown), "not known: no part of the model asks for it"))
     model.taken_over = report
     return report
+
+
+def _take_guards(model: ReLlmForConditionalGeneration, config: ReLlmConfig, copied: bool, report: Transfer) -> None:
+    """What a checkpoint refuses to answer, which no tensor holds (re_llm.inference.careful)."""
+    if getattr(config, "careful", False):
+        model.config.careful = True
+    limit = getattr(config, "words_unsure_below", None)
+    if limit is not None and copied:
+        model.config.words_unsure_below = limit
+        report.notes.append(
+            f"words_unsure_below {limit:g} is that of the weights before: measure it again (re-llm small limit)"
+        )
 
 
 def _read(stored: Mapping[str, Stored], names: Iterable[str], where: object) -> dict[str, Tensor]:

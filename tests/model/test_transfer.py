@@ -50,6 +50,22 @@ def test_the_blank_of_the_ctc_continues_with_its_adapter(world, tmp_path):
     assert fresh.ctc_blank is None
 
 
+def test_what_a_checkpoint_refuses_to_answer_goes_on(world, tmp_path):
+    model = world.model(emotion=False)
+    model.add_ctc_blank()
+    model.config.careful, model.config.words_unsure_below = True, 0.6
+    model.save_pretrained(tmp_path / "first")
+    later = world.model(emotion=False)
+    report = later.continue_from(tmp_path / "first")
+    assert "words_unsure_below 0.6 is that of the weights before" in "".join(report.notes)
+    later.save_pretrained(tmp_path / "second")
+    config = json.loads((tmp_path / "second" / "config.json").read_text())
+    assert config["careful"] is True and config["words_unsure_below"] == 0.6
+    fresh = world.model(emotion=False)
+    fresh.continue_from(tmp_path / "first", adapter="fresh")
+    assert fresh.config.careful and not hasattr(fresh.config, "words_unsure_below")
+
+
 def test_lora_continues_from_the_earlier_stage(world, tmp_path):
     earlier = stage_two(world, tmp_path)
     torch.manual_seed(77)
