@@ -1,9 +1,9 @@
-"""Puts a trained checkpoint in the place of the shipped small:re-llm: half precision, the shipped config's names of parts.
+"""Puts a trained checkpoint in the place of the shipped small:re-llm, in half precision; parts keep their shipped names.
 
     python tools/ship_small.py runs/small-train/checkpoints/rejoined
 
-The checkpoint is one that was continued from small:re-llm or by the same recipe: the same tensors. Its `words_unsure_below`
-(`re-llm small limit`) and length of training speech are taken over; what trained it is told by its report.json.
+The checkpoint was continued from small:re-llm or made by the same recipe: it has the same tensors. Its
+`words_unsure_below` (`re-llm small limit`), length of training speech and report.json are taken over.
 """
 
 from __future__ import annotations
