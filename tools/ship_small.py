@@ -1,4 +1,4 @@
-"""Puts a trained checkpoint in the place of the shipped small:re-llm, in half precision; parts keep their shipped names.
+"""Puts a trained checkpoint in the place of the shipped small:re-llm, in half precision, with the same names of parts.
 
     python tools/ship_small.py runs/small-train/checkpoints/rejoined
 
