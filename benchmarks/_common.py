@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from re_llm.cli.common import prepare_environment
 from re_llm.core.assets import mini_assets, missing_parts
@@ -20,6 +21,7 @@ from re_llm.core.provenance import git_revision, machine, versions
 
 prepare_environment()  # as the command line does, before torch is imported
 
+T = TypeVar("T")
 COMMAND = str(Path(sys.executable).with_name("re-llm"))
 
 
@@ -41,6 +43,13 @@ def head(title: str) -> None:
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(f"{kind['processor']}, {kind['cores']} cores, {kind['system']}{load}")
     print(f"Python {platform.python_version()}, torch {found['torch']}, transformers {found['transformers']}\n")
+
+
+def spread(items: Sequence[T], limit: int) -> list[T]:
+    """At most `limit` of them, evenly spread."""
+    import numpy as np
+
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(limit, len(items))).astype(int))]
 
 
 def need_parts(of: str) -> None:

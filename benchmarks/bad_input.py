@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from _common import head, need_parts
+from _common import head, need_parts, spread
 
 from re_llm.audio.waveform import RATE, load
 from re_llm.core.errors import RellmError
@@ -90,7 +90,7 @@ def main() -> None:
         print(told(engine, waves, name), flush=True)
     for manifest in given.manifests:
         rows = [row for row in read_records(manifest, Utterance) if row.split == given.split]
-        rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(given.limit, len(rows))).astype(int))]
+        rows = spread(rows, given.limit)
         waves = [load(row.audio, start=row.start, duration=row.duration, root=manifest.parent) for row in rows]
         print(told(engine, waves, f"{manifest.parent.name} {given.split}"), flush=True)
 

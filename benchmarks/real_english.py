@@ -6,7 +6,7 @@
 
 LibriVox: five sentences of a novel, one reader (public domain). Cards: a few words over a microphone, hesitations
 included. Asterisk: announcements of a telephone exchange at 8 kHz, one speaker (CC BY-SA 3.0). Manifests are measured
-likewise. Beside it Whisper's transcripts of the same recordings. Nothing here was ever trained on.
+likewise. `--whisper` puts Whisper's transcripts of the same recordings beside it. Nothing here was ever trained on.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import gzip
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from _common import head, need_parts
+from _common import head, need_parts, spread
 
 from re_llm.audio.waveform import load
 from re_llm.core.records import Utterance, read_records
@@ -34,7 +33,6 @@ PROMPTS = "usr/share/asterisk/sounds/en_US_f_Allison"
 TEXTS = "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
 LEAST_WORDS = 3
 BATCH = 8
-T = TypeVar("T")
 Spoken = list[tuple[np.ndarray, str]]
 
 
@@ -58,11 +56,6 @@ def asterisk(folder: Path) -> Spoken:
         if len(text.split()) >= LEAST_WORDS and not spelled and not line.startswith(";") and wave.is_file():
             found.append((load(wave), text))
     return found
-
-
-def spread(items: Sequence[T], limit: int) -> list[T]:
-    """At most `limit` of them."""
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(limit, len(items))).astype(int))]
 
 
 def manifest(path: Path, split: str, limit: int) -> Spoken:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _common import head, need_parts, row, shipped, timed
+from _common import head, need_parts, row, shipped, spread, timed
 
 from re_llm.audio import waveform
 from re_llm.core.records import Utterance, read_records
@@ -33,7 +33,7 @@ def main() -> None:
     manifest = Path(sys.argv[2]) if len(sys.argv) > 2 else Path()
     rows = list(read_records(manifest, Utterance)) if len(sys.argv) > 2 else rows_for(shipped())
     limit = min(len(rows), int(sys.argv[3]) if len(sys.argv) > 3 else LIMIT)
-    rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, limit).astype(int))]
+    rows = spread(rows, limit)
 
     def waves() -> list[np.ndarray]:
         return [waveform.load(u.audio, start=u.start, duration=u.duration, root=manifest.parent) for u in rows]

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from _common import head, row, timed
+from _common import head, row, spread, timed
 
 from re_llm.apps.demo import listing
 from re_llm.audio import waveform as audio
@@ -32,7 +32,7 @@ def material(given: argparse.Namespace) -> tuple[list[np.ndarray], list[str]]:
         return [audio.load(folder / each["recording"]) for each in entries], [each["sentence"] for each in entries]
     manifest: Path = given.manifest
     rows = [u for u in read_records(manifest, Utterance) if u.split == given.split and u.text]
-    rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(given.limit, len(rows))).astype(int))]
+    rows = spread(rows, given.limit)
     return [audio.load(u.audio, start=u.start, duration=u.duration, root=manifest.parent) for u in rows], [
         u.text or "" for u in rows
     ]

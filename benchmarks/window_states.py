@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _common import head, need_parts, shipped
+from _common import head, need_parts, shipped, spread
 from torch.nn.functional import cosine_similarity
 from transformers import WhisperConfig, WhisperFeatureExtractor
 
@@ -44,7 +44,7 @@ def main() -> None:
     full, trimmed = (_encoder(folder, window) for window in ("full", "trimmed"))
     of_all = read_records(given.manifest, Utterance) if given.manifest else rows_for(shipped())
     rows, root = [row for row in of_all if row.split == given.split], (given.manifest or Path()).parent
-    rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(given.limit, len(rows))).astype(int))]
+    rows = spread(rows, given.limit)
     found: dict[int, list[tuple[float, ...]]] = {seconds: [] for seconds in SILENCE}
     with torch.inference_mode():
         for row in rows:

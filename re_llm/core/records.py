@@ -23,6 +23,8 @@ DIMENSIONS = ("valence", "arousal", "dominance")
 # A record is a few hundred bytes; a line of this size is not one of ours (and would fill the memory).
 MAX_LINE_BYTES = 4 * 2**20
 
+TRAIN = "train"  # the split that stages train on
+
 BEGINNING = b'{"key":'  # of every line that `Record.to_line` writes
 
 Unit = Field(default=None, ge=0.0, le=1.0)

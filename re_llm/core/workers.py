@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import active_children, get_context, parent_process
+from typing import Any
 
 from re_llm.core.errors import RellmError
 
@@ -47,6 +49,24 @@ def process_pool(workers: int, begin: Callable[[], None] | None = None) -> Itera
             process.terminate()
         raise
     pool.shutdown()
+
+
+@contextmanager
+def mapped(
+    workers: int, begin: Callable[[], None] | None = None, *, chunk: int
+) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map` in this process, or in several, which take `chunk` items at a time; results come in order.
+
+    Args:
+        begin: called once in each process that works.
+    """
+    if workers <= 1:
+        if begin is not None:
+            begin()
+        yield map
+        return
+    with process_pool(workers, begin) as pool:
+        yield partial(pool.map, chunksize=chunk)
 
 
 def _begin(begin: Callable[[], None] | None) -> None:

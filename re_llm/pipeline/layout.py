@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from re_llm.core.errors import RellmError
 from re_llm.core.product import Overwrite, State
+from re_llm.core.records import TRAIN
 from re_llm.pipeline.jobs import ClassifierJob, TrainJob, result_line
-from re_llm.pipeline.preflight import TRAIN
 from re_llm.pipeline.responding import RespondJob
 from re_llm.recipe.config import Recipe
 from re_llm.recipe.stages import StageOptions

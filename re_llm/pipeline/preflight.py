@@ -14,7 +14,7 @@ from pathlib import Path
 from re_llm.audio import pyav, waveform
 from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
-from re_llm.core.records import Utterance
+from re_llm.core.records import TRAIN, Utterance
 from re_llm.data import corpora
 from re_llm.data.corpora.base import Scan
 from re_llm.model.hub import locate
@@ -25,7 +25,6 @@ from re_llm.recipe.config import Recipe
 from re_llm.recipe.systems import DIALOGUES, CorpusOptions
 
 Say = Callable[[str], None]
-TRAIN = "train"  # the split that stages train on
 LABELS_READ = 400_000  # rows of a corpus whose splits are counted; more are taken as they come
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -17,7 +16,7 @@ from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.core.files import file_hash
 from re_llm.core.progress import progress_bar
 from re_llm.core.records import Utterance, read_records
-from re_llm.core.workers import process_pool
+from re_llm.core.workers import mapped
 from re_llm.mini.voices import generator
 from re_llm.small.engines import FEATURE, MAKERS, Engine
 from re_llm.small.rows import Setting, growing
@@ -93,13 +92,14 @@ def render(
         raise RellmError(f"{sentences} has no sentence of the split train", todo="Write more sentences")
     settings: dict[str, Setting] = {"engines": " ".join(engines), "seed": seed}
     made_of = {"sentences": file_hash(sentences)}
-    with growing(out, settings, made_of) as rows, _recording(out.parent, seed, workers) as record:
+    begin = partial(_open_studio, out.parent, seed)
+    with growing(out, settings, made_of) as rows, mapped(workers, begin, chunk=5) as recorded:
         trained = sum(row.duration or 0.0 for row in read_records(out, Utterance) if row.split == "train") / 3600
         clock = _Clock(trained, hours, say)
         with progress_bar("speech", round(hours * 3600), done=round(trained * 3600), unit="s") as advance:
             lines = (line for line in plan(chosen, engines, seed=seed) if line.key not in rows.keys)
             while trained < hours:
-                made = list(record(islice(lines, PIECE * workers)))
+                made = list(recorded(_record, islice(lines, PIECE * workers)))
                 rows.append(made)
                 seconds = sum(row.duration or 0.0 for row in made if row.split == "train")
                 trained += seconds / 3600
@@ -156,17 +156,7 @@ class _Studio:
 
 
 _studio: _Studio | None = None
-"""Of a process that records for another one."""
-
-
-@contextmanager
-def _recording(folder: Path, seed: int, workers: int) -> Iterator[Callable[[Iterable[Line]], Iterable[Spoken]]]:
-    """What records lines, in this process or in several."""
-    if workers <= 1:
-        yield partial(map, _Studio(folder, seed).record)
-        return
-    with process_pool(workers, partial(_open_studio, folder, seed)) as pool:
-        yield partial(pool.map, _record, chunksize=5)
+"""Of this process."""
 
 
 def _open_studio(folder: Path, seed: int) -> None:

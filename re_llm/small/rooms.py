@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from re_llm.audio.disturb import disturb
 from re_llm.audio.waveform import RATE, load, resample
 from re_llm.core.records import Utterance, read_records
-from re_llm.core.workers import process_pool
+from re_llm.core.workers import mapped
 from re_llm.mini.voices import generator
 from re_llm.small.rows import Setting, growing
 
@@ -51,7 +50,7 @@ def disturb_all(
     """
     started, made = time.monotonic(), 0
     settings: dict[str, Setting] = {"seed": seed, **({"copies": copies} if copies > 1 else {})}
-    with growing(out, settings) as rows, _mapped(workers) as mapped:
+    with growing(out, settings) as rows, mapped(workers, chunk=20) as disturbed:
         wanted = (
             (row, copy)
             for row in read_records(manifest, Utterance)
@@ -61,21 +60,11 @@ def disturb_all(
         left_over = iter(missing)
         work = partial(_disturbed, folder=manifest.parent, out=out.parent, seed=seed)
         while piece := list(islice(left_over, PIECE * workers)):
-            rows.append(mapped(work, piece))
+            rows.append(disturbed(work, piece))
             made += len(piece)
             left = (len(missing) - made) * (time.monotonic() - started) / made
             say(f"rooms: {made} of {len(missing)} recordings, {left / 60:.0f} min left")
         return rows.rows
-
-
-@contextmanager
-def _mapped(workers: int) -> Iterator[Callable[..., Iterable[Disturbed]]]:
-    """`map` in this process, or in several."""
-    if workers <= 1:
-        yield map
-        return
-    with process_pool(workers) as pool:
-        yield partial(pool.map, chunksize=20)
 
 
 def _key(row: Utterance, copy: int) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import json
 import os
 from array import array
 from collections import Counter
@@ -19,8 +17,7 @@ from pydantic import model_validator
 from re_llm.core.dialogues import DIALOGUES, turns, words
 from re_llm.core.emotions import canonical
 from re_llm.core.errors import RellmError
-from re_llm.core.files import existing
-from re_llm.core.records import Continuation, Line, read_placed
+from re_llm.core.records import TRAIN, Continuation, Line, Record, read_placed
 from re_llm.llm.prompts import asked
 from re_llm.model.losses import IGNORE_INDEX
 from re_llm.recipe.stages import StageOptions
@@ -28,15 +25,17 @@ from re_llm.train.answers import Answers
 from re_llm.train.examples import Columns, EarlierTurn, Example, Examples, Role, Target
 from re_llm.train.rows import RowMaker
 
-MANIFEST, TRAIN = "manifest.jsonl", "train"
+MANIFEST = "manifest.jsonl"
 
 
-class Unanswered(Continuation):
+class ManifestRow(Continuation):
     """A row of a manifest, where nothing reads an answer: its own words stand in that place."""
 
     @model_validator(mode="before")
     @classmethod
     def _repeated(cls, row: Any) -> Any:
+        if not isinstance(row, dict):
+            return row  # no record: refused with its line
         text = row.get("text") or ""
         return {**row, "text": text, "instruction": "", "output": text, "early_stop": False, "llm": ""}
 
@@ -156,19 +155,19 @@ def _kind(file: Path, answered: bool) -> type[Continuation]:
     Raises:
         RellmError: it is a manifest, and the stage reads answers.
     """
-    with existing(file).open("rb") as lines:
-        first = next((line for line in lines if line.strip()), b"{}").removeprefix(codecs.BOM_UTF8)
     try:
-        row = json.loads(first)
-    except ValueError:
+        _, first = next(read_placed(file, Record))
+    except (RellmError, StopIteration):
         return Continuation  # whose reader says what is wrong
-    if not isinstance(row, dict) or not {"instruction", "output"}.isdisjoint(row) or "split" not in row:
+    fields = first.model_extra or {}
+    if not {"instruction", "output"}.isdisjoint(fields) or "split" not in fields:
         return Continuation
     if answered:
         raise RellmError(
-            f"{file} is a manifest, and the stage trains what the LLM answers", todo=f"Run: re-llm continue {file}"
+            f"{file} is a manifest, and the stage trains what the LLM answers",
+            todo=f"Run: re-llm continue {file} --out FILE",
         )
-    return Unanswered
+    return ManifestRow
 
 
 def _role(corpus: str, options: StageOptions) -> Role:
@@ -241,7 +240,7 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
     for number, file in enumerate(files):
         kind = make.kinds[number]
         for line, row in read_placed(file, kind):
-            if kind is Unanswered and row.split not in used:
+            if kind is ManifestRow and row.split not in used:
                 continue
             where = f"{file}:{line.number}"
             prompt = row.prompt or options.continuation
@@ -259,11 +258,11 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
             if make.roles[number] == "donor" and row.emotion not in emotions:
                 loaded.drop(key, f"a donor's emotion is {row.emotion}")
                 continue
-            if kind is Unanswered and not row.text and make.roles[number] != "donor":
+            if kind is ManifestRow and not row.text and make.roles[number] != "donor":
                 loaded.drop(key, "no transcript")
                 continue
             _check_labels(row, losses, exchanges, where)
-            for each in wanted if kind is Unanswered else (prompt,):
+            for each in wanted if kind is ManifestRow else (prompt,):
                 store.add(row, key, each, number, line, where)
     for key, reason in too_long.values():
         loaded.drop(key, reason)

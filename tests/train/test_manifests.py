@@ -70,6 +70,14 @@ def test_answers_are_asked_for_where_they_are_trained(data: Path, tmp_path: Path
     assert f"re-llm continue {given}" in str(refused.value)
 
 
+@pytest.mark.parametrize("line", ["[1]", "3", "{", '{"key": "x", "corpus": "c", "split": "train", "audio": 5}'])
+def test_a_broken_line_of_a_manifest_is_named(data: Path, tmp_path: Path, line: str) -> None:
+    given = manifest(data, tmp_path, "hums")
+    given.write_text(given.read_text() + line + "\n")
+    with pytest.raises(RellmError, match=r"manifest\.jsonl:13: not a valid"):
+        loaded([given], **WORDS)
+
+
 def test_donors_need_no_answers_and_no_words(data: Path, tmp_path: Path) -> None:
     """The folder of a manifest names its corpus, as in a run."""
     rows = [row.model_copy(update={"audio": str(data.parent / row.audio)}) for row in read_records(data, Continuation)]
