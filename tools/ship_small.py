@@ -8,8 +8,8 @@ The checkpoint was continued from small:re-llm or made by the same recipe: it ha
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -22,7 +22,9 @@ WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 
 
 def main() -> None:
-    checkpoint, shipped = Path(sys.argv[1]), Path(resolve_component(SMALL_MODEL))
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("checkpoint", type=Path, help="folder of the trained checkpoint")
+    checkpoint, shipped = arguments.parse_args().checkpoint, Path(resolve_component(SMALL_MODEL))
     new = {name: load_file(checkpoint / name) for name in WEIGHTS}
     for name, tensors in new.items():
         old = {key: tensor.shape for key, tensor in load_file(shipped / name).items()}
