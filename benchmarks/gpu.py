@@ -31,6 +31,7 @@ from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Collator
 from re_llm.train.examples import Example
 from re_llm.train.objective import Objective
+from re_llm.train.openings import Openings
 from re_llm.train.rows import Row
 
 SECONDS, PROMPT, RESPONSE, TRANSCRIPT = 4.0, 60, 64, 12
@@ -144,7 +145,7 @@ def batch(model: ReLlmForConditionalGeneration, speech: dict[str, Any], count: i
     tokens = model.config.adapter.token_count(int(SECONDS * 50))
     collate = Collator(
         examples, lambda *_: {}, lambda _: [tokens] * count, speech_token=model.config.speech_token_id, pad_token=0,
-        teacher=teacher,
+        teacher=teacher, apart=True,
     )  # fmt: skip
     made = _to(collate(rows), model.device)
     return {**made, "speech": speech}
@@ -169,11 +170,12 @@ def _matmul_parameters(module: nn.Module) -> int:
 def operations(model: ReLlmForConditionalGeneration, teacher: bool, encoders: bool) -> float:
     """Floating-point operations that training on one utterance takes; attention's own products are left out.
 
-    A frozen layer: 2 per weight and token forwards, 2 backwards to its input.
+    A frozen layer: 2 per weight and token forwards, 2 backwards to its input. What a student's row begins with, half of
+    the prompt, was read before.
     """
     llm, output = model.language_model, model.get_output_embeddings().weight.numel()
     layers = _matmul_parameters(llm) - output
-    spoken = PROMPT + RESPONSE + model.config.adapter.token_count(int(SECONDS * 50))
+    spoken = PROMPT // 2 + RESPONSE + model.config.adapter.token_count(int(SECONDS * 50))
     total = 4.0 * (layers * spoken + output * RESPONSE)
     total += 6.0 * _matmul_parameters(model.adapter) * SECONDS * 50 / 4  # about: strides of 2, three convolutions
     if teacher:
@@ -233,7 +235,8 @@ class Step:
 
     def __init__(self, model: ReLlmForConditionalGeneration, losses: dict[str, float], made: dict[str, Any]):
         self.model, self.made = model, made
-        self.objective = Objective(model, StageOptions(losses=losses, lr=2e-5))
+        stage = StageOptions(losses=losses, lr=2e-5)
+        self.objective = Objective(model, stage, openings=Openings.of(model, stage))
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=2e-5, fused=model.device.type == "cuda")
 

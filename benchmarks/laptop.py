@@ -41,6 +41,7 @@ from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Batch, Collator
 from re_llm.train.examples import Example
 from re_llm.train.objective import Objective
+from re_llm.train.openings import Openings
 from re_llm.train.rows import Row
 
 PROMPT, ANSWER = 60, 64
@@ -157,7 +158,9 @@ def ours(parts: Parts, *, half: bool, window: str) -> System:
 
     waves, vocabulary = recordings(), parts.text.vocab_size
     before, after = ids(PROMPT // 2, vocabulary), ids(PROMPT // 2, vocabulary)
-    objective = Objective(model, StageOptions(losses=LOSSES, lr=2e-5))
+    stage = StageOptions(losses=LOSSES, lr=2e-5)
+    openings = Openings.of(model, stage)
+    objective = Objective(model, stage, openings=openings)
     kept: list[EncodedAudio] = []
 
     def loss(*, cached: bool) -> Tensor:
@@ -167,7 +170,7 @@ def ours(parts: Parts, *, half: bool, window: str) -> System:
             with torch.no_grad():
                 speech = kept[0] if given is None else model.encode_audio(**given)
             kept[:] = [speech]
-            return objective(batch(model, speech, before, after), LOSSES).total
+            return objective(batch(model, speech, before, after, apart=openings is not None), LOSSES).total
 
     def answer(waves: list[np.ndarray], new: int) -> Tensor:
         model.eval()
@@ -184,7 +187,9 @@ def ours(parts: Parts, *, half: bool, window: str) -> System:
     )
 
 
-def batch(model: ReLlmForConditionalGeneration, speech: EncodedAudio, before: Tensor, after: Tensor) -> Batch:
+def batch(
+    model: ReLlmForConditionalGeneration, speech: EncodedAudio, before: Tensor, after: Tensor, *, apart: bool
+) -> Batch:
     """A batch of the training, made by its collator."""
     counts = [model.config.adapter.token_count(n) for n in speech.speech_lengths.tolist()]
     answer = tuple(ids(ANSWER, model.config.text_config.vocab_size).tolist())
@@ -193,7 +198,7 @@ def batch(model: ReLlmForConditionalGeneration, speech: EncodedAudio, before: Te
     rows = [Row(i, *around, answer, (), (), (), has_teacher=False) for i in range(len(counts))]
     collate = Collator(
         examples, lambda *_: {"speech": speech}, lambda _: counts, speech_token=model.config.speech_token_id,
-        pad_token=0, teacher=False,
+        pad_token=0, teacher=False, apart=apart,
     )  # fmt: skip
     return collate(rows)
 

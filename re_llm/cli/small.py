@@ -23,6 +23,9 @@ app = typer.Typer(
 def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the build; a second run resumes.")],
     epitome: Annotated[Path | None, typer.Option(help="Folder of EPITOME's tables, a source of text.")] = None,
+    wordnet: Annotated[
+        Path | None, typer.Option(help="Folder of WordNet's data.noun and so on, a source of text.")
+    ] = None,
     stage: Annotated[list[str], typer.Option("--stage", help="Only this one; may be repeated. Default: all.")] = [],
     without: Annotated[
         list[str], typer.Option("--without", help="Synthesiser to leave out; may be repeated: kokoro, flite, ...")
@@ -51,8 +54,8 @@ def build(
     from re_llm.small.build import build as run
 
     job = Job(
-        out, epitome, choose_engines(without), scale, hours=hours, dialogues=dialogues, seed=seed, copies=copies,
-        workers=workers,
+        out, epitome, wordnet, choose_engines(without), scale, hours=hours, dialogues=dialogues, seed=seed,
+        copies=copies, workers=workers,
     )  # fmt: skip
     found = run(job, stages=stage or tuple(STAGES), say=partial(typer.echo, err=True))
     if as_json:

@@ -41,6 +41,8 @@ class Job:
     out: Path
     epitome: Path | None = None
     """Folder of EPITOME's tables; without it the text lacks that source."""
+    wordnet: Path | None = None
+    """Folder of WordNet's files `data.*`, likewise."""
     engines: tuple[str, ...] = ENGINES
     scale: float = 1.0
     """Size; below 1 to try the build."""
@@ -78,14 +80,17 @@ def write_text(job: Job, say: Log) -> Figures:
     write_dialogues(resolve_part("llm-base"), written, count=wanted, seed=job.seed, say=say)
     if job.epitome is None:
         say("text: without EPITOME's posts (--epitome FOLDER)")
+    if job.wordnet is None:
+        say("text: without WordNet's examples (--wordnet FOLDER)")
     sources = {
         **({"epitome": text.epitome(job.epitome)} if job.epitome else {}),
         "facts": facts(round(FACTS * job.scale), job.seed),
         "miniature": text.miniature(round(MINIATURE * job.scale), job.seed),
         **({"dialogues": text.dialogues(written)} if wanted else {}),
         "words": word_lists(common_words(round(WORDS * job.scale)), TIMES, job.seed),
+        **({"wordnet": text.wordnet(job.wordnet)} if job.wordnet else {}),
     }
-    counts = text.write_sentences(folder / "sentences.jsonl", sources, trained=("words",))
+    counts = text.write_sentences(folder / "sentences.jsonl", sources, trained=("words", "wordnet"))
     for source, count in counts.items():
         say(f"text: {source}: " + ", ".join(f"{number} {what}" for what, number in count.items()))
     splits = Counter(sentence.split for sentence in read_records(folder / "sentences.jsonl", text.Sentence))

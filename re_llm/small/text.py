@@ -37,6 +37,7 @@ _NOT_SPOKEN = re.compile(
     r"|ai language model)\b|(?<!')\b[b-hj-z]\b(?!')|(\b\w+\b)( \2){2}",
     re.IGNORECASE,
 )
+_QUOTED = re.compile(r'"([^"]+)"')
 
 
 class Sentence(Record):
@@ -117,6 +118,27 @@ def miniature(count: int, seed: int) -> Iterator[str]:
     from re_llm.mini.grammar import world
 
     yield from (sentence.text for sentence in world(seed, count))
+
+
+def wordnet(folder: Path) -> Iterator[str]:
+    """The example sentences of WordNet 3.x (Princeton University), which say 30,000 different words.
+
+    Args:
+        folder: holds `data.noun`, `data.verb`, `data.adj`, `data.adv`: Princeton's `dict`, Debian's /usr/share/wordnet.
+
+    Raises:
+        RellmError: one of the four is missing.
+    """
+    for part in ("noun", "verb", "adj", "adv"):
+        file = folder / f"data.{part}"
+        if not file.is_file():
+            raise RellmError(
+                f"{folder} holds no file data.{part} of WordNet",
+                todo="Name the folder dict of WordNet 3.x (Debian: install wordnet-base, /usr/share/wordnet)",
+            )
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                yield from _QUOTED.findall(line.partition("|")[2])
 
 
 # ── all of them ──

@@ -57,8 +57,10 @@ class Batch(TypedDict):
     """A training batch: B rows, and R recordings, which are more where earlier turns are speech."""
 
     speech: SpeechInputs
-    input_ids: Tensor
-    attention_mask: Tensor
+    input_ids: Tensor  # [B, L]
+    attention_mask: Tensor  # [B, L], or [B, O + L] with openings
+    openings: NotRequired[list[tuple[int, ...]]]  # what rows begin with, where `input_ids` lacks it; O the longest
+    opening_of: NotRequired[Tensor]  # [B] which of them each row has
     logits_at: Tensor  # as in `TextBatch`
     response_at: NotRequired[Tensor]
     kl_at: NotRequired[Tensor]
@@ -97,6 +99,7 @@ class Collator:
         compare_input: whether a loss compares the two passes at the transcript too (input_kl).
         kl_at_tokens: whether response_kl compares the logits at each response token, not those that predict it.
         keep_teacher: whether what the teacher predicts is kept, by a key of what it reads.
+        apart: whether what the rows begin with is given apart, for `Openings`.
     """
 
     def __init__(
@@ -111,11 +114,13 @@ class Collator:
         compare_input: bool = False,
         kl_at_tokens: bool = False,
         keep_teacher: bool = False,
+        apart: bool = False,
     ):
         assert not compare_input or (teacher and token_counts is None), "input_kl needs a teacher and paired tokens"
         self.examples, self.encode, self.token_counts = examples, encode, token_counts
         self.speech_token, self.pad_token, self.teacher = speech_token, pad_token, teacher
         self.compare_input, self.kl_at_tokens, self.keep_teacher = compare_input, kl_at_tokens, keep_teacher
+        self.apart = apart
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         chosen = [self.examples[index] for row in rows for index in row.recordings()]
@@ -127,7 +132,8 @@ class Collator:
             speech = {**speech, "token_lengths": torch.tensor(counts)}
         else:
             counts = self.token_counts(speech)
-        student, spoken = self._student(rows, counts)
+        apart = self.apart and all(row.prefix and row.suffix and not row.earlier for row in rows)
+        student, spoken = self._student(rows, counts, whole=not apart)
         before = [len(ids) - len(r.response) for ids, r in zip(student, rows, strict=True)]
         input_ids, mask = pad_rows(student, self.pad_token)
         batch: Batch = {
@@ -141,6 +147,11 @@ class Collator:
             "transcripts": pad_rows(transcripts, self.pad_token)[0],
             "transcript_lengths": torch.tensor(list(map(len, transcripts))),
         }
+        if apart:
+            openings = list(dict.fromkeys(row.prefix for row in rows))
+            read = pad_rows([row.prefix for row in rows], self.pad_token, side="left")[1]
+            batch["openings"], batch["attention_mask"] = openings, torch.cat([read, mask], dim=1)
+            batch["opening_of"] = torch.tensor([openings.index(row.prefix) for row in rows])
         if self.teacher:
             batch["teacher"] = self._teacher(rows)
         inputs = [start - len(r.suffix) - n for start, r, n in zip(before, rows, spoken, strict=True)]
@@ -148,11 +159,14 @@ class Collator:
         self._also_at(batch, before, [len(r.response) for r in rows], inputs, compared)
         return batch
 
-    def _student(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[list[tuple[int, ...]], list[int]]:
+    def _student(
+        self, rows: Sequence[Row], counts: Sequence[int], *, whole: bool
+    ) -> tuple[list[tuple[int, ...]], list[int]]:
         """Ids of the rows with placeholders for their recordings, and the speech tokens of each last one.
 
         Args:
             counts: speech tokens of all recordings, row by row.
+            whole: with what they begin with.
         """
         left = iter(counts)
         student, last = [], []
@@ -161,7 +175,8 @@ class Collator:
             for before, _ in row.earlier:
                 ids += (*before, *([self.speech_token] * next(left)))
             last.append(next(left))
-            student.append((*ids, *row.prefix, *([self.speech_token] * last[-1]), *row.suffix, *row.response))
+            ids += row.prefix if whole else ()
+            student.append((*ids, *([self.speech_token] * last[-1]), *row.suffix, *row.response))
         return student, last
 
     def _teacher(self, rows: Sequence[Row]) -> TextBatch | None:

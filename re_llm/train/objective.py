@@ -15,6 +15,7 @@ from re_llm.model.outputs import ReLlmOutput, SpeechTokens
 from re_llm.model.predictions import Predictions, TopTokens, logits_are_linear, mean_loss
 from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Batch, TextBatch
+from re_llm.train.openings import Openings
 from re_llm.train.teacher import TeacherStore
 
 
@@ -36,13 +37,18 @@ class Objective(nn.Module):
 
     Args:
         teacher: where the teacher's likeliest tokens are kept; None = it reads every batch.
+        openings: reads what the rows of a batch begin with, where that is given apart.
     """
 
     def __init__(
-        self, model: ReLlmForConditionalGeneration, options: StageOptions, teacher: TeacherStore | None = None
+        self,
+        model: ReLlmForConditionalGeneration,
+        options: StageOptions,
+        teacher: TeacherStore | None = None,
+        openings: Openings | None = None,
     ):
         super().__init__()
-        self.model, self.options, self.teacher = model, options, teacher
+        self.model, self.options, self.teacher, self.openings = model, options, teacher, openings
         # Logits that nothing else is done to need not be held all at once.
         self.in_pieces = logits_are_linear(model)
         self.sharded = False  # each layer is put together in all processes at once: all of them make the same passes
@@ -63,8 +69,13 @@ class Objective(nn.Module):
         """
         said = None
         if any(name.startswith(("response", "input_kl")) for name in weights):
+            opened = None
+            if "openings" in batch:
+                assert self.openings is not None, "who collates rows apart from their openings gives what reads these"
+                opened = self.openings.cache(batch["openings"], batch["opening_of"])
             output = self.model(
                 input_ids=batch["input_ids"],
+                past_key_values=opened,
                 attention_mask=batch["attention_mask"],
                 output_at=batch["logits_at"],
                 output_states=self.in_pieces,

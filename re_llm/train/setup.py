@@ -19,6 +19,7 @@ from re_llm.train.copies import Copies
 from re_llm.train.examples import Example
 from re_llm.train.features import FRAMES_PER_SECOND, Features
 from re_llm.train.objective import Objective
+from re_llm.train.openings import Openings
 from re_llm.train.order import BucketedSampler
 from re_llm.train.plan import Plan
 from re_llm.train.processes import Division, Processes
@@ -57,19 +58,20 @@ def make_trainer(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     maker = RowMaker(processor.tokenizer, stage)
     rows = TrainingRows(train, maker, seed=plan.seed, copies=stage.augment.copies if stage.augment else 0)
+    openings = Openings.of(model, stage)
     lengths = _lengths(rows, features)
     _refuse_few_rows(len(rows), stage, processes)
     validation = None
     if stage.validation is not None:
         kept = TrainingRows(held_out, maker, seed=plan.seed)
         batches = list(row_batches(kept, _lengths(kept, features), stage.batch_size))
-        collate = _collator(plan, held_out, model, processor, features)
+        collate = _collator(plan, held_out, model, processor, features, apart=openings is not None)
         validation = Validation(stage.validation, batches, collate, out / "checkpoints")
     trainer = ReLlmTrainer(
-        Objective(model, stage, TeacherStore.of(computed, stage, model)),
+        Objective(model, stage, TeacherStore.of(computed, stage, model), openings),
         training_arguments(plan, out, processes.device, len(rows), division, loaders),
         rows=rows,
-        collate=_collator(plan, train, model, processor, features),
+        collate=_collator(plan, train, model, processor, features, apart=openings is not None),
         sampler=BucketedSampler(
             lengths, stage.batch_size, seed=plan.seed, accumulate=stage.accumulate, longer=_longer(rows)
         ),
@@ -115,6 +117,8 @@ def _collator(
     model: ReLlmForConditionalGeneration,
     processor: ReLlmProcessor,
     features: Features | None,
+    *,
+    apart: bool = False,
 ) -> Collator:
     encode, counts = _speech_inputs(model, processor, features, Copies.of(plan.stage))
     losses = {*plan.stage.losses, *(plan.stage.warm_losses or {})}
@@ -129,6 +133,7 @@ def _collator(
         compare_input="input_kl" in losses,
         kl_at_tokens=plan.stage.kl_at == "token",
         keep_teacher=plan.stage.teacher_top_k is not None,
+        apart=apart,
     )
 
 

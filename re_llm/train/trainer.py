@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -27,11 +28,11 @@ from re_llm.core.files import replacing, write_text
 from re_llm.core.progress import progress_bar
 from re_llm.model.components import PREFIXES
 from re_llm.model.modeling import ReLlmForConditionalGeneration
-from re_llm.train.collate import Batch
+from re_llm.train.collate import Batch, Collator
 from re_llm.train.objective import Loss, Objective, averaged_over
 from re_llm.train.order import BucketedSampler
 from re_llm.train.processes import Processes
-from re_llm.train.rows import Row, TrainingRows
+from re_llm.train.rows import TrainingRows
 from re_llm.train.schedule import warmup_decay
 from re_llm.train.validation import Validation
 
@@ -55,7 +56,7 @@ class ReLlmTrainer(Trainer):
         args: TrainingArguments,
         *,
         rows: TrainingRows,
-        collate: Callable[[Sequence[Row]], Batch],
+        collate: Collator,
         sampler: BucketedSampler,
         log_file: Path,
         callbacks: list[TrainerCallback],
@@ -65,7 +66,7 @@ class ReLlmTrainer(Trainer):
     ):
         super().__init__(model=objective, args=args, train_dataset=rows, data_collator=collate, callbacks=callbacks)
         self.objective, self.sampler, self.log_file, self.validation = objective, sampler, log_file, validation
-        self.processes, self.parted = processes, parted
+        self.processes, self.parted, self.collate = processes, parted, collate
         objective.sharded = self.is_fsdp_enabled
         self.remove_callback(PrinterCallback)  # standard output belongs to the command
         self.add_callback(_EveryStep(self))
@@ -82,6 +83,13 @@ class ReLlmTrainer(Trainer):
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that this run trains, by name."""
         return {name: parameter for name, parameter in self.bare.named_parameters() if parameter.requires_grad}
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """Whole rows where the LLM is shared out: no process may then make a pass of its own over an opening."""
+        if self.objective.sharded:
+            for collate in (self.collate, *([self.validation.collate] if self.validation else [])):
+                collate.apart = False
+        return super().get_train_dataloader()
 
     def _get_train_sampler(self, train_dataset: object = None) -> BucketedSampler:
         return self.sampler

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from re_llm.core.errors import RellmError
 from re_llm.recipe.stages import ValidationOptions
-from re_llm.train.collate import Batch
+from re_llm.train.collate import Collator
 from re_llm.train.examples import ROLES, Example, Examples
 from re_llm.train.rows import Row, TrainingRows
 
@@ -30,7 +30,7 @@ class Validation:
 
     options: ValidationOptions
     batches: Sequence[Sequence[Row]]
-    collate: Callable[[Sequence[Row]], Batch]
+    collate: Collator
     folder: Path
 
     @property

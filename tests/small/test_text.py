@@ -158,3 +158,34 @@ def test_facts_are_filled_and_repeatable() -> None:
 def test_topics_are_no_duplicates() -> None:
     assert len(topics()) == len(set(topics()))
     assert json.dumps(topics()).isascii()
+
+
+def write_wordnet(folder: Path, **parts: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for part in ("noun", "verb", "adj", "adv"):
+        (folder / f"data.{part}").write_text('  1 Princeton\'s licence says "AS IS"\n' + parts.get(part, ""), "utf-8")
+    return folder
+
+
+def test_examples_of_wordnet_are_its_quotations(tmp_path: Path) -> None:
+    line = "02084442 05 n 01 dog 0 001 @ 02083346 n 0000 | a member of the genus Canis; "
+    folder = write_wordnet(
+        tmp_path / "dict",
+        noun=line + '"the dog barked all night"; "beware of it"\n',
+        verb=line + "no example\n",
+        adj=line + '"a dog | with a bar"\n',
+    )
+    assert list(text.wordnet(folder)) == ["the dog barked all night", "beware of it", "a dog | with a bar"]
+
+
+def test_a_folder_without_wordnet_is_named(tmp_path: Path) -> None:
+    (write_wordnet(tmp_path / "dict") / "data.adj").unlink()
+    with pytest.raises(RellmError, match=r"dict holds no file data\.adj of WordNet"):
+        list(text.wordnet(tmp_path / "dict"))
+
+
+def test_wordnet_is_for_training_alone(tmp_path: Path) -> None:
+    said = [f"The {name} runs over the hill." for name in ("dog", "cat", "cow", "boy", "girl", "man", "horse")] * 2
+    text.write_sentences(tmp_path / "s.jsonl", {"wordnet": said}, trained=("wordnet",))
+    rows = list(read_records(tmp_path / "s.jsonl", text.Sentence))
+    assert len(rows) == 7 and {row.split for row in rows} == {"train"}
