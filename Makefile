@@ -21,7 +21,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-demo: $(READY)  ## Play the shipped recordings through the shipped miniature
+demo: $(READY)  ## Real people answered by the small model (fetches its parts, 226 MB, once), and the miniature
+	@$(BIN)/re-llm parts get small --yes || echo "Without the parts of the small model: the miniature alone" >&2
 	@$(BIN)/re-llm demo
 
 # A process for each core, a file of tests in one of them.

@@ -89,7 +89,9 @@ def test_demo(installed: Path, tmp_path: Path) -> None:
     assets = ROOT / "re_llm" / "mini" / "assets"
     if not (assets / "recordings" / "recordings.json").is_file():
         pytest.skip("the trained miniature is not in this checkout")
-    heard = json.loads(run(installed / "re-llm", "demo", "--json", cwd=tmp_path, HF_HUB_OFFLINE="1").stdout)
+    heard = json.loads(
+        run(installed / "re-llm", "demo", "--model", "mini:re-llm", "--json", cwd=tmp_path, HF_HUB_OFFLINE="1").stdout
+    )
     listed = json.loads((assets / "recordings" / "recordings.json").read_text())
     assert [each["recording"] for each in heard] == [each["recording"] for each in listed]
     assert all(each["response"] for each in heard)

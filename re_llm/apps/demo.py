@@ -1,7 +1,8 @@
-"""`re-llm demo`: responses of the shipped miniature to the shipped recordings, beside those to the transcript alone.
+"""`re-llm demo`: responses of shipped models to shipped recordings, beside those to the transcript alone.
 
-The cascade (Whisper, then the same LLM with the same prompt) has the words only: where the model responds otherwise,
-it is because of the voice.
+Real people answered by the small model, where its parts are here, and synthetic voices answered by the miniature. The
+cascade (Whisper, then the same LLM with the same prompt) has the words only: where the model responds otherwise, it is
+because of the voice.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from re_llm.core.assets import MINI_MODEL, PACKAGE, SMALL_MODEL, mini_assets, missing_parts
 from re_llm.core.errors import RellmError
 from re_llm.core.terminal import dimensions, likely, print_pairs
 
@@ -36,19 +38,62 @@ NEXT = (
 
 
 @dataclass(frozen=True)
+class Scene:
+    """Recordings and who answers them.
+
+    Attributes:
+        model, llm, whisper: the speech LLM, and the parts of the cascade beside it.
+        missing: what to do where there is no list of recordings.
+    """
+
+    model: str
+    llm: str
+    whisper: str
+    folder: Path
+    about: str
+    missing: str
+
+
+def scenes(model: str | None = None) -> list[Scene]:
+    """What is shown: people where the parts of the small model are here, and the miniature; or one of them.
+
+    Raises:
+        RellmError: no recordings ship for the model.
+    """
+    reinstall = "Install the package from its wheel or a clone"
+    people = Scene(
+        SMALL_MODEL, "small:llm", "small:whisper", PACKAGE / "small" / "assets" / "people",
+        "Real people, heard by the small model, which knows English words alone.", reinstall,
+    )  # fmt: skip
+    miniature = Scene(
+        MINI_MODEL, "mini:llm", "mini:whisper", mini_assets() / "recordings",
+        "Synthetic voices that no part of the miniature was trained on.",
+        f"{reinstall}, or make them: re-llm mini build --out FOLDER",
+    )  # fmt: skip
+    if model is None:
+        return [miniature] if missing_parts() else [people, miniature]
+    found = [scene for scene in (people, miniature) if scene.model == model]
+    if not found:
+        raise RellmError(f"no recordings ship for {model}", allowed=f"{SMALL_MODEL}, {MINI_MODEL}")
+    return found
+
+
+@dataclass(frozen=True)
 class DemoResult:
     """One recording.
 
     Attributes:
-        reference: the emotion it was synthesised with.
+        model: that answers.
+        reference: the emotion it was synthesised with, or that an actor was asked for; None where nobody knows.
         valence, arousal, dominance: on 0..1.
         transcript, text_only: what the cascade recognises, and its response to that.
     """
 
+    model: str
     recording: str
     sentence: str
     speaker: str
-    reference: str
+    reference: str | None
     predicted_emotion: str | None
     probabilities: dict[str, float]
     valence: float | None
@@ -59,27 +104,29 @@ class DemoResult:
     text_only: str
 
 
-def listing(folder: Path) -> list[dict[str, str]]:
+def listing(scene: Scene) -> list[dict[str, str | None]]:
     """Entries of `recordings.json`.
 
     Raises:
         RellmError: the recordings are not there, or the list is broken.
     """
-    path = folder / "recordings.json"
+    path = scene.folder / "recordings.json"
     if not path.is_file():
-        raise RellmError(
-            f"the miniature's recordings are not in {folder}",
-            todo="Install the package from its wheel or a clone, or make them: re-llm mini build --out FOLDER",
-        )
+        raise RellmError(f"the recordings for {scene.model} are not in {scene.folder}", todo=scene.missing)
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return [{key: str(e[key]) for key in ("recording", "sentence", "speaker", "reference")} for e in entries]
+        said = [{key: str(e[key]) for key in ("recording", "sentence", "speaker")} for e in entries]
+        return [
+            {**one, "reference": e["reference"] and str(e["reference"])} for one, e in zip(said, entries, strict=True)
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise RellmError(f"{path} is not a list of recordings: {error}") from None
 
 
-def answer_recordings(*, device: str = "auto", say: Callable[[str], None] = lambda line: None) -> list[DemoResult]:
-    """Responses to all shipped recordings, in one batch of each model.
+def answer_recordings(
+    scene: Scene, *, device: str = "auto", say: Callable[[str], None] = lambda line: None
+) -> list[DemoResult]:
+    """Responses to all recordings of a scene, in one batch of each model.
 
     Args:
         say: called with a line before every slow step.
@@ -91,19 +138,20 @@ def answer_recordings(*, device: str = "auto", say: Callable[[str], None] = lamb
     from re_llm.inference.reply import ReplyOptions
     from re_llm.inference.systems import text_system
 
-    folder = engine.shipped_recordings()
-    entries = listing(folder)
-    samples = [waveform.load(folder / entry["recording"]) for entry in entries]
-    cascade = text_system("cascade", llm="mini:llm", whisper="mini:whisper", device=device)
-    model = engine.load(engine.SHIPPED_MODEL, device=device)
+    entries = listing(scene)
+    files = [str(entry["recording"]) for entry in entries]
+    samples = [waveform.load(scene.folder / file) for file in files]
+    cascade = text_system("cascade", llm=scene.llm, whisper=scene.whisper, device=device)
+    model = engine.load(scene.model, device=device)
     say(f"answering {len(entries)} recordings")
     options = ReplyOptions(batch_size=len(samples), max_new_tokens=MAX_NEW_TOKENS)
-    rows = [Utterance(key=e["recording"], corpus="mini", split="test", audio=e["recording"]) for e in entries]
+    rows = [Utterance(key=file, corpus="demo", split="test", audio=file) for file in files]
     replies = model.respond_rows(rows, samples, options)
     text_only = cascade.respond_rows(rows, samples, options)
     return [
         DemoResult(
             **{**reply.predictions(), **entry},
+            model=scene.model,
             transcript=words.transcript or "",
             response=reply.response,
             text_only=words.response,
@@ -133,31 +181,36 @@ def _play(command: tuple[str, ...], path: Path) -> None:
         subprocess.run([*command, str(wav)], check=False)
 
 
-def run(*, as_json: bool = False, play: bool = False, device: str = "auto") -> None:
+def run(*, model: str | None = None, as_json: bool = False, play: bool = False, device: str = "auto") -> None:
     """Body of the command: prints JSON, or a page for people."""
     from rich.console import Console
 
     command = player() if play else None
     # Loading takes less time than reading a progress bar for each file.
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    shown = scenes(model)
     if as_json:
-        print(json.dumps([asdict(result) for result in answer_recordings(device=device)], ensure_ascii=False, indent=2))
+        results = [asdict(result) for scene in shown for result in answer_recordings(scene, device=device)]
+        print(json.dumps(results, ensure_ascii=False, indent=2))
         return
     console = Console(highlight=False)
-    with Console(stderr=True).status("starting") as status:
-        results = answer_recordings(device=device, say=status.update)
-    from re_llm.inference.engine import shipped_recordings
+    for scene in shown:
+        with Console(stderr=True).status("starting") as status:
+            found = answer_recordings(scene, device=device, say=status.update)
+        _show(console, scene, found, command)
+    console.print("\n[bold]Next[/]")
+    example = shown[0].folder / str(listing(shown[0])[0]["recording"])
+    for line, why in NEXT if missing_parts() else NEXT[:2] + NEXT[3:]:
+        console.print(f"  [green]{line.format(recording=example)}[/]  [dim]{why}[/]", soft_wrap=True)
 
-    _show(console, results, shipped_recordings(), command)
 
-
-def _show(console: Console, results: list[DemoResult], folder: Path, command: tuple[str, ...] | None) -> None:
+def _show(console: Console, scene: Scene, results: Sequence[DemoResult], command: tuple[str, ...] | None) -> None:
     from rich.markup import escape
 
-    console.print(f"[bold]{len(results)} recordings in[/] {folder}")
-    console.print("[dim]Synthetic voices that no part of the miniature was trained on.[/]")
-    for sentence, items in groupby(results, key=lambda item: item.sentence):
-        console.print(f"\n[bold]“{escape(sentence)}”[/]")
+    console.print(f"\n[bold]{scene.model}: {len(results)} recordings in[/] {scene.folder}")
+    console.print(f"[dim]{escape(scene.about)}[/]")
+    for (speaker, sentence), items in groupby(results, key=lambda item: (item.speaker, item.sentence)):
+        console.print(f"\n[bold]“{escape(sentence)}”[/]  [dim]{escape(speaker)}[/]")
         # The same transcript gets the same response: it is shown once.
         for (transcript, text_only), spoken in groupby(items, key=lambda item: (item.transcript, item.text_only)):
             print_pairs(
@@ -168,33 +221,31 @@ def _show(console: Console, results: list[DemoResult], folder: Path, command: tu
             )
             for item in spoken:
                 if command:
-                    _play(command, folder / item.recording)
+                    _play(command, scene.folder / item.recording)
                 _show_one(console, item)
     _summarize(console, results)
-    console.print("\n[bold]Next[/]")
-    example = folder / results[0].recording
-    for line, why in NEXT:
-        console.print(f"  [green]{line.format(recording=example)}[/]  [dim]{why}[/]", soft_wrap=True)
 
 
 def _show_one(console: Console, item: DemoResult) -> None:
     from rich.markup import escape
 
     mark = "[green]✓[/]" if item.predicted_emotion == item.reference else "[red]✗[/]"
-    console.print(f"  [cyan]{item.recording}[/]  spoken [bold]{item.reference}[/]")
+    asked = f"  spoken [bold]{item.reference}[/]" if item.reference else ""
+    console.print(f"  [cyan]{item.recording}[/]{asked}")
     shown = dimensions(item)
     print_pairs(
         console,
-        ("emotion", f"{mark} {likely(item.probabilities)}"),
+        ("emotion", f"{mark if item.reference else ' '} {likely(item.probabilities)}"),
         ("", f"[dim]{shown}[/]" if shown else ""),
         ("reply", f"[green]{escape(item.response)}[/]"),
         width=WIDTH,
     )
 
 
-def _summarize(console: Console, results: list[DemoResult]) -> None:
-    right = sum(item.predicted_emotion == item.reference for item in results)
-    console.print(f"\nEmotion as spoken: {right} of {len(results)}; chance among five is {len(results) / 5:.0f}.")
+def _summarize(console: Console, results: Sequence[DemoResult]) -> None:
+    known = [item for item in results if item.reference]
+    right = sum(item.predicted_emotion == item.reference for item in known)
+    console.print(f"\nEmotion as spoken: {right} of {len(known)}; chance among five is {len(known) / 5:.1f}.")
     by_sentence: dict[str, list[DemoResult]] = {}
     for item in results:
         by_sentence.setdefault(item.sentence, []).append(item)

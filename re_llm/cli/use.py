@@ -82,20 +82,26 @@ OURS = "re-llm"
 
 
 def demo(
+    model: Annotated[
+        str | None,
+        typer.Option(help="small:re-llm or mini:re-llm alone.", show_default="both, if the parts of small are here"),
+    ] = None,
     as_json: JsonFlag = False,
     play: Annotated[bool, typer.Option("--play", help="Play each recording (aplay, afplay or ffplay).")] = False,
     device: Device = "auto",
 ) -> None:
-    """Respond to the shipped recordings with the shipped miniature.
+    """Respond to the shipped recordings: people with the small model, synthetic voices with the miniature.
 
     Shows the recognised emotion and the reply, beside the same LLM's reply to the transcript alone. Needs no network
-    and no GPU. Example:
+    and no GPU. People are shown where the parts of the small model are here (`re-llm parts get small`). Examples:
 
         re-llm demo
+
+        re-llm demo --model mini:re-llm --play
     """
     from re_llm.apps import demo as module
 
-    module.run(as_json=as_json, play=play, device=device)
+    module.run(model=model, as_json=as_json, play=play, device=device)
 
 
 def doctor(

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
@@ -22,7 +21,7 @@ import torch
 from re_llm.audio.given import Audio, describe, read
 from re_llm.audio.waveform import RATE, Samples
 from re_llm.core.answer_parser import parse_answer
-from re_llm.core.assets import MINI_MODEL, default_model, hint_at_small, mini_assets, resolve_component
+from re_llm.core.assets import MINI_MODEL, default_model, hint_at_small, resolve_component
 from re_llm.core.records import Utterance
 from re_llm.inference import encoding
 from re_llm.inference.careful import Said, answered, doubt_about, read_out
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
     from re_llm.model.modeling import ReLlmForConditionalGeneration
     from re_llm.model.processing import ReLlmProcessor
 
-SHIPPED_MODEL = MINI_MODEL  # whose recordings ship as well
+SHIPPED_MODEL = MINI_MODEL  # complete: its parts ship as well
 
 
 class Engine:
@@ -354,8 +353,3 @@ def load(
     model = model.to(where)
     pack(model.language_model)
     return Engine(model, load_processor(folder), name=str(name))
-
-
-def shipped_recordings() -> Path:
-    """Folder of the recordings that ship with the miniature."""
-    return mini_assets() / "recordings"

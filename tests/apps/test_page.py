@@ -21,6 +21,7 @@ pytest.importorskip("playwright")
 import uvicorn
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
+from re_llm.apps.demo import scenes
 from re_llm.apps.serve.app import build
 from re_llm.apps.serve.connections import Connection, hosts_of
 from re_llm.apps.serve.options import ServeOptions
@@ -305,7 +306,7 @@ def test_a_recording_too_large_to_be_kept_leaves_the_others(page: Page, tmp_path
 
 def test_more_than_the_server_takes_at_once_leaves_the_oldest_turns_out(page: Page, tmp_path: Path) -> None:
     """60 s of audio in one request: a fourth recording of 20 s comes with two of the earlier ones."""
-    sound = np.tile(waveform.load(engine.shipped_recordings() / RECORDING), 8)[: 19 * waveform.RATE]
+    sound = np.tile(waveform.load(scenes("mini:re-llm")[0].folder / RECORDING), 8)[: 19 * waveform.RATE]
     soundfile.write(tmp_path / "long.wav", sound, waveform.RATE)
     for count in range(1, 5):
         page.set_input_files("input[type=file]", tmp_path / "long.wav")

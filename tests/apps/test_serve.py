@@ -443,6 +443,14 @@ def test_the_miniature_offers_its_recordings(
         assert client.get("/v1/models").json()["data"][0]["id"] == "mini:re-llm"
 
 
+def test_the_small_model_offers_people(loaded: engine.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded, "name", "small:re-llm")
+    with TestClient(build(loaded, ServeOptions())) as client:
+        listed = {each["name"]: each for each in client.get("/examples").json()}
+        assert listed["kennedy.flac"]["reference"] is None and listed["16a01-sad.flac"]["reference"] == "sad"
+        assert client.get("/examples/16a01-sad.flac").content.startswith(b"fLaC")
+
+
 def test_the_path_of_a_checkpoint_is_not_told(tiny_checkpoint: Path) -> None:
     assert ServeOptions().model_id(str(tiny_checkpoint)) == tiny_checkpoint.name
     assert ServeOptions(name="mine").model_id("x") == "mine"

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from re_llm.apps import web
-from re_llm.apps.demo import listing
+from re_llm.apps.demo import listing, scenes
 from re_llm.apps.serve import audio, openapi, protocol
 from re_llm.apps.serve.connections import CrossOrigin, HostCheck
 from re_llm.apps.serve.jobs import Done, Event, Job, Piece, Started
@@ -31,7 +31,7 @@ from re_llm.apps.serve.worker import Worker
 from re_llm.core.errors import RellmError
 from re_llm.inference.choice import TokenChoice
 from re_llm.inference.conversation import ChatCompletion
-from re_llm.inference.engine import SHIPPED_MODEL, Engine, shipped_recordings
+from re_llm.inference.engine import Engine
 
 POLL_SECONDS = 1.0  # between checks whether the client is still connected
 PIECE_SECONDS = 0.04  # pieces of a stream that follow sooner are sent together: each costs the event loop a way through
@@ -231,8 +231,8 @@ def _add_page(app: FastAPI, engine: Engine) -> None:
         )
 
     @app.get("/examples")
-    async def list_examples() -> list[dict[str, str]]:
-        """Recordings to try; only the shipped miniature has some."""
+    async def list_examples() -> list[dict[str, str | None]]:
+        """Recordings to try: those of the demo, for the models that ship. `reference` is null where nobody knows it."""
         return [{"name": file.name, **about} for file, about in examples.values()]
 
     @app.get("/examples/{name}")
@@ -242,21 +242,17 @@ def _add_page(app: FastAPI, engine: Engine) -> None:
         return FileResponse(examples[name][0], media_type="audio/flac")
 
 
-def _examples(engine: Engine) -> dict[str, tuple[Path, dict[str, str]]]:
-    if engine.name != SHIPPED_MODEL:
-        return {}
-    folder = shipped_recordings()
+def _examples(engine: Engine) -> dict[str, tuple[Path, dict[str, str | None]]]:
     try:
-        entries = listing(folder)
-    except RellmError:  # a custom miniature may have been built without them
+        (scene,) = scenes(str(engine.name))
+        entries = listing(scene)
+    except RellmError:  # a model of somebody's own, or a custom miniature that was built without them
         return {}
+    files = {str(entry["recording"]): entry for entry in entries}
     return {
-        e["recording"]: (
-            folder / e["recording"],
-            {name: e[name] for name in ("sentence", "reference", "speaker")},
-        )
-        for e in entries
-        if (folder / e["recording"]).is_file()
+        name: (scene.folder / name, {field: entry[field] for field in ("sentence", "reference", "speaker")})
+        for name, entry in files.items()
+        if (scene.folder / name).is_file()
     }
 
 
