@@ -1,8 +1,9 @@
 """LoRA that acts on chosen positions alone, on top of stock PEFT.
 
-PEFT computes W x + s B A drop(x). A pre-hook on every `lora_A` multiplies its input by a mask m of positions; A and B
-have no bias, so B A (m x) = m B A x: masked positions pass through the frozen weights alone (BLSP-Emo section 3).
-The adapter files stay ordinary PEFT files.
+PEFT computes W x + s B A drop(x). Hooks multiply what enters the dropout by a mask m of positions; A and B have no
+bias, so B A (m x) = m B A x: masked positions pass through the frozen weights alone (BLSP-Emo section 3). On a CPU the
+chosen positions alone are taken out, and what B gives is put back among zeros. The adapter files stay ordinary PEFT
+files.
 
 Shapes: R rows, L row length.
 """
@@ -49,7 +50,13 @@ class _State:
     """What a forward pass needs to know; also what its recomputation under gradient checkpointing needs."""
 
     mask: Tensor | None = None  # [R, L] bool
+    at: Tensor | None = None  # on a CPU, the places of its ones in the flattened rows
     off: bool = False
+
+    @classmethod
+    def of(cls, mask: Tensor) -> _State:
+        """A GPU would have to tell the host how many ones there are, which then waits for it."""
+        return cls(mask, mask.flatten().nonzero().flatten() if mask.device.type == "cpu" else None)
 
 
 class PartialLora:
@@ -81,15 +88,22 @@ class PartialLora:
                 if isinstance(module, LoraLayer):
                     if module.use_dora.get(ADAPTER_NAME, False):
                         raise RellmError(f"{name} uses DoRA, whose output does not vanish where its input is masked")
-                    module.lora_A[ADAPTER_NAME].register_forward_pre_hook(self._apply)
+                    module.lora_dropout[ADAPTER_NAME].register_forward_pre_hook(self._take)
+                    module.lora_B[ADAPTER_NAME].register_forward_hook(self._put)
 
-    def _apply(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden, mask = args[0], self._state.mask
+    def _take(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden, mask, at = args[0], self._state.mask, self._state.at
         if mask is None:
             raise RuntimeError("a partial LoRA layer ran without a mask: call the model, not its language_model")
         if hidden.shape[:2] != mask.shape:
             raise RuntimeError(f"LoRA mask {tuple(mask.shape)} does not fit a hidden state {tuple(hidden.shape)}")
-        return (hidden * mask[..., None].to(hidden.dtype),)
+        return (hidden * mask[..., None].to(hidden.dtype) if at is None else hidden.flatten(0, 1)[at],)
+
+    def _put(self, module: nn.Module, args: tuple[Tensor, ...], found: Tensor) -> Tensor:
+        mask, at = self._state.mask, self._state.at
+        if mask is None or at is None:
+            return found
+        return found.new_zeros(mask.numel(), found.shape[-1]).index_copy(0, at, found).unflatten(0, mask.shape)
 
     def _set(self, state: _State) -> None:
         if state.off != self._state.off:
@@ -123,9 +137,9 @@ class PartialLora:
             return contextlib.nullcontext()
         if self.scope == "text":
             everywhere = self.layers[0].lora_A[ADAPTER_NAME].weight.new_ones(text_shape).bool()
-            return self._during(_State(~speech if speech is not None else everywhere))
+            return self._during(_State.of(~speech if speech is not None else everywhere))
         # Without speech tokens (decoding, text passes) the branch would add zero: it is not computed.
-        return self._during(_State(off=True) if speech is None else _State(speech))
+        return self._during(_State(off=True) if speech is None else _State.of(speech))
 
     def disabled(self) -> contextlib.AbstractContextManager[None]:
         """The bare LLM, whatever the scope."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from re_llm.model import losses
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import ReLlmOutput, SpeechTokens
-from re_llm.model.predictions import Predictions, TopTokens, logits_are_linear, mean_loss
+from re_llm.model.predictions import Predictions, TopTokens, logits_are_linear, mean_cross_entropy, mean_loss
 from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Batch, TextBatch
 from re_llm.train.openings import Openings
@@ -105,9 +105,7 @@ class Objective(nn.Module):
         """Losses on what the LLM says: of the response [N, V], and at the transcript for input_kl."""
         terms: dict[str, Tensor] = {}
         if "response_ce" in weights:
-            targets = batch["targets"]
-            counted, predicted = targets != losses.IGNORE_INDEX, _chosen(said, batch, "response_at")
-            terms["response_ce"] = mean_loss(losses.response_ce, predicted, targets, counted)
+            terms["response_ce"] = mean_cross_entropy(_chosen(said, batch, "response_at"), batch["targets"])
         taught = {"response_kl", "input_kl"} & weights.keys()
         given = batch.get("teacher")
         if taught and given is not None:

@@ -6,7 +6,7 @@ import torch
 
 from re_llm.core.errors import RellmError
 from re_llm.model import AdapterOptions
-from re_llm.model.adapter import Subsampler, copy_widened
+from re_llm.model.adapter import StridedConv, Subsampler, copy_widened
 
 LENGTHS = torch.tensor([40, 33, 1])
 
@@ -87,3 +87,44 @@ def test_adapters_that_do_not_fit_are_refused():
         copy_widened(made(14), made(8))
     with pytest.raises(RellmError, match="multiples of 8"):
         Subsampler(8, 24, AdapterOptions(bottleneck=12, hidden_layers=1), tiny_world.whisper_config())
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 40])
+@pytest.mark.parametrize(("kernel", "out"), [(5, 12), (3, 300), (3, 12)])
+def test_a_convolution_trained_in_bfloat16_is_the_convolution(length: int, kernel: int, out: int) -> None:
+    torch.manual_seed(0)
+    conv = StridedConv(8, out, kernel, 2, kernel // 2)
+    inputs = torch.randn(3, 8, length)
+
+    def trained(forward) -> tuple[torch.Tensor, ...]:
+        given = inputs.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = forward(given)
+        made = torch.autograd.grad(found.float().square().sum(), (given, conv.weight, conv.bias))
+        return (found, *made)
+
+    plain = trained(lambda given: torch.nn.Conv1d.forward(conv, given))
+    assert plain[0].dtype == torch.bfloat16
+    for found, wanted in zip(trained(conv), plain, strict=True):
+        assert found.shape == wanted.shape and found.dtype == wanted.dtype
+        torch.testing.assert_close(
+            found.float(), wanted.float(), atol=0.05 * float(wanted.detach().abs().max()), rtol=0.05
+        )
+
+
+def test_which_convolutions_are_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+    monkeypatch.setattr(
+        "re_llm.model.adapter.linear", lambda *args: called.append(1) or torch.nn.functional.linear(*args)
+    )
+    wide, short = StridedConv(8, 12, 5, 2, 2), StridedConv(8, 12, 3, 2, 1)
+    hidden = torch.randn(3, 8, 40)
+    for conv in (wide, short):
+        conv(hidden)  # float32
+    with torch.autocast("cpu", torch.bfloat16):
+        short(hidden)
+        with torch.no_grad():
+            wide(hidden)
+        assert not called
+        wide(hidden)
+    assert called == [1]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from re_llm.model import losses, predictions
-from re_llm.model.predictions import Predictions, mean_loss
+from re_llm.model.predictions import Predictions, mean_cross_entropy, mean_loss
 
 K, D, V = 23, 16, 50
 
@@ -33,14 +33,39 @@ def gradient(loss: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def test_cross_entropy_in_pieces_is_that_of_all_logits(small_pieces: None) -> None:
-    output, one, other = layer(), states(1).requires_grad_(), states(1).requires_grad_()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("most", [4 * V, 1000 * V])
+@pytest.mark.parametrize("cached", [V, 3 * V, 1000 * V])
+def test_cross_entropy_in_pieces_is_that_of_all_logits(
+    dtype: torch.dtype, most: int, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictions, "MOST_LOGITS", most)
+    monkeypatch.setattr(predictions, "CACHED_LOGITS", cached)
+    output, one, other = (each.to(dtype) for each in (layer(), states(1), states(1)))
+    one, other = one.requires_grad_(), other.requires_grad_()
     targets = torch.arange(K) % V
     targets[3:9] = losses.IGNORE_INDEX
-    found = mean_loss(losses.response_ce, Predictions(one, output), targets, targets != losses.IGNORE_INDEX)
+    found = mean_cross_entropy(Predictions(one, output), targets)
     wanted = losses.response_ce(output(other), targets)
     torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(gradient(found, one), gradient(wanted, other))
+    rounded = {} if dtype == torch.float32 else {"atol": 1e-3, "rtol": 0.02}  # in another order
+    torch.testing.assert_close(gradient(found, one), gradient(wanted, other), **rounded)
+    with torch.no_grad():
+        torch.testing.assert_close(mean_cross_entropy(Predictions(one, output), targets), wanted)
+
+
+def test_cross_entropy_without_a_target_is_zero() -> None:
+    none = torch.full((K,), losses.IGNORE_INDEX)
+    one = states(1).requires_grad_()
+    found = mean_cross_entropy(Predictions(one, layer()), none)
+    assert found == 0 and not gradient(found, one).any()
+
+
+def test_cross_entropy_of_logits_that_are_there() -> None:
+    logits = torch.randn(K, V, requires_grad=True)
+    targets = torch.arange(K) % V
+    found, wanted = mean_cross_entropy(Predictions(logits), targets), losses.response_ce(logits, targets)
+    assert found == wanted and torch.equal(gradient(found, logits), gradient(wanted, logits))
 
 
 def test_divergence_from_a_teacher_in_pieces_is_that_of_all_logits(small_pieces: None) -> None:
@@ -55,7 +80,7 @@ def test_divergence_from_a_teacher_in_pieces_is_that_of_all_logits(small_pieces:
 def test_never_more_logits_than_a_piece(small_pieces: None) -> None:
     output, seen = layer(), list[int]()
     output.register_forward_hook(lambda _, args, made: seen.append(made.numel()))
-    mean_loss(losses.response_ce, Predictions(states(1).requires_grad_(), output), torch.zeros(K, dtype=torch.long))
+    mean_cross_entropy(Predictions(states(1).requires_grad_(), output), torch.zeros(K, dtype=torch.long))
     assert max(seen) <= 4 * V and len(seen) == -(-K // 4)
 
 
