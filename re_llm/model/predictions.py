@@ -9,6 +9,7 @@ Shapes: R rows, L row length, K positions, D LLM width, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +23,8 @@ from re_llm.model.losses import IGNORE_INDEX, response_ce
 if TYPE_CHECKING:
     from re_llm.model.modeling import ReLlmForConditionalGeneration
 
-MOST_LOGITS = 2**24  # held at once: 64 MB in float32
+MOST_LOGITS = 2**24  # held at once with what a loss makes of them: 64 MB in float32, several times
+MOST_ALONE = 2**25  # held at once where nothing else of their size is
 CACHED_LOGITS = 2**20  # that the cache of a CPU holds with room for their probabilities
 
 
@@ -48,14 +50,18 @@ class Predictions:
         """[K, V]."""
         return self.values if self.output is None else self.output(self.values)
 
-    @property
-    def piece(self) -> int:
-        """Positions whose logits are held at once."""
-        if self.output is None:
+    def piece(self, most: int) -> int:
+        """Positions whose logits are held at once; pieces are of one size, since a small one costs as much to multiply.
+
+        Args:
+            most: logits.
+        """
+        if self.output is None or not len(self):
             return max(1, len(self))
         weight = self.output.weight
         assert isinstance(weight, Tensor)
-        return max(1, MOST_LOGITS // weight.shape[0])
+        pieces = math.ceil(len(self) / max(1, most // weight.shape[0]))
+        return math.ceil(len(self) / pieces)
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,9 @@ class TopTokens:
     def of(cls, predicted: Predictions, k: int, temperature: float) -> TopTokens:
         """Of what an LLM predicts, the logits of a few positions at a time."""
         found = []
-        for first in range(0, len(predicted), predicted.piece):
-            logits = predicted[first : first + predicted.piece].logits().float() / temperature
+        size = predicted.piece(MOST_LOGITS)
+        for first in range(0, len(predicted), size):
+            logits = predicted[first : first + size].logits().float() / temperature
             found.append(logits.log_softmax(-1).topk(min(k, logits.shape[-1]), dim=-1))
         return cls(torch.cat([each.indices for each in found]), torch.cat([each.values for each in found]))
 
@@ -98,7 +105,7 @@ def mean_loss(loss: Loss, student: Predictions, target: Target, counted: Tensor 
         target: [K] labels, or what a teacher predicts; `loss` is given logits of a teacher that has them.
         counted: [K] bool, positions that the mean is over; None = all.
     """
-    size = student.piece
+    size = student.piece(MOST_LOGITS)
     if len(student) <= size:
         return loss(student.logits(), _logits(target))
     if counted is None:
@@ -134,8 +141,9 @@ def mean_cross_entropy(student: Predictions, targets: Tensor) -> Tensor:
     learns = torch.is_grad_enabled() and student.values.requires_grad
     gradient = torch.empty_like(student.values) if learns else None
     total = torch.zeros((), device=student.values.device)
-    for first in range(0, len(student), student.piece):
-        part = slice(first, first + student.piece)
+    size = student.piece(MOST_ALONE)
+    for first in range(0, len(student), size):
+        part = slice(first, first + size)
         states = student.values[part].detach().requires_grad_(learns)
         with torch.set_grad_enabled(learns):
             logits = replace(student, values=states).logits()

@@ -113,6 +113,9 @@ class StageOptions(Options):
         kept beside the encoder states, so a row's text pass is made once; null = all tokens, the pass in every step.
     ctc_sample: adapter_ctc weighs the tokens of the batch's transcripts against so many of the others, drawn anew in
         every step, in place of the LLM's whole vocabulary: several times cheaper; null = all. Validation takes all.
+    ctc_text: the transcript that adapter_ctc spells: as it is `written`, or as it would stand inside a `running` text,
+        with a space in front and no capital that a sentence makes; see `re_llm.train.spelling`. The teacher reads it as
+        it is written.
     kl_at: logits that response_kl compares: those of the `prediction` of each response token (BLSP-Emo eq. 1), or those
         at the `token` itself, which predict the next one (released code).
     epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
@@ -147,6 +150,7 @@ class StageOptions(Options):
     accumulate: int = Field(default=1, ge=1)
     temperature: float = Field(default=2.0, gt=0.0)
     kl_at: Literal["prediction", "token"] = "prediction"
+    ctc_text: Literal["written", "running"] = "written"
     teacher_top_k: int | None = Field(default=None, ge=1)
     ctc_sample: int | None = Field(default=None, ge=1)
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -204,6 +208,8 @@ class StageOptions(Options):
             )
         if self.ctc_sample and "adapter_ctc" not in names:
             raise ValueError("ctc_sample is for adapter_ctc, which is no loss of this stage")
+        if self.ctc_text != "written" and "adapter_ctc" not in names:
+            raise ValueError("ctc_text is for adapter_ctc, which is no loss of this stage")
         both = sorted(set(self.exchange) & set(self.donors))
         if both or (self.donors and not self.exchange):
             what = f"{both[0]} is in exchange and in donors" if both else "donors are for exchange, which is not set"

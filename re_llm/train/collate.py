@@ -125,7 +125,7 @@ class Collator:
     def __call__(self, rows: Sequence[Row]) -> Batch:
         chosen = [self.examples[index] for row in rows for index in row.recordings()]
         felt = [self.examples[index] for row in rows for index in row.felt()]
-        transcripts = [transcript for row in rows for transcript in (*row.earlier_transcripts, row.transcript)]
+        transcripts = [said for row in rows for said in row.heard()]
         speech = self.encode(chosen, felt, [row.copy for row in rows for _ in row.recordings()])
         if self.token_counts is None:
             counts = list(map(len, transcripts))

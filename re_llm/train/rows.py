@@ -19,6 +19,7 @@ from re_llm.core.records import Continuation
 from re_llm.llm.prompts import Prompt, around_turns, get_prompt, split_chat, turn_end
 from re_llm.recipe.stages import StageOptions, TaskOptions
 from re_llm.train.examples import ROLES, EarlierTurn, Example, Examples
+from re_llm.train.spelling import Speller
 
 SPEECH_TOKENS_PER_SECOND = 6.25  # 50 frames a second, eight of which become one token
 TURNS_KEPT = 2**14  # lengths that are remembered: a turn stands in all later rows of its dialogue
@@ -30,7 +31,8 @@ class Row:
 
     Attributes:
         earlier: recordings of earlier turns, each with the ids in front of it; `prefix` follows the last of them.
-        earlier_transcripts: of these recordings.
+        transcript, spelled: what is said as it is written, and as adapter_ctc spells it; None = the same.
+        earlier_spelled: of the earlier recordings.
         response: target ids, with the end marks `<|im_end|>\\n<|endoftext|>` unless the continuation was cut.
         teacher_prefix, teacher_suffix: what stands around the transcript in the teacher's text pass, if it has one.
         donor: index of the example whose emotion this row has; None = its own.
@@ -48,7 +50,12 @@ class Row:
     donor: int | None = None
     copy: int = 0
     earlier: tuple[tuple[tuple[int, ...], int], ...] = ()
-    earlier_transcripts: tuple[tuple[int, ...], ...] = ()
+    spelled: tuple[int, ...] | None = None
+    earlier_spelled: tuple[tuple[int, ...], ...] = ()
+
+    def heard(self) -> list[tuple[int, ...]]:
+        """What is said in each of its recordings, as a loss on the speech tokens spells it."""
+        return [*self.earlier_spelled, self.transcript if self.spelled is None else self.spelled]
 
     def recordings(self) -> list[int]:
         """Indices of the examples that it has as speech, in their order."""
@@ -78,6 +85,7 @@ class RowMaker:
         self.tokenizer, self.tasks, self.continuation = tokenizer, options.tasks, options.continuation
         self.has_teacher = bool({"response_kl", "input_kl"} & {*options.losses, *(options.warm_losses or {})})
         self.end = tuple(end_ids(tokenizer))
+        self.speller = Speller(tokenizer) if options.ctc_text == "running" else None
         self._lengths: dict[EarlierTurn, tuple[int, int]] = {}
         self._around: dict[tuple[str, str | None], tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
@@ -153,8 +161,11 @@ class RowMaker:
             teacher_suffix=teacher[1],
             has_teacher=has_teacher,
             earlier=earlier,
-            earlier_transcripts=tuple(
-                self.ids(turn.text) for turn, heard_as in zip(history, heard, strict=False) if heard_as is not None
+            spelled=None if self.speller is None else self.speller.ids(example.text),
+            earlier_spelled=tuple(
+                self.ids(turn.text) if self.speller is None else self.speller.ids(turn.text)
+                for turn, heard_as in zip(history, heard, strict=False)
+                if heard_as is not None
             ),
         )
 

@@ -17,6 +17,7 @@ K, D, V = 23, 16, 50
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictions, "MOST_LOGITS", 4 * V)
+    monkeypatch.setattr(predictions, "MOST_ALONE", 4 * V)
 
 
 def states(seed: int) -> torch.Tensor:
@@ -39,7 +40,7 @@ def gradient(loss: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
 def test_cross_entropy_in_pieces_is_that_of_all_logits(
     dtype: torch.dtype, most: int, cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictions, "MOST_LOGITS", most)
+    monkeypatch.setattr(predictions, "MOST_ALONE", most)
     monkeypatch.setattr(predictions, "CACHED_LOGITS", cached)
     output, one, other = (each.to(dtype) for each in (layer(), states(1), states(1)))
     one, other = one.requires_grad_(), other.requires_grad_()

@@ -83,7 +83,7 @@ def test_a_row_is_the_conversation_of_inference(tmp_path: Path, history: str) ->
     turns = [Turn(each.role, (each.text,)) for each in SAID]
     expected, _ = conversation_row(Engine(), [*turns, Turn("user", ("it rains",))], get_prompt("chat-empathetic"))
     ids: list[int] = []
-    for (before, _), transcript in zip(row.earlier, row.earlier_transcripts, strict=True):
+    for (before, _), transcript in zip(row.earlier, row.earlier_spelled, strict=True):
         ids += (*before, *transcript)
     assert [*ids, *row.prefix, *row.transcript, *row.suffix] == expected
 

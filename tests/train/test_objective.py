@@ -91,7 +91,8 @@ def test_losses_of_pieces_train_as_those_of_all_logits(plan: Plan, monkeypatch: 
     assert objective.in_pieces
     found = []
     for most in (predictions.MOST_LOGITS, 3 * model.config.text_config.vocab_size):
-        monkeypatch.setattr(predictions, "MOST_LOGITS", most)
+        for name in ("MOST_LOGITS", "MOST_ALONE"):
+            monkeypatch.setattr(predictions, name, most)
         model.zero_grad()
         loss = objective(batch, losses)
         loss.total.backward()

@@ -96,7 +96,7 @@ def test_each_opening_is_read_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) 
 def test_rows_that_begin_with_a_recording_stay_whole(plan: Plan) -> None:
     model, processor, examples, rows = prepared(plan)
     collate = _collator(plan, examples, model, processor, None, apart=True)
-    first: Row = replace(rows[0], earlier=(((3, 4), rows[0].index),), earlier_transcripts=(rows[0].transcript,))
+    first: Row = replace(rows[0], earlier=(((3, 4), rows[0].index),), earlier_spelled=(rows[0].transcript,))
     assert "openings" not in collate([first, rows[1]])
     assert "openings" in collate(rows[:2])
 
