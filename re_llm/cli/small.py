@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from re_llm.cli.common import Device, JsonFlag, Seed, print_json
+from re_llm.cli.common import Command, Device, JsonFlag, Seed, more_speed, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the build; a second run resumes.")],
     epitome: Annotated[Path | None, typer.Option(help="Folder of EPITOME's tables, a source of text.")] = None,
@@ -39,7 +39,7 @@ def build(
         int | None, typer.Option(min=0, help="Dialogues that the LLM writes.", show_default="1600 times the scale")
     ] = None,
     copies: Annotated[int, typer.Option(min=1, help="Times each recording is disturbed, in different ways.")] = 3,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that speak and disturb.")] = 1,
+    workers: Annotated[int, more_speed(min=1, help="Processes that speak and disturb.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Write and speak the text that the small model learns words from: stages text, speech, voices, rooms,

@@ -90,14 +90,15 @@ def demo(
     play: Annotated[bool, typer.Option("--play", help="Play each recording (aplay, afplay or ffplay).")] = False,
     device: Device = "auto",
 ) -> None:
-    """Respond to the shipped recordings: people with the small model, synthetic voices with the miniature.
+    """Respond to shipped recordings of people and of synthetic voices.
 
-    Shows the recognised emotion and the reply, beside the same LLM's reply to the transcript alone. Needs no network
-    and no GPU. People are shown where the parts of the small model are here (`re-llm parts get small`). Examples:
+    The small model hears the people, the miniature the synthetic voices. Shows the recognised emotion and the reply,
+    beside the same LLM's reply to the transcript alone. Needs no network and no GPU. People are shown where the parts
+    of the small model are here (`re-llm parts get small`). Examples:
 
         re-llm demo
 
-        re-llm demo --model mini:re-llm --play
+        re-llm demo --model mini:re-llm
     """
     from re_llm.apps import demo as module
 

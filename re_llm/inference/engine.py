@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from re_llm.audio.given import Audio, describe, read
 from re_llm.audio.waveform import RATE, Samples
 from re_llm.core.answer_parser import parse_answer
-from re_llm.core.assets import MINI_MODEL, default_model, hint_at_small, resolve_component
+from re_llm.core.assets import MINI_MODEL, default_model, hint_at_small, mini_assets, resolve_component
 from re_llm.core.records import Utterance
 from re_llm.inference import encoding
 from re_llm.inference.careful import Said, answered, doubt_about, read_out
@@ -353,3 +354,8 @@ def load(
     model = model.to(where)
     pack(model.language_model)
     return Engine(model, load_processor(folder), name=str(name))
+
+
+def shipped_recordings() -> Path:
+    """Folder of the recordings that ship with the miniature."""
+    return mini_assets() / "recordings"
