@@ -95,6 +95,13 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
+def spent(work: Callable[[], object]) -> float:
+    """Seconds of the processor that a call takes."""
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
 def timed(work: Callable[[], object], repeats: int, *, warm: bool = True) -> list[float]:
     """Seconds of each of `repeats` calls, after one that is not counted (`warm`)."""
     if warm:

@@ -16,14 +16,13 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from _common import child, head, peak_memory
+from _common import child, head, peak_memory, spent
 
 import torch  # isort: skip - after _common, which sets the environment
 from _plain import Parts, PlainSystem
@@ -229,13 +228,6 @@ def make(name: str, parts: Parts) -> System:
 
 
 # --- measurements --------------------------------------------------------------------------------------------------
-
-
-def spent(work: Work) -> float:
-    """Seconds of the processor that a call takes."""
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
 
 
 def taking_turns(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:

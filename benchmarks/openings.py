@@ -8,11 +8,9 @@ backwards, AdamW; the two take turns.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from statistics import median
 
-from _common import head
+from _common import head, spent
 
 import torch  # isort: skip - after _common, which sets the environment
 from transformers import LlamaConfig, WhisperConfig
@@ -28,12 +26,8 @@ from re_llm.train.openings import Openings
 from re_llm.train.rows import Row
 
 ROWS, BEHIND = 32, 6
-PROMPTS = (
-    (27, 14),
-    (48, 6),
-    (23, 12),
-)  # tokens in front of the speech, about 45, 20 and 35 % of the rows; of the answer
-SHARES = (15, 6, 11)
+PROMPTS = ((27, 14), (48, 6), (23, 12))  # tokens in front of the speech, and of the answer
+SHARES = (15, 6, 11)  # rows of each: 45, 20 and 35 %
 VOCABULARY, SAMPLE = 49_152, 8192
 LOSSES = {"response_ce": 1.0, "adapter_ctc": 0.3}
 
@@ -110,13 +104,6 @@ def main() -> None:
         print(f"| {name} | {batches[name]['input_ids'].numel()} | {values[name]:.4f} | {median(kept):.2f} |")
     whole, kept = (median(each) for each in taken.values())
     print(f"\n{whole / kept:.2f} times; processor time of {torch.get_num_threads()} threads, medians of {repeats}")
-
-
-def spent(work: Callable[[], object]) -> float:
-    """Seconds of the processor that a call takes."""
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
 
 
 if __name__ == "__main__":

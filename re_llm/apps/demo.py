@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 MAX_NEW_TOKENS = 64
 WIDTH = 16  # characters of the column of names
 PLAYERS = (("aplay", "-q"), ("afplay",), ("ffplay", "-nodisp", "-autoexit", "-loglevel", "quiet"))
+GET_SMALL = ("re-llm parts get small", "a small model of real parts that hears people, 226 MB")
 NEXT = (
     ("re-llm respond {recording}", "the same for a recording of yours"),
     ("re-llm chat", "talk to it"),
-    ("re-llm parts get small", "a small model of real parts that hears people, 226 MB"),
+    GET_SMALL,
     ("re-llm reproduce mini", "all six stages, eight systems, one report; about half an hour"),
     ("re-llm doctor re_llm", "what the real model needs"),
 )
@@ -200,7 +201,7 @@ def run(*, model: str | None = None, as_json: bool = False, play: bool = False, 
         _show(console, scene, found, command)
     console.print("\n[bold]Next[/]")
     example = shown[0].folder / str(listing(shown[0])[0]["recording"])
-    for line, why in NEXT if missing_parts() else NEXT[:2] + NEXT[3:]:
+    for line, why in NEXT if missing_parts() else (each for each in NEXT if each != GET_SMALL):
         console.print(f"  [green]{line.format(recording=example)}[/]  [dim]{why}[/]", soft_wrap=True)
 
 

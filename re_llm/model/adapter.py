@@ -54,7 +54,7 @@ class EncoderLayers(nn.ModuleList):
 class StridedConv(nn.Conv1d):
     """A convolution that is trained in bfloat16 on a CPU as a product of matrices, its windows laid side by side.
 
-    Forward and backward pass then take 0.4 to 0.8 of the time of oneDNN's; in float32, and for short kernels over many
+    Forward and backward pass then take 0.6 to 0.9 of the time of oneDNN's; in float32, and for short kernels over many
     positions, they would take longer (`benchmarks/strided_conv.py`). The weights are those of the convolution.
     """
 
