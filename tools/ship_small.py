@@ -1,48 +1,87 @@
-"""Puts a trained checkpoint in the place of the shipped small:re-llm, in half precision, with the same names of parts.
+"""Puts a trained checkpoint and its emotion encoder in the place of shipped ones, in half precision.
 
-    python tools/ship_small.py runs/small-train/checkpoints/rejoined
+    python tools/ship_small.py runs/small-train/checkpoints/re_llm runs/emotion-open --name small:re-llm-open
+    python tools/ship_small.py runs/small-nc/checkpoints/re_llm runs/emotion --adapter-of small:re-llm-open
 
-The checkpoint was continued from small:re-llm or made by the same recipe: it has the same tensors. Its
-`words_unsure_below` (`re-llm small limit`), length of training speech and report.json are taken over.
+What the checkpoint has in common with the adapter of `--adapter-of` is left there; the tokenizer is that of small:llm.
+`words_unsure_below` (`re-llm small limit`) has to be measured before. The folder's README is left as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from re_llm.core.assets import SMALL_MODEL, resolve_component
+from re_llm.core.assets import OPEN_MODEL, PACKAGE, SHIPPED, SMALL_MODEL
 from re_llm.core.files import write_json
 
-WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+WEIGHTS, LORA = "model.safetensors", "adapter_model.safetensors"
+COPIED = ("adapter_config.json", "generation_config.json", "processor_config.json", "report.json")
+ENCODER = ("config.json", WEIGHTS)
+
+
+def halves(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file in half precision.
+
+    Raises:
+        SystemExit: one of them does not fit.
+    """
+    held = load_file(path)
+    largest = max(float(tensor.abs().max()) for tensor in held.values() if tensor.is_floating_point())
+    if not largest < torch.finfo(torch.float16).max:
+        raise SystemExit(f"{path} does not fit into half precision: {largest:g}")
+    return {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in held.items()}
+
+
+def put(checkpoint: Path, emotion: Path, target: Path, adapter_of: Path | None) -> None:
+    """Writes the folder `target`, and `emotion` beside it.
+
+    Raises:
+        SystemExit: the checkpoint lacks what the shipped one needs, or has nothing in common with `adapter_of`.
+    """
+    config = json.loads((checkpoint / "config.json").read_text())
+    if config.get("words_unsure_below") is None:
+        raise SystemExit(f"{checkpoint} has no words_unsure_below: run re-llm small limit first")
+    tensors, parts = halves(checkpoint / WEIGHTS), {"llm": "small:llm", "speech_encoder": "small:whisper"}
+    if adapter_of is not None:
+        other = load_file(adapter_of / WEIGHTS)
+        common = [n for n, t in tensors.items() if n.startswith("adapter.") and n in other and torch.equal(t, other[n])]
+        if not common:
+            raise SystemExit(f"{checkpoint} has nothing in common with the adapter of {adapter_of}")
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in common}
+        parts["adapter"] = Path(os.path.relpath(adapter_of, target)).as_posix()
+    for folder in (target, target.parent / "emotion"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    save_file(halves(checkpoint / LORA), target / LORA, metadata={"format": "pt"})
+    for name in COPIED:
+        shutil.copyfile(checkpoint / name, target / name)
+    write_json(
+        target / "config.json", config | {"careful": True, "components": parts | {"emotion_encoder": "../emotion"}}
+    )
+    for name in ENCODER:
+        shutil.copyfile(emotion / name, target.parent / "emotion" / name)
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("checkpoint", type=Path, help="folder of the trained checkpoint")
-    checkpoint, shipped = arguments.parse_args().checkpoint, Path(resolve_component(SMALL_MODEL))
-    new = {name: load_file(checkpoint / name) for name in WEIGHTS}
-    for name, tensors in new.items():
-        old = {key: tensor.shape for key, tensor in load_file(shipped / name).items()}
-        if {key: tensor.shape for key, tensor in tensors.items()} != old:
-            raise SystemExit(f"{checkpoint / name} has other tensors than the shipped one")
-        largest = max(float(tensor.abs().max()) for tensor in tensors.values())
-        if not largest < torch.finfo(torch.float16).max:
-            raise SystemExit(f"{checkpoint / name} does not fit into half precision: {largest:g}")
-    about, trained = (json.loads((folder / "config.json").read_text()) for folder in (shipped, checkpoint))
-    about["trained_seconds"] = max(about["trained_seconds"], trained["trained_seconds"])
-    about["words_unsure_below"] = trained["words_unsure_below"]
-    for name, tensors in new.items():
-        halves = {key: tensor.half().contiguous() for key, tensor in tensors.items()}
-        save_file(halves, shipped / name, metadata={"format": "pt"})
-    write_json(shipped / "config.json", about)
-    write_json(shipped / "report.json", json.loads((checkpoint / "report.json").read_text()))
-    for name in WEIGHTS:
-        print(f"{shipped / name}: {(shipped / name).stat().st_size / 1e6:.1f} MB")
+    arguments.add_argument("emotion", type=Path, help="folder of the emotion encoder that it was trained with")
+    arguments.add_argument("--name", choices=(SMALL_MODEL, OPEN_MODEL), default=SMALL_MODEL)
+    arguments.add_argument("--adapter-of", choices=(OPEN_MODEL,), help="shipped model with which it shares its adapter")
+    given = arguments.parse_args()
+    target = PACKAGE / SHIPPED[given.name]
+    put(given.checkpoint, given.emotion, target, PACKAGE / SHIPPED[given.adapter_of] if given.adapter_of else None)
+    for path in sorted(target.parent.rglob("*.safetensors")):
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

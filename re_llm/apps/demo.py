@@ -13,12 +13,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from re_llm.core.assets import MINI_MODEL, PACKAGE, SMALL_MODEL, mini_assets, missing_parts
+from re_llm.core.assets import MINI_MODEL, OPEN_MODEL, PACKAGE, SMALL_MODEL, mini_assets, missing_parts
 from re_llm.core.errors import RellmError
 from re_llm.core.terminal import dimensions, likely, print_pairs
 
@@ -73,9 +73,11 @@ def scenes(model: str | None = None) -> list[Scene]:
     )  # fmt: skip
     if model is None:
         return [miniature] if missing_parts() else [people, miniature]
+    if model == OPEN_MODEL:
+        return [replace(people, model=model)]
     found = [scene for scene in (people, miniature) if scene.model == model]
     if not found:
-        raise RellmError(f"no recordings ship for {model}", allowed=f"{SMALL_MODEL}, {MINI_MODEL}")
+        raise RellmError(f"no recordings ship for {model}", allowed=f"{SMALL_MODEL}, {OPEN_MODEL}, {MINI_MODEL}")
     return found
 
 

@@ -41,7 +41,8 @@ Model = Annotated[
         "--model",
         "-m",
         envvar="RE_LLM_MODEL",
-        help="Checkpoint: folder, hub id, small:re-llm, mini:re-llm. auto: the small one if its parts are here.",
+        help="Checkpoint: folder, hub id, small:re-llm, small:re-llm-open, mini:re-llm. auto: the small one if its "
+        "parts are here.",
     ),
 ]
 # Options that few runs need stand in panels of their own, behind the main options.
@@ -51,6 +52,9 @@ more_records = partial(typer.Option, rich_help_panel="More: records")
 more_speed = partial(typer.Option, rich_help_panel="More: speed")
 more_existing = partial(typer.Option, rich_help_panel="More: an output that exists")
 
+Commercial = Annotated[
+    bool, more_loading("--commercial", help="Of what ships, the model that may be used commercially; refuses another.")
+]
 Device = Annotated[str, more_loading(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, more_loading(help="auto, float32, bfloat16 or float16.")]
 Quantize = Annotated[str | None, more_loading(help="8bit or 4bit for the LLM alone; needs the extra quantize.")]
@@ -72,16 +76,21 @@ Overrides = Annotated[
 DEFAULT_MODEL = "auto"
 
 
-def chosen_model(name: str, quiet: bool = False) -> str:
-    """The model that a command uses; of `auto`, the small one or the miniature, with a line about what is missing."""
-    from re_llm.core.assets import default_model, hint_at_small
+def chosen_model(name: str, quiet: bool = False, commercial: bool = False) -> str:
+    """The model that a command uses; of `auto`, the small one or the miniature, with a line about what is missing.
 
-    if name != DEFAULT_MODEL:
-        return name
-    hint = hint_at_small()
+    Raises:
+        RellmError: it is to be used commercially and may not be.
+    """
+    from re_llm.core.assets import default_model, hint_at_small, refuse_non_commercial
+
+    hint = hint_at_small() if name == DEFAULT_MODEL else None
     if hint and not quiet:
         typer.echo(hint, err=True)
-    return default_model()
+    chosen = default_model(commercial) if name == DEFAULT_MODEL else name
+    if commercial:
+        refuse_non_commercial(chosen)
+    return chosen
 
 
 class Formatter(Protocol):

@@ -12,6 +12,7 @@ import typer
 from re_llm.cli.common import (
     DEFAULT_MODEL,
     BatchSize,
+    Commercial,
     Device,
     Dtype,
     JsonFlag,
@@ -44,6 +45,7 @@ def dose(
     seed: Annotated[int, typer.Option(help="Draws the utterances.")] = 0,
     batch_size: BatchSize = 16,
     max_new_tokens: MaxNewTokens = 128,
+    commercial: Commercial = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     overwrite: OverwriteFlag = False,
@@ -70,7 +72,8 @@ def dose(
 
     fractions = _fractions(doses)
     systems: dict[str, tuple[Callable[[], System], str]] = {}
-    systems["re-llm"] = partial(load, chosen_model(model), device=device, dtype=dtype), "chat-empathetic"
+    ours = chosen_model(model, commercial=commercial)
+    systems["re-llm"] = partial(load, ours, device=device, dtype=dtype), "chat-empathetic"
     if llm:
         label = partial(text_system, "text-label", llm=llm, whisper=None, device=device, dtype=dtype)
         systems["text-label"] = label, "cascade"

@@ -11,6 +11,7 @@ import typer
 
 from re_llm.cli.common import (
     DEFAULT_MODEL,
+    Commercial,
     Device,
     Dtype,
     MaxNewTokens,
@@ -89,6 +90,7 @@ def chat(
     ] = False,
     max_new_tokens: MaxNewTokens = 128,
     temperature: Annotated[float, typer.Option(help="0 answers greedily, up to 2 more freely.")] = 0.0,
+    commercial: Commercial = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -113,7 +115,7 @@ def chat(
         from re_llm.audio.microphone import require
 
         require()
-    decoding, model = Decoding(max_new_tokens, temperature), chosen_model(model, quiet)
+    decoding, model = Decoding(max_new_tokens, temperature), chosen_model(model, quiet, commercial)
     with Console(stderr=True, quiet=quiet).status(f"loading {model}"):
         engine = Checkpoint(model, device, dtype, quantize).load()
     console = Console(highlight=False)
@@ -157,6 +159,7 @@ def serve(
     max_replicas: Annotated[
         int | None, more_machines(min=1, help="At most, while requests wait. Default: as many as --replicas.")
     ] = None,
+    commercial: Commercial = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -185,7 +188,7 @@ def serve(
         raise RellmError("--replicas and --max-replicas are for --engine ray")
     from re_llm.apps.serve.connections import LOOPBACK
 
-    model = chosen_model(model)
+    model = chosen_model(model, commercial=commercial)
     options = ServeOptions(
         name, prompt, api_key, max_body_mb, max_audio_seconds, max_new_tokens, queue_size, rows, timeout,
         tuple(cors_origin), whisper,

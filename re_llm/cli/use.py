@@ -14,6 +14,7 @@ from re_llm.cli.common import (
     DEFAULT_MODEL,
     FAILED,
     BatchSize,
+    Commercial,
     Device,
     Dtype,
     JsonFlag,
@@ -84,10 +85,14 @@ OURS = "re-llm"
 def demo(
     model: Annotated[
         str | None,
-        typer.Option(help="small:re-llm or mini:re-llm alone.", show_default="both, if the parts of small are here"),
+        typer.Option(
+            help="small:re-llm, small:re-llm-open or mini:re-llm alone.",
+            show_default="the first and the last, if the parts of small are here",
+        ),
     ] = None,
     as_json: JsonFlag = False,
     play: Annotated[bool, typer.Option("--play", help="Play each recording (aplay, afplay or ffplay).")] = False,
+    commercial: Commercial = False,
     device: Device = "auto",
 ) -> None:
     """Respond to shipped recordings of people and of synthetic voices.
@@ -102,6 +107,8 @@ def demo(
     """
     from re_llm.apps import demo as module
 
+    if commercial:
+        model = chosen_model(model or DEFAULT_MODEL, quiet=True, commercial=True)
     module.run(model=model, as_json=as_json, play=play, device=device)
 
 
@@ -151,6 +158,7 @@ def respond(
     batch_size: BatchSize = 16,
     max_new_tokens: MaxNewTokens = 128,
     seed: Annotated[int | None, more_records(help="Recorded in the replies; decoding is greedy.")] = None,
+    commercial: Commercial = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -196,7 +204,7 @@ def respond(
         history=_history(history), variant=Variant(corrupt_emotion, seed or 0, max_words, end_with_question, unsure),
     )  # fmt: skip
     connect = partial(chat_server, server or "", model, concurrency, rate, timeout, tries, key_env)
-    local = None if server else Checkpoint(chosen_model(model, quiet), device, dtype, quantize)
+    local = None if server else Checkpoint(chosen_model(model, quiet, commercial), device, dtype, quantize)
     load = local.load_system if local else _served(model, out, connect)
     with named_files(inputs, microphone, out) as given:
         shown = Shown(as_json, form, quiet, called=given.called)
@@ -244,6 +252,7 @@ def recognize(
     split: Splits = [],
     system: System = None,
     batch_size: BatchSize = 16,
+    commercial: Commercial = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -268,7 +277,7 @@ def recognize(
     from re_llm.inference.reply import ReplyOptions
     from re_llm.inference.reply_records import is_recognizer
 
-    model = chosen_model(model, quiet)
+    model = chosen_model(model, quiet, commercial)
     options = ReplyOptions(system or OURS, None, None if is_recognizer(model) else prompt, batch_size)
     checkpoint = Checkpoint(model, device, dtype, quantize)
     over_time = trajectory or window is not None or whisper is not None

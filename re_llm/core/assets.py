@@ -15,8 +15,14 @@ PACKAGE = Path(__file__).parent.parent
 SOURCE_TREE = PACKAGE.parent  # of an editable installation
 
 # What ships with the package beside the miniature, by name; licences: the README of each folder.
-SHIPPED = {"small:re-llm": "small/assets/nc/re-llm", "small:emotion": "small/assets/nc/emotion"}
-SMALL_MODEL, MINI_MODEL = "small:re-llm", "mini:re-llm"
+NON_COMMERCIAL = "small/assets/nc"
+SHIPPED = {
+    "small:re-llm": f"{NON_COMMERCIAL}/re-llm",
+    "small:emotion": f"{NON_COMMERCIAL}/emotion",
+    "small:re-llm-open": "small/assets/open/re-llm",
+    "small:emotion-open": "small/assets/open/emotion",
+}
+SMALL_MODEL, OPEN_MODEL, MINI_MODEL = "small:re-llm", "small:re-llm-open", "mini:re-llm"
 
 # Files of a model's folder that tell about the model and are no part of it.
 _ABOUT = {"provenance.json", "recipe.resolved.yaml", "report.json", "log.jsonl", "dropped.jsonl", "README.md"}
@@ -46,10 +52,28 @@ def resolve_component(name: str, relative_to: Path | None = None) -> str:
     return str(folder)
 
 
-def default_model() -> str:
-    """The model that is used when none is named: RE_LLM_MODEL, else the small one if its parts are here."""
+def default_model(commercial: bool = False) -> str:
+    """The model that is used when none is named: RE_LLM_MODEL, else the small one if its parts are here.
+
+    Args:
+        commercial: of the small ones, that which may be used commercially.
+    """
     named = os.environ.get("RE_LLM_MODEL")
-    return named or (MINI_MODEL if missing_parts() else SMALL_MODEL)
+    return named or (MINI_MODEL if missing_parts() else OPEN_MODEL if commercial else SMALL_MODEL)
+
+
+def refuse_non_commercial(name: str) -> None:
+    """A model that may not be used commercially: it lies in the folder of those, or names a component that does.
+
+    Raises:
+        RellmError: it is one. Nothing is said of models from elsewhere, whose licences are not known here.
+    """
+    folder, kept = Path(resolve_component(name)), (PACKAGE / NON_COMMERCIAL).resolve()
+    named = (resolve_component(part, folder) for part in _named_components(folder).values())
+    if any(part.resolve().is_relative_to(kept) for part in (folder, *map(Path, named))):
+        raise RellmError(
+            f"{name} is under CC BY-NC-SA 4.0: not for commercial use", allowed=f"{OPEN_MODEL}, {MINI_MODEL}"
+        )
 
 
 def missing_parts() -> list[str]:

@@ -23,7 +23,15 @@ from re_llm.model.quantized import quantization
 from re_llm.model.shared_emotion import SharedEmotionEncoder, check_speech_encoder
 from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.model.trainable import LEARNED
-from re_llm.model.weights import below, load_into, quiet_loading, read_weights, refuse_non_finite, stored_tensors
+from re_llm.model.weights import (
+    Stored,
+    below,
+    load_into,
+    quiet_loading,
+    read_weights,
+    refuse_non_finite,
+    stored_tensors,
+)
 from re_llm.recipe.options import AdapterOptions, LoraOptions
 
 if TYPE_CHECKING:
@@ -68,6 +76,19 @@ def checkpoint_config(folder: Path) -> ReLlmConfig:
 def stored_config(name: Name) -> ReLlmConfig:
     """The config of a checkpoint folder, or of one of the hub."""
     return checkpoint_config(locate(name))
+
+
+def own_tensors(folder: Path, config: ReLlmConfig) -> dict[str, Stored]:
+    """Name -> tensor of a checkpoint of ours, those of its adapter that another checkpoint holds among them.
+
+    Raises:
+        RellmError: see `stored_tensors`, of either checkpoint.
+    """
+    stored, other = stored_tensors(folder, allow_pickle=False), config.components.get("adapter")
+    if other is None:
+        return stored
+    held = stored_tensors(locate(other, folder), allow_pickle=False)
+    return {name: each for name, each in held.items() if name.startswith("adapter.")} | stored
 
 
 def speech_config(folder: Path) -> WhisperConfig:

@@ -26,7 +26,7 @@ WINDOWS = ("full", "trimmed")
 class _Own(Options):
     """What a config.json says besides the configs of the components."""
 
-    components: dict[Literal["llm", "speech_encoder", "emotion_encoder"], str | None]
+    components: dict[Literal["llm", "speech_encoder", "emotion_encoder", "adapter"], str | None]
     adapter: AdapterOptions
     fusion: Literal["pooled", "frames", "none"]
     emotions: tuple[str, ...]
@@ -71,7 +71,8 @@ class ReLlmConfig(PretrainedConfig):
         emotion_outputs: names of the outputs of the emotion encoder's own regression head, in the order of its
             weights (audeering: arousal, dominance, valence); None = it has no such head.
         components: name -> where its weights are read from: a hub id, or a path relative to the checkpoint folder.
-            A component that is None is stored in the checkpoint itself.
+            A component that is None is stored in the checkpoint itself. `adapter` names another checkpoint: what
+            this one's file lacks of the adapter is that of the other.
         adapter: `AdapterOptions`.
         fusion: `pooled` repeats the utterance's emotion embedding over time and concatenates it to every speech
             state (RE-LLM eq. 3), `frames` aligns frame by frame, `none` leaves the emotion encoder out.

@@ -9,7 +9,7 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedTokenize
 from re_llm.core.errors import RellmError
 from re_llm.llm.vocabulary import require_words
 from re_llm.model.configuration import SPEECH_TOKEN
-from re_llm.model.hub import read_json, reading
+from re_llm.model.hub import locate, read_json, reading
 from re_llm.model.recordings import SAMPLE_RATE
 from re_llm.model.shared_emotion_config import is_shared
 
@@ -70,6 +70,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         add_speech_token(require_words(tokenizer, folder))
         tokenizer("A word.")  # some broken files show only when they are used
     return tokenizer
+
+
+def named_llm(folder: Path) -> Path | None:
+    """Folder of the LLM that a checkpoint names, when it has a tokenizer; None when there is none."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    parts = config.get("components")
+    name = parts.get("llm") if isinstance(parts, dict) else None
+    found = locate(str(name), folder) if name else None
+    return found if found is not None and (found / "tokenizer.json").is_file() else None
 
 
 def emotion_input_kind(folder: Path) -> str | None:

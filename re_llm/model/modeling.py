@@ -27,7 +27,7 @@ from re_llm.core.errors import RellmError
 from re_llm.llm.output_layer import read_contiguous
 from re_llm.model import components, losses, partial_lora, storage, transfer
 from re_llm.model.cformer import make_adapter
-from re_llm.model.configuration import DIMENSIONS, ReLlmConfig
+from re_llm.model.configuration import COMPONENTS, DIMENSIONS, ReLlmConfig
 from re_llm.model.emotion_encoder import EmotionEncoder, make_emotion_encoder
 from re_llm.model.hearing import Hearing
 from re_llm.model.outputs import EncodedAudio, ReLlmOutput, SpeechTokens
@@ -87,7 +87,7 @@ class ReLlmForConditionalGeneration(TrainableModel, Hearing, GenerationMixin):
         read_contiguous(self.get_output_embeddings())
         self.partial_lora = partial_lora.PartialLora(self.language_model, "global")
         # Where the weights of a named component come from: a folder or a hub id; None = the checkpoint itself.
-        self.component_sources: dict[str, str | None] = dict.fromkeys(config.components)
+        self.component_sources: dict[str, str | None] = dict.fromkeys(COMPONENTS)
         self.quantized: str | None = None  # how the LLM was quantised when it was loaded
         self.taken_over: transfer.Transfer | None = None  # from the checkpoint of an earlier stage
         with no_init_weights():  # the parts are initialised already, some from files

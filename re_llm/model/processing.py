@@ -30,6 +30,7 @@ from re_llm.model.inputs import (
     emotion_input_kind,
     load_extractor,
     load_tokenizer,
+    named_llm,
     refuse_audio,
     with_speech,
     without_speech,
@@ -289,17 +290,26 @@ class ReLlmProcessor(ProcessorMixin):
 def load_processor(folder: Name) -> ReLlmProcessor:
     """The processor of a checkpoint folder, or of one of the hub.
 
+    A folder without a tokenizer takes that of the LLM which its config.json names.
+
     Raises:
         RellmError: a file of it is missing or broken, or its tokenizer knows no words.
     """
     with reading(f"what prepares text and audio in {folder}", "Copy or download the whole folder again"):
-        if (path := Path(folder) / "processor_config.json").is_file():
-            read_json(path)
-        processor = ReLlmProcessor.from_pretrained(folder)
+        settings = read_json(path) if (path := Path(folder) / "processor_config.json").is_file() else {}
+        llm = None if not settings or (Path(folder) / "tokenizer_config.json").is_file() else named_llm(Path(folder))
+        processor = ReLlmProcessor.from_pretrained(folder) if llm is None else _over(llm, Path(folder), settings)
         require_words(processor.tokenizer, folder)
         processor.row(["A word."])  # some broken files show only when they are used
         processor.audio_inputs([np.zeros(MIN_SAMPLES, np.float32)])
     return processor
+
+
+def _over(llm: Path, folder: Path, settings: Mapping[str, Any]) -> ReLlmProcessor:
+    """The processor of a folder with the tokenizer of an LLM's folder."""
+    given = ("emotion_input", "speech_window", "speech_level", "adapter")
+    options = {name: settings[name] for name in given if name in settings}
+    return ReLlmProcessor(load_extractor(folder), load_tokenizer(llm), **options)
 
 
 AutoProcessor.register(ReLlmConfig, ReLlmProcessor, exist_ok=True)

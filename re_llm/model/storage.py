@@ -26,7 +26,7 @@ from re_llm.core.files import new_folder
 from re_llm.llm.device import pick_device
 from re_llm.model import components, partial_lora
 from re_llm.model.components import PREFIXES
-from re_llm.model.configuration import ReLlmConfig
+from re_llm.model.configuration import COMPONENTS, ReLlmConfig
 from re_llm.model.generation import generation_config, read_generation
 from re_llm.model.hub import locate, reading
 from re_llm.model.shared_emotion import SharedEmotionEncoder, check_speech_encoder
@@ -40,7 +40,6 @@ from re_llm.model.weights import (
     check_same,
     lora_weights,
     refuse_non_finite,
-    stored_tensors,
 )
 
 if TYPE_CHECKING:
@@ -251,6 +250,7 @@ def load(
     model = _assemble(cls, config, folder, places, llm, dtype, allow_pickle)
     model.quantized = quantize
     _read_own(model, folder, _OWN)
+    config.components.pop("adapter", None)  # whole now: saved, it needs no other
     if settings := read_generation(folder):
         model.generation_config = generation_config(folder, settings)
     learned = trainable_dtype or _dtype(dtype, config) or components.stored_dtype(folder, _OWN[0])
@@ -289,7 +289,8 @@ def _assemble(
         model = cls(config, language_model=llm, speech_encoder=speech, emotion_encoder=emotion)
     if lora is not None:
         model.add_lora(lora)
-    for part, source in config.components.items():
+    for part in COMPONENTS:
+        source = config.components[part]
         if source is not None:
             named = (folder / source).is_dir()
             model.component_sources[part] = str(places[part].resolve()) if named else source
@@ -308,7 +309,8 @@ def load_trained(model: ReLlmForConditionalGeneration, folder: str | os.PathLike
 def _read_own(model: ReLlmForConditionalGeneration, folder: Path, prefixes: tuple[str, ...]) -> None:
     """Checks all names and shapes, and reads the tensors below `prefixes`, and LoRA."""
     named = {part: source for part, source in model.component_sources.items() if source is not None}
-    stored = {name: each for name, each in stored_tensors(folder, allow_pickle=False).items() if ".lora_" not in name}
+    held = components.own_tensors(folder, model.config)
+    stored = {name: each for name, each in held.items() if ".lora_" not in name}
     if model.quantized:
         named["llm"] = "read and quantised already"
         stored = {name: each for name, each in stored.items() if not name.startswith(PREFIXES["llm"])}

@@ -19,8 +19,9 @@ from re_llm.model.speech_encoder import SpeechEncoder
 from re_llm.recipe.options import LoraOptions
 
 LEARNED = ("adapter", "heads", "lora")  # what no component brings along
-HEADS = ("emotion_head", "dimension_head")  # the `heads` one by one
-TRAINABLE = (*LEARNED, "speech_encoder", "llm", *HEADS)
+# Pieces of them that can be trained alone, and where their tensors are.
+PIECES = {"emotion_head": "emotion_head.", "dimension_head": "dimension_head.", "adapter_input": "adapter.convs.0."}
+TRAINABLE = (*LEARNED, "speech_encoder", "llm", *PIECES)
 
 
 class TrainableModel(PreTrainedModel):
@@ -76,9 +77,13 @@ class TrainableModel(PreTrainedModel):
                 "the speech encoder cannot be trained: the emotion encoder reads its layers as they are",
                 todo="Train it before, without an emotion encoder, or use an emotion encoder of its own",
             )
+        pieces = tuple(PIECES[name] for name in PIECES if name in chosen)
+        names = [name for name, _ in self.named_parameters()]
+        if "adapter_input" in chosen and not any(name.startswith(PIECES["adapter_input"]) for name in names):
+            raise RellmError("`adapter_input` is trained, and the adapter is a cformer", allowed="kind: subsampler")
         for name, parameter in self.named_parameters():
             part = self._part_of(name)
-            trained = part in chosen or name.split(".")[0] in chosen.intersection(HEADS)
+            trained = part in chosen or name.startswith(pieces)
             parameter.requires_grad_(trained)
             if dtype is not None and (trained or (part, "speech_encoder" in chosen) == ("fixed", True)):
                 parameter.data = parameter.data.to(dtype)

@@ -14,7 +14,7 @@ from torch import Tensor
 from re_llm.core.errors import RellmError
 from re_llm.model import partial_lora
 from re_llm.model.adapter import Subsampler, copy_widened
-from re_llm.model.components import PREFIXES, checkpoint_config
+from re_llm.model.components import PREFIXES, checkpoint_config, own_tensors
 from re_llm.model.configuration import ReLlmConfig
 from re_llm.model.hub import locate
 from re_llm.model.shared_emotion import SharedEmotionEncoder, check_speech_encoder
@@ -29,7 +29,6 @@ from re_llm.model.weights import (
     lora_weights,
     refuse_non_finite,
     stored_file,
-    stored_tensors,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +80,8 @@ def continue_from(
     if adapter not in ("copy", "fresh"):
         raise RellmError(f"init_adapter is {adapter!r}", allowed="copy, fresh")
     folder = locate(checkpoint)
-    config, stored = checkpoint_config(folder), stored_tensors(folder, allow_pickle=False)
+    config = checkpoint_config(folder)
+    stored = own_tensors(folder, config)
     report = Transfer(str(folder))
     for part, prefix in PREFIXES.items():
         _take_component(model, part, {k: v for k, v in stored.items() if k.startswith(prefix)}, folder, report)

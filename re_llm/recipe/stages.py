@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from re_llm.recipe.emotion import AugmentOptions
 from re_llm.recipe.options import Changes, ModelOptions, Options, PromptId, changes_of
 
-Trained = Literal["adapter", "lora", "heads", "emotion_head", "dimension_head", "speech_encoder"]
+Trained = Literal["adapter", "lora", "heads", "emotion_head", "dimension_head", "adapter_input", "speech_encoder"]
 LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
 
 
@@ -105,6 +105,7 @@ class StageOptions(Options):
     augment: disturbed copies of the recordings (microphones, rooms, codecs); every row hears one of them or the
         recording itself, drawn anew every epoch. Validation hears the recordings.
     train: `heads` are `emotion_head` and `dimension_head`; one of them alone leaves the other as it was at the start.
+        `adapter_input` is the adapter's first convolution alone, where the emotion embedding comes in.
     weight_decay_on: `all` parameters, or the `weights` without biases and norms.
     schedule: `warmup_decay` rises with the logarithm of the step and falls in a line to 0 (DeepSpeed's
         WarmupDecayLR); the others rise in a line.

@@ -255,8 +255,9 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
             if reason:
                 too_long.setdefault(key, (row.key, reason))
                 continue
-            if make.roles[number] == "donor" and row.emotion not in emotions:
-                loaded.drop(key, f"a donor's emotion is {row.emotion}")
+            if make.roles[number] != "row" and row.emotion is not None and row.emotion not in emotions:
+                whose = "a donor's" if make.roles[number] == "donor" else "a drawn"
+                loaded.drop(key, f"{whose} emotion is {row.emotion}")
                 continue
             if kind is ManifestRow and not row.text and make.roles[number] != "donor":
                 loaded.drop(key, "no transcript")

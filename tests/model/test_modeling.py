@@ -262,6 +262,9 @@ def test_what_is_trained_and_what_stays_frozen(world):
     assert not any(p.requires_grad for p in model.emotion_encoder.parameters())
     model.set_trainable(["dimension_head"])
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"dimension_head.weight"}
+    model.set_trainable(["adapter_input"])
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"adapter.convs.0.weight", "adapter.convs.0.bias"}
     model.set_trainable(["heads"])
     assert model.emotion_head.weight.requires_grad and model.dimension_head.weight.requires_grad
     with pytest.raises(RellmError, match="Allowed: adapter, heads, lora"):

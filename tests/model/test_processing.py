@@ -10,6 +10,7 @@ from re_llm.core.errors import RellmError
 from re_llm.llm.prompts import get_prompt, split_chat, tokenize_row
 from re_llm.model import ReLlmProcessor
 from re_llm.model.configuration import SPEECH_TOKEN
+from re_llm.model.processing import load_processor
 
 WAVES = [tiny_world.wave(0.4), tiny_world.wave(0.7312, 1), tiny_world.wave(2.3, 2)]
 
@@ -164,3 +165,15 @@ def test_the_processors_own_template_takes_recordings_and_its_folder_keeps_the_t
     assert again.tokenizer.chat_template == processor.tokenizer.chat_template
     with pytest.raises(Exception, match="cannot read audio"):
         render(turns, tokenize=False)
+
+
+def test_a_checkpoint_without_a_tokenizer_takes_that_of_the_llm_it_names(world, tmp_path):
+    world.model().save_pretrained(tmp_path / "checkpoint")
+    processor = world.processor(speech_window="trimmed", speech_level=-26.0)
+    processor.save_pretrained(tmp_path / "checkpoint")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / "checkpoint" / name).unlink()
+    again = load_processor(tmp_path / "checkpoint")
+    assert again.chat_template == processor.chat_template and again.speech_level == -26.0
+    first, second = (each(text=["say <|speech|> now"], audio=WAVES[:1]) for each in (processor, again))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

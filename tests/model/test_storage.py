@@ -4,12 +4,15 @@ import json
 import shutil
 
 import pytest
+import ship_small
 import tiny_world
 import torch
 from safetensors.torch import load_file, save_file
 
+from re_llm.core.assets import component_hash
 from re_llm.core.errors import RellmError
 from re_llm.model import ReLlmConfig, ReLlmForConditionalGeneration, ReLlmProcessor
+from re_llm.model.components import checkpoint_config, own_tensors
 
 WAVES = [tiny_world.wave(0.4), tiny_world.wave(1.3, 1)]
 TEXTS = ["say <|speech|> now", "<|speech|>"]
@@ -135,6 +138,86 @@ def test_dtypes(world, batch, tmp_path):
             assert (model(**batch).logits.float() - exact).abs().mean() < 0.1
     with pytest.raises(RellmError, match="dtype is 'int8'"):
         ReLlmForConditionalGeneration.from_pretrained(tmp_path, dtype="int8")
+
+
+@pytest.fixture
+def sharing(world, tmp_path):
+    """Two checkpoints that differ in the adapter's first convolution, heads and LoRA; the second names the first."""
+    first, second = world.model(), world.model()
+    second.adapter.load_state_dict(first.adapter.state_dict())
+    second.set_trainable(["adapter_input", "heads", "lora"])
+    for parameter in second.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(0, 0.2)
+    first.save_pretrained(tmp_path / "first")
+    second.save_pretrained(tmp_path / "second")
+    weights = load_file(tmp_path / "second" / "model.safetensors")
+    common = load_file(tmp_path / "first" / "model.safetensors")
+    own = {k: v for k, v in weights.items() if not (k.startswith("adapter.") and torch.equal(v, common[k]))}
+    assert {k for k in own if k.startswith("adapter.")} == {"adapter.convs.0.weight", "adapter.convs.0.bias"}
+    save_file(own, tmp_path / "second" / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "second" / "config.json").read_text())
+    config["components"]["adapter"] = "../first"
+    (tmp_path / "second" / "config.json").write_text(json.dumps(config))
+    return second
+
+
+def test_what_a_checkpoint_lacks_of_its_adapter_is_that_of_another(sharing, world, batch, tmp_path):
+    again = ReLlmForConditionalGeneration.from_pretrained(tmp_path / "second")
+    assert same(sharing, again, batch)
+    again.save_pretrained(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "first")
+    assert same(sharing, ReLlmForConditionalGeneration.from_pretrained(tmp_path / "whole"), batch)
+    with pytest.raises(RellmError, match="first"):
+        ReLlmForConditionalGeneration.from_pretrained(tmp_path / "second")
+    started = world.model()
+    started.continue_from(tmp_path / "whole")
+    assert same(sharing, started, batch)
+
+
+def test_what_ships_keeps_apart_what_it_has_of_its_own(sharing, world, tmp_path):
+    first = ReLlmForConditionalGeneration.from_pretrained(tmp_path / "first")
+    for model, name in ((first, "first"), (sharing, "second")):
+        model.config.words_unsure_below = 0.7
+        model.save_pretrained(tmp_path / name)
+        world.processor().save_pretrained(tmp_path / name)
+        (tmp_path / name / "report.json").write_text("{}")
+    ship_small.put(tmp_path / "first", world.emotion, tmp_path / "open" / "re-llm", None)
+    shipped = tmp_path / "nc" / "re-llm"
+    ship_small.put(tmp_path / "second", world.emotion, shipped, tmp_path / "open" / "re-llm")
+    held = load_file(shipped / "model.safetensors")
+    assert {k for k in held if k.startswith("adapter.")} == {"adapter.convs.0.weight", "adapter.convs.0.bias"}
+    whole = own_tensors(shipped, checkpoint_config(shipped))
+    expected = {k: v.half() for k, v in load_file(tmp_path / "second" / "model.safetensors").items()}
+    assert whole.keys() == expected.keys() and all(torch.equal(whole[k].read(), expected[k]) for k in expected)
+    assert not (shipped / "tokenizer.json").exists()
+    other = world.model()
+    for parameter in other.adapter.parameters():
+        parameter.data.normal_()
+    other.config.words_unsure_below = 0.7
+    other.save_pretrained(tmp_path / "second")
+    with pytest.raises(SystemExit, match="nothing in common"):
+        ship_small.put(tmp_path / "second", world.emotion, shipped, tmp_path / "open" / "re-llm")
+
+
+def test_a_training_starts_from_a_checkpoint_that_shares_its_adapter(sharing, world, batch, tmp_path):
+    started = world.model()
+    started.continue_from(tmp_path / "second")
+    assert same(sharing, started, batch)
+
+
+def test_a_checkpoint_that_shares_its_adapter_changes_with_it(sharing, tmp_path):
+    before = component_hash(str(tmp_path / "second"))
+    weights = load_file(tmp_path / "first" / "model.safetensors")
+    weights["adapter.norm.bias"] += 1
+    save_file(weights, tmp_path / "first" / "model.safetensors", metadata={"format": "pt"})
+    assert component_hash(str(tmp_path / "second")) != before
+
+
+def test_another_adapter_is_refused(sharing, world, tmp_path):
+    world.model(adapter={**tiny_world.ADAPTER, "bottleneck": 4}).save_pretrained(tmp_path / "first")
+    with pytest.raises(RellmError, match="adapter"):
+        ReLlmForConditionalGeneration.from_pretrained(tmp_path / "second")
 
 
 def test_load_trained_resumes_adapter_heads_and_lora(world, batch, tmp_path):

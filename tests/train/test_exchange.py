@@ -106,6 +106,11 @@ def test_files_say_by_their_name_which_corpus_exchanges(tmp_path: Path) -> None:
     write_records(files[1], [Continuation(key="p", emotion="fear", early_stop=False, **row)])  # type: ignore[arg-type]
     fewer = load_examples(files, options(**EXCHANGE), EMOTIONS, tiny_world.tokenizer())
     assert fewer.dropped == {"a donor's emotion is fear": 1}
+    drawn = [Continuation(key=emotion, emotion=emotion, early_stop=False, **row) for emotion in ("sad", "surprise")]  # type: ignore[arg-type]
+    write_records(files[0], drawn)
+    fewer = load_examples(files, options(**EXCHANGE), EMOTIONS[:4], tiny_world.tokenizer())
+    assert fewer.dropped == {"a donor's emotion is fear": 1, "a drawn emotion is surprise": 1}
+    assert [each.key for each in fewer.examples if each.role == "exchanged"] == ["words/sad"]
     write_records(files[0], [Continuation(key="x", early_stop=False, **row)])  # type: ignore[arg-type]
     with pytest.raises(RellmError, match=r"words\.continue\.jsonl:1: no emotion, by which"):
         load_examples(files, options(**EXCHANGE), EMOTIONS, tiny_world.tokenizer())

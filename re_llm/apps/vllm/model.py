@@ -31,7 +31,7 @@ from re_llm.model.configuration import SPEECH_TOKEN, ReLlmConfig
 from re_llm.model.hearing import Hearing
 from re_llm.model.hub import locate
 from re_llm.model.shared_emotion import SharedEmotionEncoder, check_speech_encoder
-from re_llm.model.weights import load_into, lora_weights, stored_tensors
+from re_llm.model.weights import load_into, lora_weights
 
 ADAPTER = "adapter."
 
@@ -102,7 +102,7 @@ class ReLlmForVllm(nn.Module, Hearing, SupportsMultiModal):
         prefix = PREFIXES["llm"]
         of_llm = ((name.removeprefix(prefix), value) for name, value in weights if name.startswith(prefix))
         self.language_model.load_weights(of_llm)
-        own = stored_tensors(self.folder, allow_pickle=False)
+        own = components.own_tensors(self.folder, self.config)
         read = {name.removeprefix(ADAPTER): each.read() for name, each in own.items() if name.startswith(ADAPTER)}
         load_into(self.adapter, read, self.folder)
         if self.config.lora is not None:
