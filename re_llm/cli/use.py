@@ -197,6 +197,11 @@ def respond(
     from re_llm.inference.reply import RECOGNITION_PROMPT, ReplyOptions
     from re_llm.inference.variant import Unsure, Variant
 
+    if server and commercial:
+        raise RellmError(
+            "--commercial chooses a model that is loaded here; what a server's model allows is not known here",
+            todo="Leave out --commercial or --server",
+        )
     named = system or (model if server else OURS)
     unsure = Unsure.parse(ask_when_unsure, named) if ask_when_unsure else None
     options = ReplyOptions(

@@ -69,7 +69,7 @@ def refuse_non_commercial(name: str) -> None:
         RellmError: it is one. Nothing is said of models from elsewhere, whose licences are not known here.
     """
     folder, kept = Path(resolve_component(name)), (PACKAGE / NON_COMMERCIAL).resolve()
-    named = (resolve_component(part, folder) for part in _named_components(folder).values())
+    named = (resolve_component(part, folder) for part in named_components(folder).values())
     if any(part.resolve().is_relative_to(kept) for part in (folder, *map(Path, named))):
         raise RellmError(
             f"{name} is under CC BY-NC-SA 4.0: not for commercial use", allowed=f"{OPEN_MODEL}, {MINI_MODEL}"
@@ -109,11 +109,11 @@ def component_hash(name: str, relative_to: Path | None = None) -> str | None:
         return _cached_commit(name)
     held = {path.name: path for path in folder.iterdir() if path.name not in _ABOUT and path.name[0] != "."}
     content = files_hash({name: path for name, path in held.items() if path.is_file()})
-    named = {role: component_hash(part, folder) for role, part in _named_components(folder).items()}
+    named = {role: component_hash(part, folder) for role, part in named_components(folder).items()}
     return hash_of([content, *(f"{role} {found}" for role, found in sorted(named.items()))])
 
 
-def _named_components(folder: Path) -> dict[str, str]:
+def named_components(folder: Path) -> dict[str, str]:
     """The models that a checkpoint names instead of holding them."""
     try:
         config = json.loads((folder / "config.json").read_bytes())

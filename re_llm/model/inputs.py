@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 
+from re_llm.core.assets import named_components
 from re_llm.core.errors import RellmError
 from re_llm.llm.vocabulary import require_words
 from re_llm.model.configuration import SPEECH_TOKEN
@@ -74,10 +75,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def named_llm(folder: Path) -> Path | None:
     """Folder of the LLM that a checkpoint names, when it has a tokenizer; None when there is none."""
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    parts = config.get("components")
-    name = parts.get("llm") if isinstance(parts, dict) else None
-    found = locate(str(name), folder) if name else None
+    name = named_components(folder).get("llm")
+    found = locate(name, folder) if name else None
     return found if found is not None and (found / "tokenizer.json").is_file() else None
 
 

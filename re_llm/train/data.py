@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import model_validator
 
 from re_llm.core.dialogues import DIALOGUES, turns, words
-from re_llm.core.emotions import canonical
+from re_llm.core.emotions import canonical, find_label
 from re_llm.core.errors import RellmError
 from re_llm.core.records import TRAIN, Continuation, Line, Record, read_placed
 from re_llm.llm.prompts import asked
@@ -89,7 +89,8 @@ def _check_labels(row: Continuation, losses: set[str], exchange: bool, where: st
 class _Maker:
     """Examples of the rows of continuation files; what many rows share is found once."""
 
-    def __init__(self, files: Sequence[Path], options: StageOptions, emotions: Sequence[str]):
+    def __init__(self, files: Sequence[Path], options: StageOptions, emotions: Sequence[str], reads_emotions: bool):
+        self.reads_emotions = reads_emotions
         self.emotions, self.folders = tuple(emotions), [str(file.parent) for file in files]
         self.corpora = [file.parent.name if file.name == MANIFEST else file.name.partition(".")[0] for file in files]
         self.roles = [_role(corpus, options) for corpus in self.corpora]
@@ -110,8 +111,7 @@ class _Maker:
         """Without targets. `where`: named where the emotion is unknown."""
         emotion = self._emotions.get(row.emotion)
         if emotion is None:
-            name = canonical(str(row.emotion), self.emotions, where=where)
-            emotion = self._emotions[row.emotion] = self.emotions.index(name)
+            emotion = self._emotions[row.emotion] = self._class(str(row.emotion), where)
         return Example(
             key=key,
             audio=audio,
@@ -126,6 +126,11 @@ class _Maker:
             speaker=self.named(row.speaker, row, file) if row.speaker else None,
             split=row.split,
         )
+
+    def _class(self, label: str, where: str) -> int:
+        if find_label(label, self.emotions) is None and not self.reads_emotions and find_label(label) is not None:
+            return IGNORE_INDEX  # an emotion that the recipe does not name, in a stage that asks for none
+        return self.emotions.index(canonical(label, self.emotions, where=where))
 
     def history(self, row: Continuation, file: int, where: str = "") -> tuple[EarlierTurn, ...]:
         """The earlier turns of a row, the keys of their utterances named as those of examples.
@@ -226,14 +231,15 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
     count as answers to `options.continuation`.
 
     Raises:
-        RellmError: a broken line, an emotion outside the recipe's `emotions`, a missing V/A/D or emotion that a loss
-            of the stage needs, an answer that no task asks for or that comes twice, or nothing left; names file and
-            line.
+        RellmError: a broken line, an emotion outside the recipe's `emotions` (where the stage reads none: one that no
+            recipe may have), a missing V/A/D or emotion that a loss of the stage needs, an answer that no task asks for
+            or that comes twice, or nothing left; names file and line.
     """
     loaded = Loaded()
     losses = set(options.losses) | set(options.warm_losses or {})
     wanted, maker = options.continuations(), RowMaker(tokenizer, options)
-    make = _Maker(files, options, emotions)
+    emotional = bool(options.exchange or "input_er" in losses or any(map(maker.needs_emotion, options.tasks)))
+    make = _Maker(files, options, emotions, emotional)
     store, exchanges = _Store(make, Answers(files, wanted, make.kinds)), bool(options.exchange)
     used = {None, TRAIN, options.validation.split if options.validation else None}
     too_long: dict[str, tuple[str, str]] = {}  # an utterance stands in several files and is dropped once

@@ -202,3 +202,6 @@ def test_from_the_command_line(world: ChatServerWorld, manifest: Path) -> None:
         app, ["respond", str(manifest), "--server", world.url, "--out", str(out)], env={"RE_LLM_MODEL": None}
     )
     assert alone.exit_code == 2 and "--model NAME" in alone.output
+    asked = len(world.asked)
+    refused = CliRunner().invoke(app, [*command, "--out", str(other), "--commercial"])
+    assert refused.exit_code == 2 and "--commercial or --server" in refused.output and len(world.asked) == asked

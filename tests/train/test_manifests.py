@@ -10,6 +10,7 @@ import tiny_world
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Continuation, Utterance, read_records, write_records
+from re_llm.model.losses import IGNORE_INDEX
 from re_llm.pipeline.layout import Run
 from re_llm.recipe.files import load_recipe
 from re_llm.recipe.stages import StageOptions
@@ -94,3 +95,18 @@ def test_a_run_asks_the_llm_for_nothing_that_nobody_reads(tmp_path: Path) -> Non
     joined = run.continuations(stages["re_llm"].data, stages["re_llm"])
     assert [path.name for path in joined] == ["drawn.cascade.jsonl", "manifest.jsonl"]
     assert {(each.corpus, each.prompt) for each in run._wanted_continuations()} == {("drawn", "cascade")}
+
+
+def test_an_emotion_that_only_other_recipes_name_is_no_matter_where_nobody_reads_it(data: Path, tmp_path: Path) -> None:
+    given = manifest(data, tmp_path, "hums", emotion="contempt")
+    words = {"losses": {"adapter_ctc": 1.0}, "lr": 1e-3}
+    assert {each.emotion for each in loaded([given], **words).examples} == {IGNORE_INDEX}
+    asked = {"tasks": ({"prompt": "recognize", "target": "emotion"},), "losses": {"response_ce": 1.0}, "lr": 1e-3}
+    for reading in (WORDS, asked):
+        with pytest.raises(RellmError, match=r"unknown emotion label 'contempt' in .*manifest\.jsonl:3"):
+            loaded([given], **reading)
+
+
+def test_a_misspelt_emotion_is_named_in_every_stage(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RellmError, match=r"unknown emotion label 'sadd' in .*manifest\.jsonl:3"):
+        loaded([manifest(data, tmp_path, "hums", emotion="sadd")], losses={"adapter_ctc": 1.0}, lr=1e-3)
