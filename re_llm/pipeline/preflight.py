@@ -17,6 +17,7 @@ from re_llm.core.errors import RellmError
 from re_llm.core.records import TRAIN, Utterance
 from re_llm.data import corpora
 from re_llm.data.corpora.base import Scan
+from re_llm.data.corpora.run import selected
 from re_llm.model.hub import locate
 from re_llm.pipeline.conversions import FOLDER, convert_all, with_converted
 from re_llm.pipeline.open_parts import OPEN, kind_of_folder, require_weights
@@ -278,11 +279,11 @@ def _splits_read(name: str, recipe: Recipe) -> dict[str, tuple[str, str]]:
 
 
 def _read_labels(corpus: CorpusOptions, root: Path) -> tuple[dict[str, int], Utterance | None]:
-    _, read = corpora.get(corpus.reader)
+    info, read = corpora.get(corpus.reader)
     scan = Scan(root, protocol=corpus.protocol, options=corpus.options)
     rows: dict[str, int] = {}
     first: Utterance | None = None
-    for utterance in islice(read(scan), LABELS_READ):
+    for utterance in islice(selected(scan, info, read), LABELS_READ):
         first = first or utterance
         rows[utterance.split] = rows.get(utterance.split, 0) + 1
     return rows, first

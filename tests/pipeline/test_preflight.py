@@ -143,6 +143,16 @@ def test_a_corpus_that_is_not_one_and_a_missing_test_split(parts: Path, corpus: 
     assert "`test`" not in said(recipe(parts, corpus, corpora=named))
 
 
+def test_speakers_that_an_option_holds_out_are_the_test_split(parts: Path, corpus: Path, tmp_path: Path) -> None:
+    rows = [f"{corpus}/{number}.wav,words {number},sad,{'ab'[number % 2]}" for number in range(4)]
+    (tmp_path / "people.csv").write_text("\n".join(["audio,text,emotion,speaker", *rows]) + "\n")
+    named = {"mine": {"reader": "table", "root": str(tmp_path / "people.csv")}}
+    assert "has no split `test`" in said(recipe(parts, corpus, corpora=named))
+    named["mine"]["options"] = {"test_speakers": "b"}
+    assert "has no split" not in said(recipe(parts, corpus, corpora=named))
+    assert found(recipe(parts, corpus, corpora=named)).rows["mine"] == {"train": 2, "test": 2}
+
+
 def test_a_split_that_is_held_out_must_be_there(parts: Path, corpus: Path) -> None:
     stage = {"start": str(parts / "checkpoint"), "losses": {"response_ce": 1.0}, "lr": 1e-3}
     stages = {"finetune": {**stage, "validation": {"split": "dev"}}}

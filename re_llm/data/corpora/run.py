@@ -139,7 +139,7 @@ def _prepare(
         report.published = dict(info.published.get(scan.protocol or "", {}))
     journal = Journal(out)
     work = HeaderWork(scan.root, hashed, journal.known)
-    rows = _selected(scan, info, reader, filters)
+    rows = selected(scan, info, reader)
     if not info.text_only:
         checked = run_rows(work, rows, cluster=cluster, workers=workers)
         rows = _kept(scan, filters, journal.keep(checked) if hashed else checked)
@@ -191,8 +191,9 @@ def _filters(info: CorpusInfo, scan: Scan) -> Filters:
     )
 
 
-def _selected(scan: Scan, info: CorpusInfo, reader: Reader, filters: Filters) -> Iterator[Utterance]:
-    """Utterances of a reader that the protocol and the filters on rows keep."""
+def selected(scan: Scan, info: CorpusInfo, reader: Reader) -> Iterator[Utterance]:
+    """Utterances of a reader that protocol and filters keep, with their splits; recordings are not read."""
+    filters = _filters(info, scan)
     utterances = _unique(scan, reader(scan))
     if "test_speakers" not in info.options:
         utterances = _split_by_speaker(scan, utterances)
