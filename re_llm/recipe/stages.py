@@ -104,8 +104,6 @@ class StageOptions(Options):
     losses: weight by name. warm_losses with warm_steps: used instead during the first optimiser steps.
     augment: disturbed copies of the recordings (microphones, rooms, codecs); every row hears one of them or the
         recording itself, drawn anew every epoch. Validation hears the recordings.
-    time_mask: fraction of each recording's encoder states that a row hears as zeros, in stretches of 0.1 to 0.3 s drawn
-        anew every epoch (SpecAugment over time, Park et al. 2019, on states as in wav2vec 2.0). Validation hears all.
     train: `heads` are `emotion_head` and `dimension_head`; one of them alone leaves the other as it was at the start.
         `adapter_input` is the adapter's first convolution alone, where the emotion embedding comes in.
     weight_decay_on: `all` parameters, or the `weights` without biases and norms.
@@ -136,7 +134,6 @@ class StageOptions(Options):
     exchange: tuple[str, ...] = ()
     donors: tuple[str, ...] = ()
     augment: AugmentOptions | None = None
-    time_mask: float = Field(default=0.0, ge=0.0, lt=1.0)
     continuation_llm: str | None = None
     continuation: PromptId = "continue"  # prompt with which the LLM wrote the targets
     tasks: tuple[TaskOptions, ...] = (TaskOptions(prompt="continue"),)
@@ -222,10 +219,6 @@ class StageOptions(Options):
         if both or (self.donors and not self.exchange):
             what = f"{both[0]} is in exchange and in donors" if both else "donors are for exchange, which is not set"
             raise ValueError(what)
-        if self.time_mask and ("speech_encoder" in self.train or self.features == "none"):
-            raise ValueError(
-                "time_mask hides stored states of a frozen speech encoder: take it out of `train`, set features: disk"
-            )
         if self.exchange and ("speech_encoder" in self.train or self.features == "none"):
             raise ValueError(
                 "exchange reads stored states of a frozen speech encoder: take it out of `train`, set features: disk"

@@ -37,7 +37,6 @@ class Row:
         teacher_prefix, teacher_suffix: what stands around the transcript in the teacher's text pass, if it has one.
         donor: index of the example whose emotion this row has; None = its own.
         copy: which copy of its recordings is heard (re_llm.train.copies); 0 = they themselves.
-        hidden: seed of the stretches of its recordings that are not heard; None = all is.
     """
 
     index: int
@@ -50,7 +49,6 @@ class Row:
     has_teacher: bool
     donor: int | None = None
     copy: int = 0
-    hidden: int | None = None
     earlier: tuple[tuple[tuple[int, ...], int], ...] = ()
     spelled: tuple[int, ...] | None = None
     earlier_spelled: tuple[tuple[int, ...], ...] = ()
@@ -215,18 +213,14 @@ class TrainingRows:
     Attributes:
         places: indices of the examples that are rows.
         copies: of each recording, beside itself; each row hears one of all.
-        hides: whether stretches of the recordings are not heard.
 
     Raises:
         RellmError: a task needs the emotion, in the answer or in the student's or teacher's prompt, and an example has
             none; or an exchanged row finds no donor.
     """
 
-    def __init__(
-        self, examples: Sequence[Example], maker: RowMaker, *, seed: int, copies: int = 0, hides: bool = False
-    ):
+    def __init__(self, examples: Sequence[Example], maker: RowMaker, *, seed: int, copies: int = 0):
         self.examples, self.maker, self.seed, self.copies = Examples.of(examples), maker, seed, copies
-        self.hides = hides
         roles, emotions = self.examples.roles, self.examples.emotions
         self.places = np.flatnonzero(roles != ROLES.index("donor"))
         needing = next((need for task in maker.tasks if (need := maker.needs_emotion(task))), None)
@@ -253,8 +247,7 @@ class TrainingRows:
         row = self.maker.make(index, example, task, self._heard(example, task, draw))
         if example.role == "exchanged":
             row = replace(row, donor=int(draw.choice(self.donors[example.emotion])))
-        row = replace(row, copy=draw.randint(0, self.copies)) if self.copies else row
-        return replace(row, hidden=draw.getrandbits(32)) if self.hides else row
+        return replace(row, copy=draw.randint(0, self.copies)) if self.copies else row
 
     def _drawn(self, epoch: int, index: int) -> tuple[TaskOptions, random.Random]:
         """The task of an example in an epoch, and what further draws of it come from."""

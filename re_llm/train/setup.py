@@ -57,8 +57,7 @@ def make_trainer(
     if stage.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     maker = RowMaker(processor.tokenizer, stage)
-    copies = stage.augment.copies if stage.augment else 0
-    rows = TrainingRows(train, maker, seed=plan.seed, copies=copies, hides=stage.time_mask > 0)
+    rows = TrainingRows(train, maker, seed=plan.seed, copies=stage.augment.copies if stage.augment else 0)
     openings = Openings.of(model, stage)
     lengths = _lengths(rows, features)
     _refuse_few_rows(len(rows), stage, processes)
@@ -135,7 +134,6 @@ def _collator(
         kl_at_tokens=plan.stage.kl_at == "token",
         keep_teacher=plan.stage.teacher_top_k is not None,
         apart=apart,
-        time_mask=plan.stage.time_mask,
     )
 
 
