@@ -117,8 +117,6 @@ class StageOptions(Options):
     ctc_text: the transcript that adapter_ctc spells: as it is `written`, or as it would stand inside a `running` text,
         with a space in front and no capital that a sentence makes; see `re_llm.train.spelling`. The teacher reads it as
         it is written.
-    ctc_merges: adapter_ctc spells it with so many of the first merges of the LLM's tokenizer (BPE), so that a rare word
-        is several tokens that are said often, and not one that is never learnt; null = all merges.
     kl_at: logits that response_kl compares: those of the `prediction` of each response token (BLSP-Emo eq. 1), or those
         at the `token` itself, which predict the next one (released code).
     epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
@@ -154,7 +152,6 @@ class StageOptions(Options):
     temperature: float = Field(default=2.0, gt=0.0)
     kl_at: Literal["prediction", "token"] = "prediction"
     ctc_text: Literal["written", "running"] = "written"
-    ctc_merges: int | None = Field(default=None, ge=0)
     teacher_top_k: int | None = Field(default=None, ge=1)
     ctc_sample: int | None = Field(default=None, ge=1)
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -212,9 +209,8 @@ class StageOptions(Options):
             )
         if self.ctc_sample and "adapter_ctc" not in names:
             raise ValueError("ctc_sample is for adapter_ctc, which is no loss of this stage")
-        for option, given in (("ctc_text", self.ctc_text != "written"), ("ctc_merges", self.ctc_merges is not None)):
-            if given and "adapter_ctc" not in names:
-                raise ValueError(f"{option} is for adapter_ctc, which is no loss of this stage")
+        if self.ctc_text != "written" and "adapter_ctc" not in names:
+            raise ValueError("ctc_text is for adapter_ctc, which is no loss of this stage")
         both = sorted(set(self.exchange) & set(self.donors))
         if both or (self.donors and not self.exchange):
             what = f"{both[0]} is in exchange and in donors" if both else "donors are for exchange, which is not set"

@@ -28,17 +28,7 @@ HASHES = ".hashes.json"  # of recordings, so that they are read again only when 
 # What a training writes into its folder, beside the encoder states.
 PARTS = ("config.json", "*.safetensors", "checkpoints", "log.jsonl", "report.json", "recipe.resolved.yaml")
 # At their defaults, as before there were any.
-_LATER = (
-    "exchange",
-    "donors",
-    "augment",
-    "validation",
-    "features",
-    "teacher_top_k",
-    "ctc_sample",
-    "ctc_text",
-    "ctc_merges",
-)
+_LATER = ("exchange", "donors", "augment", "validation", "features", "teacher_top_k", "ctc_sample", "ctc_text")
 # Options that decide nothing: where things lie, who wrote the rows, how often the state is kept, which kernel runs.
 _NOT_DECIDING = {"start", "data", "model", "save_every", "continuation_llm", "attention"}
 

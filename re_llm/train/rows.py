@@ -85,8 +85,7 @@ class RowMaker:
         self.tokenizer, self.tasks, self.continuation = tokenizer, options.tasks, options.continuation
         self.has_teacher = bool({"response_kl", "input_kl"} & {*options.losses, *(options.warm_losses or {})})
         self.end = tuple(end_ids(tokenizer))
-        written, merges = options.ctc_text == "written", options.ctc_merges
-        self.speller = None if written and merges is None else Speller(tokenizer, written, merges)
+        self.speller = Speller(tokenizer) if options.ctc_text == "running" else None
         self._lengths: dict[EarlierTurn, tuple[int, int]] = {}
         self._around: dict[tuple[str, str | None], tuple[tuple[int, ...], tuple[int, ...]]] = {}
 

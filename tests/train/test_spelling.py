@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny_world
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-from re_llm.core.errors import RellmError
 from re_llm.recipe.stages import StageOptions, TaskOptions
 from re_llm.train.data import load_examples
 from re_llm.train.plan import Plan, build_model
@@ -62,55 +59,6 @@ def stage(**changes: object) -> StageOptions:
     task = TaskOptions(prompt="continue-speech")
     given = {"tasks": (task,), "losses": {"adapter_ctc": 1.0, "response_kl": 1.0}, "lr": 1e-3, "features": "none"}
     return StageOptions(**{**given, **changes})
-
-
-def byte_pairs(**changes: object) -> PreTrainedTokenizerFast:
-    """As GPT-2's and SmolLM2's: pairs of bytes; a word is made of its letters, then of its parts, then at once."""
-    merges = [("Ġ", "s"), ("Ġs", "e"), ("l", "f"), ("Ġse", "lf"), ("i", "s"), ("is", "h"), ("Ġself", "ish")]
-    letters = [*pre_tokenizers.ByteLevel.alphabet()]
-    vocabulary = {piece: i for i, piece in enumerate([*letters, *map("".join, merges)])}
-    backend = Tokenizer(models.BPE(vocabulary, merges, **changes))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<|end|>"])
-    return PreTrainedTokenizerFast(tokenizer_object=backend)
-
-
-@pytest.mark.parametrize("changes", [{}, {"ignore_merges": True}])
-@pytest.mark.parametrize(
-    ("merges", "tokens"),
-    [
-        (None, ["Ġselfish"]),
-        (7, ["Ġselfish"]),
-        (6, ["Ġself", "ish"]),
-        (4, ["Ġself", "i", "s", "h"]),
-        (0, list("Ġselfish")),
-    ],
-)
-def test_the_first_merges_leave_rare_words_in_pieces(merges: int, tokens: list[str], changes: dict) -> None:
-    tokenizer = byte_pairs(**changes)
-    for speller in (Speller(tokenizer, merges=merges), Speller(tokenizer, as_written=True, merges=merges)):
-        ids = speller.ids("Selfish" if not speller._as_written else " selfish")
-        assert tokenizer.convert_ids_to_tokens(ids) == tokens
-        assert tokenizer.decode(ids) == " selfish"
-
-
-def test_special_tokens_in_a_transcript_stay_text() -> None:
-    tokenizer = byte_pairs()
-    ids = Speller(tokenizer, as_written=True, merges=3).ids("<|end|>")
-    assert tokenizer.convert_ids_to_tokens(ids) == list("<|end|>")
-
-
-def test_a_tokenizer_without_merges_is_refused() -> None:
-    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
-    for tokenizer in (words, Pieces()):
-        with pytest.raises(RellmError, match="ctc_merges: the LLM's tokenizer does not merge pairs"):
-            Speller(tokenizer, merges=3)
-
-
-def test_merges_are_an_option_of_the_ctc_term() -> None:
-    with pytest.raises(ValueError, match="ctc_merges is for adapter_ctc"):
-        stage(losses={"response_kl": 1.0}, ctc_merges=100)
 
 
 def test_it_is_an_option_of_the_ctc_term() -> None:
