@@ -112,10 +112,14 @@ def test_a_spoken_turn_keeps_its_emotion_and_its_place(page: Page) -> None:
     assert page.locator("article .title").all_inner_texts() == titles
     page.click("#more summary")  # the last turn stays above the composer, which has grown
     expect(page.locator("#clear")).to_be_visible()
-    page.wait_for_function(
+    above = (
         "document.querySelector('article:last-of-type').getBoundingClientRect().bottom"
         " <= document.querySelector('#ask').getBoundingClientRect().top + 1"
     )
+    until = time.monotonic() + 10
+    while not page.evaluate(above):  # wait_for_function needs `unsafe-eval`, which the page does not allow
+        assert time.monotonic() < until, "the composer lies over the last turn"
+        page.wait_for_timeout(50)
     page.click("#clear")
     page.reload()
     expect(page.locator("article")).to_have_count(0)
