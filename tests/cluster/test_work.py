@@ -83,27 +83,25 @@ def test_commands_know_the_engines(command: str, tmp_path: Path) -> None:
     assert done.exit_code == 2 and "unknown engine 'dask'" in done.stderr and "local, gpus, ray" in done.stderr
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["127.0.0.1", "ray://127.0.0.1:1000", "host:99999"])
+def test_what_is_no_address_of_a_cluster(address: str) -> None:
+    pytest.importorskip("ray", reason="the extra `data` is not installed")
+    with pytest.raises(RellmError, match="is not an address of a Ray cluster"), Where("ray", address).connect():
+        pass
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        (f"127.0.0.1:{_free_port()}", "no Ray cluster answers at 127.0.0.1"),
-        ("127.0.0.1", "is not an address of a Ray cluster"),
-        ("ray://127.0.0.1:1000", "is not an address of a Ray cluster"),
-        ("host:99999", "is not an address of a Ray cluster"),
-    ],
-    ids=["nobody there", "no port", "of a client", "no port of this world"],
-)
-def test_a_cluster_that_is_not_there(address: str, message: str) -> None:
+def test_a_cluster_that_is_not_there() -> None:
     pytest.importorskip("ray", reason="the extra `data` is not installed")
-    with pytest.raises(RellmError, match=message), Where("ray", address).connect():
-        pass
+    with socket.socket() as kept:  # taken and not listened to, so that no cluster of another test can have the port
+        kept.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{kept.getsockname()[1]}"
+        with (
+            pytest.raises(RellmError, match=r"no Ray cluster answers at 127\.0\.0\.1"),
+            Where("ray", address).connect(),
+        ):
+            pass
 
 
 def test_few_modules_import_ray_and_nobody_loads_it_unasked() -> None:
