@@ -238,9 +238,11 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
     loaded = Loaded()
     losses = set(options.losses) | set(options.warm_losses or {})
     wanted, maker = options.continuations(), RowMaker(tokenizer, options)
-    emotional = bool(options.exchange or "input_er" in losses or any(map(maker.needs_emotion, options.tasks)))
-    make = _Maker(files, options, emotions, emotional)
-    store, exchanges = _Store(make, Answers(files, wanted, make.kinds)), bool(options.exchange)
+    exchanges = bool(options.exchange)
+    make = _Maker(
+        files, options, emotions, exchanges or "input_er" in losses or any(map(maker.needs_emotion, options.tasks))
+    )
+    store = _Store(make, Answers(files, wanted, make.kinds))
     used = {None, TRAIN, options.validation.split if options.validation else None}
     too_long: dict[str, tuple[str, str]] = {}  # an utterance stands in several files and is dropped once
     for number, file in enumerate(files):
