@@ -1,4 +1,4 @@
-"""Puts a trained checkpoint and its emotion encoder in the place of shipped ones, in half precision.
+"""Puts a trained checkpoint and its emotion encoder in the place of shipped ones: large matrices in int8, else in half.
 
     python tools/ship_small.py runs/small-train/checkpoints/re_llm runs/emotion-open --name small:re-llm-open
     python tools/ship_small.py runs/small-nc/checkpoints/re_llm runs/emotion --adapter-of small:re-llm-open
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from re_llm.core.assets import OPEN_MODEL, PACKAGE, SHIPPED, SMALL_MODEL
 from re_llm.core.files import write_json
+from re_llm.model.weights import in_int8
 
 WEIGHTS, LORA = "model.safetensors", "adapter_model.safetensors"
 COPIED = ("adapter_config.json", "generation_config.json", "processor_config.json", "report.json")
@@ -49,7 +50,7 @@ def put(checkpoint: Path, emotion: Path, target: Path, adapter_of: Path | None) 
     config = json.loads((checkpoint / "config.json").read_text())
     if config.get("words_unsure_below") is None:
         raise SystemExit(f"{checkpoint} has no words_unsure_below: run re-llm small limit first")
-    tensors, parts = halves(checkpoint / WEIGHTS), {"llm": "small:llm", "speech_encoder": "small:whisper"}
+    tensors, parts = in_int8(halves(checkpoint / WEIGHTS)), {"llm": "small:llm", "speech_encoder": "small:whisper"}
     if adapter_of is not None:
         other = load_file(adapter_of / WEIGHTS)
         common = [n for n, t in tensors.items() if n.startswith("adapter.") and n in other and torch.equal(t, other[n])]

@@ -13,6 +13,7 @@ from re_llm.core.assets import component_hash
 from re_llm.core.errors import RellmError
 from re_llm.model import ReLlmConfig, ReLlmForConditionalGeneration, ReLlmProcessor
 from re_llm.model.components import checkpoint_config, own_tensors
+from re_llm.model.weights import in_int8
 
 WAVES = [tiny_world.wave(0.4), tiny_world.wave(1.3, 1)]
 TEXTS = ["say <|speech|> now", "<|speech|>"]
@@ -198,6 +199,62 @@ def test_what_ships_keeps_apart_what_it_has_of_its_own(sharing, world, tmp_path)
     other.save_pretrained(tmp_path / "second")
     with pytest.raises(SystemExit, match="nothing in common"):
         ship_small.put(tmp_path / "second", world.emotion, shipped, tmp_path / "open" / "re-llm")
+
+
+@pytest.fixture
+def in_bytes(world, tmp_path, monkeypatch):
+    """A shipped model whose matrices are int8, however small they are."""
+    monkeypatch.setattr("re_llm.model.weights.LARGE", 1)
+    model = world.model()
+    for parameter in model.adapter.parameters():
+        parameter.data.normal_()
+    model.config.words_unsure_below = 0.7
+    model.save_pretrained(tmp_path / "trained")
+    world.processor().save_pretrained(tmp_path / "trained")
+    (tmp_path / "trained" / "report.json").write_text("{}")
+    target = tmp_path / "open" / "re-llm"
+    ship_small.put(tmp_path / "trained", world.emotion, target, None)
+    config = json.loads((target / "config.json").read_text())
+    before = json.loads((tmp_path / "trained" / "config.json").read_text())["components"]
+    named = {part: str((tmp_path / "trained" / before[part]).resolve()) for part in ("llm", "speech_encoder")}
+    (target / "config.json").write_text(json.dumps(config | {"components": config["components"] | named}))
+    return target
+
+
+def test_matrices_in_int8_are_off_by_half_a_step_of_their_row(in_bytes, tmp_path):
+    held, before = load_file(in_bytes / "model.safetensors"), load_file(tmp_path / "trained" / "model.safetensors")
+    read = own_tensors(in_bytes, checkpoint_config(in_bytes))
+    assert read.keys() == before.keys()
+    assert {k for k, v in held.items() if v.dtype == torch.int8} == {k for k, v in before.items() if v.ndim > 1}
+    for name, tensor in before.items():
+        stored = read[name].read()
+        assert (read[name].shape, read[name].dtype) == (tensor.shape, torch.float16) == (stored.shape, stored.dtype)
+        steps = held[f"{name}.steps"].view(-1, *[1] * (tensor.ndim - 1)) if tensor.ndim > 1 else torch.zeros(1)
+        rounded = tensor.half().float().abs().max() * 2**-10  # float16, twice
+        assert ((stored.float() - tensor).abs() <= steps / 2 + rounded).all()
+
+
+def test_int8_of_zeros_and_of_one_large_number():
+    rows = torch.zeros(3, 40_000)
+    rows[1, 7], rows[2] = -60_000.0, torch.linspace(-1, 1, 40_000)
+    encoded = in_int8({"matrix": rows, "bias": rows[:, 0], "count": torch.ones(3, 40_000, dtype=torch.int64)})
+    assert encoded.keys() == {"matrix", "matrix.steps", "bias", "count"} and encoded["count"].dtype == torch.int64
+    assert not encoded["matrix"][0].any() and encoded["matrix"][1, 7] == -127
+
+
+def test_a_model_in_int8_answers_and_is_saved_whole(in_bytes, batch, tmp_path):
+    shipped = ReLlmForConditionalGeneration.from_pretrained(in_bytes, dtype=torch.float32)
+    shipped.save_pretrained(tmp_path / "again")
+    assert same(shipped, ReLlmForConditionalGeneration.from_pretrained(tmp_path / "again", dtype=torch.float32), batch)
+
+
+@pytest.mark.parametrize("broken", [lambda steps: steps[:-1], torch.Tensor.double, lambda steps: steps * torch.nan])
+def test_steps_that_do_not_fit_are_refused(in_bytes, broken):
+    weights = load_file(in_bytes / "model.safetensors")
+    weights["adapter.up.weight.steps"] = broken(weights["adapter.up.weight.steps"]).contiguous()
+    save_file(weights, in_bytes / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RellmError, match=r"adapter\.up\.weight"):
+        ReLlmForConditionalGeneration.from_pretrained(in_bytes)
 
 
 def test_a_training_starts_from_a_checkpoint_that_shares_its_adapter(sharing, world, batch, tmp_path):
