@@ -102,4 +102,6 @@ def at_level(samples: Samples, level: float) -> Samples:
 def frame_levels(samples: Samples) -> np.ndarray:
     """RMS of each whole 20 ms of samples [T], float64 [F]."""
     frames = len(samples) // FRAME
-    return np.asarray(np.sqrt((samples[: frames * FRAME].reshape(frames, FRAME).astype(np.float64) ** 2).mean(axis=1)))
+    whole = samples[: frames * FRAME].reshape(frames, FRAME)
+    # Cast piece by piece: ten minutes in float64, and their squares, would be 150 MB.
+    return np.asarray(np.sqrt(np.einsum("ft,ft->f", whole, whole, dtype=np.float64, casting="safe") / FRAME))

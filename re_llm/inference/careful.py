@@ -15,8 +15,8 @@ from re_llm.core.risk import at_risk, careful_reply
 from re_llm.inference.estimate import Estimate
 from re_llm.llm.completion import Completion
 from re_llm.model.modeling import ReLlmForConditionalGeneration
-from re_llm.model.predictions import MOST_LOGITS
 
+AT_ONCE = 64  # speech tokens that are read at once: five seconds; twelve MB of a vocabulary of 49,152
 NEAREST = 8  # embeddings of which one is nearest, whatever is lost in half precision
 TOKENS_A_SECOND = 0.6  # fewer are no speech: who speaks slowly says two words in a second
 NO_SPEECH = "I could not hear anybody speak in that recording. Could you try again?"
@@ -63,7 +63,7 @@ def read_out(model: ReLlmForConditionalGeneration, embeddings: torch.Tensor) -> 
     shared = dict(output.named_parameters(recurse=False)).get("weight") is vocabulary  # `.weight` would unpack it
     plain = None if shared else vocabulary.float().T
     best, probability = list[torch.Tensor](), list[torch.Tensor]()
-    for part in embeddings.split(max(1, MOST_LOGITS // len(vocabulary))):  # minutes of speech are gigabytes
+    for part in embeddings.split(AT_ONCE):  # minutes of speech are gigabytes
         tokens = part.float()
         scores = output(part.to(vocabulary.dtype)).float() if plain is None else tokens @ plain
         near = scores.topk(min(NEAREST, len(vocabulary)), dim=-1).indices

@@ -63,9 +63,11 @@ def test_without_labels_only_words_are_measured() -> None:
     assert "ua_prompt" not in found.summary() and "word_errors 0.000" in found.summary()
 
 
-@pytest.mark.parametrize("logits", [2**24, 10, 1])
-def test_words_are_read_out_of_the_tokens_as_ctc_writes_them(logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(careful, "MOST_LOGITS", logits)  # of some tokens at a time: minutes of speech have thousands
+@pytest.mark.parametrize("tokens_at_once", [64, 2, 1])
+def test_words_are_read_out_of_the_tokens_as_ctc_writes_them(
+    tokens_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(careful, "AT_ONCE", tokens_at_once)  # minutes of speech have thousands
     vocabulary = torch.eye(5)[:4]
     model = SimpleNamespace(
         ctc_blank=torch.eye(5)[4],
