@@ -250,7 +250,8 @@ def _corpus(name: str, recipe: Recipe, found: Preflight) -> None:
         return
     found.rows[name] = rows
     if first is None:
-        found.findings.append(Finding(part, f"{root} holds no utterance of the protocol {corpus.protocol}", ""))
+        of_protocol = f" of the protocol {corpus.protocol}" if corpus.protocol else ""
+        found.findings.append(Finding(part, f"{root} holds no utterance{of_protocol}", ""))
         return
     if Path(first.audio).suffix.lower() in waveform.WITH_AV and not pyav.installed():
         found.findings.append(Finding(part, f"{Path(first.audio).name} needs the extra `av`", _extra("av")))
