@@ -153,7 +153,6 @@ def build_features(
     )
     ids.make_index()
     everyone = processes or Processes(0, 1, model.device)
-    # A part is always the same utterances: encoded again after a kill, its batches round as they did.
     parts = _Parts(Examples.of(examples), ids, copies)
     missing = everyone.from_first(lambda: parts.missing(stores))
     if not missing:
@@ -162,7 +161,7 @@ def build_features(
     mine = missing[everyone.index :: everyone.count]
     chosen = mine if where == HERE else missing if everyone.first else []
     if chosen:
-        total = sum(len(parts.places[number]) for _, number in chosen)
+        total = sum(len(places) for _, places in chosen)
         try:
             with where.connect() as cluster, progress_bar("encode", total, show=progress) as advance:
                 for encoded in _encoded(map(parts.of, chosen), model, processor, batch_size, cluster, device):
@@ -182,46 +181,46 @@ def _add(encoded: Sequence[Encoded], stores: Mapping[str, StateStore]) -> None:
         stores["emotion"].add({each.id: each.emotion for each in encoded if each.emotion is not None})
 
 
-PartNumber: TypeAlias = tuple[int, int]  # which copy, and which part
+PartPlaces: TypeAlias = tuple[int, np.ndarray]  # which copy, and places of examples
 
 
 class _Parts:
-    """The different segments of examples, in parts of `READ_AHEAD`.
-
-    Attributes:
-        places: of each part, places of examples.
-    """
+    """The different segments of examples, in parts of `READ_AHEAD`."""
 
     def __init__(self, examples: Examples, ids: SegmentIds, copies: Copies):
         self.examples, self._ids, self._copies = examples, ids, copies
-        different = ids.different(examples)
-        self.places = [different[i : i + READ_AHEAD] for i in range(0, len(different), READ_AHEAD)]
+        self._different = ids.different(examples)
 
-    def of(self, number: PartNumber) -> Part:
+    def of(self, part: PartPlaces) -> Part:
         """What a part encodes."""
-        copy, part = number
-        examples = [self.examples[place] for place in self.places[part].tolist()]
+        copy, places = part
+        examples = [self.examples[place] for place in places.tolist()]
         return Part(examples, [self._ids[each.key] for each in examples], self._copies, copy)
 
-    def missing(self, stores: Mapping[str, StateStore]) -> list[PartNumber]:
-        """Parts in which something lacks that training reads: of a recording whose emotion is exchanged, no emotion."""
-        found: list[PartNumber] = []
+    def missing(self, stores: Mapping[str, StateStore]) -> list[PartPlaces]:
+        """Parts of what lacks something that training reads: of a recording whose emotion is exchanged, no emotion.
+
+        Parts are stored whole, so what lacks after a kill falls into the same parts, whose batches round as they would
+        have.
+        """
+        found: list[PartPlaces] = []
         for copy in self._copies.numbers():
             ids = [self._copies.id(segment, copy) for segment in self._ids.of(self.examples)] if copy else None
             there = {name: store.lengths(ids or self._ids.of(self.examples)) >= 0 for name, store in stores.items()}
             held = there["speech"]
             if "emotion" in there:
                 held &= there["emotion"] | (self.examples.roles == ROLES.index("exchanged"))
-            found += [(copy, number) for number, part in enumerate(self.places) if not held[part].all()]
+            lacking = self._different[~held[self._different]]
+            found += [(copy, lacking[i : i + READ_AHEAD]) for i in range(0, len(lacking), READ_AHEAD)]
         return found
 
-    def seconds(self, numbers: Sequence[PartNumber]) -> list[float]:
+    def seconds(self, parts: Sequence[PartPlaces]) -> list[float]:
         """Of the recordings of some parts; 0 where it is not known."""
-        return [s for _, n in numbers for s in np.nan_to_num(self.examples.durations[self.places[n]]).tolist()]
+        return [s for _, places in parts for s in np.nan_to_num(self.examples.durations[places]).tolist()]
 
 
 def _refuse_small_disk(
-    folder: Path, parts: _Parts, missing: Sequence[PartNumber], model: ReLlmForConditionalGeneration
+    folder: Path, parts: _Parts, missing: Sequence[PartPlaces], model: ReLlmForConditionalGeneration
 ) -> None:
     """Raises a RellmError before hours of encoding where the states will not fit."""
     width = model.config.speech_config.d_model

@@ -76,10 +76,43 @@ def test_recordings_that_changed_places_are_other_recordings(build, hums: list[E
     assert build(hums) == []  # the states of these recordings are there
     assert torch.equal(build.made.batch(["3", "0"]).speech_states, before)
     soundfile.write(first, tiny_world.wave(0.5, 9), 16_000)
-    assert build(hums) == ["0", "1", "2", "3"]  # a part is encoded as a whole, so that it rounds as it did
+    assert build(hums) == ["0"]
     assert not torch.equal(
         build.made.batch(["0"]).speech_states[0], before[1][: build.made.speech.length(build.made.ids["0"])]
     )
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_what_lacks_after_a_kill_falls_into_the_same_parts(
+    build, hums, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    many = [replace(hums[i % 4], key=f"{i}", start=0.01 * i, duration=0.3) for i in range(7)]
+    monkeypatch.setattr(features, "READ_AHEAD", 2)
+    parts: list[list[str]] = []
+    counted = features.encode_part
+    monkeypatch.setattr(
+        features,
+        "encode_part",
+        lambda part, *rest: parts.append([e.key for e in part.examples]) or counted(part, *rest),
+    )
+    stored, calls = features._add, iter(range(100))
+
+    def add_until_killed(encoded, stores) -> None:
+        if next(calls) == done:
+            raise KeyboardInterrupt
+        stored(encoded, stores)
+
+    monkeypatch.setattr(features, "_add", add_until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(many)
+    monkeypatch.setattr(features, "_add", stored)
+    parts.clear()
+    build(many)
+    assert parts == [["0", "1"], ["2", "3"], ["4", "5"], ["6"]][done:]
+
+
+def test_rows_that_join_are_encoded_alone(build, hums) -> None:
+    assert build(hums[:1] + hums[2:]) == ["0", "2", "3"] and build(hums) == ["1"]
 
 
 def test_segments_of_one_file_are_told_apart_and_a_moved_corpus_is_the_same(build, hums, tmp_path: Path) -> None:
