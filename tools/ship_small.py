@@ -1,6 +1,6 @@
 """Puts a trained checkpoint and its emotion encoder in the place of shipped ones: large matrices in int8, else in half.
 
-    python tools/ship_small.py runs/small-train/checkpoints/re_llm runs/emotion-open --name small:re-llm-open
+    python tools/ship_small.py runs/small-train/checkpoints/rejoined runs/emotion-open --name small:re-llm-open
     python tools/ship_small.py runs/small-nc/checkpoints/re_llm runs/emotion --adapter-of small:re-llm-open
 
 What the checkpoint has in common with the adapter of `--adapter-of` is left there; the tokenizer is that of small:llm.
@@ -41,8 +41,8 @@ def halves(path: Path) -> dict[str, Tensor]:
     return {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in held.items()}
 
 
-def put(checkpoint: Path, emotion: Path, target: Path, adapter_of: Path | None, beside: str = "emotion") -> None:
-    """Writes the folder `target`, and the emotion encoder into the folder `beside` next to it.
+def put(checkpoint: Path, emotion: Path, target: Path, adapter_of: Path | None) -> None:
+    """Writes the folder `target`, and `emotion` beside it.
 
     Raises:
         SystemExit: the checkpoint lacks what the shipped one needs, or has nothing in common with `adapter_of`.
@@ -58,7 +58,7 @@ def put(checkpoint: Path, emotion: Path, target: Path, adapter_of: Path | None, 
             raise SystemExit(f"{checkpoint} has nothing in common with the adapter of {adapter_of}")
         tensors = {name: tensor for name, tensor in tensors.items() if name not in common}
         parts["adapter"] = Path(os.path.relpath(adapter_of, target)).as_posix()
-    for folder in (target, target.parent / beside):
+    for folder in (target, target.parent / "emotion"):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
@@ -66,10 +66,10 @@ def put(checkpoint: Path, emotion: Path, target: Path, adapter_of: Path | None, 
     for name in COPIED:
         shutil.copyfile(checkpoint / name, target / name)
     write_json(
-        target / "config.json", config | {"careful": True, "components": parts | {"emotion_encoder": f"../{beside}"}}
+        target / "config.json", config | {"careful": True, "components": parts | {"emotion_encoder": "../emotion"}}
     )
     for name in ENCODER:
-        shutil.copyfile(emotion / name, target.parent / beside / name)
+        shutil.copyfile(emotion / name, target.parent / "emotion" / name)
 
 
 def main() -> None:
@@ -78,11 +78,9 @@ def main() -> None:
     arguments.add_argument("emotion", type=Path, help="folder of the emotion encoder that it was trained with")
     arguments.add_argument("--name", choices=(SMALL_MODEL, OPEN_MODEL), default=SMALL_MODEL)
     arguments.add_argument("--adapter-of", choices=(OPEN_MODEL,), help="shipped model with which it shares its adapter")
-    arguments.add_argument("--beside", default="emotion", help="folder for the emotion encoder, next to the model's")
     given = arguments.parse_args()
     target = PACKAGE / SHIPPED[given.name]
-    adapter_of = PACKAGE / SHIPPED[given.adapter_of] if given.adapter_of else None
-    put(given.checkpoint, given.emotion, target, adapter_of, given.beside)
+    put(given.checkpoint, given.emotion, target, PACKAGE / SHIPPED[given.adapter_of] if given.adapter_of else None)
     for path in sorted(target.parent.rglob("*.safetensors")):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 

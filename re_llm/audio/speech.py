@@ -104,4 +104,4 @@ def frame_levels(samples: Samples) -> np.ndarray:
     frames = len(samples) // FRAME
     whole = samples[: frames * FRAME].reshape(frames, FRAME)
     # Cast piece by piece: ten minutes in float64, and their squares, would be 150 MB.
-    return np.asarray(np.sqrt(np.einsum("ft,ft->f", whole, whole, dtype=np.float64, casting="safe") / FRAME))
+    return np.asarray(np.sqrt(np.einsum("ft,ft->f", whole, whole, dtype=np.float64) / FRAME))

@@ -213,7 +213,7 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
         raise RellmError(f"{path} holds a tensor of type {error}", allowed=", ".join(_DTYPES)) from error
     except (SafetensorError, OSError) as error:
         raise RellmError(f"{path} is not a whole safetensors file: {error}", todo=_AGAIN) from error
-    steps = {name for name, kind in kinds.items() if kind[1] == torch.int8 and name + STEPS in kinds}
+    steps = {n for n, (shape, kind) in kinds.items() if kind == torch.int8 and len(shape) > 1 and n + STEPS in kinds}
     for name in steps:
         shape, _ = kinds[name]
         if kinds.pop(name + STEPS) != (shape[:1], torch.float32):

@@ -257,6 +257,15 @@ def test_steps_that_do_not_fit_are_refused(in_bytes, broken):
         ReLlmForConditionalGeneration.from_pretrained(in_bytes)
 
 
+def test_steps_beside_a_vector_are_refused(in_bytes):
+    weights = load_file(in_bytes / "model.safetensors")
+    weights["adapter.norm.bias.steps"] = torch.ones(len(weights["adapter.norm.bias"]))
+    weights["adapter.norm.bias"] = weights["adapter.norm.bias"].to(torch.int8)
+    save_file(weights, in_bytes / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RellmError, match=r"adapter\.norm\.bias\.steps"):
+        ReLlmForConditionalGeneration.from_pretrained(in_bytes)
+
+
 def test_a_training_starts_from_a_checkpoint_that_shares_its_adapter(sharing, world, batch, tmp_path):
     started = world.model()
     started.continue_from(tmp_path / "second")
