@@ -94,6 +94,7 @@ class Subsampler(nn.Module):
         self.up = nn.Linear(options.bottleneck, out_width, bias=False)
         self.hidden_layers = EncoderLayers(options.hidden_layers, options.bottleneck, whisper)
         self.norm = nn.LayerNorm(out_width, eps=1e-5)
+        self.dropout = nn.Dropout(0.0)  # see `set_dropout`
 
     @property
     def dtype(self) -> torch.dtype:
@@ -113,16 +114,30 @@ class Subsampler(nn.Module):
         for conv in self.convs:
             if not keep_padding:
                 hidden = hidden * time_mask(lengths, hidden.shape[2])[:, None]
-            hidden = glu(conv(hidden), dim=1)
+            hidden = self.dropout(glu(conv(hidden), dim=1))
             lengths = torch.div(lengths - 1, self.options.stride, rounding_mode="floor") + 1
         hidden = hidden.transpose(1, 2)
         inner = self.down(hidden)
         inner = self.hidden_layers(inner, None if keep_padding else lengths) if self.hidden_layers else gelu(inner)
-        hidden = self.norm(hidden + self.up(inner))
+        hidden = self.norm(hidden + self.up(self.dropout(inner)))
         mask = time_mask(lengths, hidden.shape[1])[..., None]
         embeddings = hidden if keep_padding else hidden * mask
         pooled = (hidden * mask).sum(1) / lengths[:, None].clamp(min=1)
         return SpeechTokens(embeddings, lengths, pooled)
+
+
+def set_dropout(adapter: nn.Module, probability: float) -> None:
+    """Dropout of an adapter in training: behind its convolutions and bottleneck, and in its encoder layers behind
+    attention and in the feed-forward part. Attention weights keep none: the fused kernels of a CPU know no dropout.
+
+    Args:
+        probability: in [0, 1).
+    """
+    for module in adapter.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        elif isinstance(module, WhisperEncoderLayer):
+            module.dropout = module.activation_dropout = probability
 
 
 def copy_widened(source: Subsampler, target: Subsampler, *, scale: float = 0.1) -> None:

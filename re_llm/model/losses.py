@@ -38,14 +38,26 @@ def response_positions(labels: Tensor, *, shifted: bool = True) -> Tensor:
     return (next_labels(labels) if shifted else labels) != IGNORE_INDEX
 
 
-def response_ce(logits: Tensor, targets: Tensor) -> Tensor:
+def response_ce(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy of the response, mean over its tokens (RE-LLM section II-B, loss of the released code).
 
     Args:
         logits: [K, V] or [R, L, V].
         targets: [K] or [R, L], the label each position predicts (`next_labels`); IGNORE_INDEX is passed over.
+        weights: of the targets in the mean, in their shape, positive; None = all alike, as the released code.
     """
-    return _mean_cross_entropy(logits.flatten(0, -2), targets.flatten())
+    logits, targets = logits.flatten(0, -2), targets.flatten()
+    if weights is None:
+        return _mean_cross_entropy(logits, targets)
+    weights = counted(targets, weights.flatten())
+    each = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="none")
+    return (each * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def counted(targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """How much each target [K] counts in a mean, [K]: its weight (None = 1), or 0 where nothing is learned."""
+    real = targets != IGNORE_INDEX
+    return real.float() if weights is None else real * weights
 
 
 def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

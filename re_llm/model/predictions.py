@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from re_llm.model.losses import IGNORE_INDEX, response_ce
+from re_llm.model.losses import counted, response_ce
 
 if TYPE_CHECKING:
     from re_llm.model.modeling import ReLlmForConditionalGeneration
@@ -126,7 +126,7 @@ def mean_loss(loss: Loss, student: Predictions, target: Target, counted: Tensor 
     return total if gradient is None else _WithGradient.apply(student.values, total, gradient)
 
 
-def mean_cross_entropy(student: Predictions, targets: Tensor) -> Tensor:
+def mean_cross_entropy(student: Predictions, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """`losses.response_ce` of predictions, a piece at a time, with the gradient written over the logits.
 
     Softmax minus the target's 1 is the gradient, so nothing of it is kept for a backward pass. On a CPU a few rows at
@@ -134,10 +134,12 @@ def mean_cross_entropy(student: Predictions, targets: Tensor) -> Tensor:
 
     Args:
         targets: [K], IGNORE_INDEX where nothing is learned.
+        weights: [K] of the targets in the mean, positive; None = all alike.
     """
     if student.output is None:
-        return response_ce(student.values, targets)
-    number = (targets != IGNORE_INDEX).sum().clamp(min=1)
+        return response_ce(student.values, targets, weights)
+    shares = counted(targets, weights)
+    shares = shares / shares.sum().clamp(min=torch.finfo(shares.dtype).tiny)
     learns = torch.is_grad_enabled() and student.values.requires_grad
     gradient = torch.empty_like(student.values) if learns else None
     total = torch.zeros((), device=student.values.device)
@@ -147,22 +149,21 @@ def mean_cross_entropy(student: Predictions, targets: Tensor) -> Tensor:
         states = student.values[part].detach().requires_grad_(learns)
         with torch.set_grad_enabled(learns):
             logits = replace(student, values=states).logits()
-        total += _become_gradient(logits.detach(), targets[part], number)
+        total += _become_gradient(logits.detach(), targets[part], shares[part])
         if gradient is not None:
             (gradient[part],) = torch.autograd.grad(logits, states, logits.detach())
     return total if gradient is None else _WithGradient.apply(student.values, total, gradient)
 
 
 @torch.no_grad()
-def _become_gradient(logits: Tensor, targets: Tensor, number: Tensor) -> Tensor:
-    """The cross-entropy of logits [K, V], summed and divided by `number`, whose gradient takes their place."""
+def _become_gradient(logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+    """The cross-entropy of logits [K, V], each times its share [K] and summed, whose gradient takes their place."""
     total = torch.zeros((), device=logits.device)
     size = max(1, CACHED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     for first in range(0, len(logits), size):
         part = logits[first : first + size]
-        labels = targets[first : first + size, None]
-        weights = (labels != IGNORE_INDEX) / number
-        labels = labels.clamp(min=0)
+        weights = shares[first : first + size, None]
+        labels = targets[first : first + size, None].clamp(min=0)
         log_p = part.float().log_softmax(-1)
         total -= (log_p.gather(1, labels) * weights).sum()
         p = log_p.exp_()

@@ -38,6 +38,9 @@ class TaskOptions(Options):
     """One kind of training row: the student answers `prompt` on speech.
 
     target: the LLM's answer to the transcript (`output`), the name of the emotion, or the transcript itself.
+    fraction: of the rows, against the other tasks'.
+    weight: of each of its response tokens in response_ce, a mean over the tokens of a batch: the name of an emotion is
+        one token, and would hardly count among replies of forty.
     continuation: the prompt that answer was given to; None = the stage's.
     teacher_prompt: what the LLM reads around the transcript in the text pass of response_kl and input_kl; None = the
         prompt that the answer was given to, with the emotion label where that names it (RE-LLM section II-B).
@@ -49,6 +52,7 @@ class TaskOptions(Options):
     prompt: PromptId
     target: Literal["output", "emotion", "transcript"] = "output"
     fraction: float = Field(default=1.0, gt=0.0)
+    weight: float = Field(default=1.0, gt=0.0)
     continuation: PromptId | None = None
     teacher_prompt: PromptId | None = None
     history: Literal["none", "speech", "text", "mixed"] = "none"
@@ -104,6 +108,8 @@ class StageOptions(Options):
     losses: weight by name. warm_losses with warm_steps: used instead during the first optimiser steps.
     augment: disturbed copies of the recordings (microphones, rooms, codecs); every row hears one of them or the
         recording itself, drawn anew every epoch. Validation hears the recordings.
+    time_mask: fraction of each recording's encoder states that a row hears as zeros, in stretches of 0.1 to 0.3 s drawn
+        anew every epoch (SpecAugment over time, Park et al. 2019, on states as in wav2vec 2.0). Validation hears all.
     train: `heads` are `emotion_head` and `dimension_head`; one of them alone leaves the other as it was at the start.
         `adapter_input` is the adapter's first convolution alone, where the emotion embedding comes in.
     weight_decay_on: `all` parameters, or the `weights` without biases and norms.
@@ -132,6 +138,8 @@ class StageOptions(Options):
     exchange: tuple[str, ...] = ()
     donors: tuple[str, ...] = ()
     augment: AugmentOptions | None = None
+    time_mask: float = Field(default=0.0, ge=0.0, lt=1.0)
+    adapter_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     continuation_llm: str | None = None
     continuation: PromptId = "continue"  # prompt with which the LLM wrote the targets
     tasks: tuple[TaskOptions, ...] = (TaskOptions(prompt="continue"),)
@@ -211,10 +219,18 @@ class StageOptions(Options):
             raise ValueError("ctc_sample is for adapter_ctc, which is no loss of this stage")
         if self.ctc_text != "written" and "adapter_ctc" not in names:
             raise ValueError("ctc_text is for adapter_ctc, which is no loss of this stage")
+        if "response_ce" not in names and any(task.weight != 1.0 for task in self.tasks):
+            raise ValueError("the weight of a task is for response_ce, which is no loss of this stage")
         both = sorted(set(self.exchange) & set(self.donors))
         if both or (self.donors and not self.exchange):
             what = f"{both[0]} is in exchange and in donors" if both else "donors are for exchange, which is not set"
             raise ValueError(what)
+        if self.time_mask and ("speech_encoder" in self.train or self.features == "none"):
+            raise ValueError(
+                "time_mask hides stored states of a frozen speech encoder: take it out of `train`, set features: disk"
+            )
+        if self.adapter_dropout and not {"adapter", "adapter_input"} & set(self.train):
+            raise ValueError("adapter_dropout is for an adapter that is trained: put it into `train`")
         if self.exchange and ("speech_encoder" in self.train or self.features == "none"):
             raise ValueError(
                 "exchange reads stored states of a frozen speech encoder: take it out of `train`, set features: disk"

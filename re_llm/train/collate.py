@@ -7,6 +7,7 @@ response token and nowhere else.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Sequence
 from typing import NotRequired, TypeAlias, TypedDict
 
@@ -18,6 +19,8 @@ from re_llm.llm.rows import pad_rows
 from re_llm.model.outputs import EncodedAudio
 from re_llm.train.examples import Example
 from re_llm.train.rows import Row
+
+HIDDEN_FRAMES = (5, 15)  # shortest and longest stretch that is hidden, of 20 ms
 
 
 class SpeechInputs(TypedDict, total=False):
@@ -66,6 +69,7 @@ class Batch(TypedDict):
     kl_at: NotRequired[Tensor]
     input_at: NotRequired[Tensor]  # those of the K that stand at the speech
     targets: Tensor  # [N] ids of the response tokens
+    weights: NotRequired[Tensor]  # [N] of these in response_ce; none = all alike
     emotions: Tensor  # [R] index, or IGNORE_INDEX
     dimensions: Tensor  # [R, 3], NaN where unknown
     transcripts: Tensor  # [R, L] ids, padded
@@ -86,6 +90,25 @@ def spans(starts: Sequence[int], lengths: Sequence[int], width: int) -> torch.Te
     return at
 
 
+def hide_stretches(speech: EncodedAudio, seeds: Sequence[int | None], fraction: float) -> None:
+    """Sets stretches of the states [B, T, Ds] to zero, in place: `fraction` of each utterance or a little less.
+
+    Args:
+        seeds: one an utterance, which says where; None hides nothing.
+        fraction: of the utterance, in (0, 1).
+    """
+    for states, length, seed in zip(speech.speech_states, speech.speech_lengths.tolist(), seeds, strict=True):
+        if seed is None:
+            continue
+        draw = random.Random(seed)
+        left = round(fraction * length)
+        while left >= HIDDEN_FRAMES[0]:
+            stretch = draw.randint(HIDDEN_FRAMES[0], min(left, HIDDEN_FRAMES[1]))
+            first = draw.randint(0, length - stretch)
+            states[first : first + stretch] = 0
+            left -= stretch
+
+
 class Collator:
     """Makes a training batch.
 
@@ -100,6 +123,7 @@ class Collator:
         kl_at_tokens: whether response_kl compares the logits at each response token, not those that predict it.
         keep_teacher: whether what the teacher predicts is kept, by a key of what it reads.
         apart: whether what the rows begin with is given apart, for `Openings`.
+        time_mask: fraction of the encoder states that rows with `hidden` do not hear.
     """
 
     def __init__(
@@ -115,18 +139,21 @@ class Collator:
         kl_at_tokens: bool = False,
         keep_teacher: bool = False,
         apart: bool = False,
+        time_mask: float = 0.0,
     ):
         assert not compare_input or (teacher and token_counts is None), "input_kl needs a teacher and paired tokens"
         self.examples, self.encode, self.token_counts = examples, encode, token_counts
         self.speech_token, self.pad_token, self.teacher = speech_token, pad_token, teacher
         self.compare_input, self.kl_at_tokens, self.keep_teacher = compare_input, kl_at_tokens, keep_teacher
-        self.apart = apart
+        self.apart, self.time_mask = apart, time_mask
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         chosen = [self.examples[index] for row in rows for index in row.recordings()]
         felt = [self.examples[index] for row in rows for index in row.felt()]
         transcripts = [said for row in rows for said in row.heard()]
         speech = self.encode(chosen, felt, [row.copy for row in rows for _ in row.recordings()])
+        if self.time_mask:
+            hide_stretches(speech["speech"], [row.hidden for row in rows for _ in row.recordings()], self.time_mask)
         if self.token_counts is None:
             counts = list(map(len, transcripts))
             speech = {**speech, "token_lengths": torch.tensor(counts)}
@@ -147,6 +174,8 @@ class Collator:
             "transcripts": pad_rows(transcripts, self.pad_token)[0],
             "transcript_lengths": torch.tensor(list(map(len, transcripts))),
         }
+        if any(row.weight != 1.0 for row in rows):
+            batch["weights"] = torch.tensor([row.weight for row in rows for _ in row.response])
         if apart:
             openings = list(dict.fromkeys(row.prefix for row in rows))
             read = pad_rows([row.prefix for row in rows], self.pad_token, side="left")[1]

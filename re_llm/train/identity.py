@@ -28,7 +28,17 @@ HASHES = ".hashes.json"  # of recordings, so that they are read again only when 
 # What a training writes into its folder, beside the encoder states.
 PARTS = ("config.json", "*.safetensors", "checkpoints", "log.jsonl", "report.json", "recipe.resolved.yaml")
 # At their defaults, as before there were any.
-_LATER = ("exchange", "donors", "augment", "validation", "features", "teacher_top_k", "ctc_sample", "ctc_text")
+_AGAINST_OVERFITTING = ("augment", "time_mask", "adapter_dropout")
+_LATER = (
+    "exchange",
+    "donors",
+    "validation",
+    "features",
+    "teacher_top_k",
+    "ctc_sample",
+    "ctc_text",
+    *_AGAINST_OVERFITTING,
+)
 # Options that decide nothing: where things lie, who wrote the rows, how often the state is kept, which kernel runs.
 _NOT_DECIDING = {"start", "data", "model", "save_every", "continuation_llm", "attention"}
 
@@ -156,5 +166,7 @@ def plan_settings(plan: Plan) -> dict[str, Any]:
     for task in stage["tasks"]:
         if task["history"] == "none":  # as before there was any
             del task["history"], task["history_tokens"]
+        if task["weight"] == 1.0:  # likewise
+            del task["weight"]
     model = json.loads(plan.model.model_dump_json(exclude=None if plan.model.quantize else {"quantize"}))
     return {"stage": stage, "model": model, "emotions": list(plan.emotions), "seed": plan.seed}

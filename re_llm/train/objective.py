@@ -105,7 +105,8 @@ class Objective(nn.Module):
         """Losses on what the LLM says: of the response [N, V], and at the transcript for input_kl."""
         terms: dict[str, Tensor] = {}
         if "response_ce" in weights:
-            terms["response_ce"] = mean_cross_entropy(_chosen(said, batch, "response_at"), batch["targets"])
+            predicted = _chosen(said, batch, "response_at")
+            terms["response_ce"] = mean_cross_entropy(predicted, batch["targets"], batch.get("weights"))
         taught = {"response_kl", "input_kl"} & weights.keys()
         given = batch.get("teacher")
         if taught and given is not None:
@@ -187,12 +188,12 @@ def _chosen(predicted: Predictions, batch: TextBatch | Batch, where: Where) -> P
 
 
 def averaged_over(batch: Batch) -> dict[str, Tensor]:
-    """How many tokens, values or rows of a batch each loss is a mean over."""
+    """How many tokens (their weights summed), values or rows of a batch each loss is a mean over."""
     none = torch.zeros((), dtype=torch.long)
     rows = torch.tensor(len(batch["emotions"]))
     given = batch.get("teacher")
     return {
-        "response_ce": (batch["targets"] != losses.IGNORE_INDEX).sum(),
+        "response_ce": losses.counted(batch["targets"], batch.get("weights")).sum(),
         "response_kl": none if given is None else torch.tensor(len(given["of_target"])),
         "input_kl": torch.tensor(len(batch["input_at"])) if "input_at" in batch else none,
         "input_er": (batch["emotions"] != losses.IGNORE_INDEX).sum(),

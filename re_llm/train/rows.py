@@ -35,8 +35,10 @@ class Row:
         earlier_spelled: of the earlier recordings.
         response: target ids, with the end marks `<|im_end|>\\n<|endoftext|>` unless the continuation was cut.
         teacher_prefix, teacher_suffix: what stands around the transcript in the teacher's text pass, if it has one.
+        weight: of each token of the response in response_ce.
         donor: index of the example whose emotion this row has; None = its own.
         copy: which copy of its recordings is heard (re_llm.train.copies); 0 = they themselves.
+        hidden: seed of the stretches of its recordings that are not heard; None = all is.
     """
 
     index: int
@@ -47,8 +49,10 @@ class Row:
     teacher_prefix: tuple[int, ...]
     teacher_suffix: tuple[int, ...]
     has_teacher: bool
+    weight: float = 1.0
     donor: int | None = None
     copy: int = 0
+    hidden: int | None = None
     earlier: tuple[tuple[tuple[int, ...], int], ...] = ()
     spelled: tuple[int, ...] | None = None
     earlier_spelled: tuple[tuple[int, ...], ...] = ()
@@ -160,6 +164,7 @@ class RowMaker:
             teacher_prefix=teacher[0],
             teacher_suffix=teacher[1],
             has_teacher=has_teacher,
+            weight=task.weight,
             earlier=earlier,
             spelled=None if self.speller is None else self.speller.ids(example.text),
             earlier_spelled=tuple(
@@ -212,14 +217,18 @@ class TrainingRows:
     Attributes:
         places: indices of the examples that are rows.
         copies: of each recording, beside itself; each row hears one of all.
+        hides: whether stretches of the recordings are not heard.
 
     Raises:
         RellmError: a task needs the emotion, in the answer or in the student's or teacher's prompt, and an example has
             none; or an exchanged row finds no donor.
     """
 
-    def __init__(self, examples: Sequence[Example], maker: RowMaker, *, seed: int, copies: int = 0):
+    def __init__(
+        self, examples: Sequence[Example], maker: RowMaker, *, seed: int, copies: int = 0, hides: bool = False
+    ):
         self.examples, self.maker, self.seed, self.copies = Examples.of(examples), maker, seed, copies
+        self.hides = hides
         roles, emotions = self.examples.roles, self.examples.emotions
         self.places = np.flatnonzero(roles != ROLES.index("donor"))
         needing = next((need for task in maker.tasks if (need := maker.needs_emotion(task))), None)
@@ -246,7 +255,8 @@ class TrainingRows:
         row = self.maker.make(index, example, task, self._heard(example, task, draw))
         if example.role == "exchanged":
             row = replace(row, donor=int(draw.choice(self.donors[example.emotion])))
-        return replace(row, copy=draw.randint(0, self.copies)) if self.copies else row
+        row = replace(row, copy=draw.randint(0, self.copies)) if self.copies else row
+        return replace(row, hidden=draw.getrandbits(32)) if self.hides else row
 
     def _drawn(self, epoch: int, index: int) -> tuple[TaskOptions, random.Random]:
         """The task of an example in an epoch, and what further draws of it come from."""

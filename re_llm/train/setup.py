@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from re_llm.audio import waveform
 from re_llm.core.errors import RellmError
+from re_llm.model.adapter import set_dropout
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.processing import ReLlmProcessor
 from re_llm.recipe.stages import StageOptions
@@ -56,8 +57,11 @@ def make_trainer(
     stage, division = plan.stage, Division.of(plan.stage, processes.count)
     if stage.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if stage.adapter_dropout:
+        set_dropout(model.adapter, stage.adapter_dropout)
     maker = RowMaker(processor.tokenizer, stage)
-    rows = TrainingRows(train, maker, seed=plan.seed, copies=stage.augment.copies if stage.augment else 0)
+    copies = stage.augment.copies if stage.augment else 0
+    rows = TrainingRows(train, maker, seed=plan.seed, copies=copies, hides=stage.time_mask > 0)
     openings = Openings.of(model, stage)
     lengths = _lengths(rows, features)
     _refuse_few_rows(len(rows), stage, processes)
@@ -134,6 +138,7 @@ def _collator(
         kl_at_tokens=plan.stage.kl_at == "token",
         keep_teacher=plan.stage.teacher_top_k is not None,
         apart=apart,
+        time_mask=plan.stage.time_mask,
     )
 
 

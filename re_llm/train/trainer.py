@@ -131,7 +131,7 @@ class ReLlmTrainer(Trainer):
         counts = averaged_over(inputs)
         own = torch.stack([counts[name].to(self.args.device, torch.float32) for name in weights])
         whole = self.accelerator.reduce(own, "sum")
-        factors = own * self.processes.count / whole.clamp(min=1)
+        factors = own * self.processes.count / whole.clamp(min=torch.finfo(whole.dtype).tiny)
         return {name: factor for name, factor, n in zip(weights, factors, whole.tolist(), strict=True) if n}
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 
 from re_llm.core.errors import RellmError
 from re_llm.model import AdapterOptions
-from re_llm.model.adapter import StridedConv, Subsampler, copy_widened
+from re_llm.model.adapter import StridedConv, Subsampler, copy_widened, set_dropout
+from re_llm.model.cformer import make_adapter
 
 LENGTHS = torch.tensor([40, 33, 1])
 
@@ -128,3 +129,25 @@ def test_which_convolutions_are_products(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not called
         wide(hidden)
     assert called == [1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [{}, {"hidden_layers": 1}, {"kind": "cformer", "pre_layers": 1, "post_layers": 1}])
+def test_dropout_acts_in_training_alone_and_leaves_no_trace_in_a_checkpoint(settings):
+    torch.manual_seed(0)
+    adapter = make_adapter(8, 24, AdapterOptions(**settings), tiny_world.whisper_config())
+    inputs, saved, counts = states(8), list(adapter.state_dict()), {}
+    if settings.get("kind") == "cformer":  # else another number of tokens fires
+        counts = {"token_lengths": torch.tensor([5, 4, 1])}
+
+    def heard(training: bool) -> torch.Tensor:
+        return adapter.train(training)(inputs, LENGTHS, **counts).embeddings
+
+    plain = heard(False)
+    assert torch.equal(heard(True), plain), "none unless it is asked for"
+    set_dropout(adapter, 0.3)
+    assert torch.equal(heard(False), plain)
+    assert not torch.equal(heard(True), plain) and not torch.equal(heard(True), heard(True))
+    assert list(adapter.state_dict()) == saved
+    set_dropout(adapter, 0.0)
+    assert torch.equal(heard(True), plain)

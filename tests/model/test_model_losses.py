@@ -28,6 +28,18 @@ def test_response_ce_is_the_mean_over_all_tokens_of_the_batch():
     torch.testing.assert_close(losses.response_ce(LOGITS[where], targets[where]), expected)
 
 
+def test_a_weight_of_two_counts_a_token_twice():
+    targets = losses.next_labels(LABELS)
+    where = (targets != losses.IGNORE_INDEX).nonzero()
+    weights = torch.ones(targets.shape)
+    weights[tuple(where[1])] = 2.0
+    weights[targets == losses.IGNORE_INDEX] = 9.0  # counts nowhere
+    twice = torch.cat([where, where[1:2]]).unbind(1)
+    wanted = losses.response_ce(LOGITS[twice], targets[twice])
+    torch.testing.assert_close(losses.response_ce(LOGITS, targets, weights), wanted)
+    torch.testing.assert_close(losses.response_ce(LOGITS, targets, 0.001 * weights), wanted)
+
+
 def test_response_kl_by_hand_and_without_gradient_to_the_teacher():
     where = losses.response_positions(LABELS)
     student, teacher = LOGITS[where].requires_grad_(), TEACHER[where].requires_grad_()

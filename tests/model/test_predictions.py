@@ -37,8 +37,9 @@ def gradient(loss: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("most", [4 * V, 1000 * V])
 @pytest.mark.parametrize("cached", [V, 3 * V, 1000 * V])
+@pytest.mark.parametrize("weights", [None, torch.linspace(0.01, 6, K)])
 def test_cross_entropy_in_pieces_is_that_of_all_logits(
-    dtype: torch.dtype, most: int, cached: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, most: int, cached: int, weights: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictions, "MOST_ALONE", most)
     monkeypatch.setattr(predictions, "CACHED_LOGITS", cached)
@@ -46,19 +47,20 @@ def test_cross_entropy_in_pieces_is_that_of_all_logits(
     one, other = one.requires_grad_(), other.requires_grad_()
     targets = torch.arange(K) % V
     targets[3:9] = losses.IGNORE_INDEX
-    found = mean_cross_entropy(Predictions(one, output), targets)
-    wanted = losses.response_ce(output(other), targets)
+    found = mean_cross_entropy(Predictions(one, output), targets, weights)
+    wanted = losses.response_ce(output(other), targets, weights)
     torch.testing.assert_close(found, wanted)
     rounded = {} if dtype == torch.float32 else {"atol": 1e-3, "rtol": 0.02}  # in another order
     torch.testing.assert_close(gradient(found, one), gradient(wanted, other), **rounded)
     with torch.no_grad():
-        torch.testing.assert_close(mean_cross_entropy(Predictions(one, output), targets), wanted)
+        torch.testing.assert_close(mean_cross_entropy(Predictions(one, output), targets, weights), wanted)
 
 
-def test_cross_entropy_without_a_target_is_zero() -> None:
+@pytest.mark.parametrize("weights", [None, torch.ones(K)])
+def test_cross_entropy_without_a_target_is_zero(weights: torch.Tensor | None) -> None:
     none = torch.full((K,), losses.IGNORE_INDEX)
     one = states(1).requires_grad_()
-    found = mean_cross_entropy(Predictions(one, layer()), none)
+    found = mean_cross_entropy(Predictions(one, layer()), none, weights)
     assert found == 0 and not gradient(found, one).any()
 
 

@@ -54,6 +54,13 @@ CFORMER = {"adapter": {"kind": "cformer", "pre_layers": 1, "post_layers": 1}}
 STAGES = {
     "whole batches": stage(),
     "parts of a batch": stage(**PARTED),
+    "a label that counts more": stage(
+        tasks=(
+            TaskOptions(prompt="continue-speech", fraction=0.6),
+            TaskOptions(prompt="recognize", target="emotion", fraction=0.4, weight=5.0),
+        ),
+        **PARTED,
+    ),
     "ctc alone": stage(losses={"adapter_ctc": 1.0}, train=("adapter",)),
     "heads alone": stage(losses={"input_er": 1.0, "input_er_avd": 0.5}, train=("adapter", "heads"), **PARTED),
     "cformer": stage(losses={"input_kl": 1.0, "response_kl": 1.0, "cif": 1.0}, tasks=ONE_TASK, train=("adapter",)),

@@ -233,6 +233,18 @@ def test_a_batch_asks_for_the_logits_that_predict_the_response() -> None:
     assert torch.equal(predicted, batch["targets"][teacher["of_target"]])
 
 
+def test_the_weight_of_a_task_is_that_of_each_token_of_its_answers() -> None:
+    tasks = [TaskOptions(prompt="continue"), TaskOptions(prompt="recognize", target="emotion", weight=4.0)]
+    maker = RowMaker(tiny_world.tokenizer(), options(tasks=tasks))
+    rows = [maker.make(0, example(), task) for task in tasks]
+    collate = Collator([example()], lambda *_: {}, lambda _: [3, 5], speech_token=9, pad_token=0, teacher=False)
+    counts = [len(row.response) for row in rows]
+    assert collate(rows)["weights"].tolist() == [1.0] * counts[0] + [4.0] * counts[1]
+    assert "weights" not in collate(rows[:1])
+    with pytest.raises(ValueError, match="weight of a task is for response_ce"):
+        options(tasks=tasks, losses={"input_er": 1.0})
+
+
 @pytest.mark.parametrize("cformer", [False, True])
 def test_the_logits_at_the_tokens_themselves_are_compared_where_that_is_asked_for(cformer: bool) -> None:
     """One position later than the prediction, in both passes (released code)."""
