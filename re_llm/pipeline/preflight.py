@@ -6,6 +6,7 @@ is downloaded. With `convert`, components and checkpoints in the formats of the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -244,11 +245,16 @@ def _corpus(name: str, recipe: Recipe, found: Preflight) -> None:
         found.findings.append(Finding(part, f"no folder {corpus.root}", todo))
         return
     try:
-        rows, first = _read_labels(corpus, root)
+        labels, first = _read_labels(corpus, root)
     except RellmError as error:
         found.findings.append(Finding(part, error.what, error.todo or ""))
         return
-    found.rows[name] = rows
+    rows: Counter[str] = Counter()
+    for (split, _), number in labels.items():
+        rows[split] += number
+    found.rows[name] = dict(rows)
+    if corpus.evaluate and corpus.ask != "reply" and "label_set" not in corpus.options:
+        found.notes += _unnamed(name, recipe, labels)
     if first is None:
         of_protocol = f" of the protocol {corpus.protocol}" if corpus.protocol else ""
         found.findings.append(Finding(part, f"{root} holds no utterance{of_protocol}", ""))
@@ -279,15 +285,29 @@ def _splits_read(name: str, recipe: Recipe) -> dict[str, tuple[str, str]]:
     return read
 
 
-def _read_labels(corpus: CorpusOptions, root: Path) -> tuple[dict[str, int], Utterance | None]:
+def _unnamed(name: str, recipe: Recipe, labels: Counter[tuple[str, str | None]]) -> Iterator[str]:
+    """What to know about emotions of a test set that no system can name, since the recipe does not."""
+    tested = {emotion: n for (split, emotion), n in labels.items() if split in recipe.corpora[name].test_splits}
+    others = {emotion: n for emotion, n in tested.items() if emotion is not None and emotion not in recipe.emotions}
+    if others:
+        named = ", ".join(recipe.emotions)
+        yield (
+            f"corpus {name}: {sum(others.values())} of {sum(tested.values())} utterances that are tested have emotions "
+            f"that the recipe does not name ({', '.join(sorted(others))}): every answer to them counts as wrong in UA; "
+            f'--set corpora.{name}.options.emotions="{named}" leaves them out'
+        )
+
+
+def _read_labels(corpus: CorpusOptions, root: Path) -> tuple[Counter[tuple[str, str | None]], Utterance | None]:
+    """How many utterances have a split and an emotion, and the first of all."""
     info, read = corpora.get(corpus.reader)
     scan = Scan(root, protocol=corpus.protocol, options=corpus.options)
-    rows: dict[str, int] = {}
+    labels: Counter[tuple[str, str | None]] = Counter()
     first: Utterance | None = None
     for utterance in islice(selected(scan, info, read), LABELS_READ):
         first = first or utterance
-        rows[utterance.split] = rows.get(utterance.split, 0) + 1
-    return rows, first
+        labels[utterance.split, utterance.emotion] += 1
+    return labels, first
 
 
 def _extra(name: str) -> str:

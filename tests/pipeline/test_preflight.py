@@ -143,6 +143,17 @@ def test_a_corpus_that_is_not_one_and_a_missing_test_split(parts: Path, corpus: 
     assert "`test`" not in said(recipe(parts, corpus, corpora=named))
 
 
+def test_emotions_of_a_test_set_that_no_system_can_name_are_told(parts: Path, corpus: Path) -> None:
+    few = {"emotions": EMOTIONS[:3]}
+    (note,) = (each for each in found(recipe(parts, corpus, **few)).notes if "mine" in each)
+    assert "1 of 4 utterances" in note and "(happy)" in note
+    assert 'corpora.mine.options.emotions="neutral, sad, angry"' in note
+    for changes in ({"options": {"emotions": "neutral, sad, angry"}}, {"ask": "reply"}, {"evaluate": False}):
+        own = {"mine": {"reader": "table", "root": str(corpus), **changes}}
+        given = recipe(parts, corpus, corpora=own, systems={}, **few)
+        assert not any("mine" in each for each in found(given).notes)
+
+
 def test_speakers_that_an_option_holds_out_are_the_test_split(parts: Path, corpus: Path, tmp_path: Path) -> None:
     rows = [f"{corpus}/{number}.wav,words {number},sad,{'ab'[number % 2]}" for number in range(4)]
     (tmp_path / "people.csv").write_text("\n".join(["audio,text,emotion,speaker", *rows]) + "\n")

@@ -75,6 +75,16 @@ def test_filters_are_counted_by_reason(table, tmp_path):
     assert report.seconds == pytest.approx(0.7)
 
 
+def test_emotions_that_are_kept(table, tmp_path):
+    whole = prepare("table", table, tmp_path / "whole.jsonl").by_emotion
+    kept = sorted(whole)[:1]
+    report = prepare("table", table, tmp_path / "m.jsonl", options={"emotions": f"{kept[0]}, fear"})
+    assert report.by_emotion == {kept[0]: whole[kept[0]]}
+    assert sum(report.dropped.values()) == sum(whole.values()) - whole[kept[0]]
+    with pytest.raises(RellmError, match=r"option emotions: unknown emotion 'joyful'.*neutral"):
+        prepare("table", table, tmp_path / "other.jsonl", options={"emotions": "joyful"})
+
+
 def test_limit(table, tmp_path):
     assert prepare("table", table, tmp_path / "m.jsonl", options={"limit": "2"}).rows == 2
 
