@@ -1,7 +1,7 @@
 """Puts a trained checkpoint and its emotion encoder in the place of shipped ones: large matrices in int8, else in half.
 
     python tools/ship_small.py runs/small-train/checkpoints/rejoined runs/emotion-open --name small:re-llm-open
-    python tools/ship_small.py runs/small-nc/checkpoints/re_llm runs/emotion --adapter-of small:re-llm-open
+    python tools/ship_small.py runs/small-nc/checkpoints/people runs/emotion
 
 What the checkpoint has in common with the adapter of `--adapter-of` is left there; the tokenizer is that of small:llm.
 `words_unsure_below` (`re-llm small limit`) has to be measured before. The folder's README is left as it is.
@@ -24,7 +24,7 @@ from re_llm.core.files import write_json
 from re_llm.model.weights import in_int8
 
 WEIGHTS, LORA = "model.safetensors", "adapter_model.safetensors"
-COPIED = ("adapter_config.json", "generation_config.json", "processor_config.json", "report.json")
+COPIED = ("adapter_config.json", "generation_config.json", "processor_config.json")
 ENCODER = ("config.json", WEIGHTS)
 
 
@@ -65,6 +65,8 @@ def put(checkpoint: Path, emotion: Path, target: Path, adapter_of: Path | None) 
     save_file(halves(checkpoint / LORA), target / LORA, metadata={"format": "pt"})
     for name in COPIED:
         shutil.copyfile(checkpoint / name, target / name)
+    report = json.loads((checkpoint / "report.json").read_text())
+    write_json(target / "report.json", {k: v for k, v in report.items() if k != "start"})  # it has paths of the machine
     write_json(
         target / "config.json", config | {"careful": True, "components": parts | {"emotion_encoder": "../emotion"}}
     )

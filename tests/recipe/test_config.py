@@ -103,7 +103,7 @@ def test_overrides_reach_any_depth_and_are_checked() -> None:
 
 
 SHIPPED = (
-    "mini", "mini_components", "small_components", "small_nc", "small_people", "small", "re_llm", "re_llm_code",
+    "mini", "mini_components", "small_components", "small_nc", "small", "re_llm", "re_llm_code",
     "blsp", "blsp_emo", "blsp_emo_code", "blsp_tables", "blsp_tables_mini",
 )  # fmt: skip
 
