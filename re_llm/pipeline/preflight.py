@@ -294,7 +294,7 @@ def _unnamed(name: str, recipe: Recipe, labels: Counter[tuple[str, str | None]])
         yield (
             f"corpus {name}: {sum(others.values())} of {sum(tested.values())} utterances that are tested have emotions "
             f"that the recipe does not name ({', '.join(sorted(others))}): every answer to them counts as wrong in UA; "
-            f'--set corpora.{name}.options.emotions="{named}" leaves them out'
+            f'--set corpora.{name}.options.keep_emotions="{named}" leaves them out'
         )
 
 

@@ -147,8 +147,8 @@ def test_emotions_of_a_test_set_that_no_system_can_name_are_told(parts: Path, co
     few = {"emotions": EMOTIONS[:3]}
     (note,) = (each for each in found(recipe(parts, corpus, **few)).notes if "mine" in each)
     assert "1 of 4 utterances" in note and "(happy)" in note
-    assert 'corpora.mine.options.emotions="neutral, sad, angry"' in note
-    for changes in ({"options": {"emotions": "neutral, sad, angry"}}, {"ask": "reply"}, {"evaluate": False}):
+    assert 'corpora.mine.options.keep_emotions="neutral, sad, angry"' in note
+    for changes in ({"options": {"keep_emotions": "neutral, sad, angry"}}, {"ask": "reply"}, {"evaluate": False}):
         own = {"mine": {"reader": "table", "root": str(corpus), **changes}}
         given = recipe(parts, corpus, corpora=own, systems={}, **few)
         assert not any("mine" in each for each in found(given).notes)

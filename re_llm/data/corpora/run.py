@@ -30,7 +30,7 @@ from re_llm.data.manifest import Problem
 COMMON_OPTIONS = {
     "test_speakers": "comma-separated speakers that become the test set; all others the training set",
     "transcripts": "JSON lines with key and text, for utterances without a text",
-    "emotions": "comma-separated emotions that are kept; default those of the protocol, or all",
+    "keep_emotions": "comma-separated emotions that are kept; default those of the protocol, or all",
     "min_words": "shortest transcript in words (characters in Chinese and Japanese)",
     "min_seconds": "shortest recording",
     "max_seconds": "longest recording",
@@ -183,12 +183,12 @@ def _check(info: CorpusInfo, protocol: str | None, options: Mapping[str, Any], w
 
 def _filters(info: CorpusInfo, scan: Scan) -> Filters:
     preset = info.filters.get(scan.protocol or "", Filters())
-    emotions = scan.names("emotions", preset.emotions or ()) or None
-    unknown = [name for name in emotions or () if name not in scan.labels]
+    emotions = scan.names("keep_emotions")
+    unknown = [name for name in emotions if name not in scan.labels]
     if unknown:
-        raise RellmError(f"option emotions: unknown emotion {unknown[0]!r}", allowed=", ".join(scan.labels))
+        raise RellmError(f"option keep_emotions: unknown emotion {unknown[0]!r}", allowed=", ".join(scan.labels))
     return Filters(
-        emotions=emotions,
+        emotions=emotions or preset.emotions,
         min_words=scan.option("min_words", preset.min_words, int),
         min_words_in=None if "min_words" in scan.options else preset.min_words_in,
         min_seconds=scan.option("min_seconds", preset.min_seconds, float),
