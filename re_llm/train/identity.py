@@ -28,16 +28,17 @@ HASHES = ".hashes.json"  # of recordings, so that they are read again only when 
 # What a training writes into its folder, beside the encoder states.
 PARTS = ("config.json", "*.safetensors", "checkpoints", "log.jsonl", "report.json", "recipe.resolved.yaml")
 # At their defaults, as before there were any.
-_AGAINST_OVERFITTING = ("augment", "time_mask", "adapter_dropout")
 _LATER = (
     "exchange",
     "donors",
+    "augment",
+    "time_mask",
+    "adapter_dropout",
     "validation",
     "features",
     "teacher_top_k",
     "ctc_sample",
     "ctc_text",
-    *_AGAINST_OVERFITTING,
 )
 # Options that decide nothing: where things lie, who wrote the rows, how often the state is kept, which kernel runs.
 _NOT_DECIDING = {"start", "data", "model", "save_every", "continuation_llm", "attention"}
