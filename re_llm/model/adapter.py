@@ -1,6 +1,6 @@
 """The adapter: from encoder states to speech tokens in the LLM's embedding space.
 
-Shapes: B utterances, T encoder states, S speech tokens, C input channels (speech + emotion), D LLM width.
+Shapes: B utterances, T encoder states, S speech tokens, C input channels (speech + emotion), D LLM width, U units.
 """
 
 from __future__ import annotations
@@ -40,15 +40,37 @@ class EncoderLayers(nn.ModuleList):
         super().__init__(WhisperEncoderLayer(config) for _ in range(count))
         self.config = config
 
-    def forward(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
-        """States [B, T, C] through all layers; attention keeps to `lengths` [B], or sees the padding too."""
+    def forward(self, hidden: Tensor, lengths: Tensor | None, which: slice = slice(None)) -> Tensor:
+        """States [B, T, C] through the layers `which`; attention keeps to `lengths` [B], or sees the padding too."""
         mask = None
         if lengths is not None:
             real = time_mask(lengths, hidden.shape[1])
             mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=real)
-        for layer in self:
+        for layer in list(self)[which]:
             hidden = layer(hidden, mask)
         return hidden
+
+
+class IntermediateUnits(nn.Module):
+    """Which of a small vocabulary each state says, and states that know it.
+
+    Hierarchical conditional CTC (Higuchi et al. 2022).
+
+    The tokens of an LLM are tens of thousands, of which some dozen hours of speech say most only a few times, and CTC
+    chooses each without its neighbours. Units are the pieces that they are made of, all of them said often; the layers
+    behind read which of them were heard.
+    """
+
+    def __init__(self, width: int, units: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.score = nn.Linear(width, units + 1)  # the blank is the last one
+        self.back = nn.Linear(units + 1, width)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """States [B, S, C] -> states that know the prediction, and its logits [B, S, U + 1]."""
+        logits = self.score(self.norm(hidden))
+        return hidden + self.back(logits.softmax(-1)), logits
 
 
 class StridedConv(nn.Conv1d):
@@ -93,6 +115,7 @@ class Subsampler(nn.Module):
         self.down = nn.Linear(out_width, options.bottleneck, bias=False)
         self.up = nn.Linear(options.bottleneck, out_width, bias=False)
         self.hidden_layers = EncoderLayers(options.hidden_layers, options.bottleneck, whisper)
+        self.units = IntermediateUnits(options.bottleneck, options.units) if options.units else None
         self.norm = nn.LayerNorm(out_width, eps=1e-5)
         self.dropout = nn.Dropout(0.0)  # see `set_dropout`
 
@@ -118,12 +141,17 @@ class Subsampler(nn.Module):
             lengths = torch.div(lengths - 1, self.options.stride, rounding_mode="floor") + 1
         hidden = hidden.transpose(1, 2)
         inner = self.down(hidden)
-        inner = self.hidden_layers(inner, None if keep_padding else lengths) if self.hidden_layers else gelu(inner)
+        within, units = None if keep_padding else lengths, None
+        if self.units is not None:
+            inner, units = self.units(self.hidden_layers(inner, within, slice(1)))
+            inner = self.hidden_layers(inner, within, slice(1, None))
+        else:
+            inner = self.hidden_layers(inner, within) if self.hidden_layers else gelu(inner)
         hidden = self.norm(hidden + self.up(self.dropout(inner)))
         mask = time_mask(lengths, hidden.shape[1])[..., None]
         embeddings = hidden if keep_padding else hidden * mask
         pooled = (hidden * mask).sum(1) / lengths[:, None].clamp(min=1)
-        return SpeechTokens(embeddings, lengths, pooled)
+        return SpeechTokens(embeddings, lengths, pooled, units=units)
 
 
 def set_dropout(adapter: nn.Module, probability: float) -> None:
@@ -152,6 +180,9 @@ def copy_widened(source: Subsampler, target: Subsampler, *, scale: float = 0.1) 
     from the extra inputs alone and without bias: with emotion channels at zero it is zero, and the target's
     output equals the source's exactly. Nothing is frozen: training mixes the channels freely.
 
+    Hidden layers beyond those of the source, and an intermediate prediction that it does not have, start without an
+    effect on the output.
+
     Args:
         source: adapter over the speech channels alone.
         target: freshly initialised adapter over speech and emotion channels, in this order; changed in place.
@@ -159,9 +190,13 @@ def copy_widened(source: Subsampler, target: Subsampler, *, scale: float = 0.1) 
             output equal the source's for any emotion.
 
     Raises:
-        RellmError: the two differ in more than the input width.
+        RellmError: the two differ in more than the input width, more hidden layers, and units that are new.
     """
-    if source.options != target.options or source.norm.weight.shape != target.norm.weight.shape:
+    old_options, new_options = source.options, target.options
+    kept = new_options.model_copy(update={"hidden_layers": old_options.hidden_layers, "units": old_options.units})
+    grows = 0 < old_options.hidden_layers <= new_options.hidden_layers or not new_options.hidden_layers
+    fits = old_options == kept and grows and old_options.units in (0, new_options.units)
+    if not fits or source.norm.weight.shape != target.norm.weight.shape:
         raise RellmError(
             f"an adapter {source.options} cannot start an adapter {target.options}",
             todo="Keep the adapter options and the LLM of the checkpoint, or start fresh",
@@ -171,6 +206,17 @@ def copy_widened(source: Subsampler, target: Subsampler, *, scale: float = 0.1) 
             _widen(cast(nn.Conv1d, old), cast(nn.Conv1d, new), scale)
         rest = {k: v for k, v in source.state_dict().items() if not k.startswith("convs.")}
         target.load_state_dict(rest, strict=False)
+        for layer in list(target.hidden_layers)[len(source.hidden_layers) :]:
+            assert isinstance(layer, WhisperEncoderLayer)
+            _silence(layer.self_attn.out_proj)
+            _silence(layer.fc2)
+        if target.units is not None and source.units is None:
+            _silence(target.units.back)
+
+
+def _silence(layer: nn.Linear) -> None:
+    layer.weight.zero_()
+    layer.bias.zero_()
 
 
 def _widen(old: nn.Conv1d, new: nn.Conv1d, scale: float) -> None:

@@ -144,6 +144,26 @@ def cif(weights: Tensor, lengths: Tensor) -> Tensor:
     return (weights.float() / lengths - 1.0).abs().mean()
 
 
+def intermediate_ctc(units: Tensor, speech_lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """CTC of the transcript in units on what an adapter predicts between its layers (Higuchi et al. 2022).
+
+    Args:
+        units: [B, S, U + 1] logits, the blank last; `speech_lengths` [B] of them real.
+        targets: [B, W] units of the transcript, `target_lengths` [B] of them real; one with more units than its speech
+            gives contributes zero.
+    """
+    if not targets.shape[1]:
+        targets = targets.new_zeros(len(targets), 1)
+    return F.ctc_loss(
+        units.float().log_softmax(-1).transpose(0, 1),
+        targets,
+        speech_lengths,
+        target_lengths,
+        blank=units.shape[-1] - 1,
+        zero_infinity=True,
+    )
+
+
 def adapter_ctc(
     speech: Tensor,
     speech_lengths: Tensor,

@@ -37,6 +37,7 @@ class SpeechTokens:
     lengths: Tensor  # [B] speech tokens, long
     pooled: Tensor | None = None  # [B, D], mean over the utterance's tokens; None when they were given, not encoded
     fired: Tensor | None = None  # [B], sum of the CFormer's weights: the number of tokens it expects
+    units: Tensor | None = None  # [B, S, U + 1], logits of an adapter's intermediate prediction, the blank last
 
     def repeat(self, times: int) -> SpeechTokens:
         """Every row `times` times in a row, for beams and samples; without what the heads need."""

@@ -116,6 +116,9 @@ class AdapterOptions(Options):
     conv_layers, kernel_size, stride: of a subsampler; each convolution is followed by a GLU.
     bottleneck: of a subsampler, width of the residual bottleneck behind the convolutions.
     hidden_layers: of a subsampler, Whisper encoder layers inside the bottleneck, in place of its GELU.
+    units: of a subsampler with two hidden layers or more, how many of the LLM's first tokens are predicted behind the
+        first of them (`intermediate_ctc`); the others read the prediction (hierarchical conditional CTC, Higuchi et
+        al. 2022). 0 = none.
     pre_layers, post_layers: of a cformer, Whisper encoder layers in front of integrate-and-fire and behind it.
     """
 
@@ -125,6 +128,7 @@ class AdapterOptions(Options):
     stride: int = Field(default=2, ge=1, le=2**10)
     bottleneck: int = Field(default=512, ge=1, le=2**20)
     hidden_layers: int = Field(default=0, ge=0, le=2**10)
+    units: int = Field(default=0, ge=0, le=2**18)
     pre_layers: int = Field(default=4, ge=0, le=2**10)
     post_layers: int = Field(default=4, ge=0, le=2**10)
 
@@ -137,6 +141,10 @@ class AdapterOptions(Options):
         for name in sorted(others):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is no option of an adapter of the kind {self.kind!r}")
+        if self.units and self.hidden_layers < 2:
+            raise ValueError(
+                f"units are predicted between hidden layers: set hidden_layers, {self.hidden_layers}, to 2"
+            )
         return self
 
     @property

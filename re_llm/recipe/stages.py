@@ -10,7 +10,16 @@ from re_llm.recipe.emotion import AugmentOptions
 from re_llm.recipe.options import Changes, ModelOptions, Options, PromptId, changes_of
 
 Trained = Literal["adapter", "lora", "heads", "emotion_head", "dimension_head", "adapter_input", "speech_encoder"]
-LOSSES = ("response_ce", "response_kl", "input_er", "input_er_avd", "input_kl", "cif", "adapter_ctc")
+LOSSES = (
+    "response_ce",
+    "response_kl",
+    "input_er",
+    "input_er_avd",
+    "input_kl",
+    "cif",
+    "adapter_ctc",
+    "intermediate_ctc",
+)
 
 
 class DialogueOptions(Options):
@@ -120,9 +129,9 @@ class StageOptions(Options):
         kept beside the encoder states, so a row's text pass is made once; null = all tokens, the pass in every step.
     ctc_sample: adapter_ctc weighs the tokens of the batch's transcripts against so many of the others, drawn anew in
         every step, in place of the LLM's whole vocabulary: several times cheaper; null = all. Validation takes all.
-    ctc_text: the transcript that adapter_ctc spells: as it is `written`, or as it would stand inside a `running` text,
-        with a space in front and no capital that a sentence makes; see `re_llm.train.spelling`. The teacher reads it as
-        it is written.
+    ctc_text: the transcript that adapter_ctc and intermediate_ctc spell: as it is `written`, or as it would stand
+        inside a `running` text, with a space in front and no capital that a sentence makes; see
+        `re_llm.train.spelling`. The teacher reads it as it is written.
     kl_at: logits that response_kl compares: those of the `prediction` of each response token (BLSP-Emo eq. 1), or those
         at the `token` itself, which predict the next one (released code).
     epochs / max_steps: max_steps wins when given. seconds and tokens outside the limits are dropped and counted.
@@ -217,8 +226,8 @@ class StageOptions(Options):
             )
         if self.ctc_sample and "adapter_ctc" not in names:
             raise ValueError("ctc_sample is for adapter_ctc, which is no loss of this stage")
-        if self.ctc_text != "written" and "adapter_ctc" not in names:
-            raise ValueError("ctc_text is for adapter_ctc, which is no loss of this stage")
+        if self.ctc_text != "written" and not {"adapter_ctc", "intermediate_ctc"} & names:
+            raise ValueError("ctc_text is for adapter_ctc and intermediate_ctc, which are no losses of this stage")
         if "response_ce" not in names and any(task.weight != 1.0 for task in self.tasks):
             raise ValueError("the weight of a task is for response_ce, which is no loss of this stage")
         both = sorted(set(self.exchange) & set(self.donors))
@@ -252,6 +261,8 @@ def unfit(stage: StageOptions, model: ModelOptions) -> str | None:
     paired = sorted({"input_kl", "cif"} & losses)
     if paired and model.adapter.kind != "cformer":
         return f"{paired[0]} needs one speech token per transcript token: set model.adapter.kind to cformer, or drop it"
+    if "intermediate_ctc" in losses and not model.adapter.units:
+        return "intermediate_ctc reads what the adapter predicts between its layers: set model.adapter.units"
     if "adapter_ctc" in losses and model.adapter.kind == "cformer":
         return "adapter_ctc needs more speech tokens than transcript tokens, and a cformer gives as many: use cif"
     return None

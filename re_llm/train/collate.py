@@ -74,6 +74,8 @@ class Batch(TypedDict):
     dimensions: Tensor  # [R, 3], NaN where unknown
     transcripts: Tensor  # [R, L] ids, padded
     transcript_lengths: Tensor  # [R]
+    units: NotRequired[Tensor]  # [R, W] the transcripts as intermediate_ctc spells them, padded
+    unit_lengths: NotRequired[Tensor]  # [R]
     teacher: NotRequired[TextBatch | None]
 
 
@@ -174,6 +176,9 @@ class Collator:
             "transcripts": pad_rows(transcripts, self.pad_token)[0],
             "transcript_lengths": torch.tensor(list(map(len, transcripts))),
         }
+        if units := [said for row in rows for said in row.units]:
+            batch["units"] = pad_rows(units, 0)[0]
+            batch["unit_lengths"] = torch.tensor(list(map(len, units)))
         if any(row.weight != 1.0 for row in rows):
             batch["weights"] = torch.tensor([row.weight for row in rows for _ in row.response])
         if apart:

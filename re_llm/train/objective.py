@@ -164,6 +164,10 @@ class Objective(nn.Module):
         if "cif" in weights:
             assert speech.fired is not None, "unfit() lets cif train a cformer only"
             terms["cif"] = losses.cif(speech.fired, batch["transcript_lengths"])
+        if "intermediate_ctc" in weights:
+            assert speech.units is not None, "unfit() lets intermediate_ctc train an adapter with units only"
+            spelled = (batch["units"], batch["unit_lengths"])
+            terms["intermediate_ctc"] = losses.intermediate_ctc(speech.units, speech.lengths, *spelled)
         if "adapter_ctc" in weights:
             assert model.ctc_blank is not None, "build_model adds it for adapter_ctc"
             terms["adapter_ctc"] = losses.adapter_ctc(
@@ -200,4 +204,5 @@ def averaged_over(batch: Batch) -> dict[str, Tensor]:
         "input_er_avd": (~batch["dimensions"].isnan()).sum(),
         "cif": rows,
         "adapter_ctc": rows,
+        "intermediate_ctc": rows,
     }

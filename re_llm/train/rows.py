@@ -33,6 +33,7 @@ class Row:
         earlier: recordings of earlier turns, each with the ids in front of it; `prefix` follows the last of them.
         transcript, spelled: what is said as it is written, and as adapter_ctc spells it; None = the same.
         earlier_spelled: of the earlier recordings.
+        units: what is said in each of its recordings as intermediate_ctc spells it; empty where nothing reads it.
         response: target ids, with the end marks `<|im_end|>\\n<|endoftext|>` unless the continuation was cut.
         teacher_prefix, teacher_suffix: what stands around the transcript in the teacher's text pass, if it has one.
         weight: of each token of the response in response_ce.
@@ -56,6 +57,7 @@ class Row:
     earlier: tuple[tuple[tuple[int, ...], int], ...] = ()
     spelled: tuple[int, ...] | None = None
     earlier_spelled: tuple[tuple[int, ...], ...] = ()
+    units: tuple[tuple[int, ...], ...] = ()
 
     def heard(self) -> list[tuple[int, ...]]:
         """What is said in each of its recordings, as a loss on the speech tokens spells it."""
@@ -83,13 +85,18 @@ def end_ids(tokenizer: Any) -> list[int]:
 
 
 class RowMaker:
-    """Turns (example, task) into token ids; prompts are tokenised once."""
+    """Turns (example, task) into token ids; prompts are tokenised once.
 
-    def __init__(self, tokenizer: Any, options: StageOptions):
+    Args:
+        units: of the adapter, where a loss of the stage spells with them (`re_llm.train.spelling`); 0 = none.
+    """
+
+    def __init__(self, tokenizer: Any, options: StageOptions, units: int = 0):
         self.tokenizer, self.tasks, self.continuation = tokenizer, options.tasks, options.continuation
         self.has_teacher = bool({"response_kl", "input_kl"} & {*options.losses, *(options.warm_losses or {})})
         self.end = tuple(end_ids(tokenizer))
         self.speller = Speller(tokenizer) if options.ctc_text == "running" else None
+        self.unit_speller = Speller(tokenizer, as_written=self.speller is None, units=units) if units else None
         self._lengths: dict[EarlierTurn, tuple[int, int]] = {}
         self._around: dict[tuple[str, str | None], tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
@@ -155,6 +162,7 @@ class RowMaker:
         else:
             target = example.targets[task.continuation or self.continuation]
             response = self.ids(target.output) + (() if target.early_stop else self.end)
+        said = [turn.text for turn, heard_as in zip(history, heard, strict=False) if heard_as is not None]
         return Row(
             index=index,
             prefix=prefix,
@@ -167,11 +175,8 @@ class RowMaker:
             weight=task.weight,
             earlier=earlier,
             spelled=None if self.speller is None else self.speller.ids(example.text),
-            earlier_spelled=tuple(
-                self.ids(turn.text) if self.speller is None else self.speller.ids(turn.text)
-                for turn, heard_as in zip(history, heard, strict=False)
-                if heard_as is not None
-            ),
+            earlier_spelled=tuple(self.ids(text) if self.speller is None else self.speller.ids(text) for text in said),
+            units=tuple(map(self.unit_speller.ids, (*said, example.text))) if self.unit_speller else (),
         )
 
     def history(self, example: Example, task: TaskOptions) -> tuple[EarlierTurn, ...]:

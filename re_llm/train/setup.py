@@ -59,7 +59,8 @@ def make_trainer(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if stage.adapter_dropout:
         set_dropout(model.adapter, stage.adapter_dropout)
-    maker = RowMaker(processor.tokenizer, stage)
+    units = model.config.adapter.units if "intermediate_ctc" in {*stage.losses, *(stage.warm_losses or {})} else 0
+    maker = RowMaker(processor.tokenizer, stage, units)
     copies = stage.augment.copies if stage.augment else 0
     rows = TrainingRows(train, maker, seed=plan.seed, copies=copies, hides=stage.time_mask > 0)
     openings = Openings.of(model, stage)

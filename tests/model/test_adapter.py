@@ -22,7 +22,10 @@ def states(width: int, length: int = 40) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("settings", [{}, {"hidden_layers": 1}, {"conv_layers": 2, "kernel_size": 3, "stride": 3}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"hidden_layers": 1}, {"hidden_layers": 2, "units": 12}, {"conv_layers": 2, "kernel_size": 3, "stride": 3}],
+)
 def test_batch_equals_single_whatever_stands_in_the_padding(settings):
     adapter, inputs = made(8, **settings), states(8)
     batch = adapter(inputs, LENGTHS)
@@ -32,6 +35,10 @@ def test_batch_equals_single_whatever_stands_in_the_padding(settings):
         assert batch.lengths[i] == alone.lengths[0] == tokens == alone.embeddings.shape[1]
         torch.testing.assert_close(batch.embeddings[i, :tokens], alone.embeddings[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(batch.pooled[i], alone.embeddings[0].mean(0), atol=1e-5, rtol=1e-4)
+        if "units" in settings:
+            torch.testing.assert_close(batch.units[i, :tokens], alone.units[0], atol=1e-5, rtol=1e-4)
+        else:
+            assert batch.units is None
         assert not batch.embeddings[i, tokens:].any()
 
 
@@ -73,6 +80,51 @@ def test_widened_with_scale_zero_starts_deaf_to_emotion():
     torch.testing.assert_close(felt.embeddings, old(states(8), LENGTHS).embeddings, atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("width", [8, 14])
+@pytest.mark.parametrize("more", [{"hidden_layers": 3}, {"units": 12}, {"hidden_layers": 4, "units": 12}])
+def test_more_layers_and_units_start_without_an_effect(width, more):
+    old, new = made(8, hidden_layers=2), made(width, seed=5, **{"hidden_layers": 2, **more})
+    copy_widened(old, new)
+    silent = torch.cat([states(8), torch.zeros(3, 40, width - 8)], dim=-1)
+    found, expected = new(silent, LENGTHS), old(states(8), LENGTHS)
+    torch.testing.assert_close(found.embeddings, expected.embeddings, atol=1e-5, rtol=1e-4)
+    again = made(width, seed=6, **{"hidden_layers": 2, **more})
+    copy_widened(new, again)  # what was learnt goes on
+    assert all(torch.equal(a, b) for a, b in zip(new.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_new_layers_and_units_learn():
+    """First the layers that lead out of them; with these, all others."""
+    new = made(8, seed=5, hidden_layers=3, units=12)
+    copy_widened(made(8, hidden_layers=2), new)
+    optimiser = torch.optim.SGD(new.parameters(), lr=0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        tokens = new(states(8), LENGTHS)
+        (tokens.embeddings.square() * torch.arange(24)).sum().backward()
+        optimiser.step()
+    added = [*new.hidden_layers[2].parameters(), *new.units.parameters()]
+    assert all(parameter.grad.any() for parameter in added)
+
+
+def test_later_layers_read_the_predicted_units():
+    adapter = made(8, hidden_layers=2, units=12)
+    before = adapter(states(8), LENGTHS).embeddings
+    with torch.no_grad():
+        adapter.units.score.bias[3] += 50.0
+    said = adapter(states(8), LENGTHS)
+    assert (said.units.argmax(-1) == 3).all()
+    assert (said.embeddings - before).abs().max() > 1e-3
+
+
+def test_units_stand_between_layers():
+    with pytest.raises(ValueError, match="set hidden_layers, 1, to 2"):
+        AdapterOptions(hidden_layers=1, units=8)
+    with pytest.raises(ValueError, match="units is no option of an adapter of the kind 'cformer'"):
+        AdapterOptions(kind="cformer", units=8)
+
+
 def test_every_new_weight_of_a_widened_adapter_can_learn():
     old, new = made(8), made(14, seed=5)
     copy_widened(old, new)
@@ -84,6 +136,12 @@ def test_every_new_weight_of_a_widened_adapter_can_learn():
 def test_adapters_that_do_not_fit_are_refused():
     with pytest.raises(RellmError, match="cannot start an adapter"):
         copy_widened(made(8, conv_layers=2), made(14))
+    for old, new in (({"hidden_layers": 2}, {"hidden_layers": 1}), ({}, {"hidden_layers": 1})):
+        with pytest.raises(RellmError, match="cannot start an adapter"):
+            copy_widened(made(8, **old), made(14, **new))
+    for units in (0, 8):
+        with pytest.raises(RellmError, match="cannot start an adapter"):
+            copy_widened(made(8, hidden_layers=2, units=12), made(8, hidden_layers=2, units=units))
     with pytest.raises(RellmError, match="14 input channels cannot start one with 8"):
         copy_widened(made(14), made(8))
     with pytest.raises(RellmError, match="multiples of 8"):

@@ -91,6 +91,19 @@ def test_adapter_ctc_falls_when_the_speech_spells_the_transcript():
     assert short == 0.0  # no alignment exists
 
 
+def test_intermediate_ctc_is_minus_the_logarithm_of_all_alignments():
+    """Two states and the target `1`: it is said in the first, in the second, or in both."""
+    logits = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(2))
+    p = logits.softmax(-1)[0]
+    expected = -(p[0, 1] * p[1, 3] + p[0, 3] * p[1, 1] + p[0, 1] * p[1, 1]).log()
+    lengths, one = torch.tensor([2]), torch.tensor([1])  # the third state is padding
+    torch.testing.assert_close(losses.intermediate_ctc(logits, lengths, torch.tensor([[1]]), one), expected)
+    silent = losses.intermediate_ctc(logits, lengths, torch.zeros(1, 0, dtype=torch.long), torch.tensor([0]))
+    torch.testing.assert_close(silent, -(p[0, 3] * p[1, 3]).log())
+    long = losses.intermediate_ctc(logits, lengths, torch.tensor([[1, 1, 2]]), torch.tensor([3]))
+    assert long == 0.0  # no alignment exists
+
+
 def plain_ctc(speech, lengths, vocabulary, blank, targets, counts):
     """The formula over the whole vocabulary at once."""
     scores = speech @ torch.cat([vocabulary, blank[None]]).T
