@@ -94,6 +94,11 @@ class _Maker:
         self.emotions, self.folders = tuple(emotions), [str(file.parent) for file in files]
         self.corpora = [file.parent.name if file.name == MANIFEST else file.name.partition(".")[0] for file in files]
         self.roles = [_role(corpus, options) for corpus in self.corpora]
+        if options.exchange and "exchanged" not in self.roles:
+            raise RellmError(
+                f"exchange names {', '.join(options.exchange)}, and the given files are of {', '.join(self.corpora)}",
+                todo=f"Call the file {options.exchange[0]}.jsonl, or its folder {options.exchange[0]}/{MANIFEST}",
+            )
         answered = options.reads_answers()
         self.kinds = [_kind(file, answered and role != "donor") for file, role in zip(files, self.roles, strict=True)]
         self._emotions: dict[str | None, int] = {None: IGNORE_INDEX, "": IGNORE_INDEX}
@@ -233,7 +238,7 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
     Raises:
         RellmError: a broken line, an emotion outside the recipe's `emotions` (where the stage reads none: one that no
             recipe may have), a missing V/A/D or emotion that a loss of the stage needs, an answer that no task asks for
-            or that comes twice, or nothing left; names file and line.
+            or that comes twice, no file of a corpus in `exchange`, or nothing left; names file and line.
     """
     loaded = Loaded()
     losses = set(options.losses) | set(options.warm_losses or {})

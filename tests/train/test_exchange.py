@@ -114,6 +114,9 @@ def test_files_say_by_their_name_which_corpus_exchanges(tmp_path: Path) -> None:
     write_records(files[0], [Continuation(key="x", early_stop=False, **row)])  # type: ignore[arg-type]
     with pytest.raises(RellmError, match=r"words\.continue\.jsonl:1: no emotion, by which"):
         load_examples(files, options(**EXCHANGE), EMOTIONS, tiny_world.tokenizer())
+    with pytest.raises(RellmError, match="exchange names words, and the given files are of people, others") as told:
+        load_examples(files[1:], options(**EXCHANGE), EMOTIONS, tiny_world.tokenizer())
+    assert "words.jsonl, or its folder words/manifest.jsonl" in str(told.value)
 
 
 def test_a_task_may_answer_with_the_transcript() -> None:
