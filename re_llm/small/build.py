@@ -89,8 +89,9 @@ def write_text(job: Job, say: Log) -> Figures:
         **({"dialogues": text.dialogues(written)} if wanted else {}),
         "words": word_lists(common_words(round(WORDS * job.scale)), TIMES, job.seed),
         **({"wordnet": text.wordnet(job.wordnet)} if job.wordnet else {}),
+        **({"answers": text.epitome(job.epitome, "response")} if job.epitome else {}),
     }
-    counts = text.write_sentences(folder / "sentences.jsonl", sources, trained=("words", "wordnet"))
+    counts = text.write_sentences(folder / "sentences.jsonl", sources, trained=("words", "wordnet", "answers"))
     for source, count in counts.items():
         say(f"text: {source}: " + ", ".join(f"{number} {what}" for what, number in count.items()))
     splits = Counter(sentence.split for sentence in read_records(folder / "sentences.jsonl", text.Sentence))

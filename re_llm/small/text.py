@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from re_llm.core.errors import RellmError
 from re_llm.core.records import Record, read_records, write_records
@@ -76,8 +77,11 @@ def cut(text: str) -> Iterator[str]:
 # ── sources ──
 
 
-def epitome(folder: Path) -> Iterator[str]:
-    """Sentences of the seeker posts of EPITOME (Sharma et al. 2020), as its owners ship it; long ones by clauses.
+def epitome(folder: Path, post: Literal["seeker", "response"] = "seeker") -> Iterator[str]:
+    """Sentences of the posts of EPITOME (Sharma et al. 2020), as its owners ship it; long ones by clauses.
+
+    Args:
+        post: those that ask for help, or the answers to them.
 
     Raises:
         RellmError: the folder holds no table of it.
@@ -89,9 +93,10 @@ def epitome(folder: Path) -> Iterator[str]:
     for table in tables:
         with table.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                if row["sp_id"] not in seen:
-                    seen.add(row["sp_id"])
-                    for sentence in cut(row["seeker_post"]):
+                number = row["sp_id" if post == "seeker" else "rp_id"]
+                if number not in seen:
+                    seen.add(number)
+                    for sentence in cut(row[f"{post}_post"]):
                         yield from _clauses(sentence)
 
 

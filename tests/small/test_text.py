@@ -121,10 +121,12 @@ def test_epitome_posts_are_cut_once_each(tmp_path: Path) -> None:
     for name in ("a", "b"):
         with (tmp_path / f"{name}.csv").open("w", newline="") as file:
             rows = csv.writer(file)
-            rows.writerows([["sp_id", "seeker_post", "response_post"], ["1", post, "An answer to it."]])
+            names = ["sp_id", "rp_id", "seeker_post", "response_post"]
+            rows.writerows([names, ["1", "2", post, "An answer to it."], ["1", "3", post, "And one more. Bye."]])
     cut = list(text.epitome(tmp_path))
     clause = "it was a long day at work"  # the last clause, "and I went home", is too short
     assert cut == ["I miss him.", clause, *[f"and {clause}"] * 4, "Why is that?"]
+    assert list(text.epitome(tmp_path, "response")) == ["An answer to it.", "And one more.", "Bye."]
     with pytest.raises(RellmError, match="no csv table"):
         list(text.epitome(tmp_path / "nowhere"))
 
