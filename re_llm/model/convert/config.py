@@ -209,6 +209,8 @@ def released_config(config: ReLlmConfig, where: str) -> dict[str, object]:
     adapter, lora, text = config.adapter, config.lora, config.text_config
     if adapter.stride != 2:
         raise RellmError(f"the adapter of {where} has the stride {adapter.stride}", allowed="2, as released")
+    if adapter.units:
+        raise RellmError(f"the adapter of {where} predicts units between its layers", allowed="none, as released")
     released = ReleasedConfig.of(
         adapter,
         where,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from re_llm.core.errors import RellmError
 from re_llm.model import ReLlmForConditionalGeneration
+from re_llm.model.convert.config import released_config
 from re_llm.model.convert.run import convert
 
 A, C = "blsp_a_nolora", "blsp_c_cformer"
@@ -113,6 +114,15 @@ def test_it_goes_back_to_the_same_tensors(tmp_path):
     back = load_file(tmp_path / "back" / "model.safetensors")
     assert back.keys() == weights.keys() and all(torch.equal(back[name], value) for name, value in weights.items())
     assert json.loads((tmp_path / "back" / "config.json").read_text())["adapter_hidden_layers"] == LAYERS
+
+
+def test_units_between_the_layers_have_no_place_in_the_released_format(tmp_path):
+    with_layers(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "ours", progress=False)
+    model = ReLlmForConditionalGeneration.from_pretrained(tmp_path / "ours")
+    model.config.adapter = model.config.adapter.model_copy(update={"units": 8})
+    with pytest.raises(RellmError, match="the adapter of ours predicts units between its layers"):
+        released_config(model.config, "ours")
 
 
 def test_a_width_that_eight_heads_do_not_divide_is_refused(tmp_path):
