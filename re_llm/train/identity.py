@@ -170,4 +170,6 @@ def plan_settings(plan: Plan) -> dict[str, Any]:
         if task["weight"] == 1.0:  # likewise
             del task["weight"]
     model = json.loads(plan.model.model_dump_json(exclude=None if plan.model.quantize else {"quantize"}))
+    if not plan.model.adapter.units:
+        del model["adapter"]["units"]  # likewise
     return {"stage": stage, "model": model, "emotions": list(plan.emotions), "seed": plan.seed}

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from re_llm.core import part_list, parts
+from re_llm.core.assets import component_hash
 from re_llm.core.errors import MissingExtra, RellmError
 from re_llm.core.files import file_hash
 from re_llm.core.part_list import Part, Wheel
@@ -344,13 +345,33 @@ def test_a_part_is_made_of_another_one_and_a_lora_of_the_package(tmp_path, monke
     parts_of = {"base": Part("base", "", ""), "taught": Part("taught", "", "", base="base", lora="lora")}
     for place in (part_list, parts, module):
         monkeypatch.setattr(place, "PARTS", parts_of)
-    monkeypatch.setattr(module, "PACKAGE", tmp_path / "package")
+    for place in (parts, module):
+        monkeypatch.setattr(place, "PACKAGE", tmp_path / "package")
     monkeypatch.setenv("RE_LLM_CACHE", str(tmp_path / "cache"))
     offer = look(parts_of["taught"])
     assert (offer.source, offer.download) == ("base", 0)
     folder = get(offer)
     AutoModelForCausalLM.from_pretrained(folder)
     assert json.loads((folder / "part.json").read_text())["base"] == "base"
+    assert look(parts_of["taught"]).source == "here"
+    other = model.state_dict()
+    with torch.no_grad():
+        for name, value in other.items():
+            if "lora_B" in name:
+                value += 1.0
+    before = (folder / "model.safetensors").read_bytes()
+    model.save_pretrained(tmp_path / "package" / "lora")
+    assert parts.find_part("taught") is None, "a new version of the package brings another LoRA"
+    with pytest.raises(RellmError, match=r"taught.*was made with another LoRA.*parts get base taught"):
+        parts.resolve_part("small:taught")
+    offer = look(parts_of["taught"], folder.parent)  # the old one is no offer either
+    assert offer.source == "base"
+    assert get(offer) == folder == parts.resolve_part("small:taught")
+    assert (folder / "model.safetensors").read_bytes() != before
+    known = component_hash(str(folder))
+    (folder / "part.json").unlink()
+    assert parts.find_part("taught") is None
+    assert component_hash(str(folder)) == known, "what is trained over it does not ask where it is from"
 
 
 # --- names ---

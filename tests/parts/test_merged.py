@@ -8,9 +8,11 @@ import pytest
 import tiny_world
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from re_llm.core.errors import RellmError
+from re_llm.model.weights import in_int8
 from re_llm.parts.merged import merge_lora
 
 
@@ -33,14 +35,17 @@ def test_a_merged_llm_answers_as_with_its_lora(tmp_path: Path) -> None:
     assert torch.allclose(found, expected, atol=1e-4)
     assert not torch.allclose(found, before, atol=1e-2)
     assert (tmp_path / "merged" / "tokenizer.json").is_file()
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    save_file(in_int8(load_file(file), least=0), file)
+    merge_lora(base, tmp_path / "lora", tmp_path / "rounded")
+    rounded = AutoModelForCausalLM.from_pretrained(tmp_path / "rounded")(ids).logits
+    assert 0 < (rounded - found).abs().max() < 0.05 * (found - before).abs().max()
 
 
 def test_a_lora_of_another_llm_is_refused(tmp_path: Path) -> None:
     base = tiny_world.save_llm(tmp_path / "base")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"]))
     model.save_pretrained(tmp_path / "lora")
-    from safetensors.torch import load_file, save_file
-
     held = load_file(tmp_path / "lora" / "adapter_model.safetensors")
     save_file({name.replace("layers.0", "layers.7"): value for name, value in held.items()},
               tmp_path / "lora" / "adapter_model.safetensors")  # fmt: skip

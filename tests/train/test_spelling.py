@@ -19,6 +19,7 @@ from re_llm.recipe.options import ModelOptions
 from re_llm.recipe.stages import StageOptions, TaskOptions, unfit
 from re_llm.train.data import load_examples
 from re_llm.train.examples import EarlierTurn, Target
+from re_llm.train.identity import plan_settings
 from re_llm.train.plan import Plan, build_model
 from re_llm.train.rows import RowMaker, TrainingRows
 from re_llm.train.run import train
@@ -155,6 +156,14 @@ def test_units_and_their_loss_belong_together() -> None:
     named = stage(losses={"intermediate_ctc": 1.0}, ctc_text="running")
     assert "set model.adapter.units" in str(unfit(named, ModelOptions()))
     assert unfit(named, ModelOptions(adapter=AdapterOptions(hidden_layers=2, units=8))) is None
+
+
+def test_a_model_without_units_is_known_as_before_there_were_any(plan: Plan) -> None:
+    """Else what was trained before would be made again."""
+    assert "units" not in plan_settings(plan)["model"]["adapter"]
+    adapter = AdapterOptions(hidden_layers=2, units=8)
+    other = replace(plan, model=plan.model.model_copy(update={"adapter": adapter}))
+    assert plan_settings(other)["model"]["adapter"]["units"] == 8
 
 
 def test_a_stage_learns_units_and_the_next_one_goes_on(plan: Plan, tmp_path: Path) -> None:
