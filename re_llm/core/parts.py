@@ -61,15 +61,20 @@ def _folders(name: str) -> list[Path]:
 
 
 def outdated(name: str, folder: Path) -> bool:
-    """Whether the folder of a part was made with another LoRA than the package has now."""
+    """Whether the folder of a part was made with another LoRA than the package has now.
+
+    A folder that says nothing of where it is from is its owner's own, and taken as it is.
+    """
     part = PARTS.get(name)
     if part is None or part.lora is None:
         return False
     try:
-        made_with = json.loads((folder / ABOUT).read_bytes()).get("lora")
-    except (OSError, ValueError, AttributeError):
+        about = dict(json.loads((folder / ABOUT).read_bytes()))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError):
         return True
-    return bool(made_with != lora_hash(part.lora))
+    return bool(about.get("lora") != lora_hash(part.lora))
 
 
 def lora_hash(folder: str) -> str:

@@ -170,16 +170,17 @@ def _read_shards(index: Path) -> dict[str, list[str]]:
     return shards
 
 
-def in_int8(tensors: Mapping[str, Tensor], least: int = LARGE) -> dict[str, Tensor]:
+def in_int8(tensors: Mapping[str, Tensor], least: int | None = None) -> dict[str, Tensor]:
     """Large matrices and kernels of a file as int8 with a step a row, all else as it is: half of float16.
 
     Row r of a tensor [R, ...] is `round(row / step)`, `step = max |row| / 127` [R, float32]; the error is half a step
     at most, about 0.8 % of a row of normally distributed weights. `stored_file` reads such a file as float16.
 
     Args:
-        least: numbers of a tensor that is stored so.
+        least: numbers of a tensor that is stored so; None = `LARGE`.
     """
     found: dict[str, Tensor] = {}
+    least = LARGE if least is None else least
     for name, tensor in tensors.items():
         if tensor.ndim < 2 or tensor.numel() < least or not tensor.is_floating_point():
             found[name] = tensor

@@ -369,8 +369,10 @@ def test_a_part_is_made_of_another_one_and_a_lora_of_the_package(tmp_path, monke
     assert get(offer) == folder == parts.resolve_part("small:taught")
     assert (folder / "model.safetensors").read_bytes() != before
     known = component_hash(str(folder))
-    (folder / "part.json").unlink()
+    (folder / "part.json").write_text("[1]")
     assert parts.find_part("taught") is None
+    (folder / "part.json").unlink()
+    assert parts.find_part("taught") == folder, "the owner's own"
     assert component_hash(str(folder)) == known, "what is trained over it does not ask where it is from"
 
 
