@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from re_llm.core.assets import resolve_component
 from re_llm.core.errors import RellmError
 from re_llm.model import partial_lora
 from re_llm.model.adapter import Subsampler, copy_widened
@@ -161,9 +162,18 @@ def _note_other_source(
     theirs, ours = config.components[part], model.component_sources[part]
     if theirs is not None and (folder / theirs).is_dir():
         theirs = str((folder / theirs).resolve())
-    if None not in (theirs, ours) and theirs != ours:
+    if theirs is not None and ours is not None and _place(theirs) != _place(ours):
         name = part.replace("_", " ")
         report.notes.append(f"the checkpoint was trained with the {name} {theirs}, and this model has {ours}")
+
+
+def _place(name: str) -> str:
+    """One spelling of a component: its folder where it is one, under whatever name, else the name."""
+    try:
+        found = Path(resolve_component(name))
+    except RellmError:  # a part that is not here
+        return name
+    return str(found.resolve()) if found.is_dir() else name
 
 
 def _take_adapter(

@@ -182,6 +182,16 @@ def test_another_speech_encoder_than_that_of_the_checkpoint_is_told(world, tmp_p
     model = ReLlmForConditionalGeneration.from_components(world.llm, whisper, adapter=tiny_world.ADAPTER)
     (note,) = model.continue_from(tmp_path / "first").notes
     assert str(world.whisper.resolve()) in note and str(whisper) in note
+    (tmp_path / "also").symlink_to(world.whisper)
+    same = ReLlmForConditionalGeneration.from_components(world.llm, tmp_path / "also", adapter=tiny_world.ADAPTER)
+    assert same.continue_from(tmp_path / "first").notes == [], "the same folder by another name"
+    about = json.loads((tmp_path / "first" / "config.json").read_text())
+    about["components"]["speech_encoder"] = "small:whisper"
+    (tmp_path / "first" / "config.json").write_text(json.dumps(about))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RE_LLM_CACHE", str(tmp_path / "nothing"))
+        (note,) = same.continue_from(tmp_path / "first").notes
+    assert "small:whisper" in note
 
 
 def test_an_unknown_way_to_take_the_adapter(world, tmp_path):
