@@ -10,10 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from re_llm.core.errors import RellmError
-from re_llm.core.parts import LORA_FILE
-from re_llm.model.weights import stored_file
+from re_llm.model.weights import LORA_CONFIG, LORA_WEIGHTS, WEIGHTS, stored_file
 
-LORA_CONFIG, WEIGHTS = "adapter_config.json", "model.safetensors"
 _PREFIX = "base_model.model."  # in front of the names of peft
 
 
@@ -28,7 +26,7 @@ def merge_lora(base: Path, lora: Path, out: Path) -> None:
     """
     about = json.loads((lora / LORA_CONFIG).read_text(encoding="utf-8"))
     scale = about["lora_alpha"] / about["r"]
-    weights, changes = load_file(base / WEIGHTS), stored_file(lora / LORA_FILE)
+    weights, changes = load_file(base / WEIGHTS), stored_file(lora / LORA_WEIGHTS)
     for name, stored in changes.items():
         if not name.endswith(".lora_A.weight"):
             continue

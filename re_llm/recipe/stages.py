@@ -189,6 +189,10 @@ class StageOptions(Options):
         answered = "response_ce" in names and any(task.target == "output" for task in self.tasks)
         return taught or answered or any(task.history != "none" for task in self.tasks)
 
+    def spelled_units(self, model: ModelOptions) -> int:
+        """Units of the adapter that a loss of this stage spells transcripts with; 0 where none does."""
+        return model.adapter.units if "intermediate_ctc" in {*self.losses, *(self.warm_losses or {})} else 0
+
     def continuations(self) -> tuple[str, ...]:
         """Ids of the prompts whose answers the stage trains, its own first."""
         others = (task.continuation for task in self.tasks if task.target == "output" and task.continuation)

@@ -135,7 +135,7 @@ def _inputs(plan: Plan) -> _Inputs:
     train, kept = loaded.examples, loaded.examples[:0]
     if plan.stage.validation is not None:
         train, kept = held_out(loaded.examples, plan.stage.validation, plan.seed)
-    maker = RowMaker(tokenizer, plan.stage)
+    maker = RowMaker(tokenizer, plan.stage, plan.stage.spelled_units(plan.model))
     TrainingRows(loaded.examples, maker, seed=plan.seed)
     for task in plan.stage.tasks:
         maker.make(0, loaded.examples[0], task)

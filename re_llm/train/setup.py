@@ -59,8 +59,7 @@ def make_trainer(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if stage.adapter_dropout:
         set_dropout(model.adapter, stage.adapter_dropout)
-    units = model.config.adapter.units if "intermediate_ctc" in {*stage.losses, *(stage.warm_losses or {})} else 0
-    maker = RowMaker(processor.tokenizer, stage, units)
+    maker = RowMaker(processor.tokenizer, stage, stage.spelled_units(plan.model))
     copies = stage.augment.copies if stage.augment else 0
     rows = TrainingRows(train, maker, seed=plan.seed, copies=copies, hides=stage.time_mask > 0)
     openings = Openings.of(model, stage)

@@ -158,6 +158,17 @@ def test_units_and_their_loss_belong_together() -> None:
     assert unfit(named, ModelOptions(adapter=AdapterOptions(hidden_layers=2, units=8))) is None
 
 
+def test_units_that_do_not_fit_are_refused_before_anything_is_encoded(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("re_llm.train.run._train", lambda *_: pytest.fail("too late"))
+    adapter = AdapterOptions(bottleneck=16, hidden_layers=2, units=3)
+    options = stage(losses={"intermediate_ctc": 1.0}, train=("adapter",), max_steps=2, batch_size=4)
+    model = plan.model.model_copy(update={"adapter": adapter})
+    with pytest.raises(RellmError, match=r"adapter\.units is 3"):
+        train(replace(plan, model=model, stage=options), tmp_path / "run", progress=False)
+
+
 def test_a_model_without_units_is_known_as_before_there_were_any(plan: Plan) -> None:
     """Else what was trained before would be made again."""
     assert "units" not in plan_settings(plan)["model"]["adapter"]
