@@ -2,6 +2,7 @@
 
     python tools/ship_small.py runs/small-train/checkpoints/rejoined runs/emotion-open --name small:re-llm-open
     python tools/ship_small.py runs/small-nc/checkpoints/people runs/emotion
+    python tools/ship_small.py runs/small-llm/lora --name small:llm
 
 What the checkpoint has in common with the adapter of `--adapter-of` is left there; the tokenizer is that of small:llm.
 `words_unsure_below` (`re-llm small limit`) has to be measured before. The folder's README is left as it is.
@@ -21,9 +22,12 @@ from torch import Tensor
 
 from re_llm.core.assets import OPEN_MODEL, PACKAGE, SHIPPED, SMALL_MODEL
 from re_llm.core.files import write_json
+from re_llm.core.part_list import PARTS
+from re_llm.core.parts import PREFIX
 from re_llm.model.weights import in_int8
 
 WEIGHTS, LORA = "model.safetensors", "adapter_model.safetensors"
+LLM = f"{PREFIX}llm"
 COPIED = ("adapter_config.json", "generation_config.json", "processor_config.json")
 ENCODER = ("config.json", WEIGHTS)
 
@@ -74,16 +78,33 @@ def put(checkpoint: Path, emotion: Path, target: Path, adapter_of: Path | None) 
         shutil.copyfile(emotion / name, target.parent / "emotion" / name)
 
 
+def put_lora(lora: Path, target: Path) -> None:
+    """Writes the LoRA that makes small:llm into the folder `target`, all its matrices in int8."""
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(in_int8(load_file(lora / LORA), least=0), target / LORA, metadata={"format": "pt"})
+    if lora != target:
+        shutil.copyfile(lora / COPIED[0], target / COPIED[0])
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("checkpoint", type=Path, help="folder of the trained checkpoint")
-    arguments.add_argument("emotion", type=Path, help="folder of the emotion encoder that it was trained with")
-    arguments.add_argument("--name", choices=(SMALL_MODEL, OPEN_MODEL), default=SMALL_MODEL)
+    arguments.add_argument("checkpoint", type=Path, help="folder of the trained checkpoint, or of the LLM's LoRA")
+    arguments.add_argument("emotion", type=Path, nargs="?", help="folder of the emotion encoder it was trained with")
+    arguments.add_argument("--name", choices=(SMALL_MODEL, OPEN_MODEL, LLM), default=SMALL_MODEL)
     arguments.add_argument("--adapter-of", choices=(OPEN_MODEL,), help="shipped model with which it shares its adapter")
     given = arguments.parse_args()
-    target = PACKAGE / SHIPPED[given.name]
-    put(given.checkpoint, given.emotion, target, PACKAGE / SHIPPED[given.adapter_of] if given.adapter_of else None)
-    for path in sorted(target.parent.rglob("*.safetensors")):
+    if (given.emotion is None) != (given.name == LLM):
+        arguments.error(f"{LLM} has no emotion encoder, the other two need theirs")
+    if given.name == LLM:
+        lora = PARTS[LLM.removeprefix(PREFIX)].lora
+        assert lora is not None
+        put_lora(given.checkpoint, PACKAGE / lora)
+        written = PACKAGE / lora
+    else:
+        target = PACKAGE / SHIPPED[given.name]
+        put(given.checkpoint, given.emotion, target, PACKAGE / SHIPPED[given.adapter_of] if given.adapter_of else None)
+        written = target.parent
+    for path in sorted(written.rglob("*.safetensors")):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
