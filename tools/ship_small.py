@@ -1,4 +1,4 @@
-"""Puts a trained checkpoint and its emotion encoder in the place of shipped ones: large matrices in int8, else in half.
+"""Puts a trained checkpoint and its emotion encoder in the place of shipped ones: large matrices and the LoRA in int8.
 
     python tools/ship_small.py runs/small-train/checkpoints/rejoined runs/emotion-open --name small:re-llm-open
     python tools/ship_small.py runs/small-nc/checkpoints/people runs/emotion
@@ -66,7 +66,7 @@ def put(checkpoint: Path, emotion: Path, target: Path, adapter_of: Path | None) 
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
-    save_file(halves(checkpoint / LORA), target / LORA, metadata={"format": "pt"})
+    save_file(in_int8(halves(checkpoint / LORA), least=0), target / LORA, metadata={"format": "pt"})
     for name in COPIED:
         shutil.copyfile(checkpoint / name, target / name)
     report = json.loads((checkpoint / "report.json").read_text())

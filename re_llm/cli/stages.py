@@ -153,7 +153,8 @@ Data = Annotated[
     list[Path],
     typer.Option(
         "--data",
-        help="continuations.jsonl; manifests where no answer is read (CTC, donors, emotion encoders); may be repeated.",
+        help="continuations.jsonl; manifests where no answer is read (CTC, donors, unanswered, emotion encoders); "
+        "may be repeated.",
     ),
 ]
 

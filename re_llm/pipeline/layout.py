@@ -301,7 +301,7 @@ class Run:
 
 
 def _continuations(corpora: Iterable[str], stage: StageOptions) -> list[Wanted]:
-    """All answers that a stage reads; none of its donors."""
+    """All answers that a stage reads; none of its donors, nor of what it trains without."""
     if not stage.reads_answers():
         return []
     held_out = stage.validation.split if stage.validation else None
@@ -310,7 +310,7 @@ def _continuations(corpora: Iterable[str], stage: StageOptions) -> list[Wanted]:
     return [
         Wanted(llm, corpus, prompt, split)
         for corpus in corpora
-        if corpus not in stage.donors
+        if corpus not in stage.donors and corpus not in stage.unanswered
         for prompt in stage.continuations()
         for split in splits
     ]

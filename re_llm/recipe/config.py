@@ -137,7 +137,7 @@ class Recipe(Options):
             for corpus in stage.data:
                 if corpus not in self.corpora:
                     raise ValueError(f"stage {name!r} reads {corpus!r}, which is not under `corpora`")
-            for corpus in (*stage.exchange, *stage.donors):
+            for corpus in (*stage.exchange, *stage.donors, *stage.unanswered):
                 if corpus not in stage.data:
                     raise ValueError(f"stage {name!r} names {corpus!r}, which is not in its `data`")
         for name, system in self.systems.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -114,6 +114,9 @@ class StageOptions(Options):
         arousal and dominance, of a recording with its label, drawn anew every epoch from the other corpora. So words
         without emotion and emotion in few words are learnt together.
     donors: corpora that serve that alone, and are no rows themselves; their manifests are enough.
+    unanswered: corpora that the LLM has not answered, and how many rows of each are taken (those with the smallest
+        hashes of their keys): manifests, trained by the tasks whose target is the transcript or the emotion alone. So
+        more sentences are heard than there are answers. A row that has an answer in another file is left to that.
     losses: weight by name. warm_losses with warm_steps: used instead during the first optimiser steps.
     augment: disturbed copies of the recordings (microphones, rooms, codecs); every row hears one of them or the
         recording itself, drawn anew every epoch. Validation hears the recordings.
@@ -146,6 +149,7 @@ class StageOptions(Options):
     data: tuple[str, ...] = ()
     exchange: tuple[str, ...] = ()
     donors: tuple[str, ...] = ()
+    unanswered: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
     augment: AugmentOptions | None = None
     time_mask: float = Field(default=0.0, ge=0.0, lt=1.0)
     adapter_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -189,6 +193,10 @@ class StageOptions(Options):
         answered = "response_ce" in names and any(task.target == "output" for task in self.tasks)
         return taught or answered or any(task.history != "none" for task in self.tasks)
 
+    def tasks_without_answers(self) -> tuple[TaskOptions, ...]:
+        """Tasks that a row needs no answer of the LLM for."""
+        return tuple(task for task in self.tasks if task.target != "output" and task.history == "none")
+
     def spelled_units(self, model: ModelOptions) -> int:
         """Units of the adapter that a loss of this stage spells transcripts with; 0 where none does."""
         return model.adapter.units if "intermediate_ctc" in {*self.losses, *(self.warm_losses or {})} else 0
@@ -215,6 +223,17 @@ class StageOptions(Options):
             if loss in losses and head not in self.train and self.start == "components":
                 raise ValueError(f"{loss} reads {head}, which is new in this stage and not in `train`: add it")
 
+    def _has_tasks_without_answers(self) -> None:
+        if not self.unanswered:
+            return
+        donating = sorted(set(self.unanswered) & set(self.donors))
+        if donating:
+            raise ValueError(f"{donating[0]} is in unanswered and in donors, whose answers are not read anyway")
+        if not self.reads_answers():
+            raise ValueError("unanswered is for stages that train answers: this one reads none, so leave it out")
+        if not self.tasks_without_answers():
+            raise ValueError("unanswered needs a task whose target is the transcript or the emotion")
+
     @model_validator(mode="after")
     def _consistent(self) -> StageOptions:
         names = set(self.losses) | set(self.warm_losses or {})
@@ -238,6 +257,7 @@ class StageOptions(Options):
         if both or (self.donors and not self.exchange):
             what = f"{both[0]} is in exchange and in donors" if both else "donors are for exchange, which is not set"
             raise ValueError(what)
+        self._has_tasks_without_answers()
         if self.time_mask and ("speech_encoder" in self.train or self.features == "none"):
             raise ValueError(
                 "time_mask hides stored states of a frozen speech encoder: take it out of `train`, set features: disk"

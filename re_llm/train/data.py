@@ -22,7 +22,7 @@ from re_llm.llm.prompts import asked
 from re_llm.model.losses import IGNORE_INDEX
 from re_llm.recipe.stages import StageOptions
 from re_llm.train.answers import Answers
-from re_llm.train.examples import Columns, EarlierTurn, Example, Examples, Role, Target
+from re_llm.train.examples import Columns, EarlierTurn, Example, Examples, Role, Target, key_digest
 from re_llm.train.rows import RowMaker
 
 MANIFEST = "manifest.jsonl"
@@ -100,7 +100,19 @@ class _Maker:
                 todo=f"Call the file {options.exchange[0]}.jsonl, or its folder {options.exchange[0]}/{MANIFEST}",
             )
         answered = options.reads_answers()
-        self.kinds = [_kind(file, answered and role != "donor") for file, role in zip(files, self.roles, strict=True)]
+        own = [answered and role != "donor" for role in self.roles]  # whether its rows are trained on an answer
+        free = [corpus in options.unanswered for corpus in self.corpora]
+        self.kinds = [_kind(file, needs and not without) for file, needs, without in zip(files, own, free, strict=True)]
+        self.unanswered = [
+            needs and without and kind is ManifestRow
+            for needs, without, kind in zip(own, free, self.kinds, strict=True)
+        ]
+        for corpus in options.unanswered:
+            if not any(c == corpus and u for c, u in zip(self.corpora, self.unanswered, strict=True)):
+                raise RellmError(
+                    f"unanswered names {corpus}, and no given file is its manifest",
+                    todo=f"Give {corpus}.jsonl or {corpus}/{MANIFEST}, or drop it from unanswered",
+                )
         self._emotions: dict[str | None, int] = {None: IGNORE_INDEX, "": IGNORE_INDEX}
 
     def named(self, name: str, row: Continuation, file: int) -> str:
@@ -130,6 +142,7 @@ class _Maker:
             role=self.roles[file],
             speaker=self.named(row.speaker, row, file) if row.speaker else None,
             split=row.split,
+            answered=not self.unanswered[file],
         )
 
     def _class(self, label: str, where: str) -> int:
@@ -175,7 +188,7 @@ def _kind(file: Path, answered: bool) -> type[Continuation]:
     if answered:
         raise RellmError(
             f"{file} is a manifest, and the stage trains what the LLM answers",
-            todo=f"Run: re-llm continue {file} --out FILE",
+            todo=f"Run: re-llm continue {file} --out FILE; or name its corpus in the stage's `unanswered`",
         )
     return ManifestRow
 
@@ -203,6 +216,10 @@ class _Store:
         if row.history and self.make.history(row, file, where):
             self.columns.talks[index] = True
 
+    def knows(self, key: str) -> bool:
+        """Whether there is an example of this key."""
+        return key in self._known
+
     def close(self, loaded: Loaded) -> Examples:
         """Those that have all answers; the others are counted."""
         self._known.clear()
@@ -216,8 +233,11 @@ class _Store:
         rows = self.answers.read(index)
         file, first = next(iter(rows.values()))
         source = self.columns.source(index)
+        example = self.make.example(first, file, source.key, source.audio)
+        if not example.answered:
+            return example
         return replace(
-            self.make.example(first, file, source.key, source.audio),
+            example,
             targets={prompt: self._target(index, prompt, row, file) for prompt, (file, row) in rows.items()},
         )
 
@@ -231,14 +251,15 @@ class _Store:
 def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequence[str], tokenizer: Any) -> Loaded:
     """Reads continuation files; filters as the papers do, and counts what it filters.
 
-    Where no loss reads an answer, and of donors, manifests may be given, whose training rows are taken. Rows of one
-    utterance are joined: a stage may train several prompts' answers. Imported rows that do not say what they answer
-    count as answers to `options.continuation`.
+    Where no loss reads an answer, of donors and of `unanswered` corpora, manifests may be given, whose training rows
+    are taken. Rows of one utterance are joined: a stage may train several prompts' answers. Imported rows that do not
+    say what they answer count as answers to `options.continuation`.
 
     Raises:
         RellmError: a broken line, an emotion outside the recipe's `emotions` (where the stage reads none: one that no
             recipe may have), a missing V/A/D or emotion that a loss of the stage needs, an answer that no task asks for
-            or that comes twice, no file of a corpus in `exchange`, or nothing left; names file and line.
+            or that comes twice, no file of a corpus in `exchange`, no manifest of one in `unanswered`, or nothing left;
+            names file and line.
     """
     loaded = Loaded()
     losses = set(options.losses) | set(options.warm_losses or {})
@@ -250,11 +271,19 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
     store = _Store(make, Answers(files, wanted, make.kinds))
     used = {None, TRAIN, options.validation.split if options.validation else None}
     too_long: dict[str, tuple[str, str]] = {}  # an utterance stands in several files and is dropped once
-    for number, file in enumerate(files):
-        kind = make.kinds[number]
+    taken: dict[str, int | None] = {}  # the largest hash of a key that is taken of an unanswered corpus; None = all
+    for number in sorted(range(len(files)), key=lambda n: make.unanswered[n]):  # answers first: they have precedence
+        file, kind = files[number], make.kinds[number]
+        corpus = make.corpora[number]
+        if make.unanswered[number] and corpus not in taken:
+            taken[corpus] = _largest_hash(store, [n for n, c in enumerate(make.corpora) if c == corpus], options, used)
         for line, row in read_placed(file, kind):
             if kind is ManifestRow and row.split not in used:
                 continue
+            if make.unanswered[number]:
+                name, most = make.named(row.key, row, number), taken[corpus]
+                if store.knows(name) or (most is not None and _hash(name) > most):
+                    continue
             where = f"{file}:{line.number}"
             prompt = row.prompt or options.continuation
             if prompt not in wanted:
@@ -287,6 +316,23 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
             f"no row of {', '.join(map(str, files))} can be trained on; dropped: {dict(loaded.dropped) or 'none'}"
         )
     return loaded
+
+
+def _largest_hash(store: _Store, numbers: Sequence[int], options: StageOptions, used: set[str | None]) -> int | None:
+    """Of the keys in some unanswered manifests of one corpus, so that as many are taken as wanted; None = all."""
+    make = store.make
+    hashes = array("Q")
+    for number in (n for n in numbers if make.unanswered[n]):
+        for _, row in read_placed(store.answers.files[number], ManifestRow):
+            name = make.named(row.key, row, number)
+            if row.split in used and not store.knows(name):
+                hashes.append(_hash(name))
+    most = options.unanswered[make.corpora[numbers[0]]]
+    return None if len(hashes) <= most else int(np.partition(np.frombuffer(hashes, dtype="u8"), most - 1)[most - 1])
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(key_digest(key)[:8], "little")
 
 
 def _shorten(examples: Examples, store: _Store, options: StageOptions, maker: RowMaker) -> int:

@@ -56,6 +56,7 @@ class Example:
         emotion: index into the recipe's emotions, or IGNORE_INDEX.
         dimensions: (valence, arousal, dominance) on 0..1, or None.
         role: `row`; `exchanged`, a row that takes the emotion of a donor; `donor`, which is no row.
+        answered: whether `targets` has what the tasks of the stage train; else it takes those that need no answer.
         speaker: with the name of the corpus, or None.
     """
 
@@ -71,6 +72,7 @@ class Example:
     role: Role = "row"
     speaker: str | None = None
     split: str | None = None
+    answered: bool = True
 
 
 class Source(NamedTuple):
@@ -93,6 +95,7 @@ class Columns:
     def __init__(self) -> None:
         self._heads, self._ends = bytearray(), array("Q", [0])
         self.roles, self.unnamed, self.wordless, self.talks = array("b"), array("b"), array("b"), array("b")
+        self.answered = array("b")
         self.emotions, self.speakers, self.splits = array("i"), array("i"), array("i")
         self.durations = array("d")
         self.names: dict[str | None, int] = {}
@@ -108,6 +111,7 @@ class Columns:
         self.roles.append(ROLES.index(example.role))
         self.unnamed.append(example.emotion_name is None)
         self.wordless.append(not example.text or example.text.isspace())
+        self.answered.append(example.answered)
         self.talks.append(any(target.history for target in example.targets.values()))
         self.emotions.append(example.emotion)
         self.speakers.append(names.setdefault(example.speaker, len(names)))
@@ -131,6 +135,7 @@ class Examples(Sequence[Example]):
     Attributes:
         roles: places in ROLES. emotions: as in `Example`. durations: seconds, NaN where unknown.
         unnamed, wordless, talks: whether it has no name of an emotion, no transcript, an answer with earlier turns.
+        answered: as in `Example`.
             Each [N].
     """
 
@@ -140,6 +145,7 @@ class Examples(Sequence[Example]):
         self.unnamed = self._column(columns.unnamed).astype(bool)
         self.wordless = self._column(columns.wordless).astype(bool)
         self.talks = self._column(columns.talks).astype(bool)
+        self.answered = self._column(columns.answered).astype(bool)
         self.emotions = self._column(columns.emotions)
         self.durations = self._column(columns.durations)
 
@@ -222,7 +228,7 @@ class KeyIndex:
 
     def add(self, key: str) -> None:
         """One more."""
-        self._recent[_digest(key)] = self._count
+        self._recent[key_digest(key)] = self._count
         self._count += 1
         if len(self._recent) > RECENT + len(self._places) // 8:
             self._sort()
@@ -237,7 +243,7 @@ class KeyIndex:
 
     def find(self, key: str) -> int | None:
         """The last place of a key."""
-        digest = _digest(key)
+        digest = key_digest(key)
         if digest in self._recent:
             return self._recent[digest]
         first, second = np.frombuffer(digest, dtype="<u8")
@@ -259,7 +265,7 @@ class KeyIndex:
     def _find_some(self, keys: Sequence[str]) -> list[int]:
         if not len(self._first):
             return [-1] * len(keys)
-        words = np.frombuffer(b"".join(map(_digest, keys)), dtype="<u8").reshape(-1, 2)
+        words = np.frombuffer(b"".join(map(key_digest, keys)), dtype="<u8").reshape(-1, 2)
         at = np.searchsorted(self._first, words[:, 0], side="right") - 1
         close = self._first[at] == words[:, 0]
         same = close & (self._second[at] == words[:, 1])
@@ -270,5 +276,6 @@ class KeyIndex:
         return places
 
 
-def _digest(key: str) -> bytes:
+def key_digest(key: str) -> bytes:
+    """128 bits that stand for a key."""
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -31,6 +31,7 @@ PARTS = ("config.json", "*.safetensors", "checkpoints", "log.jsonl", "report.jso
 _LATER = (
     "exchange",
     "donors",
+    "unanswered",
     "augment",
     "time_mask",
     "adapter_dropout",

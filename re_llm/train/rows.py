@@ -93,6 +93,7 @@ class RowMaker:
 
     def __init__(self, tokenizer: Any, options: StageOptions, units: int = 0):
         self.tokenizer, self.tasks, self.continuation = tokenizer, options.tasks, options.continuation
+        self.without_answers = options.tasks_without_answers()
         self.has_teacher = bool({"response_kl", "input_kl"} & {*options.losses, *(options.warm_losses or {})})
         self.end = tuple(end_ids(tokenizer))
         self.speller = Speller(tokenizer) if options.ctc_text == "running" else None
@@ -265,7 +266,7 @@ class TrainingRows:
 
     def _drawn(self, epoch: int, index: int) -> tuple[TaskOptions, random.Random]:
         """The task of an example in an epoch, and what further draws of it come from."""
-        tasks = self.maker.tasks
+        tasks = self.maker.tasks if self.examples.answered[index] else self.maker.without_answers
         draw = random.Random(f"{self.seed}/{epoch}/{index}")
         return tasks[0] if len(tasks) == 1 else draw.choices(tasks, weights=[t.fraction for t in tasks])[0], draw
 

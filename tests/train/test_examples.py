@@ -164,7 +164,7 @@ def test_keys_are_found_by_their_last_place(recent: int, monkeypatch: pytest.Mon
     assert found.find("no") == 51 and found.find_all(["no"]).tolist() == [51]
     assert KeyIndex([]).find("k") is None and KeyIndex([]).find_all(["k"]).tolist() == [-1]
     # Half of the hash is the same: the other half tells them apart.
-    monkeypatch.setattr("re_llm.train.examples._digest", lambda key: bytes(8) + key.encode().ljust(8, b"."))
+    monkeypatch.setattr("re_llm.train.examples.key_digest", lambda key: bytes(8) + key.encode().ljust(8, b"."))
     found = KeyIndex(["a", "b", "a"])
     assert [found.find(key) for key in "abc"] == [2, 1, None] and found.find_all("abc").tolist() == [2, 1, -1]
     assert [found.find(key) for key in "abc"] == [2, 1, None]  # sorted now
