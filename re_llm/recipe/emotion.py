@@ -90,6 +90,7 @@ class FitOptions(Options):
     mixup: parameter of the beta distribution of the shares; 0 = none. spec_augment: how often a stretch of windows is
         left out. clean: how often an undisturbed recording is drawn. dimension_weight: of the V/A/D loss.
     average: decay of the running mean of the weights, which is what is kept; 0 = none.
+    consistency: weight of how differently a recording and its disturbed copy are heard; twice the time of a training.
     background: fraction of a batch that is no speech (re_llm.train.emotion.background) and shall have no emotion.
     validation: fraction of every corpus' speakers held out; patience: epochs without a better UA on them before the
         training ends. refit: train again on all speakers, for as many epochs as were best.
@@ -107,6 +108,7 @@ class FitOptions(Options):
     clean: float = Field(default=0.3, ge=0.0, le=1.0)
     average: float = Field(default=0.0, ge=0.0, lt=1.0)
     dimension_weight: float = Field(default=1.0, ge=0.0)
+    consistency: float = Field(default=0.0, ge=0.0)
     background: float = Field(default=0.1, ge=0.0, lt=1.0)
     validation: float = Field(default=0.2, gt=0.0, lt=1.0)
     patience: int = Field(default=10, ge=1)

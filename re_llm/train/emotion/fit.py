@@ -186,6 +186,7 @@ class _Training:
         targets = (1 - options.label_smoothing) * targets + options.label_smoothing * uniform
         known = torch.tensor([row.dimensions is not None for row in rows])
         wanted = torch.tensor([row.dimensions or (0.5, 0.5, 0.5) for row in rows])
+        apart = self._apart(rows, copies, named) if options.consistency else None
         mix = None
         if options.mixup:
             drawn = torch.from_numpy(self.rng.beta(options.mixup, options.mixup, (len(rows), 1))).float()
@@ -197,7 +198,21 @@ class _Training:
         loss = -(targets * likely).masked_fill(~named, 0.0).sum(1).mean()
         if dimensions is not None and known.any():
             loss = loss + options.dimension_weight * (dimensions - wanted)[known].square().mean()
-        return loss
+        return loss if apart is None else loss + options.consistency * apart
+
+    def _apart(self, rows: list[Labelled], copies: list[int], named: Tensor) -> Tensor | None:
+        """How differently recordings and their disturbed copies are heard: divergence, mean of both directions.
+
+        Both are in one batch, so that they are standardised alike. None where no copy was drawn.
+        """
+        disturbed = [i for i, copy in enumerate(copies) if copy]
+        if not disturbed:
+            return None
+        some, drawn = [rows[i] for i in disturbed], [copies[i] for i in disturbed]
+        logits, _ = self.learner.forward(some + some, [0] * len(some) + drawn, None, self.rng)
+        likely = logits.masked_fill(~named[disturbed].repeat(2, 1), NEVER).log_softmax(1)
+        clean, other = likely.chunk(2)
+        return 0.5 * ((clean.exp() - other.exp()) * (clean - other)).sum(1).mean()
 
     def _background(self, batch: int) -> list[Labelled]:
         """What is no speech, drawn for a batch: any emotion is as likely as another in it."""

@@ -163,7 +163,10 @@ def _product(
         "pretrained encoder": component_hash(name),
     }
     names = {f"data {number}": str(path) for number, path in enumerate(data, 1)}
-    settings = {"recipe": recipe.model_dump(mode="json"), "stage": stage, "seed": seed if stage == "encoder" else None}
+    told = recipe.model_dump(mode="json")
+    if not recipe.fit.consistency:  # as before there was any
+        del told["fit"]["consistency"]
+    settings = {"recipe": told, "stage": stage, "seed": seed if stage == "encoder" else None}
     parts = ("model.safetensors", "config.json", "report.json") if stage == "encoder" else ("folds", "report.json")
     return Product(out, STAGE, inputs, settings, names, parts)
 

@@ -16,7 +16,8 @@ from re_llm.train.emotion import run as module
 from re_llm.train.emotion.background import NUMBER, VALIDATED, background_rows, background_wave
 from re_llm.train.emotion.calibration import calibrate
 from re_llm.train.emotion.conditions import CONDITIONS
-from re_llm.train.emotion.rows import NO_EMOTION
+from re_llm.train.emotion.fit import _Training, fit
+from re_llm.train.emotion.rows import NO_EMOTION, Division, read_corpora
 from re_llm.train.emotion.run import train_emotion
 
 PAIRS = (("s0", "s1"), ("s2", "s3"))
@@ -188,3 +189,53 @@ def test_calibration_softens_what_is_too_sure(world, tmp_path):
     logits = 8.0 * torch.nn.functional.one_hot(torch.tensor(found), 3).float()
     assert calibrate(corpora, range(len(labels)), logits).logit_scale < 0.4
     assert calibrate(corpora, range(len(labels)), logits / 16).logit_scale > 1
+
+
+class Shifted:
+    """A linear learner of two features, the second of which a disturbed copy changes."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.module = torch.nn.Linear(2, 3)
+
+    def start(self, training, rng):
+        pass
+
+    def forward(self, rows, copies, mix, rng):
+        given = torch.tensor(
+            [[row.emotion - 1.0, row.emotion - 1.0 + copy] for row, copy in zip(rows, copies, strict=True)]
+        )
+        return self.module(given if mix is None else mix.of(given)), None
+
+    def apart(self, rows):
+        with torch.no_grad():
+            likely = [self.forward(rows, [copy] * len(rows), None, None)[0].log_softmax(1) for copy in (0, 1)]
+        there = torch.nn.functional.kl_div(likely[0], likely[1], log_target=True, reduction="batchmean")
+        return (there + torch.nn.functional.kl_div(likely[1], likely[0], log_target=True, reduction="batchmean")) / 2
+
+
+def test_with_consistency_a_copy_is_heard_as_its_recording(world):
+    corpora = read_corpora([world / "toy.jsonl"], ("sad", "happy", "angry"))
+    division = Division(tuple(range(len(corpora.rows))), ())
+    found = []
+    for weight in (0.0, 10.0):
+        learner, options = (
+            Shifted(),
+            recipe(world).fit.model_copy(update={"consistency": weight, "mixup": 0.0, "lr": 1e-2}),
+        )
+        fit(learner, corpora, division, options, 0, copies=1, epochs=20)
+        found.append(learner.apart(corpora.rows))
+    assert found[1] < 0.5 * found[0]
+    training = _Training(learner, corpora, options, 1, 1, np.random.default_rng(0), None)
+    rows = corpora.rows[:6]
+    apart = training._apart(rows, [0, 1, 1, 0, 1, 0], torch.from_numpy(corpora.masks(rows)))
+    torch.testing.assert_close(apart, learner.apart([rows[1], rows[2], rows[4]]))
+    assert training._apart(rows, [0] * 6, torch.ones(6, 3, dtype=torch.bool)) is None
+
+
+def test_an_encoder_learns_with_consistency(world, tmp_path):
+    chosen = recipe(world, fit={**recipe(world).fit.model_dump(), "consistency": 0.3})
+    report = train_emotion(chosen, [world / "toy.jsonl"], tmp_path / "out", states=world / "states")
+    assert report.validation_accuracy > 0.8
+    with pytest.raises(RellmError, match="consistency"):  # another product
+        train_emotion(recipe(world), [world / "toy.jsonl"], tmp_path / "out", states=world / "states")
