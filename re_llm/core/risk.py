@@ -12,6 +12,9 @@ _WORDS = (
     r"(want|wanted|wanting|like|going|ready|trying|need|wanna|deserve) (to )?die",
     r"(don't|do not|not) (want )?to (live|be alive|exist)|(don't|do not) want to (wake up|be here)",
     r"wish (i|that i) (was|were) (dead|never born)|better off (dead|without me)",
+    r"(not|n't|never|nothing) worth (living|(the \w+ |it )?to live)|(nothing|nobody|no one) to live for",
+    r"tired of (living(?! (in|with|on|at|out|off|from|next|under|here|there))|life|being alive)",
+    r"(no|lost (the|my)|losing (the|my)) will to live",
     r"no (reason|point) (to|in) (live|living|life)|get(ting)? hit by a (car|train|bus|truck)",
 )
 RISK = re.compile("|".join(_WORDS), re.IGNORECASE)
