@@ -70,7 +70,7 @@ def read(engine: Engine, spoken: Spoken) -> list[str]:
     found = []
     for first in range(0, len(spoken), BATCH):
         for speech in engine.encode([engine.prepared(wave, text) for wave, text in spoken[first : first + BATCH]]):
-            ids = read_out(engine.model, speech.embeddings).ids
+            ids = read_out(engine.model, speech.heard).ids
             found.append(engine.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
     return found
 

@@ -16,8 +16,6 @@ from re_llm.inference.estimate import Estimate
 from re_llm.llm.completion import Completion
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 
-AT_ONCE = 64  # speech tokens that are read at once: five seconds; twelve MB of a vocabulary of 49,152
-NEAREST = 8  # embeddings of which one is nearest, whatever is lost in half precision
 TOKENS_A_SECOND = 0.6  # fewer are no speech: who speaks slowly says two words in a second
 NO_SPEECH = "I could not hear anybody speak in that recording. Could you try again?"
 UNCLEAR = "I could not make out the words{sounds}. Could you say that again?"
@@ -52,33 +50,11 @@ class ReadOut(NamedTuple):
 
 @torch.inference_mode()
 def read_out(model: ReLlmForConditionalGeneration, embeddings: torch.Tensor) -> ReadOut:
-    """What stands in speech tokens [S, D] of a model trained with `adapter_ctc`.
-
-    The nearest of the LLM's embeddings to each, repetitions joined, blanks left out. An output layer that shares its
-    weight with them finds the few nearest, in the LLM's own dtype; those are compared in float32.
-    """
-    blank, vocabulary = model.ctc_blank, model.get_input_embeddings().weight
-    assert blank is not None and isinstance(vocabulary, torch.Tensor)
-    output = model.get_output_embeddings()
-    shared = dict(output.named_parameters(recurse=False)).get("weight") is vocabulary  # `.weight` would unpack it
-    plain = None if shared else vocabulary.float().T
-    best, probability = list[torch.Tensor](), list[torch.Tensor]()
-    for part in embeddings.split(AT_ONCE):  # minutes of speech are gigabytes
-        tokens = part.float()
-        scores = output(part.to(vocabulary.dtype)).float() if plain is None else tokens @ plain
-        near = scores.topk(min(NEAREST, len(vocabulary)), dim=-1).indices
-        exact = (vocabulary[near].float() @ tokens[:, :, None])[..., 0]
-        silent = tokens @ blank.float()[:, None]
-        total = scores.scatter_(1, near, exact).logsumexp(-1).logaddexp(silent[:, 0])
-        ids = torch.cat([near, torch.full_like(near[:, :1], len(vocabulary))], dim=1)
-        highest, place = torch.cat([exact, silent], dim=1).max(-1, keepdim=True)
-        best.append(ids.gather(1, place)[:, 0])
-        probability.append((highest[:, 0] - total).exp())
-    chosen = torch.cat(best)
-    spoken = chosen != len(vocabulary)
-    confidence = torch.cat(probability)[spoken].mean() if spoken.any() else torch.zeros(())
-    ids_said = [token for token in chosen.unique_consecutive().tolist() if token != len(vocabulary)]
-    return ReadOut(ids_said, float(confidence))
+    """What stands in speech tokens [S, D] of a model trained with `adapter_ctc`, repetitions joined, without blanks."""
+    chosen, probability = model.read_tokens(embeddings)
+    spoken = chosen >= 0
+    confidence = probability[spoken].mean() if spoken.any() else torch.zeros(())
+    return ReadOut([token for token in chosen.unique_consecutive().tolist() if token >= 0], float(confidence))
 
 
 def doubt_about(read: ReadOut, seconds: float, least: float, heard: Estimate) -> str | None:

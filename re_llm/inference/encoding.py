@@ -22,7 +22,7 @@ from re_llm.llm.rows import batches_by_length
 
 if TYPE_CHECKING:
     from re_llm.model.modeling import ReLlmForConditionalGeneration
-    from re_llm.model.outputs import EncodedAudio
+    from re_llm.model.outputs import EncodedAudio, SpeechTokens
     from re_llm.model.processing import ReLlmProcessor
 
 WINDOW_SECONDS = 30.0  # of Whisper, and the longest utterance of the paper's training
@@ -64,8 +64,13 @@ def encode_batch(
         Estimate(probabilities=dict(zip(names, p, strict=True)), valence=v, arousal=a, dominance=d, unsure=doubtful)
         for (p, (v, a, d)), doubtful in zip(predicted, unsure, strict=True)
     ]
-    parts = zip(speech.embeddings, speech.lengths.tolist(), estimates, samples, strict=True)
-    return [EncodedSpeech(tokens[:length], estimate, wave) for tokens, length, estimate, wave in parts]
+    given, heard = _of_each(speech), [None] * len(samples) if speech.heard is None else _of_each(speech.heard)
+    return [EncodedSpeech(*parts) for parts in zip(given, estimates, samples, heard, strict=True)]
+
+
+def _of_each(speech: SpeechTokens) -> list[torch.Tensor]:
+    """Tokens of each utterance, [S, D]."""
+    return [tokens[:length] for tokens, length in zip(speech.embeddings, speech.lengths.tolist(), strict=True)]
 
 
 def window_seconds(trained: float | None, room: float, asked: float | None = None) -> float:
@@ -154,7 +159,7 @@ def whole(
         notice = f"{len(moments)} windows are answered together: the model does not say what lengths it was trained on"
     tokens = [each.embeddings for _, each in found]
     about = replace(estimate, notice=notice)
-    return EncodedSpeech(torch.cat(tokens[first:last]), about, wave, torch.cat(tokens))
+    return EncodedSpeech(torch.cat(tokens[first:last]), about, wave, torch.cat([each.heard for _, each in found]))
 
 
 def _stretch(moments: Sequence[Moment], limit: float, emotion: str | None) -> tuple[int, int]:

@@ -177,8 +177,7 @@ class Engine:
         """What rules look at in a recording; nothing for a model that has none."""
         if not (self.careful or self.words_unsure_below is not None):
             return Said()
-        tokens = encoded.embeddings if encoded.all_embeddings is None else encoded.all_embeddings
-        read, doubt = read_out(self.model, tokens), None
+        read, doubt = read_out(self.model, encoded.heard), None
         if self.words_unsure_below is not None:
             seconds = len(encoded.samples) / RATE
             doubt = doubt_about(read, seconds, self.words_unsure_below, encoded.estimate)

@@ -113,10 +113,16 @@ class EncodedSpeech:
         embeddings: [S, D] speech tokens in the LLM's embedding space, which it is given.
         estimate: what the heads predict.
         samples: [T] the recording that was encoded, 16 kHz mono.
-        all_embeddings: of all windows of a long recording, of which the LLM may be given some; None when there is one.
+        all_embeddings: where the LLM is given some of them: of all windows of a long recording, and with the tokens in
+            which nothing is said; else None.
     """
 
     embeddings: torch.Tensor = field(repr=False)
     estimate: Estimate
     samples: np.ndarray = field(repr=False)
     all_embeddings: torch.Tensor | None = field(default=None, repr=False)
+
+    @property
+    def heard(self) -> torch.Tensor:
+        """All tokens, whatever the LLM is given: those to read the words of."""
+        return self.embeddings if self.all_embeddings is None else self.all_embeddings

@@ -24,7 +24,7 @@ def seconds_that_fit(
         context: longest row of the LLM in tokens; None without a limit.
         prompts: each with the tokens that its answer may have; None stands for no prompt.
     """
-    if context is None or not config.adapter.counts_beforehand:
+    if context is None or config.adapter.kind == "cformer":
         return math.inf  # a CFormer's tokens are counted once it has run; the model refuses a row that is too long
     around = [
         len(processor.row(split_chat(processor.tokenizer, get_prompt(prompt)))) + tokens

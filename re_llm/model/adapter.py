@@ -193,7 +193,9 @@ def copy_widened(source: Subsampler, target: Subsampler, *, scale: float = 0.1) 
         RellmError: the two differ in more than the input width, more hidden layers, and units that are new.
     """
     old_options, new_options = source.options, target.options
-    kept = new_options.model_copy(update={"hidden_layers": old_options.hidden_layers, "units": old_options.units})
+    kept = new_options.model_copy(
+        update={name: getattr(old_options, name) for name in ("hidden_layers", "units", "spoken_only")}
+    )
     grows = 0 < old_options.hidden_layers <= new_options.hidden_layers or not new_options.hidden_layers
     fits = old_options == kept and grows and old_options.units in (0, new_options.units)
     if not fits or source.norm.weight.shape != target.norm.weight.shape:

@@ -32,6 +32,7 @@ from re_llm.model.emotion_encoder import EmotionEncoder, make_emotion_encoder
 from re_llm.model.hearing import Hearing
 from re_llm.model.outputs import EncodedAudio, ReLlmOutput, SpeechTokens
 from re_llm.model.predictions import only_at
+from re_llm.model.reading import Likeliest, likeliest, only_spoken
 from re_llm.model.rows import expand_rows, pack_rows, positions, row_bounds, with_prompts
 from re_llm.model.shared_emotion import SharedEmotionEncoder
 from re_llm.model.speech_encoder import SpeechEncoder
@@ -96,6 +97,34 @@ class ReLlmForConditionalGeneration(TrainableModel, Hearing, GenerationMixin):
     def predict_emotion(self, speech: SpeechTokens) -> tuple[Tensor, Tensor]:
         """What the heads predict: emotion logits [B, E], and valence, arousal, dominance [B, 3] (RE-LLM eq. 7-9)."""
         return self.emotion_head(speech.pooled), self.dimension_head(speech.pooled)
+
+    def encode_speech(
+        self, speech: EncodedAudio | None = None, *, token_lengths: Tensor | None = None, **audio: Any
+    ) -> SpeechTokens:
+        """See `Hearing.encode_speech`; of an adapter with `spoken_only`, the tokens in which something is said.
+
+        Raises:
+            RellmError: the adapter has `spoken_only`, and was trained without adapter_ctc.
+        """
+        tokens = super().encode_speech(speech, token_lengths=token_lengths, **audio)
+        if not self.config.adapter.spoken_only:
+            return tokens
+        with torch.no_grad():
+            spoken = self.read_tokens(tokens.embeddings[tokens.mask()]).ids >= 0
+        return only_spoken(tokens, spoken)
+
+    def read_tokens(self, tokens: Tensor) -> Likeliest:
+        """What stands in speech tokens [N, D] of a model that was trained with adapter_ctc.
+
+        Raises:
+            RellmError: it was not.
+        """
+        if self.ctc_blank is None:
+            raise RellmError("this model has no CTC blank", todo="Train a stage with the loss adapter_ctc")
+        vocabulary = self.get_input_embeddings().weight
+        assert isinstance(vocabulary, nn.Parameter)
+        with torch.autocast(tokens.device.type, enabled=False):  # training must not round otherwise than use
+            return likeliest(tokens, vocabulary, self.get_output_embeddings(), self.ctc_blank)
 
     # --- answering ---------------------------------------------------------------------------------------------
 

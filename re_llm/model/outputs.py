@@ -38,10 +38,19 @@ class SpeechTokens:
     pooled: Tensor | None = None  # [B, D], mean over the utterance's tokens; None when they were given, not encoded
     fired: Tensor | None = None  # [B], sum of the CFormer's weights: the number of tokens it expects
     units: Tensor | None = None  # [B, S, U + 1], logits of an adapter's intermediate prediction, the blank last
+    heard: SpeechTokens | None = None  # all tokens, where these are some of them
+    kept: Tensor | None = None  # [B, S of `heard`], true for these
+
+    @property
+    def all(self) -> SpeechTokens:
+        """The tokens as the adapter made them."""
+        return self if self.heard is None else self.heard
 
     def repeat(self, times: int) -> SpeechTokens:
         """Every row `times` times in a row, for beams and samples; without what the heads need."""
-        return SpeechTokens(*(value.repeat_interleave(times, dim=0) for value in (self.embeddings, self.lengths)))
+        return SpeechTokens(
+            self.embeddings.repeat_interleave(times, dim=0), self.lengths.repeat_interleave(times, dim=0)
+        )
 
     def mask(self) -> Tensor:
         """True where a speech token is real, [B, S]."""

@@ -91,6 +91,31 @@ def expand_rows(
     return padded[..., 0], padded[..., 1]
 
 
+def without_tokens(
+    input_ids: Tensor, attention_mask: Tensor, placeholders: Tensor, kept: Tensor, at: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows without some of their speech tokens, padded on the right, and where places in them are then.
+
+    Args:
+        input_ids: [R, L]. placeholders: bool [R, L].
+        attention_mask: [R, O + L]; what stands in front of `input_ids` stays as it is.
+        kept: of the placeholders, row by row, which stay: bool [N].
+        at: [K] places in the flattened rows, none of which is left out.
+
+    Returns:
+        input_ids [R, L'], attention_mask [R, O + L'], at [K].
+    """
+    width = input_ids.shape[1]
+    stays = attention_mask[:, -width:].bool()
+    stays[placeholders] = kept
+    order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(stays.sum(1).max())]
+    mask = stays.gather(1, order)
+    ids = input_ids.gather(1, order).masked_fill(~mask, 0)  # a placeholder that went must not be counted
+    place = (stays.cumsum(1) - 1).flatten()[at]
+    whole = torch.cat([attention_mask[:, :-width], mask.to(attention_mask.dtype)], dim=1)
+    return ids, whole, (at // width) * ids.shape[1] + place
+
+
 def with_prompts(found: Generated, prompts: Tensor, width: int) -> Generated:
     """What `generate` returned, with these prompts in place of its own, which are `width` tokens long."""
     rows = found if isinstance(found, Tensor) else found.sequences

@@ -180,7 +180,8 @@ def _take_adapter(
     model: ReLlmForConditionalGeneration, config: ReLlmConfig, given: dict[str, Tensor], folder: Path, scale: float
 ) -> None:
     width, where = config.speech_width + config.emotion_width, f"{folder}: adapter"
-    if width == model.config.speech_width + model.config.emotion_width and config.adapter == model.config.adapter:
+    same = config.adapter.model_copy(update={"spoken_only": model.config.adapter.spoken_only}) == model.config.adapter
+    if width == model.config.speech_width + model.config.emotion_width and same:
         load_into(model.adapter, given, where)
         return
     if config.adapter.kind == "cformer" or not isinstance(model.adapter, Subsampler):

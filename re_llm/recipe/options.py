@@ -119,6 +119,8 @@ class AdapterOptions(Options):
     units: of a subsampler with two hidden layers or more, how many of the LLM's first tokens are predicted behind the
         first of them (`intermediate_ctc`); the others read the prediction (hierarchical conditional CTC, Higuchi et
         al. 2022). 0 = none.
+    spoken_only: of a subsampler trained with adapter_ctc: the LLM is given only the speech tokens in which that loss
+        reads something, and no blanks (CTC-based compression, Gaido et al. 2021): as dense as text.
     pre_layers, post_layers: of a cformer, Whisper encoder layers in front of integrate-and-fire and behind it.
     """
 
@@ -129,6 +131,7 @@ class AdapterOptions(Options):
     bottleneck: int = Field(default=512, ge=1, le=2**20)
     hidden_layers: int = Field(default=0, ge=0, le=2**10)
     units: int = Field(default=0, ge=0, le=2**18)
+    spoken_only: bool = False
     pre_layers: int = Field(default=4, ge=0, le=2**10)
     post_layers: int = Field(default=4, ge=0, le=2**10)
 
@@ -149,16 +152,18 @@ class AdapterOptions(Options):
 
     @property
     def counts_beforehand(self) -> bool:
-        """Whether the length of a recording alone tells how many speech tokens it will give."""
-        return self.kind != "cformer"
+        """Whether the length of a recording alone tells how many speech tokens the LLM will be given."""
+        return self.kind != "cformer" and not self.spoken_only
 
     def token_count(self, states: int) -> int:
-        """Speech tokens that `states` encoder states give: floor((L - 1) / stride) + 1 per convolution.
+        """Speech tokens made of `states` encoder states: floor((L - 1) / stride) + 1 per convolution.
+
+        With `spoken_only` the LLM is given as many at most.
 
         Raises:
             RellmError: the adapter is a cformer, and the number depends on the recording.
         """
-        if not self.counts_beforehand:
+        if self.kind == "cformer":
             raise RellmError(
                 "the number of speech tokens of a cformer adapter depends on the recording",
                 todo="Call the model's encode_speech first, and lay out the rows by its lengths",

@@ -287,6 +287,8 @@ def unfit(stage: StageOptions, model: ModelOptions) -> str | None:
         return f"{paired[0]} needs one speech token per transcript token: set model.adapter.kind to cformer, or drop it"
     if "intermediate_ctc" in losses and not model.adapter.units:
         return "intermediate_ctc reads what the adapter predicts between its layers: set model.adapter.units"
+    if model.adapter.spoken_only and stage.start == "components" and "adapter_ctc" not in losses:
+        return "adapter.spoken_only leaves out what adapter_ctc reads nothing in: train that loss, or set `start`"
     if "adapter_ctc" in losses and model.adapter.kind == "cformer":
         return "adapter_ctc needs more speech tokens than transcript tokens, and a cformer gives as many: use cif"
     return None

@@ -109,7 +109,7 @@ def _checked(engine: Engine, row: Utterance, speech: EncodedSpeech, reply: Reply
     return Checked(
         key=row.key,
         text=row.text or "",
-        read=engine.tokenizer.decode(read_out(engine.model, speech.embeddings).ids, clean_up_tokenization_spaces=False),
+        read=engine.tokenizer.decode(read_out(engine.model, speech.heard).ids, clean_up_tokenization_spaces=False),
         repeat=again,
         reply=reply.response,
         speaker=row.speaker,
@@ -187,5 +187,5 @@ def words_limit(engine: Engine, manifest: Path, *, split: str, miss: float, limi
     found = []
     for row in rows:
         (speech,) = engine.encode([load(row.audio, root=manifest.parent)])
-        found.append(read_out(engine.model, speech.embeddings).confidence)
+        found.append(read_out(engine.model, speech.heard).confidence)
     return float(np.quantile(found, miss))

@@ -173,4 +173,6 @@ def plan_settings(plan: Plan) -> dict[str, Any]:
     model = json.loads(plan.model.model_dump_json(exclude=None if plan.model.quantize else {"quantize"}))
     if not plan.model.adapter.units:
         del model["adapter"]["units"]  # likewise
+    if not plan.model.adapter.spoken_only:
+        del model["adapter"]["spoken_only"]  # likewise
     return {"stage": stage, "model": model, "emotions": list(plan.emotions), "seed": plan.seed}

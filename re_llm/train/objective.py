@@ -13,6 +13,7 @@ from re_llm.model import losses
 from re_llm.model.modeling import ReLlmForConditionalGeneration
 from re_llm.model.outputs import ReLlmOutput, SpeechTokens
 from re_llm.model.predictions import Predictions, TopTokens, logits_are_linear, mean_cross_entropy, mean_loss
+from re_llm.model.rows import without_tokens
 from re_llm.recipe.stages import StageOptions
 from re_llm.train.collate import Batch, TextBatch
 from re_llm.train.openings import Openings
@@ -73,13 +74,21 @@ class Objective(nn.Module):
             if "openings" in batch:
                 assert self.openings is not None, "who collates rows apart from their openings gives what reads these"
                 opened = self.openings.cache(batch["openings"], batch["opening_of"])
+            rows, given = (batch["input_ids"], batch["attention_mask"], batch["logits_at"]), dict(batch["speech"])
+            if self.model.config.adapter.spoken_only:  # known only now
+                tokens = self.model.encode_speech(**batch["speech"])
+                assert tokens.kept is not None, "the adapter leaves tokens out"
+                placeholders = batch["input_ids"] == self.model.config.speech_token_id
+                kept = tokens.kept[tokens.all.mask()]
+                rows = without_tokens(rows[0], rows[1], placeholders, kept, rows[2])
+                given = {"speech": tokens}
             output = self.model(
-                input_ids=batch["input_ids"],
+                input_ids=rows[0],
                 past_key_values=opened,
-                attention_mask=batch["attention_mask"],
-                output_at=batch["logits_at"],
+                attention_mask=rows[1],
+                output_at=rows[2],
                 output_states=self.in_pieces,
-                **batch["speech"],
+                **given,
             )
             speech, said = output.speech, self._predictions(output)
         else:  # nothing reads the LLM's output
@@ -153,7 +162,7 @@ class Objective(nn.Module):
 
     def _speech_terms(self, weights: Mapping[str, float], batch: Batch, speech: SpeechTokens) -> dict[str, Tensor]:
         """Losses on the adapter's output and on the heads."""
-        model = self.model
+        model, heard = self.model, speech.all
         terms: dict[str, Tensor] = {}
         if {"input_er", "input_er_avd"} & weights.keys():
             emotion_logits, dimensions = model.predict_emotion(speech)
@@ -165,14 +174,14 @@ class Objective(nn.Module):
             assert speech.fired is not None, "unfit() lets cif train a cformer only"
             terms["cif"] = losses.cif(speech.fired, batch["transcript_lengths"])
         if "intermediate_ctc" in weights:
-            assert speech.units is not None, "unfit() lets intermediate_ctc train an adapter with units only"
+            assert heard.units is not None, "unfit() lets intermediate_ctc train an adapter with units only"
             spelled = (batch["units"], batch["unit_lengths"])
-            terms["intermediate_ctc"] = losses.intermediate_ctc(speech.units, speech.lengths, *spelled)
+            terms["intermediate_ctc"] = losses.intermediate_ctc(heard.units, heard.lengths, *spelled)
         if "adapter_ctc" in weights:
             assert model.ctc_blank is not None, "build_model adds it for adapter_ctc"
             terms["adapter_ctc"] = losses.adapter_ctc(
-                speech.embeddings,
-                speech.lengths,
+                heard.embeddings,
+                heard.lengths,
                 cast(nn.Embedding, model.get_input_embeddings()).weight,
                 model.ctc_blank,
                 batch["transcripts"],

@@ -165,7 +165,7 @@ def _speech_inputs(
             return [settings.token_count(n) for n in speech["speech"].speech_lengths.tolist()]
         return [settings.token_count((frames - 1) // 2 + 1) for frames in speech["feature_lengths"].tolist()]
 
-    return (cached if features else raw), counts if settings.counts_beforehand else None
+    return (cached if features else raw), counts if settings.kind != "cformer" else None
 
 
 def total_steps(plan: Plan, rows: int) -> int:

@@ -125,3 +125,36 @@ def on_meta(value: object) -> object:
     if isinstance(value, dict):
         return {name: on_meta(inner) for name, inner in value.items()}
     return value.to("meta") if isinstance(value, Tensor | EncodedAudio) else value
+
+
+def test_only_what_is_said_is_read_in_training_too(plan: Plan) -> None:
+    """Its rows are those that are laid out by the number of tokens that stay; CTC hears all."""
+    losses = {"response_ce": 1.0, "adapter_ctc": 0.5}
+    adapter = plan.model.adapter.model_copy(update={"spoken_only": True})
+    plan = replace(plan, stage=stage(losses=losses), model=plan.model.model_copy(update={"adapter": adapter}))
+    model, processor = build_model(plan)
+    made = [example(plan, "sad"), replace(example(plan, "happy"), key="b", audio=str(plan.data[0].parent / "7.wav"))]
+    maker = RowMaker(processor.tokenizer, plan.stage)
+    rows = [maker.make(i, each, plan.stage.tasks[0]) for i, each in enumerate(made)]
+    batch = _collator(plan, made, model, processor, None)(rows)
+    with torch.no_grad():
+        whole = super(type(model), model).encode_speech(**batch["speech"])
+        best = (whole.embeddings @ model.get_input_embeddings().weight.T).amax(-1)
+        mean = whole.embeddings[whole.mask()].mean(0)
+        model.ctc_blank.copy_(mean * float(best[whole.mask()].median() / mean.square().sum()))
+        speech = model.encode_speech(**batch["speech"])
+        assert 0 < int(speech.lengths.sum()) < int(whole.lengths.sum())
+        found = Objective(model, plan.stage)(batch, losses).terms
+        mean_loss, tokens = 0.0, 0
+        for i, row in enumerate(rows):
+            n, count = int(speech.lengths[i]), len(row.response)
+            ids = (*row.prefix, *[model.config.speech_token_id] * n, *row.suffix, *row.response)
+            one = type(speech)(speech.embeddings[i : i + 1, :n], speech.lengths[i : i + 1])
+            logits = model(torch.tensor([ids]), speech=one).logits[0, -count - 1 : -1].log_softmax(-1)
+            mean_loss -= float(logits[range(count), list(row.response)].sum())
+            tokens += count
+        model.config.adapter = model.config.adapter.model_copy(update={"spoken_only": False})
+        all_given = Objective(model, plan.stage)(batch, losses).terms
+    assert float(found["response_ce"]) == pytest.approx(mean_loss / tokens, rel=1e-4)
+    assert float(found["adapter_ctc"]) == pytest.approx(float(all_given["adapter_ctc"]), rel=1e-5)
+    assert float(found["response_ce"]) != pytest.approx(float(all_given["response_ce"]), rel=1e-4)

@@ -151,7 +151,8 @@ def _refuse(config: ReLlmConfig) -> None:
     """Refuses what cannot be right here."""
     if not config.adapter.counts_beforehand:
         raise RellmError(
-            "vLLM wants to know the number of speech tokens beforehand, and a CFormer gives it afterwards",
+            "vLLM wants to know the number of speech tokens beforehand, and a CFormer, or an adapter with spoken_only, "
+            "gives it afterwards",
             todo="Answer with `re-llm serve`",
         )
     if config.lora is not None and (size := get_tensor_model_parallel_world_size()) > 1:

@@ -211,6 +211,8 @@ def released_config(config: ReLlmConfig, where: str) -> dict[str, object]:
         raise RellmError(f"the adapter of {where} has the stride {adapter.stride}", allowed="2, as released")
     if adapter.units:
         raise RellmError(f"the adapter of {where} predicts units between its layers", allowed="none, as released")
+    if adapter.spoken_only:
+        raise RellmError(f"the LLM of {where} is not given all speech tokens", allowed="all, as released")
     released = ReleasedConfig.of(
         adapter,
         where,
