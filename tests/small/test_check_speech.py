@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from re_llm.core.errors import RellmError
-from re_llm.inference import careful
 from re_llm.inference.careful import read_out
 from re_llm.llm.packed import pack
+from re_llm.model import reading
 from re_llm.small.check_speech import Checked, check_speech, figures
 
 EMOTIONS = ("neutral", "sad", "angry", "happy", "surprise")
@@ -67,13 +67,10 @@ def test_without_labels_only_words_are_measured() -> None:
 def test_words_are_read_out_of_the_tokens_as_ctc_writes_them(
     tokens_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(careful, "AT_ONCE", tokens_at_once)  # minutes of speech have thousands
-    vocabulary = torch.eye(5)[:4]
-    model = SimpleNamespace(
-        ctc_blank=torch.eye(5)[4],
-        get_input_embeddings=lambda: SimpleNamespace(weight=vocabulary),
-        get_output_embeddings=lambda: torch.nn.Linear(5, 4, bias=False),  # another one: the LLM's are not tied
-    )
+    monkeypatch.setattr(reading, "AT_ONCE", tokens_at_once)  # minutes of speech have thousands
+    blank, vocabulary = torch.eye(5)[4], torch.nn.Parameter(torch.eye(5)[:4])
+    untied = torch.nn.Linear(5, 4, bias=False)
+    model = SimpleNamespace(read_tokens=lambda tokens: reading.likeliest(tokens, vocabulary, untied, blank))
     tokens = torch.eye(5)[[4, 1, 1, 4, 1, 2, 2, 4]]
     found = read_out(model, 20 * tokens)
     assert found.ids == [1, 1, 2] and found.confidence == pytest.approx(1.0, abs=1e-6)
@@ -91,7 +88,7 @@ def test_a_tied_output_layer_finds_the_words_that_float32_finds(dtype: torch.dty
     both = torch.nn.ModuleList([embed, output]).to(dtype)
     pack(both)
     blank = torch.randn(64)
-    model = SimpleNamespace(ctc_blank=blank, get_input_embeddings=lambda: embed, get_output_embeddings=lambda: output)
+    model = SimpleNamespace(read_tokens=lambda tokens: reading.likeliest(tokens, embed.weight, output, blank))
     tokens = 0.3 * (torch.cat([embed.weight.float(), blank[None]])[torch.randint(0, 301, (50,))] + torch.randn(50, 64))
     scores = tokens @ torch.cat([embed.weight.float(), blank[None]]).T
     best = scores.argmax(-1)
