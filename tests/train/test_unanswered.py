@@ -139,3 +139,10 @@ def test_a_run_does_not_ask_the_llm_about_them(tmp_path: Path) -> None:
     )
     assert run.manifest("more") in run.continuations(joined.data, joined)
     assert {each.corpus for each in run._wanted_continuations()} == {"drawn"}
+
+
+def test_the_recipe_tells_answered_rows_of_both_manifests_by_one_name() -> None:
+    """Both are made of one file, whose rows are named by their corpus."""
+    corpora = load_recipe("small_nc").corpora
+    assert corpora["drawn"].root == corpora["more"].root
+    assert corpora["drawn"].options["corpus"] == corpora["more"].options["corpus"]
