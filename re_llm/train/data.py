@@ -280,9 +280,10 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
         for line, row in read_placed(file, kind):
             if kind is ManifestRow and row.split not in used:
                 continue
+            key = make.named(row.key, row, number)
             if make.unanswered[number]:
-                name, most = make.named(row.key, row, number), taken[corpus]
-                if store.knows(name) or (most is not None and _hash(name) > most):
+                most = taken[corpus]
+                if store.knows(key) or (most is not None and _hash(key) > most):
                     continue
             where = f"{file}:{line.number}"
             prompt = row.prompt or options.continuation
@@ -292,7 +293,6 @@ def load_examples(files: Sequence[Path], options: StageOptions, emotions: Sequen
                     allowed=", ".join(wanted),
                     todo="Give other files, or set the stage's `continuation`",
                 )
-            key = make.named(row.key, row, number)
             reason = _too_long(row, options, maker)
             if reason:
                 too_long.setdefault(key, (row.key, reason))
